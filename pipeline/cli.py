@@ -1,0 +1,57 @@
+"""The command line: `python -m pipeline VERB …`, one verb per stage and a few tools.
+
+Exit codes: 0 done, 1 a stated error (one line), 2 wrong usage, 130 interrupted. A traceback means a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pipeline import __version__
+from pipeline.errors import StatedError
+
+VERBS = {
+    "demo": "draw one synthetic slide pair with known truth",
+    "inspect": "read size, resolution, levels and channels of a slide pair",
+    "register": "find the transform between a sparse slide and its dense partner",
+    "tile": "write the patches of one slide, paired where it has a dense partner",
+    "split": "assign every patch to a fold, patients kept together",
+    "train": "train a sparse encoder beside the dense branch",
+    "embed": "turn the patches of one slide into features with a sparse-only encoder",
+    "evaluate": "probe frozen features on held-out patches and compare the runs",
+    "report": "build the self-contained HTML report of a cohort",
+    "warp-points": "carry points from the sparse to the dense frame or back",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser = _parser(words[0] if words else "")
+        parsed = parser.parse_args(words)
+        parsed.run(parsed)
+    except StatedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(wanted: str) -> argparse.ArgumentParser:
+    """The parser of all verbs, with the arguments of the wanted one only: the others' modules stay unimported."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"more-from-less {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, summary in VERBS.items():
+        sub = verbs.add_parser(verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if verb == wanted:
+            module = import_module(f"pipeline.stages.{verb.replace('-', '_')}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,44 @@
+"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def progress(items: Iterable[T], *, label: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """The items, one by one, while stderr tells how far they are.
+
+    Args:
+        items: what to go through.
+        label: what is being done, in a word or two.
+        unit: plural name of an item.
+        total: how many there are; taken from `items` where they have a length.
+    """
+    count = len(items) if total is None and isinstance(items, Sized) else total
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=label, unit=f" {unit}", total=count)
+        return
+    start = told = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - told >= SECONDS_BETWEEN_LINES:
+            told = now
+            print(_line(label, unit, done, count, now - start), file=sys.stderr, flush=True)
+    print(_line(label, unit, done, count, time.monotonic() - start), file=sys.stderr, flush=True)
+
+
+def _line(label: str, unit: str, done: int, total: int | None, seconds: float) -> str:
+    rate = done / max(seconds, 1e-9)
+    left = f", {(total - done) / rate:.0f} s left" if total and done and done < total else ""
+    return f"{label}: {done}{f'/{total}' if total else ''} {unit}, {rate:.1f}/s{left}"

@@ -1,0 +1,145 @@
+"""Where a result comes from, and how it reaches its final name.
+
+Results name their inputs by hash, the settings, the code and the versions; nothing in them depends on the
+clock, so equal inputs give equal bytes. They are written under a temporary name and renamed when whole.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pipeline
+
+SCHEMA_VERSION = 1
+SOURCE_ROOT = Path(pipeline.__file__).parents[1]
+
+# Doors and bookkeeping: what they decide reaches a stage as a parameter, so their code is no reason to rerun it.
+_NOT_RESULTS = {
+    "pipeline",
+    "pipeline.errors",
+    "pipeline.settings",
+    "pipeline.provenance",
+    "pipeline.progress",
+    "pipeline.cli",
+}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file, or of a folder's relative paths and contents in sorted order."""
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for item in sorted(path.rglob("*")):
+            if item.is_file() and item.name != ".snakemake_timestamp":
+                digest.update(f"{item.relative_to(path).as_posix()}\0{file_digest(item)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def code_digest(stage: str) -> str:
+    """Hash of the code that a stage runs: its module and all of ours that it imports, comments and docstrings aside."""
+    digest = hashlib.sha256()
+    pending, seen = [f"pipeline.stages.{stage}"], set(_NOT_RESULTS)
+    while pending:
+        name = pending.pop()
+        path = _source_of(name)
+        if name in seen or path is None:
+            continue
+        seen.add(name)
+        tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
+        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+        pending += sorted(_imports(tree), reverse=True)
+    return digest.hexdigest()[:16]
+
+
+def record(stage: str, settings: object, inputs: Mapping[str, str], packages: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The provenance of one result, ready for JSON.
+
+    Args:
+        stage: name of the stage.
+        settings: the settings dataclass, or a mapping, that it ran with.
+        inputs: hash by name of everything read.
+        packages: distributions whose version can change the result.
+    """
+    return {
+        "schema": SCHEMA_VERSION,
+        "stage": stage,
+        "settings": asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings,
+        "code": code_digest(stage),
+        "inputs": dict(inputs),
+        "versions": {name: metadata.version(name) for name in packages} | {"more-from-less": pipeline.__version__},
+    }
+
+
+@contextmanager
+def finished(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write a file or folder to; takes the final name only if the block succeeds.
+
+    A folder that stands under the final name is replaced. Snakemake makes the parent; by hand we do.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes readable JSON under its final name in one step."""
+    with finished(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _source_of(module: str) -> Path | None:
+    base = SOURCE_ROOT.joinpath(*module.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("pipeline")}
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return tree

@@ -1,0 +1,106 @@
+"""What a slide is to the rest of the program: one interface, whatever library reads the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a pyramid.
+
+    Attributes:
+        size_xy: width and height in pixels of this level.
+        downsample: level-0 pixels per pixel of this level (1.0 for level 0).
+    """
+
+    size_xy: tuple[int, int]
+    downsample: float
+
+
+@dataclass(frozen=True)
+class SlideHeader:
+    """What a file says of itself.
+
+    Attributes:
+        path: the file.
+        reader: name of the library that reads it: `openslide` or `tifffile`.
+        mpp: micrometres per level-0 pixel; None where the file does not say.
+        levels: finest first; never empty.
+        channels: names in file order; `("R", "G", "B")` for a brightfield image.
+        dtype: numpy name of the pixel type, `uint8`, `uint16` or `float32`.
+    """
+
+    path: Path
+    reader: str
+    mpp: float | None
+    levels: tuple[Level, ...]
+    channels: tuple[str, ...]
+    dtype: str
+
+    @property
+    def size_xy(self) -> tuple[int, int]:
+        """Width and height of level 0 in pixels."""
+        return self.levels[0].size_xy
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the image is an ordinary colour image, as H&E is."""
+        return self.channels == ("R", "G", "B")
+
+
+class Slide(Protocol):
+    """An open slide; safe to read from several threads."""
+
+    header: SlideHeader
+
+    def read_region(
+        self,
+        level: int,
+        corner_xy: tuple[int, int],
+        size_xy: tuple[int, int],
+        channels: Sequence[int] | None = None,
+    ) -> Pixels:
+        """Pixels (height, width, channels) of a window, in the dtype of the header.
+
+        Args:
+            level: index into `header.levels`.
+            corner_xy: upper-left pixel of the window, in pixels of THAT level; may lie outside.
+            size_xy: width and height in pixels of that level.
+            channels: indices to read, in this order; None reads all.
+
+        What lies outside the slide is white (255) in RGB images and 0 in others.
+        The array may be a strided view of channel planes: `np.moveaxis(a, -1, 0)` costs nothing.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases the file."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def level_for(levels: Sequence[Level], downsample: float) -> int:
+    """Index of the coarsest level that is still at least as fine as `downsample` asks for.
+
+    A level coarser by up to one per mille counts as fine enough: vendors round their level sizes.
+    """
+    fine = [i for i, level in enumerate(levels) if level.downsample <= downsample * 1.001]
+    return max(fine, key=lambda i: levels[i].downsample, default=int(np.argmin([x.downsample for x in levels])))

@@ -1,0 +1,122 @@
+"""What the stage inspect writes and every later stage reads: one JSON file per slide."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StatedError
+from pipeline.slides.base import Level
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SideRecord:
+    """One image of a slide, sparse or dense, as inspected.
+
+    Attributes:
+        path: the file, relative to the working directory or absolute.
+        reader: `openslide` or `tifffile`.
+        mpp: um per level-0 pixel, never missing here.
+        mpp_source: `file` or `sheet`.
+        levels: finest first.
+        channels: names, `("R", "G", "B")` or the markers.
+        dtype: numpy name of the pixel type.
+        sha256: hash of the file (of all files where a slide is several).
+    """
+
+    path: str
+    reader: str
+    mpp: float
+    mpp_source: str
+    levels: tuple[Level, ...]
+    channels: tuple[str, ...]
+    dtype: str
+    sha256: str
+
+    @property
+    def size_xy(self) -> tuple[int, int]:
+        """Width and height of level 0 in pixels."""
+        return self.levels[0].size_xy
+
+    @property
+    def extent_um(self) -> tuple[float, float]:
+        """Width and height in um."""
+        return self.size_xy[0] * self.mpp, self.size_xy[1] * self.mpp
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """One row of the sheet, inspected.
+
+    Attributes:
+        slide: unique name.
+        patient: whom it comes from.
+        sparse: the H&E image.
+        dense: its multiplex partner, if there is one.
+        transform: `` (to be registered), `identity`, or the path of a transform.
+    """
+
+    slide: str
+    patient: str
+    sparse: SideRecord
+    dense: SideRecord | None
+    transform: str
+
+
+def to_mapping(record: SlideRecord) -> dict[str, Any]:
+    """The record as plain JSON values."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "slide": record.slide,
+        "patient": record.patient,
+        "sparse": _side_mapping(record.sparse),
+        "dense": _side_mapping(record.dense) if record.dense else None,
+        "transform": record.transform,
+    }
+
+
+def read_record(path: Path) -> SlideRecord:
+    """The record of an `inspect/{slide}.json`.
+
+    Raises:
+        StatedError: if the file is absent or is not such a record.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["schema"] != SCHEMA_VERSION:
+            raise StatedError(file=path, expected=f"schema {SCHEMA_VERSION}", found=f"schema {value['schema']}")
+        dense = _side(value["dense"]) if value["dense"] else None
+        return SlideRecord(value["slide"], value["patient"], _side(value["sparse"]), dense, value["transform"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StatedError(file=path, expected="a record written by inspect", found=repr(error)) from None
+
+
+def _side_mapping(side: SideRecord) -> dict[str, Any]:
+    return {
+        "path": side.path,
+        "reader": side.reader,
+        "mpp": side.mpp,
+        "mpp_source": side.mpp_source,
+        "levels": [{"size_xy": list(level.size_xy), "downsample": level.downsample} for level in side.levels],
+        "channels": list(side.channels),
+        "dtype": side.dtype,
+        "sha256": side.sha256,
+    }
+
+
+def _side(value: dict[str, Any]) -> SideRecord:
+    levels = tuple(Level((int(x["size_xy"][0]), int(x["size_xy"][1])), float(x["downsample"])) for x in value["levels"])
+    return SideRecord(
+        path=value["path"],
+        reader=value["reader"],
+        mpp=float(value["mpp"]),
+        mpp_source=value["mpp_source"],
+        levels=levels,
+        channels=tuple(value["channels"]),
+        dtype=value["dtype"],
+        sha256=value["sha256"],
+    )

@@ -1,0 +1,44 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.errors import StatedError
+from pipeline.settings import build, read_mapping
+
+S = TypeVar("S")
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
+    """Adds `--settings`, and a list of the section's keys with their defaults below the help text."""
+    parser.add_argument(
+        "--settings",
+        default="{}",
+        metavar="JSON|FILE",
+        help="the stage's section of the configuration, as JSON or as a YAML file that holds just that section",
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    described: list[tuple[str, Any]] = [(item.name, item.default) for item in fields(kind)]
+    lines = [f"  {name}: {json.dumps(key.default)}\n      {key.description}" for name, key in described]
+    parser.epilog = "settings and their defaults:\n" + "\n".join(lines)
+
+
+def settings_of(parsed: argparse.Namespace, kind: type[S]) -> S:
+    """The checked settings that `--settings` gave.
+
+    Raises:
+        StatedError: if they are no valid JSON or YAML, or break a rule of `kind`.
+    """
+    text: str = parsed.settings
+    if not text.lstrip().startswith("{"):
+        return build(kind, read_mapping(Path(text)), source=text)
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise StatedError(file="--settings", expected="valid JSON", found=str(error)) from None
+    return build(kind, values, source="--settings")

@@ -1,0 +1,32 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that run whole workflows")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="runs a whole workflow: ask for it with --slow"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real slides; its tests are skipped where there is none."""
+    folder = os.environ.get("MFL_REAL_DATA")
+    if not folder:
+        pytest.skip("MFL_REAL_DATA does not name the folder of real data")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.fail(f"MFL_REAL_DATA names {path}, which is no folder")
+    return path

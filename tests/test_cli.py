@@ -1,0 +1,44 @@
+"""The command line: help for every verb, one line for a stated error, exit codes that mean something."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.cli import VERBS
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-P", "-m", "pipeline", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_without_heavy_imports(verb: str) -> None:
+    code = (
+        "import sys, pipeline.cli\n"
+        f"try: pipeline.cli.main([{verb!r}, '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'zarr', 'cv2', 'SimpleITK', 'pandas', 'openslide'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_wrong_usage_is_2_and_a_stated_error_is_1() -> None:
+    assert _run("no-such-verb").returncode == 2
+    assert _run().returncode == 2
+    done = _run("tile", "--record", "absent.json", "--out", "x.zarr")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "absent.json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_broken_settings_are_a_stated_error() -> None:
+    done = _run("tile", "--record", "absent.json", "--out", "x.zarr", "--settings", '{"size_px": ')
+    assert done.returncode == 1
+    assert "--settings" in done.stderr

@@ -1,0 +1,81 @@
+"""Results reach their final name whole or not at all, and the code digest follows the code that matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import provenance
+from pipeline.provenance import file_digest, finished
+
+
+def test_a_failed_write_leaves_the_old_result_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with finished(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert target.read_text() == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "store.zarr"
+    target.mkdir()
+    (target / "stale").touch()
+    with finished(target) as temporary:
+        temporary.mkdir()
+        (temporary / "fresh").touch()
+    assert [item.name for item in target.iterdir()] == ["fresh"]
+
+
+def test_digest_of_a_folder_follows_names_and_contents_but_not_snakemakes_dotfile(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = file_digest(tmp_path)
+    (tmp_path / ".snakemake_timestamp").touch()
+    assert file_digest(tmp_path) == first
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert file_digest(tmp_path) != first
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout in small: the stages one and two, of which only one imports a shared module."""
+    monkeypatch.setattr(provenance, "SOURCE_ROOT", tmp_path)
+    provenance.code_digest.cache_clear()
+    stages = tmp_path / "pipeline" / "stages"
+    stages.mkdir(parents=True)
+    (tmp_path / "pipeline" / "__init__.py").write_text("")
+    (tmp_path / "pipeline" / "settings.py").write_text("A = 1\n")
+    (tmp_path / "pipeline" / "shared.py").write_text('"""Doc."""\nA = 1\n')
+    (stages / "one.py").write_text("from pipeline.settings import A\ndef run():\n    from pipeline import shared\n")
+    (stages / "two.py").write_text("import json\n")
+    return tmp_path / "pipeline"
+
+
+def _digests() -> tuple[str, str]:
+    provenance.code_digest.cache_clear()
+    found = provenance.code_digest("one"), provenance.code_digest("two")
+    provenance.code_digest.cache_clear()
+    return found
+
+
+def test_code_digest_changes_with_imported_code_of_that_stage_only(sources: Path) -> None:
+    one, two = _digests()
+    (sources / "shared.py").write_text("A = 2\n")
+    changed_one, changed_two = _digests()
+    assert changed_one != one
+    assert changed_two == two
+
+
+def test_code_digest_ignores_comments_docstrings_and_settings(sources: Path) -> None:
+    before = _digests()
+    (sources / "shared.py").write_text('"""Another text."""\n# why\nA = 1\n')
+    (sources / "settings.py").write_text("A = 1\nB = 2\n")
+    assert _digests() == before

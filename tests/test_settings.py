@@ -1,0 +1,69 @@
+"""The configuration is checked once, and every mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import StatedError
+from pipeline.settings import RunSettings, Settings, TileSettings, build, load, to_json
+
+
+def test_an_empty_configuration_is_all_defaults() -> None:
+    settings = build(Settings, {}, source="test")
+    assert settings.tile.mpp == "native"
+    assert settings.slides == "config/slides.tsv"
+
+
+def test_yamls_true_is_the_word_true_for_pairing(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("runs:\n  a:\n    pairing: true\n  b:\n    pairing: shuffled\n")
+    runs = load(path).runs
+    assert (runs["a"].pairing, runs["b"].pairing) == ("true", "shuffled")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"tyle": {}}, "tyle"),
+        ({"tile": {"size_pxx": 3}}, "tile.size_pxx"),
+        ({"tile": {"size_px": 2}}, "tile.size_px"),
+        ({"tile": {"mpp": "fine"}}, "tile.mpp"),
+        ({"runs": {"a": {"pairing": "wrong"}}}, "runs.a.pairing"),
+        ({"runs": {"a": {"pairing": False}}}, "runs.a.pairing"),
+        ({"runs": {"a": {"branches": ["sparse"]}}}, "runs.a.branches"),
+        ({"tile": {"min_tissue": float("nan")}}, "tile.min_tissue"),
+        ({"runs": {"../a": {}}}, "runs"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_in_one_line(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(StatedError) as caught:
+        build(Settings, values, source="config.yaml")
+    assert named in str(caught.value)
+    assert "config.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(StatedError) as caught:
+        build(Settings, {"foo": 1, "tile": {"size_px": -1, "bar": 2}}, source="x")
+    assert all(word in str(caught.value) for word in ("foo", "tile.size_px", "tile.bar"))
+
+
+def test_json_handed_to_the_command_line_gives_the_same_settings() -> None:
+    import json
+
+    run = build(RunSettings, {"branches": ["sparse", "sparse", "dense"], "epochs": 3}, source="x")
+    assert build(RunSettings, json.loads(to_json(run)), source="x") == run
+    tile = build(TileSettings, {"mpp": 0.5}, source="x")
+    assert build(TileSettings, json.loads(to_json(tile)), source="x") == tile
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", ""])
+def test_a_file_that_is_no_mapping_is_stated(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(StatedError, match=r"broken\.yaml"):
+        load(path)
