@@ -1,0 +1,38 @@
+"""`tile`: the patches of one slide, paired where it has a registered dense partner."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.settings import TileSettings
+from pipeline.stages.arguments import add_settings, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("--record", type=Path, required=True, metavar="JSON", help="what inspect wrote of the slide")
+    parser.add_argument("--transform", type=Path, metavar="ZARR", help="what register wrote; without it: no pairs")
+    parser.add_argument("--qc", type=Path, metavar="JSON", help="register's qc.json, which goes with --transform")
+    parser.add_argument("--out", type=Path, required=True, metavar="ZARR", help="the store to write")
+    parser.add_argument("--threads", type=int, default=1, help="threads that read and write patches")
+    add_settings(parser, TileSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes the store."""
+    from pipeline.provenance import file_digest, record
+    from pipeline.slides.record import read_record
+    from pipeline.tiling.pairing import read_pairing
+    from pipeline.tiling.tiling import tile
+
+    settings = settings_of(parsed, TileSettings)
+    slide = read_record(parsed.record)
+    inputs = {"sparse": slide.sparse.sha256}
+    pairing = None
+    if parsed.transform and slide.dense:
+        pairing = read_pairing(slide, parsed.transform, parsed.qc)
+        inputs |= {"dense": slide.dense.sha256, "transform": file_digest(parsed.transform)}
+    packages = ("numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
+    provenance = record("tile", settings, inputs, packages)
+    tile(slide, pairing, settings, parsed.out, threads=parsed.threads, provenance=provenance)

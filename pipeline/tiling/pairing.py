@@ -1,0 +1,75 @@
+"""What pairs the two sides of a slide, and how far each pair of patches can be trusted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.registration.transform import Transform, read_transform
+from pipeline.slides.record import SlideRecord
+
+# A residual is believed from this confidence on; below it the patch shows too few nuclei to measure anything.
+BELIEVED_CONFIDENCE = 0.3
+# Such a patch rests on the slide's transform alone, which has passed its own test elsewhere on the slide.
+UNMEASURED_QUALITY = 0.5
+# A pair needs the dense side nearly whole: a blank strip would teach the network the slide's edge.
+SMALLEST_INSIDE = 0.99
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What pairs the two sides of a slide.
+
+    Attributes:
+        transform: from the sparse to the dense frame.
+        verdict: `pass`, `warn` or `fail`; patches of a failed pair are not paired.
+        nuclear_channel: index of the dense channel that shows nuclei, None where there is none.
+    """
+
+    transform: Transform
+    verdict: str
+    nuclear_channel: int | None
+
+
+def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
+    """The pairing that the stage register found.
+
+    Raises:
+        StatedError: if its files are absent or speak of a channel that the dense slide lacks.
+    """
+    expected = "the qc.json of this slide's registration"
+    try:
+        known = json.loads(qc.read_text(encoding="utf-8"))
+        verdict, channel = known["verdict"], known["nuclear_channel"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StatedError(slide=record.slide, file=qc, expected=expected, found=repr(error)) from None
+    channels = record.dense.channels if record.dense else ()
+    if channel is not None and channel not in channels:
+        raise StatedError(slide=record.slide, file=qc, expected=expected, found=f"nuclear channel {channel}")
+    return Pairing(read_transform(transform), verdict, None if channel is None else channels.index(channel))
+
+
+def pair_quality(
+    residual_um: NDArray[np.float32],
+    confidence: NDArray[np.float32],
+    inside: NDArray[np.float32],
+    *,
+    max_residual_um: float,
+) -> NDArray[np.float32]:
+    """(N,) float32 in [0, 1]: weight of each pair, 0 where it must not be used.
+
+    Args:
+        residual_um: measured shift between the sides; nan where nothing could be measured.
+        confidence: of that measurement, in [0, 1].
+        inside: fraction of the patch that the dense slide covers.
+        max_residual_um: the largest shift allowed.
+    """
+    measured = np.isfinite(residual_um) & (confidence >= BELIEVED_CONFIDENCE)
+    quality = np.where(measured, confidence, UNMEASURED_QUALITY)
+    quality = np.where(measured & (residual_um > max_residual_um), 0.0, quality)
+    return np.where(inside >= SMALLEST_INSIDE, quality, 0.0).astype(np.float32)

@@ -1,0 +1,114 @@
+"""Patches at an exact resolution: sparse ones on the slide's own grid, dense ones through the transform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.frame import um_to_pixel
+from pipeline.slides.base import Level, Pixels, Slide, level_for
+from pipeline.tiling.grid import Grid
+
+PointMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+# Below a hundredth of a pixel a patch is a plain copy: interpolation would only soften it.
+_ALIGNED_PX = 0.01
+_MARGIN_PX = 4
+
+
+def read_sparse_patch(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """(P, P, 3) uint8: the square at `corner_px`, resampled only where the slide has no level of just that mpp.
+
+    Pixel j of the patch is centred (j + 0.5) * downsample - 0.5 level-0 pixels beyond the corner pixel's centre.
+    """
+    index = level_for(slide.header.levels, grid.downsample)
+    level = slide.header.levels[index]
+    step = grid.downsample / level.downsample
+    start = (corner_px + grid.downsample / 2) / level.downsample - 0.5
+    whole = np.rint(start)
+    drift = np.abs(start - whole).max() + abs(step - 1) * grid.size_px
+    if drift < _ALIGNED_PX:
+        return slide.read_region(index, (int(whole[0]), int(whole[1])), (grid.size_px, grid.size_px))
+    first = np.floor(start).astype(int) - _MARGIN_PX
+    side = int(np.ceil(step * grid.size_px)) + 2 * _MARGIN_PX + 1
+    window = slide.read_region(index, (int(first[0]), int(first[1])), (side, side))
+    offset = start - first
+    matrix = np.array([[step, 0, offset[0]], [0, step, offset[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    smooth = _smooth(np.ascontiguousarray(window), step)
+    return np.asarray(
+        cv2.warpAffine(smooth, matrix, (grid.size_px, grid.size_px), flags=flags, borderMode=cv2.BORDER_REPLICATE),
+        dtype=np.uint8,
+    )
+
+
+@dataclass(frozen=True)
+class DensePatch:
+    """A dense patch on the sparse patch's pixels.
+
+    Attributes:
+        pixels: (C, P, P) in the dense slide's dtype; 0 where the dense slide does not reach.
+        inside: fraction of the pixels that lie on the dense slide.
+    """
+
+    pixels: Pixels
+    inside: float
+
+
+def read_dense_patch(
+    slide: Slide, mpp: float, grid: Grid, corner_px: NDArray[np.int64], to_dense: PointMap
+) -> DensePatch:
+    """The dense side of the square at `corner_px`: only the window it needs is read, from the right level.
+
+    Args:
+        slide: the dense slide.
+        mpp: its um per level-0 pixel.
+        grid: the sparse grid.
+        corner_px: xy of the square's upper-left level-0 pixel on the sparse slide.
+        to_dense: map of (N, 2) points in um from the sparse to the dense frame.
+    """
+    header = slide.header
+    index = level_for(header.levels, grid.mpp / mpp)
+    level = header.levels[index]
+    size = grid.size_px
+    wanted = to_dense(_pixel_centres_um(grid, corner_px))
+    position = np.asarray(um_to_pixel(wanted, downsample=level.downsample, mpp=mpp)).reshape(size, size, 2)
+    inside = float(np.mean(_on_level(position, level)))
+    low = np.maximum(np.floor(position.min(axis=(0, 1))).astype(int) - _MARGIN_PX, 0)
+    high = np.minimum(np.ceil(position.max(axis=(0, 1))).astype(int) + _MARGIN_PX + 1, level.size_xy)
+    if inside == 0 or (high <= low).any():
+        return DensePatch(np.zeros((len(header.channels), size, size), dtype=header.dtype), 0.0)
+    width, height = int(high[0] - low[0]), int(high[1] - low[1])
+    window = slide.read_region(index, (int(low[0]), int(low[1])), (width, height))
+    planes = np.ascontiguousarray(np.moveaxis(window, -1, 0))
+    step = grid.mpp / (mpp * level.downsample)
+    map_x, map_y = np.moveaxis((position - low).astype(np.float32), -1, 0)
+    pixels = np.stack([_remap(_smooth(plane, step), map_x, map_y) for plane in planes])
+    return DensePatch(pixels, inside)
+
+
+def _pixel_centres_um(grid: Grid, corner_px: NDArray[np.int64]) -> NDArray[np.float64]:
+    beyond_um = ((np.arange(grid.size_px) + 0.5) * grid.downsample - 0.5) * grid.mpp_level0
+    x, y = (corner_px[axis] * grid.mpp_level0 + beyond_um for axis in (0, 1))
+    return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
+
+
+def _on_level(position: NDArray[np.float64], level: Level) -> NDArray[np.bool_]:
+    return np.asarray(((position >= -0.5) & (position <= np.array(level.size_xy) - 0.5)).all(axis=-1))
+
+
+def _remap(plane: NDArray[Any], map_x: NDArray[np.float32], map_y: NDArray[np.float32]) -> NDArray[Any]:
+    return np.asarray(cv2.remap(plane, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0))
+
+
+def _smooth(image: NDArray[Any], step: float) -> NDArray[Any]:
+    """The image blurred for taking every `step`-th pixel: by the variance of a box that wide, less one pixel's."""
+    if step <= 1.05:
+        return image
+    sigma = float(np.sqrt((step * step - 1) / 12))
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))

@@ -1,0 +1,218 @@
+"""The store: one Zarr v3 group with all patches of a slide, row i being patch i in every array.
+
+Plain Zarr with sharding, one chunk per patch: stock zarr-python reads any part of it. Rows that share a shard
+are written by one writer, together; the group takes its final name only when all are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from pipeline.errors import StatedError
+
+SCHEMA_VERSION = 1
+_SHARD_BYTES = 64 * 2**20
+_SHARD_ROWS = 512
+
+
+@dataclass(frozen=True)
+class StoreAttributes:
+    """What a store says of itself, in its group's attributes.
+
+    Attributes:
+        slide: name of the slide.
+        patient: whom it comes from.
+        size_px: side of a patch in pixels.
+        mpp: um per pixel of the patches.
+        mpp_level0: um per level-0 pixel of the sparse slide.
+        size_level0_px: width and height of the sparse slide, level-0 pixels.
+        patch_size_level0: side of a patch in level-0 pixels, rounded.
+        overview_mpp: um per pixel of `overview` and `overview_tissue`.
+        markers: names of the dense channels; empty where there is no dense side.
+        nuclear_channel: index into `markers` of the channel that shows nuclei.
+        verdict: `pass`, `warn` or `fail` of the registration; empty where there was none.
+        counts: number of grid positions by what became of them.
+        recipe: the settings that fix what a patch is.
+        provenance: inputs, settings, code and versions.
+    """
+
+    slide: str
+    patient: str
+    size_px: int
+    mpp: float
+    mpp_level0: float
+    size_level0_px: tuple[int, int]
+    patch_size_level0: int
+    overview_mpp: float
+    markers: tuple[str, ...]
+    nuclear_channel: int | None
+    verdict: str
+    counts: Mapping[str, int]
+    recipe: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PatchTable:
+    """The small arrays of a store, one row per patch.
+
+    Attributes:
+        position_px: (N, 2) int64, xy index of the level-0 pixel at the patch's upper-left corner.
+        position_um: (N, 2) float64, centre of that pixel in um.
+        tissue: (N,) float32, fraction of the patch that is tissue.
+        residual_um: (N,) float32, shift left between the two sides; nan where it cannot be measured.
+        pair_quality: (N,) float32 in [0, 1]; 0 means that the row is not to be used as a pair.
+        marker_mean: (N, C) float32, mean of each marker over the patch in the dense slide's own units.
+    """
+
+    position_px: NDArray[np.int64]
+    position_um: NDArray[np.float64]
+    tissue: NDArray[np.float32]
+    residual_um: NDArray[np.float32]
+    pair_quality: NDArray[np.float32]
+    marker_mean: NDArray[np.float32]
+
+
+def rows_per_shard(size_px: int, channels: int, itemsize: int) -> int:
+    """Patches per shard: at most 64 MiB of pixels of either side and 512 patches, so a writer's memory is bounded."""
+    largest = size_px * size_px * max(3, channels * itemsize)
+    return max(1, min(_SHARD_ROWS, _SHARD_BYTES // largest))
+
+
+class StoreWriter:
+    """Creates a store and fills its pixel arrays, a shard's worth of rows at a time.
+
+    Args:
+        path: folder to create; hand in a temporary name and rename it when `finish` has returned.
+        patches: number of patches.
+        size_px: side of a patch.
+        dense_channels: channels of the dense side; 0 where there is none.
+        dense_dtype: numpy name of its pixel type.
+    """
+
+    def __init__(self, path: Path, *, patches: int, size_px: int, dense_channels: int, dense_dtype: str) -> None:
+        self._group = zarr.create_group(path, zarr_format=3)
+        self.shard_rows = rows_per_shard(size_px, dense_channels, np.dtype(dense_dtype).itemsize)
+        self._sparse = self._pixels("sparse", (patches, size_px, size_px, 3), "uint8")
+        self._dense = (
+            self._pixels("dense", (patches, dense_channels, size_px, size_px), dense_dtype) if dense_channels else None
+        )
+
+    def _pixels(self, name: str, shape: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
+        return self._group.create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=(1, *shape[1:]),
+            shards=(self.shard_rows, *shape[1:]),
+            compressors=(BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()),
+            fill_value=0,
+        )
+
+    def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
+        """Writes consecutive rows, which must start at a shard's first row; safe from one thread per shard."""
+        if first_row % self.shard_rows:
+            raise ValueError(f"row {first_row} is not the first of a shard of {self.shard_rows} rows")
+        rows = slice(first_row, first_row + len(sparse))
+        self._sparse[rows] = sparse
+        if self._dense is not None and dense is not None:
+            self._dense[rows] = dense
+
+    def finish(
+        self,
+        attributes: StoreAttributes,
+        table: PatchTable,
+        overview: NDArray[np.uint8],
+        overview_tissue: NDArray[np.bool_],
+    ) -> None:
+        """Adds the small arrays and, last of all, the attributes that make the folder a store."""
+        small = {**vars(table), "overview": overview, "overview_tissue": overview_tissue}
+        for name, values in small.items():
+            self._group.create_array(
+                name, data=np.ascontiguousarray(values), chunks=tuple(max(1, n) for n in values.shape)
+            )
+        self._group.update_attributes({"schema": SCHEMA_VERSION, **vars(attributes)})
+
+
+class PatchStore:
+    """A finished store, open for reading; `attributes` and `table` are in memory, pixels are read on demand."""
+
+    def __init__(self, path: Path, group: zarr.Group, attributes: StoreAttributes, table: PatchTable) -> None:
+        self.path = path
+        self.attributes = attributes
+        self.table = table
+        self._group = group
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The store at `path`.
+
+        Raises:
+            StatedError: if there is none, or none that was finished.
+        """
+        expected = "a finished store of schema 1"
+        if not (path / "zarr.json").is_file():
+            raise StatedError(file=path, expected=expected, found="no Zarr v3 group")
+        try:
+            group = zarr.open_group(path, mode="r", zarr_format=3)
+            attributes: dict[str, Any] = dict(group.attrs)
+            if attributes.pop("schema") != SCHEMA_VERSION:
+                raise StatedError(file=path, expected=expected, found="another schema")
+            width, height = attributes.pop("size_level0_px")
+            markers = tuple(attributes.pop("markers"))
+            known = StoreAttributes(size_level0_px=(width, height), markers=markers, **attributes)
+            columns: dict[str, Any] = {name: _array(group, name)[...] for name in PatchTable.__dataclass_fields__}
+            table = PatchTable(**columns)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StatedError(file=path, expected=expected, found=repr(error)) from None
+        return cls(path, group, known, table)
+
+    def __len__(self) -> int:
+        return len(self.table.position_px)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether the store holds a dense side."""
+        return bool(self.attributes.markers)
+
+    @property
+    def overview(self) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8: the whole sparse slide at `overview_mpp`."""
+        return np.asarray(_array(self._group, "overview")[...])
+
+    @property
+    def overview_tissue(self) -> NDArray[np.bool_]:
+        """(h, w) bool: where the overview shows tissue."""
+        return np.asarray(_array(self._group, "overview_tissue")[...])
+
+    def read_sparse(self, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        """(n, P, P, 3) uint8: the H&E patches of these rows, in this order."""
+        return self._read("sparse", rows)
+
+    def read_dense(self, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[Any]:
+        """(n, C, P, P) in the dense slide's dtype: the multiplex patches of these rows, in this order."""
+        return self._read("dense", rows)
+
+    def _read(self, name: str, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[Any]:
+        array = _array(self._group, name)
+        try:
+            return np.asarray(
+                array[rows] if isinstance(rows, slice) else array.oindex[np.asarray(rows, dtype=np.int64)]
+            )
+        except (ValueError, RuntimeError) as error:
+            raise StatedError(file=self.path / name, expected="intact chunks", found=str(error)) from None
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is no array")
+    return array

@@ -1,0 +1,222 @@
+"""The stage tile: one slide, and its dense partner where there is one, to a store of patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.progress import progress
+from pipeline.provenance import finished
+from pipeline.registration.quality import patch_residual
+from pipeline.settings import TileSettings
+from pipeline.slides.base import Slide
+from pipeline.slides.opening import open_side
+from pipeline.slides.record import SideRecord, SlideRecord
+from pipeline.tiling.grid import Grid, lattice, tissue_fraction
+from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
+from pipeline.tiling.sampling import read_dense_patch, read_sparse_patch
+from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
+from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
+
+
+@dataclass(frozen=True)
+class DenseSide:
+    """The open dense slide, its record, and how it is paired with the sparse one."""
+
+    slide: Slide
+    record: SideRecord
+    pairing: Pairing
+
+
+def tile(
+    record: SlideRecord,
+    pairing: Pairing | None,
+    settings: TileSettings,
+    out: Path,
+    *,
+    threads: int,
+    provenance: dict[str, Any],
+) -> None:
+    """Writes the store of one slide to `out`.
+
+    Memory is bounded by the overview plus, per thread, the rows of one shard (`store.rows_per_shard`), whatever
+    the slide's size.
+
+    Args:
+        record: the inspected slide.
+        pairing: how its dense side is registered; None for a sparse-only slide.
+        settings: the section `tile`.
+        out: the store; replaced as a whole once the new one is complete.
+        threads: patches are read and written by this many threads.
+        provenance: to be stored with the result.
+
+    Raises:
+        StatedError: if the slide has no tissue or its resolution is coarser than the patches'.
+    """
+    cv2.setNumThreads(1)
+    with ExitStack() as stack:
+        sparse = stack.enter_context(open_side(record.sparse, slide=record.slide))
+        overview = read_overview(sparse, record.sparse.mpp)
+        mask = tissue_mask(overview)
+        squares, grid, tissue = _patches_with_tissue(record, settings, mask, overview.mpp)
+        paired = record.dense is not None and pairing is not None and pairing.verdict != "fail"
+        dense = None
+        if paired and record.dense is not None and pairing is not None:
+            dense = DenseSide(stack.enter_context(open_side(record.dense, slide=record.slide)), record.dense, pairing)
+        temporary = stack.enter_context(finished(out))
+        writer = StoreWriter(
+            temporary,
+            patches=len(tissue),
+            size_px=settings.size_px,
+            dense_channels=len(dense.record.channels) if dense else 0,
+            dense_dtype=dense.record.dtype if dense else "uint8",
+        )
+        evidence = _write_patches(record.slide, writer, sparse, dense, grid, threads)
+        table, counts = _table(grid, tissue, evidence, settings, squares)
+        attributes = _attributes(record, pairing, dense, settings, grid, overview, counts, provenance)
+        writer.finish(attributes, table, overview.rgb, mask)
+
+
+def _patches_with_tissue(
+    record: SlideRecord, settings: TileSettings, mask: NDArray[np.bool_], mask_mpp: float
+) -> tuple[int, Grid, NDArray[np.float32]]:
+    """The number of squares on the slide, the grid of those with enough tissue, and their tissue."""
+    side = record.sparse
+    mpp = side.mpp if settings.mpp == "native" else float(settings.mpp)
+    if mpp < side.mpp * 0.98:
+        raise StatedError(
+            slide=record.slide,
+            file=side.path,
+            expected=f"a slide of {mpp:g} um/px or finer",
+            found=f"{side.mpp:g} um/px",
+        )
+    grid = lattice(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
+    fraction = tissue_fraction(grid, mask, mask_mpp)
+    kept = fraction >= max(settings.min_tissue, 1e-6)
+    if not kept.any():
+        raise StatedError(
+            slide=record.slide,
+            file=side.path,
+            expected=f"a patch of {settings.size_px} px at {mpp:g} um/px with at least {settings.min_tissue:.0%} tissue",
+            found=f"{len(kept)} squares, {mask.mean():.1%} of the slide is tissue",
+        )
+    return len(kept), grid.take(kept), fraction[kept]
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) marker means."""
+
+    residual_um: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    inside: NDArray[np.float32]
+    marker_mean: NDArray[np.float32]
+
+
+def _write_patches(
+    name: str, writer: StoreWriter, sparse: Slide, dense: DenseSide | None, grid: Grid, threads: int
+) -> _Evidence:
+    starts = range(0, len(grid.position_px), writer.shard_rows)
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(_write_shard, writer, sparse, dense, grid, start) for start in starts]
+        try:
+            parts = [job.result() for job in progress(jobs, label=f"tile {name}", unit="shards")]
+        except BaseException:
+            # Without this an error in one shard would be told only after all the others are written.
+            pool.shutdown(cancel_futures=True)
+            raise
+    joined = {key: np.concatenate([vars(part)[key] for part in parts]) for key in _Evidence.__dataclass_fields__}
+    return _Evidence(**joined)
+
+
+def _write_shard(writer: StoreWriter, sparse: Slide, dense: DenseSide | None, grid: Grid, start: int) -> _Evidence:
+    """Reads the rows of one shard, writes them, and returns what they tell of the pairs."""
+    corners = grid.position_px[start : start + writer.shard_rows]
+    pixels = np.stack([read_sparse_patch(sparse, grid, corner) for corner in corners])
+    count = len(corners)
+    if dense is None:
+        writer.write(start, pixels, None)
+        nothing = np.full(count, np.nan, dtype=np.float32)
+        zeros = np.zeros(count, dtype=np.float32)
+        return _Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32))
+    to_dense = dense.pairing.transform.to_dense
+    patches = [read_dense_patch(dense.slide, dense.record.mpp, grid, corner, to_dense) for corner in corners]
+    planes = np.stack([patch.pixels for patch in patches])
+    writer.write(start, pixels, planes)
+    residual, confidence = np.array(list(_residuals(pixels, planes, dense.pairing.nuclear_channel, grid.mpp))).T
+    inside = np.array([patch.inside for patch in patches], dtype=np.float32)
+    mean = planes.mean(axis=(2, 3), dtype=np.float64)
+    return _Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, mean.astype(np.float32))
+
+
+def _residuals(
+    sparse: NDArray[np.uint8], dense: NDArray[Any], nuclear_channel: int | None, mpp: float
+) -> Iterator[tuple[float, float]]:
+    for rgb, planes in zip(sparse, dense, strict=True):
+        if nuclear_channel is None:
+            yield float("nan"), 0.0
+        else:
+            found = patch_residual(rgb, planes[nuclear_channel], mpp)
+            yield found.residual_um, found.confidence
+
+
+def _table(
+    grid: Grid, tissue: NDArray[np.float32], evidence: _Evidence, settings: TileSettings, squares: int
+) -> tuple[PatchTable, dict[str, int]]:
+    quality = pair_quality(
+        evidence.residual_um, evidence.confidence, evidence.inside, max_residual_um=settings.max_residual_um
+    )
+    has_dense = evidence.marker_mean.shape[1] > 0
+    outside = evidence.inside < SMALLEST_INSIDE
+    counts = {
+        "kept": len(tissue),
+        "no_tissue": squares - len(tissue),
+        "pair_outside": int(outside.sum()) if has_dense else 0,
+        "pair_residual": int(((quality == 0) & ~outside).sum()) if has_dense else 0,
+    }
+    table = PatchTable(
+        position_px=grid.position_px,
+        position_um=grid.position_um,
+        tissue=tissue,
+        residual_um=evidence.residual_um,
+        pair_quality=quality if has_dense else np.zeros_like(quality),
+        marker_mean=evidence.marker_mean,
+    )
+    return table, counts
+
+
+def _attributes(
+    record: SlideRecord,
+    pairing: Pairing | None,
+    dense: DenseSide | None,
+    settings: TileSettings,
+    grid: Grid,
+    overview: Overview,
+    counts: dict[str, int],
+    provenance: dict[str, Any],
+) -> StoreAttributes:
+    return StoreAttributes(
+        slide=record.slide,
+        patient=record.patient,
+        size_px=grid.size_px,
+        mpp=grid.mpp,
+        mpp_level0=grid.mpp_level0,
+        size_level0_px=record.sparse.size_xy,
+        patch_size_level0=round(grid.size_level0_px),
+        overview_mpp=overview.mpp,
+        markers=dense.record.channels if dense else (),
+        nuclear_channel=dense.pairing.nuclear_channel if dense else None,
+        verdict=pairing.verdict if pairing else "",
+        counts=counts,
+        recipe=asdict(settings) | {"grid": "exact", "codec": "blosc-zstd"},
+        provenance=provenance,
+    )

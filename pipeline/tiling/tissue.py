@@ -1,0 +1,71 @@
+"""The tissue of a sparse slide, found on a small overview."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from skimage.filters import threshold_otsu
+from skimage.morphology import remove_small_holes, remove_small_objects
+
+from pipeline.slides.base import Slide, level_for
+
+OVERVIEW_MPP = 8.0
+_LARGEST_SIDE_PX = 4096
+_STRIP_PX = 2048
+
+# Chroma (largest minus smallest of R, G, B; 0 to 255) of glass stays under the first figure, that of pale stroma
+# lies above the second: between them Otsu decides, outside it has split tissue from tissue or noise from noise.
+_CHROMA_RANGE = (10.0, 22.0)
+_SMALLEST_UM2 = 150.0**2
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A slide at low resolution.
+
+    Attributes:
+        rgb: (h, w, 3) uint8; each pixel is the mean of a square of level-0 pixels, the first starting at (0, 0).
+        mpp: um per pixel.
+    """
+
+    rgb: NDArray[np.uint8]
+    mpp: float
+
+
+def read_overview(slide: Slide, mpp_level0: float) -> Overview:
+    """The overview at about 8 um per pixel, coarser for slides that would exceed 4096 pixels a side.
+
+    Read in strips, so that a slide without a pyramid takes no more memory than one with.
+    """
+    longest_um = max(slide.header.size_xy) * mpp_level0
+    target = max(OVERVIEW_MPP, longest_um / _LARGEST_SIDE_PX)
+    index = level_for(slide.header.levels, target / mpp_level0)
+    level = slide.header.levels[index]
+    factor = max(1, round(target / (mpp_level0 * level.downsample)))
+    width, height = (-(-side // factor) for side in level.size_xy)
+    rgb = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP_PX // factor)
+    for top in range(0, height, rows):
+        count = min(rows, height - top)
+        strip = slide.read_region(index, (0, top * factor), (width * factor, count * factor))
+        rgb[top : top + count] = cv2.resize(strip, (width, count), interpolation=cv2.INTER_AREA)
+    return Overview(rgb, mpp_level0 * level.downsample * factor)
+
+
+def tissue_mask(overview: Overview) -> NDArray[np.bool_]:
+    """(h, w) bool: where the overview shows stained tissue.
+
+    Tissue is coloured and glass is not: the chroma, smoothed over about 20 um, is cut at Otsu's threshold, kept within
+    the range where it can mean tissue. Pieces and holes below 150 um by 150 um are removed and filled.
+    """
+    rgb = overview.rgb
+    chroma = (rgb.max(axis=2).astype(np.int16) - rgb.min(axis=2)).astype(np.float32)
+    smooth = cv2.GaussianBlur(chroma, (0, 0), 20.0 / overview.mpp / 2)
+    otsu = float(threshold_otsu(smooth)) if smooth.min() < smooth.max() else np.inf
+    mask = smooth > np.clip(otsu, *_CHROMA_RANGE)
+    smallest_px = max(1, int(_SMALLEST_UM2 / overview.mpp**2))
+    mask = remove_small_objects(mask, max_size=smallest_px)
+    return np.asarray(remove_small_holes(mask, max_size=smallest_px), dtype=np.bool_)

@@ -1,0 +1,81 @@
+"""Folds keep together what must stay together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import StatedError
+from pipeline.settings import SplitSettings
+from pipeline.splitting import SlidePatches, split, summary
+
+
+def _slide(name: str, patient: str, patches: int, pairs: int | None = None) -> SlidePatches:
+    rng = np.random.default_rng(len(name) + patches)
+    quality = np.zeros(patches, dtype=np.float32)
+    quality[: patches if pairs is None else pairs] = 0.8
+    return SlidePatches(name, patient, rng.uniform(0, 5000, (patches, 2)), quality, "digest")
+
+
+cohorts = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60), st.booleans()), min_size=2, max_size=12).filter(
+    lambda rows: len({patient for patient, _, paired in rows if paired}) > 1
+)
+
+
+@given(rows=cohorts, folds=st.integers(2, 5), seed=st.integers(0, 5))
+def test_no_patient_is_in_two_folds_and_none_is_lost(rows: list[tuple[int, int, bool]], folds: int, seed: int) -> None:
+    patches = [_slide(f"s{i}", f"p{p}", n, n if paired else 0) for i, (p, n, paired) in enumerate(rows)]
+    result = split(patches, SplitSettings(folds=folds, seed=seed))
+    fold_of: dict[str, set[int]] = {}
+    for item, fold in zip(patches, result.fold, strict=True):
+        assert len(fold) == len(item.position_um)
+        fold_of.setdefault(item.patient, set()).update(fold.tolist())
+    assert result.by == "patient"
+    assert all(len(found) == 1 for found in fold_of.values())
+    assert all(0 <= number < folds for found in fold_of.values() for number in found)
+
+
+@given(rows=cohorts, seed=st.integers(0, 5))
+def test_the_held_out_fold_and_the_rest_both_have_pairs(rows: list[tuple[int, int, bool]], seed: int) -> None:
+    patches = [_slide(f"s{i}", f"p{p}", n, n if paired else 0) for i, (p, n, paired) in enumerate(rows)]
+    folds = summary(patches, split(patches, SplitSettings(seed=seed)))["folds"]
+    assert folds["0"]["pairs"] > 0
+    assert sum(fold["pairs"] for number, fold in folds.items() if number != "0") > 0
+
+
+def test_one_patient_is_split_by_blocks_and_the_result_says_so() -> None:
+    patches = [_slide("west", "p1", 400), _slide("centre", "p1", 200)]
+    result = split(patches, SplitSettings(block_um=1000))
+    assert result.by == "block"
+    assert "single patient" in result.note
+    for item, fold in zip(patches, result.fold, strict=True):
+        blocks: dict[tuple[int, int], set[int]] = {}
+        for position, number in zip(item.position_um // 1000, fold, strict=True):
+            blocks.setdefault((int(position[0]), int(position[1])), set()).add(int(number))
+        assert all(len(found) == 1 for found in blocks.values())
+    assert set(np.unique(np.concatenate(result.fold))) == {0, 1, 2, 3}
+
+
+def test_named_slides_are_held_out_and_the_result_warns_of_shared_patients() -> None:
+    patches = [_slide("west", "p1", 40), _slide("centre", "p1", 20)]
+    result = split(patches, SplitSettings(by="slide", test=("centre",)))
+    assert set(result.fold[1]) == {0}
+    assert 0 not in result.fold[0]
+    assert "one patient may appear in several folds" in result.note
+
+
+def test_same_seed_same_folds_other_seed_other_folds() -> None:
+    patches = [_slide(f"s{i}", f"p{i}", 30) for i in range(12)]
+    folds = [[int(f[0]) for f in split(patches, SplitSettings(seed=seed)).fold] for seed in (0, 0, 1)]
+    assert folds[0] == folds[1]
+    assert folds[0] != folds[2]
+
+
+def test_unknown_test_names_and_too_few_patients_are_stated() -> None:
+    patches = [_slide("a", "p1", 40), _slide("b", "p2", 20)]
+    with pytest.raises(StatedError, match="p9"):
+        split(patches, SplitSettings(test=("p9",)))
+    with pytest.raises(StatedError, match="at least 2 patients"):
+        split(patches[:1], SplitSettings(by="patient"))
