@@ -1,0 +1,100 @@
+"""The configuration, the sheet, and what the rules ask of them."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
+
+from pipeline import provenance, settings as configuration
+from pipeline.errors import StatedError
+from pipeline.provenance import code_digest
+from pipeline.settings import to_json
+from pipeline.sheet import read_sheet
+
+try:
+    SETTINGS = configuration.build(configuration.Settings, config, source="configuration")
+    SHEET = {row.slide: row for row in read_sheet(Path(SETTINGS.slides))}
+except StatedError as error:
+    raise WorkflowError(str(error)) from None
+
+# An encoder from elsewhere needs neither training nor the dense side of any slide.
+TRAINED = SETTINGS.embed.encoder in SETTINGS.runs
+EMBEDDING = Path(SETTINGS.embed.encoder).name
+if not TRAINED and not Path(SETTINGS.embed.encoder).is_dir():
+    raise WorkflowError(
+        f"embed.encoder: expected the name of a run ({', '.join(SETTINGS.runs) or 'none is configured'}) "
+        f"or an encoder folder, found {SETTINGS.embed.encoder}"
+    )
+
+SLIDES = list(SHEET)
+PAIRED = [name for name, row in SHEET.items() if row.dense and TRAINED]
+
+
+wildcard_constraints:
+    slide="[A-Za-z0-9_-]+",
+    run="[A-Za-z0-9_-]+",
+    name="[^/]+",
+
+
+# Our own code reaches every rule from this checkout, also under --use-conda, whose environments hold third-party
+# packages only. Without conda the interpreter is the one that runs Snakemake, whether its environment is active or not.
+_prefix = f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(provenance.SOURCE_ROOT))}; "
+if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+    _prefix += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+shell.prefix(_prefix)
+
+
+def slide_files(wildcards):
+    """The files of a slide that exist or can be drawn; inspect says of the others what is wrong with them."""
+    row = SHEET[wildcards.slide]
+    named = [row.sparse, row.dense if TRAINED else "", row.markers]
+    return [path for path in named if path and (Path(path).exists() or is_demo(path))]
+
+
+def given_transform(wildcards):
+    """The transform that the sheet names for a slide, if it is a file."""
+    path = SHEET[wildcards.slide].transform
+    return [path] if path not in ("", "identity") and Path(path).exists() else []
+
+
+def sheet_value(column):
+    """A function that looks one column of the sheet up; the dense side is hidden where nothing is trained."""
+
+    def value(wildcards):
+        hidden = column in ("dense", "transform", "dense_mpp") and not TRAINED
+        found = getattr(SHEET[wildcards.slide], column)
+        return "" if hidden or found is None else str(found)
+
+    return value
+
+
+def pair_files(wildcards):
+    """The transform and the verdict of a slide that has a dense partner."""
+    if wildcards.slide not in PAIRED:
+        return {}
+    folder = f"<results>/register/{wildcards.slide}"
+    return {"transform": f"{folder}/transform.zarr", "qc": f"{folder}/qc.json"}
+
+
+def encoder_folder(wildcards):
+    """The encoder that an embedding is made with."""
+    if wildcards.name in SETTINGS.runs and TRAINED:
+        return f"<results>/train/{wildcards.name}/encoder"
+    return SETTINGS.embed.encoder
+
+
+def run_settings(wildcards):
+    """The settings of one training run as JSON."""
+    return to_json(SETTINGS.runs[wildcards.run])
+
+
+def is_demo(path):
+    """Whether the rule `demo` can draw this file."""
+    return Path(path).parts[:2] == ("resources", "demo")
+
+
+def one_of(names):
+    """A wildcard constraint that admits just these names."""
+    return "|".join(names) or "(?!)"

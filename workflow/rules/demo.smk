@@ -1,0 +1,47 @@
+# The synthetic cohort of config/slides.tsv. No other sheet names these files, so no other cohort runs these rules.
+
+
+rule demo:
+    output:
+        sparse="resources/demo/{slide}/he.tif",
+        dense="resources/demo/{slide}/multiplex.ome.tif",
+        truth=directory("resources/demo/{slide}/truth"),
+    log:
+        "<logs>/demo/{slide}.log",
+    benchmark:
+        "<benchmarks>/demo/{slide}.tsv"
+    conda:
+        "../../envs/slides.yaml"
+    resources:
+        mem_mb=3000,
+        runtime=10,
+    params:
+        code=code_digest("demo"),
+    wildcard_constraints:
+        slide=one_of(name for name, row in SHEET.items() if row.dense),
+    shell:
+        "python -P -m pipeline demo --slide {wildcards.slide} --out-sparse {output.sparse:q}"
+        " --out-dense {output.dense:q} --out-truth {output.truth:q} 2>&1 | tee {log:q}"
+
+
+# A slide of which no multiplex image was taken.
+rule demo_sparse_only:
+    output:
+        sparse="resources/demo/{slide}/he.tif",
+        truth=directory("resources/demo/{slide}/truth"),
+    log:
+        "<logs>/demo/{slide}.log",
+    benchmark:
+        "<benchmarks>/demo/{slide}.tsv"
+    conda:
+        "../../envs/slides.yaml"
+    resources:
+        mem_mb=3000,
+        runtime=10,
+    params:
+        code=code_digest("demo"),
+    wildcard_constraints:
+        slide=one_of(name for name, row in SHEET.items() if not row.dense),
+    shell:
+        "python -P -m pipeline demo --slide {wildcards.slide} --out-sparse {output.sparse:q}"
+        " --out-truth {output.truth:q} 2>&1 | tee {log:q}"

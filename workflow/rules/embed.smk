@@ -1,0 +1,49 @@
+rule embed:
+    input:
+        store="<results>/tile/{slide}.zarr",
+        encoder=encoder_folder,
+    output:
+        "<results>/embed/{name}/{slide}.h5",
+    log:
+        "<logs>/embed/{name}/{slide}.log",
+    benchmark:
+        "<benchmarks>/embed/{name}/{slide}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=240,
+    params:
+        settings=to_json(SETTINGS.embed),
+        code=code_digest("embed"),
+    shell:
+        "python -P -m pipeline embed --store {input.store:q} --encoder {input.encoder:q} --out {output:q}"
+        " --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
+
+
+rule embed_slides:
+    input:
+        collect("<results>/embed/{{name}}/{slide}.h5", slide=SLIDES),
+    output:
+        "<results>/embed/{name}/slides.parquet",
+    log:
+        "<logs>/embed/{name}/slides.log",
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        features=lambda wildcards, input: str(Path(input[0]).parent),
+        slides=SLIDES,
+        code=code_digest("embed_slides"),
+    shell:
+        "python -P -m pipeline embed-slides --features {params.features:q} --slides {params.slides}"
+        " --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule embed_all:
+    localrule: True
+    input:
+        f"<results>/embed/{EMBEDDING}/slides.parquet",

@@ -1,0 +1,33 @@
+rule evaluate:
+    input:
+        stores=collect("<results>/tile/{slide}.zarr", slide=PAIRED),
+        split="<results>/split/patches.tsv",
+        features=collect("<results>/embed/{run}/{slide}.h5", run=SETTINGS.runs, slide=PAIRED),
+    output:
+        summary="<results>/evaluate/summary.tsv",
+        details="<results>/evaluate/details.json",
+    log:
+        "<logs>/evaluate.log",
+    benchmark:
+        "<benchmarks>/evaluate.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
+        embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),
+        runs=list(SETTINGS.runs),
+        settings=to_json(SETTINGS.evaluate),
+        code=code_digest("evaluate"),
+    shell:
+        "python -P -m pipeline evaluate --stores {params.stores:q} --split {input.split:q}"
+        " --embeddings {params.embeddings:q} --runs {params.runs} --out-summary {output.summary:q}"
+        " --out-details {output.details:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+
+
+rule evaluate_all:
+    localrule: True
+    input:
+        "<results>/evaluate/summary.tsv" if TRAINED else [],

@@ -1,0 +1,36 @@
+rule inspect:
+    input:
+        files=slide_files,
+        transform=given_transform,
+    output:
+        "<results>/inspect/{slide}.json",
+    log:
+        "<logs>/inspect/{slide}.log",
+    benchmark:
+        "<benchmarks>/inspect/{slide}.tsv"
+    conda:
+        "../../envs/slides.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        patient=sheet_value("patient"),
+        sparse=sheet_value("sparse"),
+        dense=sheet_value("dense"),
+        transform=sheet_value("transform"),
+        sparse_mpp=sheet_value("sparse_mpp"),
+        dense_mpp=sheet_value("dense_mpp"),
+        markers=sheet_value("markers"),
+        settings=to_json(SETTINGS.inspect),
+        code=code_digest("inspect"),
+    shell:
+        "python -P -m pipeline inspect --slide {wildcards.slide} --patient {params.patient:q}"
+        " --sparse {params.sparse:q} --dense {params.dense:q} --transform {params.transform:q}"
+        " --sparse-mpp {params.sparse_mpp:q} --dense-mpp {params.dense_mpp:q} --markers {params.markers:q}"
+        " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule inspect_all:
+    localrule: True
+    input:
+        collect("<results>/inspect/{slide}.json", slide=SLIDES),

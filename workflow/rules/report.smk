@@ -1,0 +1,34 @@
+rule report:
+    input:
+        sheet=SETTINGS.slides,
+        records=collect("<results>/inspect/{slide}.json", slide=SLIDES),
+        pairs=collect("<results>/register/{slide}/qc.json", slide=PAIRED),
+        stores=collect("<results>/tile/{slide}.zarr", slide=SLIDES),
+        encoders=rules.train_all.input,
+        embedding=f"<results>/embed/{EMBEDDING}/slides.parquet",
+        evidence=rules.evaluate_all.input,
+    output:
+        "<results>/report/index.html",
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        results=lambda wildcards, output: str(Path(output[0]).parents[1]),
+        embedding=EMBEDDING,
+        settings=to_json(SETTINGS.report),
+        code=code_digest("report"),
+    shell:
+        "python -P -m pipeline report --results {params.results:q} --sheet {input.sheet:q}"
+        " --embedding {params.embedding:q} --out {output:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+
+
+rule report_all:
+    localrule: True
+    input:
+        "<results>/report/index.html",

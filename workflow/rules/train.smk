@@ -1,0 +1,32 @@
+rule train:
+    input:
+        stores=collect("<results>/tile/{slide}.zarr", slide=PAIRED),
+        split="<results>/split/patches.tsv",
+    output:
+        encoder=directory("<results>/train/{run}/encoder"),
+        metrics="<results>/train/{run}/metrics.jsonl",
+        curve="<results>/train/{run}/curve.png",
+    log:
+        "<logs>/train/{run}.log",
+    benchmark:
+        "<benchmarks>/train/{run}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=1440,
+    params:
+        stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
+        settings=run_settings,
+        code=code_digest("train"),
+    shell:
+        "python -P -m pipeline train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
+        " --out-encoder {output.encoder:q} --out-metrics {output.metrics:q} --out-curve {output.curve:q}"
+        " --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
+
+
+rule train_all:
+    localrule: True
+    input:
+        collect("<results>/train/{run}/encoder", run=SETTINGS.runs if TRAINED else []),
