@@ -1,0 +1,148 @@
+"""The sheet of slides: one row per slide, read with the standard library only, since the Snakefile imports it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pipeline.errors import StatedError
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_REQUIRED = ("slide", "patient", "sparse")
+_MPP = ("sparse_mpp", "dense_mpp")
+
+Line = tuple[int, list[str]]
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One slide.
+
+    Attributes:
+        slide: unique name.
+        patient: whom it comes from.
+        sparse: path of the H&E slide.
+        dense: path of its dense partner; empty where there is none.
+        transform: empty (to be registered), `identity`, or the path of a transform.
+        sparse_mpp: um per pixel of the sparse slide, to supply or check what the file says; None where not given.
+        dense_mpp: the same of the dense slide.
+        markers: path of a CSV that names the dense channels; empty where there is none.
+    """
+
+    slide: str
+    patient: str
+    sparse: str
+    dense: str = ""
+    transform: str = ""
+    sparse_mpp: float | None = None
+    dense_mpp: float | None = None
+    markers: str = ""
+
+
+_COLUMNS = tuple(item.name for item in fields(SheetRow))
+
+
+def read_sheet(path: Path) -> tuple[SheetRow, ...]:
+    """The rows of a tab-separated sheet, in its order.
+
+    The first line that is neither empty nor a comment (`#`) names the columns.
+
+    Raises:
+        StatedError: if the file cannot be read, or naming every fault of the sheet at once with its line number.
+    """
+    lines = _lines(path)
+    if not lines:
+        raise StatedError(file=path, expected="a line with the names of the columns", found="no such line")
+    (header_line, header), *body = lines
+    faults = [f"line {header_line}: {fault}" for fault in _header_faults(header)]
+    if faults:
+        raise StatedError(file=path, expected="a valid sheet", found="; ".join(faults))
+    if not body:
+        raise StatedError(file=path, expected="at least one slide below the names of the columns", found="none")
+    rows = []
+    for number, cells in body:
+        values = dict.fromkeys(_COLUMNS, "") | dict(zip(header, cells, strict=False))
+        faults += [f"line {number}: {fault}" for fault in _row_faults(values, extra=cells[len(header) :])]
+        rows.append((number, values))
+    faults += _name_faults([(number, values["slide"]) for number, values in rows])
+    if faults:
+        raise StatedError(file=path, expected="a valid sheet", found="; ".join(faults))
+    return tuple(_row(values) for _, values in rows)
+
+
+def _lines(path: Path) -> list[Line]:
+    """Number (from 1) and stripped cells of every line that says something."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StatedError(file=path, expected="a readable sheet of slides (UTF-8)", found=str(error)) from None
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
+            lines.append((number, [cell.strip() for cell in cells]))
+    return lines
+
+
+def _header_faults(header: Sequence[str]) -> Iterator[str]:
+    missing = [name for name in _REQUIRED if name not in header]
+    unknown = [name for name in header if name not in _COLUMNS]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if missing:
+        hint = " (columns are separated by tabs)" if len(header) == 1 else ""
+        yield f"missing column {', '.join(missing)}{hint}"
+    if unknown:
+        yield f"unknown column {', '.join(repr(name) for name in unknown)}; known are {', '.join(_COLUMNS)}"
+    if repeated:
+        yield f"repeated column {', '.join(repr(name) for name in repeated)}"
+
+
+def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str]:
+    if any(extra):
+        yield f"more cells than columns: {' '.join(extra)!r}"
+    if not _NAME.fullmatch(values["slide"]):
+        yield f"slide {values['slide']!r} must be made of letters, digits, _ and -"
+    for name in ("patient", "sparse"):
+        if not values[name]:
+            yield f"{name} is empty"
+    for name in _MPP:
+        if values[name] and _positive(values[name]) is None:
+            yield f"{name} must be a positive number, not {values[name]!r}"
+    for name in ("transform", "dense_mpp", "markers"):
+        if values[name] and not values["dense"]:
+            yield f"{name} is given without a dense slide"
+
+
+def _name_faults(names: Sequence[tuple[int, str]]) -> Iterator[str]:
+    """Names that repeat or differ by case only: some file systems would give both one result."""
+    first: dict[str, tuple[int, str]] = {}
+    for number, name in names:
+        earlier = first.setdefault(name.lower(), (number, name))
+        if earlier[0] != number and name:
+            how = "repeats" if earlier[1] == name else f"differs only by case from {earlier[1]!r} of"
+            yield f"line {number}: slide {name!r} {how} line {earlier[0]}"
+
+
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _row(values: Mapping[str, str]) -> SheetRow:
+    return SheetRow(
+        slide=values["slide"],
+        patient=values["patient"],
+        sparse=values["sparse"],
+        dense=values["dense"],
+        transform=values["transform"],
+        sparse_mpp=_positive(values["sparse_mpp"]),
+        dense_mpp=_positive(values["dense_mpp"]),
+        markers=values["markers"],
+    )

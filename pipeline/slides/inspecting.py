@@ -1,0 +1,117 @@
+"""From a row of the sheet to what every later stage knows of the slide."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pipeline.errors import StatedError
+from pipeline.provenance import file_digest
+from pipeline.settings import InspectSettings
+from pipeline.sheet import SheetRow
+from pipeline.slides.base import SlideHeader
+from pipeline.slides.markers import named_channels
+from pipeline.slides.opening import open_slide
+from pipeline.slides.record import SideRecord, SlideRecord
+
+MPP_RANGE = (0.05, 50.0)
+
+
+def inspect_slide(row: SheetRow, settings: InspectSettings) -> SlideRecord:
+    """The record of a slide: both its images opened, checked and hashed.
+
+    Raises:
+        StatedError: if an image cannot be opened or is cut off, if its mpp is unknown, absurd or contradicted by the
+            sheet, if the sparse image is not RGB of 8 bits, or if channel names repeat.
+    """
+    sparse = _side(row, settings, "sparse")
+    if (sparse.channels, sparse.dtype) != (("R", "G", "B"), "uint8"):
+        found = f"{len(sparse.channels)} channels of {sparse.dtype} ({', '.join(sparse.channels[:4])})"
+        raise StatedError(
+            slide=row.slide, file=row.sparse, expected="an RGB image of 8 bits on the sparse side", found=found
+        )
+    needy = [name for name in ("transform", "dense_mpp", "markers") if getattr(row, name) and not row.dense]
+    if needy:
+        found = f"{' and '.join(needy)} without one"
+        raise StatedError(slide=row.slide, expected="a dense slide", found=found)
+    if row.transform not in ("", "identity") and not Path(row.transform).exists():
+        raise StatedError(slide=row.slide, file=row.transform, expected="a transform", found="no such file or folder")
+    dense = _side(row, settings, "dense") if row.dense else None
+    return SlideRecord(row.slide, row.patient, sparse, dense, row.transform)
+
+
+def source_digest(path: Path) -> str:
+    """SHA-256 of a slide with all files that belong to it.
+
+    An MRXS slide keeps its pixels in the folder of its name; a DICOM slide is all `.dcm` files of its folder.
+    """
+    with path.open("rb") as stream:
+        is_dicom = stream.read(132)[128:] == b"DICM"
+    companions: list[Path] = []
+    if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():
+        companions = [path, path.with_suffix("")]
+    elif is_dicom:
+        companions = sorted({path, *path.parent.glob("*.dcm")})
+    if not companions:
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for item in companions:
+        digest.update(f"{item.name}\0{file_digest(item)}\n".encode())
+    return digest.hexdigest()
+
+
+def _side(row: SheetRow, settings: InspectSettings, side: str) -> SideRecord:
+    path = Path(row.sparse if side == "sparse" else row.dense)
+    told = row.sparse_mpp if side == "sparse" else row.dense_mpp
+    with open_slide(path, slide=row.slide) as opened:
+        header = opened.header
+        for index, level in enumerate(header.levels):
+            # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
+            opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
+    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide)
+    channels = header.channels if side == "sparse" else _dense_channels(row, header)
+    return SideRecord(
+        path=str(path),
+        reader=header.reader,
+        mpp=mpp,
+        mpp_source=source,
+        levels=header.levels,
+        channels=channels,
+        dtype=header.dtype,
+        sha256=source_digest(path),
+    )
+
+
+def _dense_channels(row: SheetRow, header: SlideHeader) -> tuple[str, ...]:
+    if header.is_rgb and row.markers:
+        raise StatedError(
+            slide=row.slide, file=row.markers, expected="markers for a multi-channel dense slide", found="an RGB one"
+        )
+    try:
+        return named_channels(header.channels, Path(row.markers) if row.markers else None, file=header.path)
+    except StatedError as error:
+        raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+
+
+def _mpp(header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str) -> tuple[float, str]:
+    """The um per pixel to use and who says so: the sheet where it does, since a person wrote it for that file."""
+    if header.mpp is None and told is None:
+        raise StatedError(
+            slide=slide,
+            file=header.path,
+            expected=f"um per pixel in the file or as {column} in the sheet",
+            found="neither",
+        )
+    if header.mpp is not None and told is not None and abs(told - header.mpp) > tolerance * header.mpp:
+        raise StatedError(
+            slide=slide,
+            file=header.path,
+            expected=f"{column} {told:g} um/px, as the sheet says (within {tolerance:.0%})",
+            found=f"{header.mpp:.6g} um/px in the file",
+        )
+    mpp, source = (told, "sheet") if told is not None else (header.mpp, "file")
+    if mpp is None or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+        raise StatedError(
+            slide=slide, file=header.path, expected="0.05 to 50 um per pixel", found=f"{mpp} (from the {source})"
+        )
+    return mpp, source

@@ -1,0 +1,78 @@
+"""Names of the dense channels: what the file says, corrected by an optional CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import StatedError
+
+_COLUMNS = ["channel", "marker"]
+
+
+def named_channels(channels: Sequence[str], markers: Path | None, *, file: Path) -> tuple[str, ...]:
+    """The channels under their final names, each of which occurs once.
+
+    Args:
+        channels: names in the file.
+        markers: CSV with the columns `channel` (name, or index from 0) and `marker`; channels that it does not list
+            keep their names.
+        file: the image, for errors.
+
+    Raises:
+        StatedError: naming every unknown or twice listed channel, and names that repeat.
+    """
+    names = list(channels)
+    if markers is not None:
+        faults: list[str] = []
+        seen: set[int] = set()
+        for line, channel, marker in _read(markers):
+            index = _index(channel, channels)
+            if index is None:
+                faults.append(f"line {line}: channel {channel!r}")
+            elif not marker or index in seen:
+                faults.append(f"line {line}: {'no marker' if not marker else 'again'} for channel {channel!r}")
+            else:
+                seen.add(index)
+                names[index] = marker
+        if faults:
+            listed = ", ".join(f"{i} {name}" for i, name in enumerate(channels))
+            raise StatedError(file=markers, expected=f"each channel at most once, of {listed}", found="; ".join(faults))
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise StatedError(
+            file=markers or file,
+            expected="a different name for each channel (a markers CSV can rename them by index)",
+            found=f"{', '.join(repr(name) for name in repeated)} more than once",
+        )
+    return tuple(names)
+
+
+def _read(path: Path) -> list[tuple[int, str, str]]:
+    """Line number, channel and marker of each row."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(x.strip() for x in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StatedError(file=path, expected="a readable CSV of markers", found=str(error)) from None
+    if not rows or rows[0][1] != _COLUMNS:
+        raise StatedError(
+            file=path, expected="a first line channel,marker", found=",".join(rows[0][1]) if rows else "no line"
+        )
+    wrong = [str(line) for line, row in rows[1:] if len(row) != 2]
+    if wrong:
+        raise StatedError(
+            file=path, expected="two cells in each line", found=f"another number in line {', '.join(wrong)}"
+        )
+    return [(line, row[0], row[1]) for line, row in rows[1:]]
+
+
+def _index(channel: str, channels: Sequence[str]) -> int | None:
+    """Which channel is meant: by a name that occurs once, else by its index."""
+    if channels.count(channel) == 1:
+        return channels.index(channel)
+    if channel.isdecimal() and int(channel) < len(channels):
+        return int(channel)
+    return None

@@ -1,0 +1,96 @@
+"""The door to slides: chooses the reader by what the file holds, and says plainly why one cannot be opened."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from openslide import OpenSlide
+from tifffile import TiffFile
+
+from pipeline.errors import StatedError
+from pipeline.slides.base import Slide
+from pipeline.slides.openslide_reader import OpenSlideSlide
+from pipeline.slides.record import SideRecord
+from pipeline.slides.tiff_metadata import check_xml
+from pipeline.slides.tiff_reader import TiffSlide
+from pipeline.slides.tiff_segments import BROKEN_TIFF
+from pipeline.slides.tiff_structure import MAX_SIDE_PX, check_whole, is_tiff
+
+# What tifffile logs of odd tags would reach the terminal; what matters of it is checked here and stated.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+def open_slide(path: Path, *, slide: str = "") -> Slide:
+    """Opens any supported file.
+
+    Args:
+        path: an SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, QPTIFF, inForm or other TIFF file.
+        slide: name of the slide, for errors.
+
+    Raises:
+        StatedError: if it is absent, empty, cut off, or of a kind that no reader serves.
+    """
+    try:
+        return _open(path, slide)
+    except StatedError as error:
+        raise StatedError(
+            slide=error.slide or slide, file=error.file or path, expected=error.expected, found=error.found
+        ) from None
+
+
+def open_side(side: SideRecord, *, slide: str = "") -> Slide:
+    """Opens an image as inspected: its header carries the record's mpp and channel names.
+
+    Raises:
+        StatedError: if it cannot be opened or is no longer what was inspected.
+    """
+    path = Path(side.path)
+    opened = open_slide(path, slide=slide)
+    header = opened.header
+    found = (tuple(x.size_xy for x in header.levels), len(header.channels), header.dtype)
+    wanted = (tuple(x.size_xy for x in side.levels), len(side.channels), side.dtype)
+    if found != wanted:
+        opened.close()
+        raise StatedError(slide=slide, file=path, expected=f"the image as inspected, {wanted}", found=f"{found}")
+    opened.header = replace(header, mpp=side.mpp, channels=side.channels)
+    return opened
+
+
+def _open(path: Path, slide: str) -> Slide:
+    if not path.is_file():
+        raise StatedError(expected="a slide file", found="a folder" if path.is_dir() else "no such file")
+    try:
+        if path.stat().st_size == 0:
+            raise StatedError(expected="a slide file", found="an empty file")
+        tiff = is_tiff(path)
+        vendor = OpenSlide.detect_format(path)
+    except OSError as error:
+        raise StatedError(expected="a readable slide file", found=str(error)) from None
+    if tiff:
+        check_whole(path)
+    if not tiff and vendor is None:
+        with path.open("rb") as stream:
+            found = f"a file of another kind, which begins with {stream.read(16)!r}"
+        raise StatedError(expected="a slide that OpenSlide or tifffile reads", found=found)
+    for_openslide = vendor is not None and (vendor != "generic-tiff" or _is_plain_rgb(path))
+    opened: Slide = OpenSlideSlide(path, slide) if for_openslide else TiffSlide(path, slide)
+    width, height = opened.header.size_xy
+    if max(width, height) > MAX_SIDE_PX:
+        opened.close()
+        raise StatedError(expected=f"sides of at most {MAX_SIDE_PX} px", found=f"{width} x {height} px")
+    return opened
+
+
+def _is_plain_rgb(path: Path) -> bool:
+    """Whether OpenSlide's generic reader shows all there is; of several channels it shows the first, as RGB."""
+    try:
+        with TiffFile(path) as tif:
+            page = tif.pages.first
+            check_xml(page.description, path)
+            plain = page.dtype == np.uint8 and page.samplesperpixel == 3 and page.planarconfig == 1
+            return plain and page.photometric in (2, 6) and not (tif.is_ome or tif.is_qpi or tif.is_imagej)
+    except BROKEN_TIFF:
+        return False

@@ -1,0 +1,185 @@
+"""Slides that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF, tiled RGB TIFF, DICOM.
+
+The frame is that of level-0 pixel (0, 0); OpenSlide's bounds properties, which name the scanned part, do not move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from openslide import OpenSlide, OpenSlideError
+from tifffile import TiffFile
+
+from pipeline.errors import StatedError
+from pipeline.slides.base import Level, Pixels, SlideHeader
+from pipeline.slides.pyramid import true_downsample
+from pipeline.slides.tiff_metadata import PLAUSIBLE_TAG_MPP, one_mpp
+from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
+from pipeline.slides.window import clip_window
+
+RGB = ("R", "G", "B")
+_PLAIN_TIFF = ("aperio", "generic-tiff")
+
+
+class OpenSlideSlide:
+    """A slide that OpenSlide opens.
+
+    A fluorescence NDPI shows one channel in a false colour: it comes out as that one channel, named by its filter.
+
+    Raises:
+        StatedError: if OpenSlide refuses the file or its pixels are not square.
+    """
+
+    def __init__(self, path: Path, slide: str = "") -> None:
+        self._slide = slide
+        try:
+            self._openslide = OpenSlide(path)
+        except (OpenSlideError, OSError) as error:
+            found = str(error).removeprefix(f"Reading {path}: ")
+            raise StatedError(slide=slide, file=path, expected="a slide that OpenSlide reads", found=found) from None
+        properties = self._openslide.properties
+        vendor = properties.get("openslide.vendor", "")
+        # OpenSlide's own downsamples are means of rounded ratios. They are what it divides locations by, so they
+        # serve for asking it, but not for saying where a pixel lies: see true_downsample.
+        self._asked_downsamples: tuple[float, ...] = self._openslide.level_downsamples
+        sizes: tuple[tuple[int, int], ...] = self._openslide.level_dimensions
+        levels = tuple(
+            Level(size, true_downsample(sizes[0], size) or asked)
+            for size, asked in zip(sizes, self._asked_downsamples, strict=True)
+        )
+        fluorescence = _fluorescence(path) if vendor == "hamamatsu" else ""
+        mpp = _mpp(properties, path, vendor)
+        channels = (fluorescence,) if fluorescence else RGB
+        self.header = SlideHeader(path, "openslide", mpp, levels, channels, "uint8")
+        self._component = self._brightest() if fluorescence else None
+        self._exact: dict[int, Plane] = {}
+        self._segments: SegmentReader | None = None
+        if vendor in _PLAIN_TIFF and any(not asked.is_integer() for asked in self._asked_downsamples):
+            self._exact = self._planes_of_rounded_levels()
+            self._segments = SegmentReader(path, slide)
+
+    def read_region(
+        self,
+        level: int,
+        corner_xy: tuple[int, int],
+        size_xy: tuple[int, int],
+        channels: Sequence[int] | None = None,
+    ) -> Pixels:
+        """Pixels (height, width, channels) of a window; see `pipeline.slides.base.Slide`."""
+        if level in self._exact and self._segments is not None:
+            pixels = self._read_exactly(self._segments, level, corner_xy, size_xy)
+        else:
+            pixels = _on_white(self._read(level, corner_xy, size_xy))
+        if self._component is not None:
+            pixels = self._without_border(pixels, level, corner_xy)[..., self._component, None]
+        return pixels if channels is None else pixels[..., list(channels)]
+
+    def close(self) -> None:
+        """Releases the file."""
+        self._openslide.close()
+        if self._segments is not None:
+            self._segments.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> NDArray[np.uint8]:
+        """RGBA as OpenSlide gives it.
+
+        It takes the location in level-0 pixels, whole ones. Where its downsample is a whole number nothing is lost;
+        elsewhere the window lies up to half a level-0 pixel off and is interpolated.
+        """
+        downsample = self._asked_downsamples[level]
+        location = (round(corner_xy[0] * downsample), round(corner_xy[1] * downsample))
+        try:
+            return np.asarray(self._openslide.read_region(location, level, size_xy))
+        except OpenSlideError as error:
+            raise StatedError(
+                slide=self._slide, file=self.header.path, expected="readable pixels", found=str(error)
+            ) from None
+
+    def _read_exactly(
+        self, segments: SegmentReader, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]
+    ) -> Pixels:
+        out = np.full((size_xy[1], size_xy[0], 3), 255, np.uint8)
+        window = clip_window(corner_xy, size_xy, self.header.levels[level].size_xy)
+        (left, top), (right, bottom) = window.start_xy, window.stop_xy
+        if not window.is_empty:
+            segments.paint(self._exact[level], out[top:bottom, left:right], window.corner_xy, [0, 1, 2])
+        return out
+
+    def _planes_of_rounded_levels(self) -> dict[int, Plane]:
+        """The levels of a plain tiled TIFF that OpenSlide would interpolate: their tiles are read directly."""
+        found: dict[int, Plane] = {}
+        rounded = {
+            level.size_xy: index
+            for index, level in enumerate(self.header.levels)
+            if not self._asked_downsamples[index].is_integer()
+        }
+        try:
+            with TiffFile(self.header.path) as tif:
+                for number, page in enumerate(tif.pages):
+                    frame = page.keyframe
+                    level = rounded.get((frame.imagewidth, frame.imagelength)) if frame else None
+                    if frame and level is not None and frame.is_tiled and frame.samplesperpixel == 3:
+                        found[level] = Plane.of(page, (number, 0))
+        except BROKEN_TIFF as error:
+            raise StatedError(
+                slide=self._slide, file=self.header.path, expected="a TIFF that can be read", found=str(error)
+            ) from None
+        return found
+
+    def _brightest(self) -> int:
+        """Which of R, G, B carries the light of a false-colour image, judged on its coarsest level."""
+        level = len(self.header.levels) - 1
+        pixels = self._read(level, (0, 0), self.header.levels[level].size_xy)
+        return int(pixels[..., :3].reshape(-1, 3).sum(axis=0, dtype=np.int64).argmax())
+
+    def _without_border(self, pixels: Pixels, level: int, corner_xy: tuple[int, int]) -> Pixels:
+        """Outside is black in fluorescence."""
+        height, width = pixels.shape[:2]
+        window = clip_window(corner_xy, (width, height), self.header.levels[level].size_xy)
+        out = np.zeros_like(pixels)
+        if not window.is_empty:
+            inside = np.s_[window.start_xy[1] : window.stop_xy[1], window.start_xy[0] : window.stop_xy[0]]
+            out[inside] = pixels[inside]
+        return out
+
+
+def _mpp(properties: Mapping[str, str], path: Path, vendor: str) -> float | None:
+    try:
+        x, y = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
+    except (KeyError, ValueError):
+        return None
+    if vendor == "generic-tiff" and not PLAUSIBLE_TAG_MPP[0] <= x <= PLAUSIBLE_TAG_MPP[1]:
+        return None
+    return one_mpp(x, y, path)
+
+
+def _fluorescence(path: Path) -> str:
+    """Name of the filter of a fluorescence NDPI, which only the file's own tag tells; empty for brightfield."""
+    try:
+        with TiffFile(path) as tif:
+            tags = tif.pages.first.ndpi_tags or {}
+            return str(tags.get("Fluorescence", "")).strip()
+    except BROKEN_TIFF:
+        return ""
+
+
+def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB; what no tile covers is transparent, and becomes white."""
+    alpha = rgba[..., 3:]
+    if alpha.min(initial=255) == 255:
+        return rgba[..., :3]
+    weight = alpha.astype(np.uint16)
+    return ((rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)

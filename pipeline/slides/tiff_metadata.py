@@ -1,0 +1,152 @@
+"""Resolution and channel names of a TIFF: OME-XML, Akoya's QPTIFF and inForm XML, ImageJ labels, resolution tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tifffile import TiffFile, TiffPage, TiffPageSeries
+
+from pipeline.errors import StatedError
+
+MAX_XML_CHARACTERS = 32 * 2**20
+MPP_DIFFERENCE = 0.02
+
+# Resolution tags often hold a printing resolution, 72 to 1200 per inch, which is 353 to 21 um/px. A microscope
+# with pixels that large would see no cell; below 0.05 um/px no light microscope resolves anything.
+PLAUSIBLE_TAG_MPP = (0.05, 20.0)
+
+_UM = {
+    "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
+    "nm": 1e-3, "å": 1e-4, "pm": 1e-6, "in": 25400.0, "inch": 25400.0,
+}  # fmt: skip
+
+
+def parse_xml(text: str, file: Path) -> ElementTree.Element:
+    """The root element of XML found in a slide.
+
+    Document types are refused, so no entity can be declared: neither files nor expansion bombs come in that way.
+
+    Raises:
+        StatedError: if the XML is too long, declares a document type, or is not well-formed.
+    """
+    check_xml(text, file)
+    try:
+        return ElementTree.fromstring(text.strip().rstrip("\0"))
+    except ElementTree.ParseError as error:
+        raise StatedError(file=file, expected="well-formed XML in the image description", found=str(error)) from None
+
+
+def check_xml(text: str, file: Path) -> None:
+    """Refuses XML that is dangerous to parse, before this or another library does."""
+    if len(text) > MAX_XML_CHARACTERS:
+        found = f"{len(text)}"
+        raise StatedError(file=file, expected=f"at most {MAX_XML_CHARACTERS} characters of XML", found=found)
+    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, flags=re.IGNORECASE):
+        raise StatedError(file=file, expected="XML without a document type", found="<!DOCTYPE or <!ENTITY in it")
+
+
+def one_mpp(x: float | None, y: float | None, file: Path) -> float | None:
+    """The um per pixel that holds in both directions: their mean.
+
+    Raises:
+        StatedError: if they differ by more than 2 %: the pixels are not square.
+    """
+    if x is None or y is None or x <= 0 or y <= 0:
+        return None
+    if abs(x - y) > MPP_DIFFERENCE * max(x, y):
+        raise StatedError(file=file, expected="square pixels (within 2 %)", found=f"{x:.5g} x {y:.5g} um/px")
+    return (x + y) / 2
+
+
+def mpp_of(tif: TiffFile, series: TiffPageSeries, file: Path) -> float | None:
+    """Um per level-0 pixel of a series; None where the file does not say."""
+    pixels = _ome_pixels(tif, series, file) if tif.is_ome else None
+    if pixels is not None:
+        size = [_ome_size(pixels, axis) for axis in "XY"]
+        if size[0] is not None:
+            return one_mpp(size[0], size[1] if size[1] is not None else size[0], file)
+    page = series.keyframe
+    if tif.is_imagej:
+        unit = _UM.get(str((tif.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").strip().lower())
+        return None if unit is None else one_mpp(*_per_unit(page, unit), file)
+    return tag_mpp(page, file)
+
+
+def tag_mpp(page: TiffPage, file: Path) -> float | None:
+    """Um per pixel by the resolution tags, if they give a unit and a value that a microscope can have."""
+    unit = page.tags.valueof("ResolutionUnit")
+    if unit not in (2, 3):
+        return None
+    x, y = _per_unit(page, _UM["inch"] if unit == 2 else _UM["cm"])
+    if x is None or not PLAUSIBLE_TAG_MPP[0] <= x <= PLAUSIBLE_TAG_MPP[1]:
+        return None
+    return one_mpp(x, y, file)
+
+
+def channel_names(
+    tif: TiffFile, series: TiffPageSeries, descriptions: Sequence[str], count: int, file: Path
+) -> tuple[str, ...]:
+    """Names of the channels of a series, `C0`, `C1`, … where the file has none.
+
+    Args:
+        tif: the open file.
+        series: the image.
+        descriptions: image description of each page of level 0.
+        count: number of channels.
+        file: its path, for errors.
+    """
+    names: list[str] = []
+    if tif.is_ome:
+        pixels = _ome_pixels(tif, series, file)
+        if pixels is not None:
+            names = [item.get("Name", "") for item in pixels if _local(item) == "Channel"]
+    elif tif.is_qpi:
+        names = [_akoya_name(text, file) for text in descriptions]
+    elif tif.is_imagej:
+        labels = (tif.imagej_metadata or {}).get("Labels") or []
+        names = [str(label) for label in labels]
+    if len(names) != count:
+        names = [""] * count
+    return tuple(name.strip() or f"C{index}" for index, name in enumerate(names))
+
+
+def _akoya_name(description: str, file: Path) -> str:
+    """Marker of a QPTIFF or inForm page: `Biomarker` where Akoya's newer software wrote it, else `Name`."""
+    if not description.lstrip().startswith("<?xml"):
+        return ""
+    root = parse_xml(description, file)
+    return (root.findtext("Biomarker") or root.findtext("Name") or "").strip()
+
+
+def _ome_pixels(tif: TiffFile, series: TiffPageSeries, file: Path) -> ElementTree.Element | None:
+    """The `Pixels` element whose size is that of the series."""
+    wanted = tuple(str(series.keyframe.shape[series.keyframe.axes.index(axis)]) for axis in "XY")
+    for image in parse_xml(tif.ome_metadata or "<OME/>", file):
+        for pixels in image if _local(image) == "Image" else ():
+            if _local(pixels) == "Pixels" and (pixels.get("SizeX"), pixels.get("SizeY")) == wanted:
+                return pixels
+    return None
+
+
+def _ome_size(pixels: ElementTree.Element, axis: str) -> float | None:
+    unit = _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
+    try:
+        return float(pixels.get(f"PhysicalSize{axis}", "")) * unit if unit is not None else None
+    except ValueError:
+        return None
+
+
+def _per_unit(page: TiffPage, unit_um: float) -> tuple[float | None, float | None]:
+    x, y = (_fraction(page.tags.valueof(name)) for name in ("XResolution", "YResolution"))
+    return (unit_um / x if x else None, unit_um / y if y else None)
+
+
+def _fraction(value: tuple[int, int] | None) -> float | None:
+    return value[0] / value[1] if value and value[0] and value[1] else None
+
+
+def _local(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]

@@ -1,0 +1,214 @@
+"""Windows out of TIFF planes: only the tiles or strips that a window touches are read and decoded."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tifffile import TiffFrame, TiffPage
+
+from pipeline.errors import StatedError
+from pipeline.slides.base import Pixels
+
+CACHE_BYTES = 64 * 2**20
+MAX_SEGMENT_BYTES = 2 * 2**30
+
+# What tifffile and its codecs raise on files that make no sense.
+BROKEN_TIFF = (
+    ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, OSError,
+    MemoryError, struct.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One stored plane: where its bytes lie and how they are decoded.
+
+    Attributes:
+        key: what tells it from the others of the file.
+        keyframe: the page that says how to decode it.
+        offsets: where its tiles or strips begin.
+        counts: their lengths in bytes.
+        jpegtables: tables that its JPEG tiles share.
+        decode: tifffile's decoder of its tiles; made while the file is open, for it looks into it.
+    """
+
+    key: tuple[int, int]
+    keyframe: TiffPage
+    offsets: Sequence[int]
+    counts: Sequence[int]
+    jpegtables: bytes | None
+    decode: Callable[..., tuple[Pixels | None, Any, tuple[int, int, int, int]]]
+
+    @classmethod
+    def of(cls, page: TiffPage | TiffFrame, key: tuple[int, int]) -> Plane:
+        """The plane of a page.
+
+        Raises:
+            ValueError: if the page does not tell what its pixels are, or has too few tiles or strips.
+        """
+        if page.keyframe is None:
+            raise ValueError(f"page {page.index} without a description of its pixels")
+        frame = page.keyframe
+        plane = cls(key, frame, page.dataoffsets, page.databytecounts, page.jpegtables, frame.decode)
+        if min(*plane.segment_shape, frame.imagewidth, frame.imagelength) <= 0:
+            raise ValueError(f"page {page.index} with an image or tiles of no size")
+        if min(len(plane.offsets), len(plane.counts)) < (1 if plane.is_raw else plane.segment_count):
+            raise ValueError(f"page {page.index} with {len(plane.offsets)} of {plane.segment_count} tiles or strips")
+        return plane
+
+    @property
+    def segment_shape(self) -> tuple[int, int]:
+        """Height and width in pixels of a tile, or of a strip."""
+        page = self.keyframe
+        if page.is_tiled:
+            return int(page.tilelength), int(page.tilewidth)
+        return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles or strips from top to bottom and from left to right."""
+        rows, columns = self.segment_shape
+        return -(-self.keyframe.imagelength // rows), -(-self.keyframe.imagewidth // columns)
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether the samples of a pixel are stored apart, all tiles of the first before those of the second."""
+        return self.keyframe.planarconfig == 2 and self.keyframe.samplesperpixel > 1
+
+    @property
+    def segment_count(self) -> int:
+        """How many tiles or strips the plane must have."""
+        return self.grid[0] * self.grid[1] * (self.keyframe.samplesperpixel if self.is_separate else 1)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the pixels lie in the file as they are in memory, row after row."""
+        return bool(self.keyframe.is_final)
+
+
+class SegmentReader:
+    """Reads planes of one file, from several threads at once; keeps a bounded number of decoded tiles."""
+
+    def __init__(self, path: Path, slide: str = "") -> None:
+        self._path, self._slide = path, slide
+        self._file = os.open(path, os.O_RDONLY)
+        self._cache: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+        self._raw: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
+
+    def close(self) -> None:
+        """Releases the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._raw = None
+        self._cache.clear()
+
+    def paint(self, plane: Plane, target: Pixels, corner_xy: tuple[int, int], samples: Sequence[int]) -> None:
+        """Writes a window of a plane into `target`; tiles that the file leaves out are not touched.
+
+        Args:
+            plane: what to read.
+            target: (height, width, len(samples)), may be a view; the window must lie within the plane.
+            corner_xy: upper-left pixel of the window.
+            samples: which samples of the pixel, in this order.
+        """
+        if plane.is_raw:
+            self._paint_raw(plane, target, corner_xy, samples)
+            return
+        left, top = corner_xy
+        height, width = target.shape[:2]
+        rows, columns = plane.segment_shape
+        down, across = plane.grid
+        wanted = [(sample * across * down, slice(i, i + 1), [0]) for i, sample in enumerate(samples)]
+        for first, into, which in wanted if plane.is_separate else [(0, slice(None), list(samples))]:
+            for row in range(top // rows, (top + height - 1) // rows + 1):
+                for column in range(left // columns, (left + width - 1) // columns + 1):
+                    tile = self._segment(plane, first + row * across + column)
+                    if tile is not None:
+                        offset = (column * columns - left, row * rows - top)
+                        _overlay(tile, target[..., into], offset, which)
+
+    def _paint_raw(self, plane: Plane, target: Pixels, corner_xy: tuple[int, int], samples: Sequence[int]) -> None:
+        if self._raw is None:
+            self._raw = np.memmap(self._path, dtype=np.uint8, mode="r")
+        page = plane.keyframe
+        dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+        planes, _, height, width, contiguous = page.shaped
+        try:
+            image = np.ndarray((planes, height, width, contiguous), dtype, self._raw, plane.offsets[0])
+        except TypeError:
+            raise StatedError(
+                slide=self._slide,
+                file=self._path,
+                expected=f"{page.nbytes} bytes of pixels at byte {plane.offsets[0]}",
+                found=f"a file of {self._raw.size} bytes",
+            ) from None
+        (left, top), (rows, columns) = corner_xy, target.shape[:2]
+        window = image[:, top : top + rows, left : left + columns]
+        for i, sample in enumerate(samples):
+            target[..., i] = window[sample, ..., 0] if planes > 1 else window[0, ..., sample]
+
+    def _segment(self, plane: Plane, index: int) -> Pixels | None:
+        """One decoded tile or strip (height, width, samples), cut at the border of the image."""
+        key = (*plane.key, index)
+        with self._lock:
+            found = self._cache.get(key)
+            if found is not None:
+                self._cache.move_to_end(key)
+                return found
+        if not plane.counts[index]:
+            return None
+        tile = self._decode(plane, index)
+        with self._lock:
+            if tile is not None and key not in self._cache:
+                self._cache[key] = tile
+                self._cached_bytes += tile.nbytes
+                while self._cached_bytes > CACHE_BYTES:
+                    self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return tile
+
+    def _decode(self, plane: Plane, index: int) -> Pixels | None:
+        offset, count = int(plane.offsets[index]), int(plane.counts[index])
+        page = plane.keyframe
+        options = {"jpegtables": plane.jpegtables, "jpegheader": page.jpegheader} if _is_jpeg(page) else {}
+        try:
+            data = os.pread(self._file, count, offset)
+            if len(data) < count:
+                raise ValueError(f"{len(data)} of {count} bytes")
+            tile, _, shape = plane.decode(data, index, _fullsize=page.is_tiled, **options)
+            samples = 1 if plane.is_separate else page.samplesperpixel
+            if tile is not None and (tile.shape[-1], tile.dtype) != (samples, page.dtype):
+                raise ValueError(f"{tile.shape[-1]} samples of {tile.dtype}, not {samples} of {page.dtype}")
+        except BROKEN_TIFF as error:
+            raise StatedError(
+                slide=self._slide,
+                file=self._path,
+                expected=f"readable pixels in tile or strip {index} of page {page.index}",
+                found=str(error) or type(error).__name__,
+            ) from None
+        return None if tile is None else tile[0, : shape[1], : shape[2]]
+
+
+def _overlay(tile: Pixels, target: Pixels, offset_xy: tuple[int, int], samples: Sequence[int]) -> None:
+    """Copies the part of `tile`, whose corner lies at `offset_xy` of `target`, that `target` covers."""
+    x, y = offset_xy
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + tile.shape[1], target.shape[1]), min(y + tile.shape[0], target.shape[0])
+    if right > left and bottom > top:
+        part = tile[top - y : bottom - y, left - x : right - x]
+        whole = list(samples) == list(range(part.shape[-1]))
+        target[top:bottom, left:right] = part if whole else part[..., list(samples)]
+
+
+def _is_jpeg(page: TiffPage) -> bool:
+    return page.compression in (6, 7, 34892, 33007)

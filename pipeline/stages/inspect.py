@@ -1,0 +1,63 @@
+"""`inspect`: size, resolution, levels and channels of a slide pair."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.settings import InspectSettings
+from pipeline.stages.arguments import add_settings, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments; an empty string counts as not given."""
+    parser.add_argument("--slide", required=True, metavar="NAME", help="unique name of the slide")
+    parser.add_argument("--patient", required=True, metavar="NAME", help="whom the slide comes from")
+    parser.add_argument("--sparse", required=True, metavar="FILE", help="the H&E slide")
+    parser.add_argument("--dense", default="", metavar="FILE", help="its multiplex partner")
+    parser.add_argument(
+        "--transform", default="", metavar="PATH", help="identity, or a transform that is known already"
+    )
+    parser.add_argument("--sparse-mpp", type=_number, metavar="UM", help="um per pixel of the sparse slide")
+    parser.add_argument("--dense-mpp", type=_number, metavar="UM", help="um per pixel of the dense slide")
+    parser.add_argument("--markers", default="", metavar="CSV", help="columns channel,marker: names of dense channels")
+    parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the record to write")
+    add_settings(parser, InspectSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes the record."""
+    from pipeline.provenance import file_digest, record, write_json
+    from pipeline.sheet import SheetRow
+    from pipeline.slides.inspecting import inspect_slide
+    from pipeline.slides.record import to_mapping
+
+    settings = settings_of(parsed, InspectSettings)
+    row = SheetRow(
+        slide=parsed.slide,
+        patient=parsed.patient,
+        sparse=parsed.sparse,
+        dense=parsed.dense,
+        transform=parsed.transform,
+        sparse_mpp=parsed.sparse_mpp,
+        dense_mpp=parsed.dense_mpp,
+        markers=parsed.markers,
+    )
+    inspected = inspect_slide(row, settings)
+    inputs = {"sparse": inspected.sparse.sha256}
+    if inspected.dense:
+        inputs["dense"] = inspected.dense.sha256
+    if row.markers:
+        inputs["markers"] = file_digest(Path(row.markers))
+    packages = ("openslide-bin", "openslide-python", "tifffile")
+    write_json(parsed.out, to_mapping(inspected) | {"provenance": record("inspect", settings, inputs, packages)})
+
+
+def _number(text: str) -> float | None:
+    """A positive number, or None for an empty string."""
+    if not text.strip():
+        return None
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
+    return value

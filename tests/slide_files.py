@@ -1,0 +1,102 @@
+"""Small slides that the tests of the readers write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+Image = NDArray[Any]
+
+
+def smooth_rgb(width: int, height: int) -> NDArray[np.uint8]:
+    """An image of gradients and waves: JPEG keeps it almost as it is, and every place looks different."""
+    y, x = np.mgrid[:height, :width].astype(float)
+    red = 40 + 160 * x / width
+    green = 40 + 160 * y / height
+    blue = 128 + 60 * np.sin(x / 23) * np.cos(y / 31)
+    return np.stack([red, green, blue], axis=-1).astype(np.uint8)
+
+
+def halved(image: Image) -> Image:
+    """Every 2 x 2 pixels averaged, an odd last row or column dropped: what scanners write."""
+    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+    parts = image[:height, :width].astype(float).reshape(height // 2, 2, width // 2, 2, *image.shape[2:])
+    return np.rint(parts.mean(axis=(1, 3))).astype(image.dtype)
+
+
+def pyramid(image: Image, levels: int) -> list[Image]:
+    found = [image]
+    while len(found) < levels:
+        found.append(halved(found[-1]))
+    return found
+
+
+def write_rgb(
+    path: Path, levels: list[Image], *, mpp: float | None = 0.5, tile: int = 64, compression: str | None = "jpeg"
+) -> Path:
+    """A tiled RGB pyramid that OpenSlide opens as a generic TIFF."""
+    resolution: dict[str, Any] = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"} if mpp else {}
+    arguments = {"compressionargs": {"level": 95}} if compression == "jpeg" else {}
+    with tifffile.TiffWriter(path) as writer:
+        for index, image in enumerate(levels):
+            writer.write(
+                image,
+                tile=(tile, tile),
+                photometric="rgb",
+                compression=compression,
+                subfiletype=1 if index else 0,
+                metadata=None,
+                **arguments,
+                **resolution,
+            )
+    return path
+
+
+def write_svs(path: Path, levels: list[Image], description: str = "MPP = 0.5000") -> Path:
+    """What OpenSlide and we take for an Aperio slide."""
+    with tifffile.TiffWriter(path) as writer:
+        for index, image in enumerate(levels):
+            writer.write(
+                image,
+                tile=(64, 64),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": 95},
+                description=f"Aperio Image Library v11.2.1|AppMag = 20|{description}",
+                subfiletype=1 if index else 0,
+                metadata=None,
+            )
+    return path
+
+
+def write_ome(path: Path, levels: list[Image], names: list[str] | None, **options: Any) -> Path:
+    """An OME-TIFF of axes CYX with its pyramid in SubIFDs."""
+    metadata: dict[str, Any] = {"axes": "CYX", "PhysicalSizeX": 0.65, "PhysicalSizeXUnit": "µm"}
+    metadata |= {"PhysicalSizeY": 0.65, "PhysicalSizeYUnit": "µm"}
+    if names:
+        metadata["Channel"] = {"Name": names}
+    metadata |= options.pop("metadata", {})
+    options = {"tile": (64, 64), "compression": "zlib", "photometric": "minisblack"} | options
+    with tifffile.TiffWriter(path, ome=True, bigtiff=options.pop("bigtiff", False)) as writer:
+        writer.write(levels[0], subifds=len(levels) - 1, metadata=metadata, **options)
+        for image in levels[1:]:
+            writer.write(image, subfiletype=1, metadata=None, **options)
+    return path
+
+
+def channels_image(channels: int, width: int, height: int, dtype: str = "uint16") -> Image:
+    """Noise, so that a misplaced pixel cannot pass unnoticed."""
+    noise = np.random.default_rng(channels).random((channels, height, width))
+    return noise.astype(dtype) if dtype == "float32" else (noise * np.iinfo(dtype).max).astype(dtype)
+
+
+def window_of(image: Image, corner_xy: tuple[int, int], size_xy: tuple[int, int], fill: int) -> Image:
+    """The window that `read_region` must give, by a way of its own: the image (H, W, C) padded on all sides."""
+    margin = max(abs(value) for value in (*corner_xy, *size_xy)) + max(size_xy)
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=fill)
+    left, top = corner_xy[0] + margin, corner_xy[1] + margin
+    return padded[top : top + size_xy[1], left : left + size_xy[0]]

@@ -1,0 +1,102 @@
+"""The sheet: what a row becomes, and that every fault is told at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StatedError
+from pipeline.sheet import SheetRow, read_sheet
+
+
+def write(folder: Path, *lines: str) -> Path:
+    path = folder / "slides.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_rows_come_in_order_with_comments_and_empty_lines_skipped(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "# a cohort",
+        "slide\tpatient\tsparse\tdense\ttransform\tdense_mpp\tmarkers",
+        "",
+        "b\tp1\tb.svs\tb.ome.tif\tidentity\t0.65\tb.csv",
+        "  # between",
+        "a\tp 2\tdata/a slide.svs",
+    )
+    assert read_sheet(path) == (
+        SheetRow("b", "p1", "b.svs", "b.ome.tif", "identity", None, 0.65, "b.csv"),
+        SheetRow("a", "p 2", "data/a slide.svs"),
+    )
+
+
+def test_columns_may_come_in_any_order_and_with_windows_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "slides.tsv"
+    path.write_bytes("\ufeffsparse\tslide\tpatient\r\nx.svs\ts\tp\r\n".encode())
+    assert read_sheet(path) == (SheetRow("s", "p", "x.svs"),)
+
+
+def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "# comment",
+        "slide\tpatient\tsparse\tdense\ttransform\tsparse_mpp",
+        "one\tp\tx.svs\t\t\t0.5",
+        "one\tp\tx.svs\t\t\thalf",
+        "ONE\t\t\t\tidentity\t-1",
+        "a/b\tp\tx.svs\t\t\tnan",
+        "two\tp\tx.svs\ty\t\t0.5\tmore",
+    )
+    with pytest.raises(StatedError) as error:
+        read_sheet(path)
+    text = str(error.value)
+    assert str(path) in text
+    for fault in (
+        "line 4: slide 'one' repeats line 3",
+        "line 4: sparse_mpp must be a positive number, not 'half'",
+        "line 5: slide 'ONE' differs only by case from 'one' of line 3",
+        "line 5: patient is empty",
+        "line 5: sparse is empty",
+        "line 5: transform is given without a dense slide",
+        "line 5: sparse_mpp must be a positive number, not '-1'",
+        "line 6: slide 'a/b' must be made of",
+        "line 6: sparse_mpp must be a positive number, not 'nan'",
+        "line 7: more cells than columns: 'more'",
+    ):
+        assert fault in text, fault
+    assert "line 3:" not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["slide\tsparse", "a\tb"], "missing column patient"),
+        (["slide,patient,sparse", "a,b,c"], "columns are separated by tabs"),
+        (["slide\tpatient\tsparse\tdens", "a\tb\tc\td"], "unknown column 'dens'"),
+        (["slide\tpatient\tsparse\tslide", "a\tb\tc\td"], "repeated column 'slide'"),
+        (["# only a comment"], "no such line"),
+        (["slide\tpatient\tsparse"], "at least one slide"),
+    ],
+)
+def test_wrong_headers_are_told(tmp_path: Path, lines: list[str], told: str) -> None:
+    with pytest.raises(StatedError, match=told):
+        read_sheet(write(tmp_path, *lines))
+
+
+def test_absent_or_binary_sheets_are_stated(tmp_path: Path) -> None:
+    binary = tmp_path / "sheet.xlsx"
+    binary.write_bytes(b"PK\x03\x04\xff\xfe\x80")
+    for path in (tmp_path / "none.tsv", binary):
+        with pytest.raises(StatedError, match="readable sheet"):
+            read_sheet(path)
+
+
+def test_the_snakefile_can_import_it_without_heavy_packages() -> None:
+    code = "import sys, pipeline.sheet; print({'numpy', 'torch', 'pandas', 'tifffile'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
