@@ -21,8 +21,10 @@ VERBS = {
     "split": "assign every patch to a fold, patients kept together",
     "train": "train a sparse encoder beside the dense branch",
     "embed": "turn the patches of one slide into features with a sparse-only encoder",
+    "embed-slides": "sum up the features of each slide in one vector per slide",
     "evaluate": "probe frozen features on held-out patches and compare the runs",
     "report": "build the self-contained HTML report of a cohort",
+    "settings": "print the reference of the configuration",
     "warp-points": "carry points from the sparse to the dense frame or back",
 }
 

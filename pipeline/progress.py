@@ -14,7 +14,14 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
 
 
-def progress(items: Iterable[T], *, label: str, unit: str, total: int | None = None) -> Iterator[T]:
+def say(text: str) -> None:
+    """One line on stderr, for what the user should know but nothing fails of."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(
+    items: Iterable[T], *, label: str, unit: str, total: int | None = None, units_per_item: int = 1
+) -> Iterator[T]:
     """The items, one by one, while stderr tells how far they are.
 
     Args:
@@ -22,15 +29,22 @@ def progress(items: Iterable[T], *, label: str, unit: str, total: int | None = N
         label: what is being done, in a word or two.
         unit: plural name of an item.
         total: how many there are; taken from `items` where they have a length.
+        units_per_item: for items that are batches: how many units one of them is; `total` counts items all the same.
     """
     count = len(items) if total is None and isinstance(items, Sized) else total
+    if count is not None:
+        count *= units_per_item
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=label, unit=f" {unit}", total=count)
+        with tqdm(desc=label, unit=f" {unit}", total=count) as bar:
+            for item in items:
+                yield item
+                bar.update(units_per_item)
         return
     start = told = time.monotonic()
     done = 0
-    for done, item in enumerate(items, start=1):
+    for number, item in enumerate(items, start=1):
         yield item
+        done = number * units_per_item
         now = time.monotonic()
         if now - told >= SECONDS_BETWEEN_LINES:
             told = now

@@ -67,3 +67,10 @@ def test_a_file_that_is_no_mapping_is_stated(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(StatedError, match=r"broken\.yaml"):
         load(path)
+
+
+def test_the_reference_of_the_configuration_is_up_to_date() -> None:
+    from pipeline.stages.settings import reference
+
+    written = (Path(__file__).resolve().parents[1] / "config" / "README.md").read_text()
+    assert written == reference(), "run: python -m pipeline settings > config/README.md"

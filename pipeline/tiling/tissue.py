@@ -16,9 +16,11 @@ OVERVIEW_MPP = 8.0
 _LARGEST_SIDE_PX = 4096
 _STRIP_PX = 2048
 
-# Chroma (largest minus smallest of R, G, B; 0 to 255) of glass stays under the first figure, that of pale stroma
-# lies above the second: between them Otsu decides, outside it has split tissue from tissue or noise from noise.
-_CHROMA_RANGE = (10.0, 22.0)
+# Absorption is 255 less the darkest of R, G, B. Clean to dusty glass stays under 25, pale mucin and stroma lie above 45:
+# between them Otsu decides; outside it has split tissue from tissue, or noise from noise. What absorbs more than 80
+# is surely tissue, and counting it as 80 keeps dark and pale tissue from becoming Otsu's two classes.
+_ABSORPTION_RANGE = (25.0, 45.0)
+_SURE_ABSORPTION = 80
 _SMALLEST_UM2 = 150.0**2
 
 
@@ -58,14 +60,14 @@ def read_overview(slide: Slide, mpp_level0: float) -> Overview:
 def tissue_mask(overview: Overview) -> NDArray[np.bool_]:
     """(h, w) bool: where the overview shows stained tissue.
 
-    Tissue is coloured and glass is not: the chroma, smoothed over about 20 um, is cut at Otsu's threshold, kept within
-    the range where it can mean tissue. Pieces and holes below 150 um by 150 um are removed and filled.
+    Stain darkens at least one colour, in grey mucin as in pink stroma; the darkest colour, smoothed over about 20 um,
+    is cut at Otsu's threshold, kept within the range where it can part tissue from glass. Pieces and holes below 150 um
+    by 150 um are removed and filled.
     """
-    rgb = overview.rgb
-    chroma = (rgb.max(axis=2).astype(np.int16) - rgb.min(axis=2)).astype(np.float32)
-    smooth = cv2.GaussianBlur(chroma, (0, 0), 20.0 / overview.mpp / 2)
+    absorption = np.minimum(255 - overview.rgb.min(axis=2), _SURE_ABSORPTION).astype(np.float32)
+    smooth = cv2.GaussianBlur(absorption, (0, 0), 10.0 / overview.mpp)
     otsu = float(threshold_otsu(smooth)) if smooth.min() < smooth.max() else np.inf
-    mask = smooth > np.clip(otsu, *_CHROMA_RANGE)
+    mask = smooth > np.clip(otsu, *_ABSORPTION_RANGE)
     smallest_px = max(1, int(_SMALLEST_UM2 / overview.mpp**2))
     mask = remove_small_objects(mask, max_size=smallest_px)
     return np.asarray(remove_small_holes(mask, max_size=smallest_px), dtype=np.bool_)

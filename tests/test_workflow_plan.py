@@ -1,0 +1,114 @@
+"""What the workflow plans to do, without doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cohort import REPOSITORY, planned, snakemake, write_cohort
+
+from pipeline.sheet import read_sheet
+
+RUNS = {"distilled": {"branches": ["sparse", "dense"]}, "sparse-only": {"branches": ["sparse", "sparse"]}}
+
+
+def _slides(folder: Path) -> list[dict[str, str]]:
+    """Three slides, two of them pairs; planning needs the files to exist, not to be slides."""
+    for name in ("a.tif", "a.ome.tif", "b.tif", "b.ome.tif", "c.tif"):
+        (folder / name).touch()
+    return [
+        {"slide": "a", "patient": "p1", "sparse": "a.tif", "dense": "a.ome.tif"},
+        {"slide": "b", "patient": "p2", "sparse": "b.tif", "dense": "b.ome.tif"},
+        {"slide": "c", "patient": "p3", "sparse": "c.tif"},
+    ]
+
+
+def test_a_cohort_is_planned_from_raw_slides_to_report(tmp_path: Path) -> None:
+    write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})
+    done = snakemake(tmp_path, "-n")
+    assert done.returncode == 0, done.stdout
+    jobs = planned(done.stdout)
+    expected = {"inspect": 3, "register": 2, "tile": 3, "split": 1, "train": 2, "embed": 5, "embed_slides": 1}
+    assert jobs == expected | {"evaluate": 1, "report": 1, "all": 1, "total": 20}
+
+
+def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path: Path) -> None:
+    rows = _slides(tmp_path)
+    (tmp_path / "a.ome.tif").unlink()
+    (tmp_path / "b.ome.tif").unlink()
+    (tmp_path / "encoder").mkdir()
+    write_cohort(tmp_path, rows, {"runs": RUNS, "embed": {"encoder": "encoder"}})
+    done = snakemake(tmp_path, "-n")
+    assert done.returncode == 0, done.stdout
+    jobs = planned(done.stdout)
+    assert jobs == {"inspect": 3, "tile": 3, "embed": 3, "embed_slides": 1, "report": 1, "all": 1, "total": 12}
+
+
+@pytest.mark.parametrize(
+    ("target", "last"),
+    [("inspect_all", "inspect"), ("register_all", "register"), ("tile_all", "tile"), ("train_all", "train")],
+)
+def test_each_stage_has_a_target_that_plans_nothing_beyond_it(tmp_path: Path, target: str, last: str) -> None:
+    write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})
+    done = snakemake(tmp_path, "-n", target)
+    assert done.returncode == 0, done.stdout
+    stages = ["inspect", "register", "tile", "split", "train", "embed", "evaluate", "report"]
+    jobs = planned(done.stdout)
+    assert last in jobs
+    assert not set(stages[stages.index(last) + 1 :]) & set(jobs)
+
+
+def test_a_missing_slide_is_left_to_inspect_so_that_the_others_go_on(tmp_path: Path) -> None:
+    rows = _slides(tmp_path)
+    (tmp_path / "b.tif").unlink()
+    write_cohort(tmp_path, rows, {"runs": RUNS})
+    done = snakemake(tmp_path, "-n", "tile_all")
+    assert done.returncode == 0, done.stdout
+    assert planned(done.stdout)["inspect"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"tyle": {"size_px": 64}}, "tyle"),
+        ({"tile": {"size": 64}}, "tile.size"),
+        ({"runs": {"distilled": {"objective": "magic"}}}, "runs.distilled.objective"),
+        ({"embed": {"encoder": "nowhere"}}, "nowhere"),
+        ({"slides": "config/absent.tsv"}, "config/absent.tsv"),
+    ],
+)
+def test_a_mistake_in_the_configuration_stops_before_any_job(
+    tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS} | change)
+    done = snakemake(tmp_path, "-n")
+    assert done.returncode == 1
+    assert named in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_slide_named_twice_stops_before_any_job(tmp_path: Path) -> None:
+    rows = _slides(tmp_path)
+    write_cohort(tmp_path, [*rows, rows[0]], {"runs": RUNS})
+    done = snakemake(tmp_path, "-n")
+    assert done.returncode == 1
+    assert "config/slides.tsv" in done.stdout
+
+
+def test_a_configuration_named_on_the_command_line_replaces_the_demos(tmp_path: Path) -> None:
+    write_cohort(tmp_path, _slides(tmp_path), {"runs": {"other": {}}})
+    (tmp_path / "own.yaml").write_text("runs: {mine: {}}\nembed: {encoder: mine}\n")
+    done = snakemake(tmp_path, "-n", "train_all", "--configfile", str(tmp_path / "own.yaml"))
+    assert planned(done.stdout)["train"] == 1
+    assert "results/train/mine" in done.stdout
+    assert "results/train/other" not in done.stdout
+
+
+def test_the_demo_sheet_is_the_cohort_that_the_demo_draws() -> None:
+    from pipeline.demo.cohort import COHORT
+
+    rows = {row.slide: row for row in read_sheet(REPOSITORY / "config" / "slides.tsv")}
+    assert list(rows) == [plan.name for plan in COHORT]
+    for plan in COHORT:
+        assert rows[plan.name].patient == plan.patient
+        assert bool(rows[plan.name].dense) == (plan.dense is not None)
