@@ -23,7 +23,7 @@ include: "workflow/rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         rules.report_all.input,
         rules.embed_all.input,
+    localrule: True

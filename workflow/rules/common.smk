@@ -14,7 +14,9 @@ from pipeline.settings import to_json
 from pipeline.sheet import read_sheet
 
 try:
-    SETTINGS = configuration.build(configuration.Settings, config, source="configuration")
+    SETTINGS = configuration.build(
+        configuration.Settings, config, source="configuration"
+    )
     SHEET = {row.slide: row for row in read_sheet(Path(SETTINGS.slides))}
 except StatedError as error:
     raise WorkflowError(str(error)) from None
@@ -40,7 +42,9 @@ wildcard_constraints:
 
 # Our own code reaches every rule from this checkout, also under --use-conda, whose environments hold third-party
 # packages only. Without conda the interpreter is the one that runs Snakemake, whether its environment is active or not.
-_prefix = f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(provenance.SOURCE_ROOT))}; "
+_prefix = (
+    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(provenance.SOURCE_ROOT))}; "
+)
 if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
     _prefix += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 shell.prefix(_prefix)

@@ -10,6 +10,8 @@ rule demo:
         "<logs>/demo/{slide}.log",
     benchmark:
         "<benchmarks>/demo/{slide}.tsv"
+    wildcard_constraints:
+        slide=one_of(name for name, row in SHEET.items() if row.dense),
     conda:
         "../../envs/slides.yaml"
     resources:
@@ -17,8 +19,6 @@ rule demo:
         runtime=10,
     params:
         code=code_digest("demo"),
-    wildcard_constraints:
-        slide=one_of(name for name, row in SHEET.items() if row.dense),
     shell:
         "python -P -m pipeline demo --slide {wildcards.slide} --out-sparse {output.sparse:q}"
         " --out-dense {output.dense:q} --out-truth {output.truth:q} 2>&1 | tee {log:q}"
@@ -33,6 +33,8 @@ rule demo_sparse_only:
         "<logs>/demo/{slide}.log",
     benchmark:
         "<benchmarks>/demo/{slide}.tsv"
+    wildcard_constraints:
+        slide=one_of(name for name, row in SHEET.items() if not row.dense),
     conda:
         "../../envs/slides.yaml"
     resources:
@@ -40,8 +42,6 @@ rule demo_sparse_only:
         runtime=10,
     params:
         code=code_digest("demo"),
-    wildcard_constraints:
-        slide=one_of(name for name, row in SHEET.items() if not row.dense),
     shell:
         "python -P -m pipeline demo --slide {wildcards.slide} --out-sparse {output.sparse:q}"
         " --out-truth {output.truth:q} 2>&1 | tee {log:q}"

@@ -44,6 +44,6 @@ rule embed_slides:
 
 
 rule embed_all:
-    localrule: True
     input:
         f"<results>/embed/{EMBEDDING}/slides.parquet",
+    localrule: True

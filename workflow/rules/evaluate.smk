@@ -2,7 +2,9 @@ rule evaluate:
     input:
         stores=collect("<results>/tile/{slide}.zarr", slide=PAIRED),
         split="<results>/split/patches.tsv",
-        features=collect("<results>/embed/{run}/{slide}.h5", run=SETTINGS.runs, slide=PAIRED),
+        features=collect(
+            "<results>/embed/{run}/{slide}.h5", run=SETTINGS.runs, slide=PAIRED
+        ),
     output:
         summary="<results>/evaluate/summary.tsv",
         details="<results>/evaluate/details.json",
@@ -28,6 +30,6 @@ rule evaluate:
 
 
 rule evaluate_all:
-    localrule: True
     input:
         "<results>/evaluate/summary.tsv" if TRAINED else [],
+    localrule: True

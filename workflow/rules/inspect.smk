@@ -31,6 +31,6 @@ rule inspect:
 
 
 rule inspect_all:
-    localrule: True
     input:
         collect("<results>/inspect/{slide}.json", slide=SLIDES),
+    localrule: True

@@ -31,6 +31,6 @@ rule register:
 
 
 rule register_all:
-    localrule: True
     input:
         collect("<results>/register/{slide}/qc.json", slide=PAIRED),
+    localrule: True

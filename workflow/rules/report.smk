@@ -29,6 +29,6 @@ rule report:
 
 
 rule report_all:
-    localrule: True
     input:
         "<results>/report/index.html",
+    localrule: True

@@ -28,6 +28,6 @@ rule tile:
 
 
 rule tile_all:
-    localrule: True
     input:
         collect("<results>/tile/{slide}.zarr", slide=SLIDES),
+    localrule: True

@@ -27,6 +27,6 @@ rule train:
 
 
 rule train_all:
-    localrule: True
     input:
         collect("<results>/train/{run}/encoder", run=SETTINGS.runs if TRAINED else []),
+    localrule: True
