@@ -45,7 +45,7 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
     expected = "the qc.json of this slide's registration"
     try:
         known = json.loads(qc.read_text(encoding="utf-8"))
-        verdict, channel = known["verdict"], known["nuclear_channel"]
+        verdict, channel = known["verdict"], known["channel"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=repr(error)) from None
     channels = record.dense.channels if record.dense else ()

@@ -106,7 +106,7 @@ def _patches_with_tissue(
         raise StatedError(
             slide=record.slide,
             file=side.path,
-            expected=f"a patch of {settings.size_px} px at {mpp:g} um/px with at least {settings.min_tissue:.0%} tissue",
+            expected=f"a patch of {settings.size_px * mpp:g} um with at least {settings.min_tissue:.0%} tissue",
             found=f"{len(kept)} squares, {mask.mean():.1%} of the slide is tissue",
         )
     return len(kept), grid.take(kept), fraction[kept]

@@ -16,9 +16,9 @@ OVERVIEW_MPP = 8.0
 _LARGEST_SIDE_PX = 4096
 _STRIP_PX = 2048
 
-# Absorption is 255 less the darkest of R, G, B. Clean to dusty glass stays under 25, pale mucin and stroma lie above 45:
-# between them Otsu decides; outside it has split tissue from tissue, or noise from noise. What absorbs more than 80
-# is surely tissue, and counting it as 80 keeps dark and pale tissue from becoming Otsu's two classes.
+# Absorption is 255 less the darkest of R, G, B. Clean to dusty glass stays under 25, pale mucin and stroma lie above
+# 45: between them Otsu decides; outside it has split tissue from tissue, or noise from noise. What absorbs more than
+# 80 is surely tissue, and counting it as 80 keeps dark and pale tissue from becoming Otsu's two classes.
 _ABSORPTION_RANGE = (25.0, 45.0)
 _SURE_ABSORPTION = 80
 _SMALLEST_UM2 = 150.0**2

@@ -1,0 +1,163 @@
+"""From slide files and a known transform to a store whose pairs show the same place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from slide_files import pyramid, write_ome, write_rgb
+
+from pipeline.cli import main
+from pipeline.provenance import write_json
+from pipeline.registration.transform import Transform, write_transform
+from pipeline.settings import InspectSettings
+from pipeline.sheet import SheetRow
+from pipeline.slides.inspecting import inspect_slide
+from pipeline.slides.record import to_mapping
+from pipeline.tiling.pairing import UNMEASURED_QUALITY, pair_quality
+from pipeline.tiling.store import PatchStore
+
+MPP = 0.65
+# Sparse um to dense um: a turn by 25 degrees about a point, and a shift.
+TURN = np.array([[np.cos(0.436), -np.sin(0.436)], [np.sin(0.436), np.cos(0.436)]])
+AFFINE = np.column_stack([TURN, np.array([250.0, 250.0]) - TURN @ np.array([180.0, 180.0]) + [6.0, -4.0]])
+
+
+def _nuclei(size_px: int) -> NDArray[np.float64]:
+    """A field of blurred discs in [0, 1], 900 um wide, as nuclei lie."""
+    rng = np.random.default_rng(5)
+    field = np.zeros((size_px, size_px), dtype=np.float32)
+    for x, y in rng.uniform(0, size_px, (size_px * size_px // 350, 2)):
+        cv2.circle(field, (int(x), int(y)), int(rng.integers(4, 7)), float(rng.uniform(0.6, 1.0)), -1)
+    return cv2.GaussianBlur(field, (0, 0), 1.2).astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """he.tif (0.65 um/px), multiplex.ome.tif and the true transform between them."""
+    folder = tmp_path_factory.mktemp("pair")
+    dense_nuclei = _nuclei(1000)
+    y, x = np.mgrid[:600, :600].astype(np.float64) * MPP
+    map_x, map_y = (AFFINE[i, 0] * x + AFFINE[i, 1] * y + AFFINE[i, 2] for i in (0, 1))
+    seen = cv2.remap(dense_nuclei, (map_x / MPP).astype(np.float32), (map_y / MPP).astype(np.float32), cv2.INTER_LINEAR)
+    white, purple = np.array([242.0, 226.0, 238.0]), np.array([90.0, 50.0, 130.0])
+    he = white + (purple - white) * seen[..., None]
+    he[:, :120] = 247.0
+    write_rgb(folder / "he.tif", pyramid(he.astype(np.uint8), 3), mpp=MPP)
+    ramp = np.tile(np.arange(1000) * 20, (1000, 1))
+    dense = np.stack([dense_nuclei * 40000, ramp]).astype(np.uint16)
+    write_ome(folder / "multiplex.ome.tif", [dense], ["DAPI", "Ramp"])
+    return folder
+
+
+def _tile(folder: Path, pair: Path, affine: NDArray[Any] | None, verdict: str = "pass", **settings: Any) -> PatchStore:
+    row = SheetRow("s1", "p1", str(pair / "he.tif"), str(pair / "multiplex.ome.tif") if affine is not None else "")
+    record = inspect_slide(row, InspectSettings())
+    write_json(folder / "record.json", to_mapping(record))
+    words = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr"), "--threads", "2"]
+    if affine is not None:
+        write_transform(folder / "transform.zarr", Transform(affine, None, None), {})
+        write_json(folder / "qc.json", {"verdict": verdict, "channel": "DAPI"})
+        words += ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
+    options = {"size_px": 128, "mpp": MPP, "min_tissue": 0.3} | settings
+    assert main([*words, "--settings", json.dumps(options)]) == 0
+    return PatchStore.open(folder / "s1.zarr")
+
+
+def test_pairs_of_a_true_transform_show_the_same_place(tmp_path: Path, pair: Path) -> None:
+    store = _tile(tmp_path, pair, AFFINE)
+    assert len(store) == 12
+    assert store.attributes.markers == ("DAPI", "Ramp")
+    measured = store.table.residual_um[np.isfinite(store.table.residual_um)]
+    assert len(measured) >= 8
+    assert np.median(measured) < 0.5
+    assert (store.table.pair_quality[np.isfinite(store.table.residual_um)] > 0).all()
+    for row in range(len(store)):
+        x_um = (store.table.position_um[row, 0] + np.arange(128) * MPP)[None, :]
+        y_um = (store.table.position_um[row, 1] + np.arange(128) * MPP)[:, None]
+        dense_x_px = (AFFINE[0, 0] * x_um + AFFINE[0, 1] * y_um + AFFINE[0, 2]) / MPP
+        np.testing.assert_allclose(store.read_dense([row])[0, 1], dense_x_px * 20, atol=2.0)
+
+
+def test_sparse_rows_are_the_slides_own_pixels(tmp_path: Path, pair: Path) -> None:
+    from openslide import OpenSlide
+
+    store = _tile(tmp_path, pair, None)
+    assert not store.has_dense
+    slide = OpenSlide(pair / "he.tif")
+    for row in (0, 7, len(store) - 1):
+        x, y = store.table.position_px[row].tolist()
+        expected = np.asarray(slide.read_region((x, y), 0, (128, 128)).convert("RGB"))
+        np.testing.assert_array_equal(store.read_sparse([row])[0], expected)
+
+
+def test_pairs_of_a_shifted_transform_are_measured_and_dropped(tmp_path: Path, pair: Path) -> None:
+    wrong = AFFINE + np.array([[0, 0, 9.0], [0, 0, 0]])
+    store = _tile(tmp_path, pair, wrong, max_residual_um=4.0)
+    measured = np.isfinite(store.table.residual_um)
+    assert measured.sum() >= 8
+    assert abs(np.median(store.table.residual_um[measured]) - 9.0) < 0.7
+    assert (store.table.pair_quality[measured] == 0).mean() > 0.8
+    assert store.attributes.counts["pair_residual"] >= 0.8 * measured.sum()
+
+
+def test_a_failed_registration_gives_no_pairs(tmp_path: Path, pair: Path) -> None:
+    store = _tile(tmp_path, pair, AFFINE, verdict="fail")
+    assert not store.has_dense
+    assert store.attributes.verdict == "fail"
+    assert (store.table.pair_quality == 0).all()
+    assert len(store) == 12
+
+
+def test_marker_means_are_those_of_the_pixels_in_their_own_units(tmp_path: Path, pair: Path) -> None:
+    store = _tile(tmp_path, pair, AFFINE)
+    dense = store.read_dense(slice(None))
+    np.testing.assert_allclose(store.table.marker_mean, dense.mean(axis=(2, 3)), rtol=1e-5)
+
+
+def test_the_number_of_threads_does_not_change_a_byte(tmp_path: Path, pair: Path) -> None:
+    from pipeline.provenance import file_digest
+
+    digests = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        _tile(tmp_path / name, pair, AFFINE)
+        digests.append(file_digest(tmp_path / name / "s1.zarr"))
+    assert digests[0] == digests[1]
+
+
+def test_a_slide_of_glass_is_stated_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rgb(tmp_path / "glass.tif", [np.full((600, 600, 3), 244, dtype=np.uint8)])
+    record = inspect_slide(SheetRow("g", "p", str(tmp_path / "glass.tif")), InspectSettings())
+    write_json(tmp_path / "record.json", to_mapping(record))
+    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "g.zarr")]
+    assert main([*words, "--settings", '{"size_px": 64}']) == 1
+    error = capsys.readouterr().err
+    assert "slide g" in error
+    assert "0.0% of the slide is tissue" in error
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["glass.tif", "record.json"]
+
+
+def test_patches_finer_than_the_slide_are_refused(
+    tmp_path: Path, pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = inspect_slide(SheetRow("s", "p", str(pair / "he.tif")), InspectSettings())
+    write_json(tmp_path / "record.json", to_mapping(record))
+    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    assert main([*words, "--settings", '{"mpp": 0.25}']) == 1
+    assert "expected a slide of 0.25 um/px or finer, found 0.65 um/px" in capsys.readouterr().err
+
+
+def test_quality_follows_confidence_and_drops_shifts_and_edges() -> None:
+    quality = pair_quality(
+        np.array([0.5, 9.0, 9.0, np.nan, 0.5], dtype=np.float32),
+        np.array([0.9, 0.9, 0.1, 0.0, 0.9], dtype=np.float32),
+        np.array([1.0, 1.0, 1.0, 1.0, 0.5], dtype=np.float32),
+        max_residual_um=8.0,
+    )
+    np.testing.assert_allclose(quality, [0.9, 0.0, UNMEASURED_QUALITY, UNMEASURED_QUALITY, 0.0])
