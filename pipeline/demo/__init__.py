@@ -1,0 +1,1 @@
+"""The synthetic cohort: slide pairs drawn from known truth."""
