@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import StatedError
@@ -117,11 +117,35 @@ class RunSettings:
     weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of AdamW")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps in which the learning rate rises")
     seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
+    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient in a step")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="number format of the forward pass; auto is bf16 where the hardware gains from it",
+    )
     size_px: int | None = Field(
         default=None,
         ge=16,
         description="side in pixels of the crop that the encoder sees; null is the side of the patch",
     )
+    shared_geometry: bool = Field(
+        default=True,
+        description="whether a sparse and a dense branch see the same window of the patch; turns and mirrors are "
+        "drawn for each branch in any case",
+    )
+    crop: float = Field(
+        default=0.75, gt=0, le=1, description="smallest side of an augmented window as a fraction of size_px"
+    )
+    colour: float = Field(
+        default=1.0, ge=0, le=2, description="strength of stain, colour and intensity changes; 0 switches them off"
+    )
+    blur: float = Field(default=0.0, ge=0, le=1, description="probability that a sparse view is blurred")
+
+    @field_validator("branches")
+    @classmethod
+    def _yields_a_sparse_encoder(cls, branches: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        if "sparse" not in branches:
+            raise ValueError("at least one branch must be sparse, for the sparse encoder is what a run yields")
+        return branches
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -132,6 +156,11 @@ class EmbedSettings:
         default="distilled", min_length=1, description="name of a run, or path of an exported encoder folder"
     )
     batch_size: int = Field(default=128, ge=1, description="patches per forward pass")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="number format of the forward pass; auto is bf16 where the hardware gains from it and the "
+        "encoder's features have been measured to stay the same (cosine 0.999)",
+    )
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -161,7 +190,19 @@ class EvaluateSettings:
 class ReportSettings:
     """Settings of the stage report."""
 
-    title: str = Field(default="More From Less", description="title of the page")
+    title: str = Field(default="More From Less", min_length=1, description="title of the page")
+    note: str = Field(
+        default="", description="a sentence on the cohort that readers must know, shown at its head and among the limits"
+    )
+    picture_px: int = Field(
+        default=900,
+        ge=200,
+        le=4000,
+        description="longest side of a picture in pixels; smaller in cohorts of more than 8 slides, to bound the page",
+    )
+    map_patches: int = Field(
+        default=3000, ge=10, description="patches drawn in the embedding map and used to fit its axes, over all slides"
+    )
 
 
 @dataclass(frozen=True, config=_CLOSED)

@@ -1,0 +1,144 @@
+"""The stage evaluate: reads pairs and features, writes the summary table and its details."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluation.bootstrap import block_labels
+from pipeline.evaluation.evidence import EvidenceRow, compare
+from pipeline.evaluation.prediction import check_runs, held_out, predict, training_rows
+from pipeline.evaluation.reading import Cohort, encoder_of, read_cohort
+from pipeline.evaluation.targets import DESCRIPTION
+from pipeline.progress import progress
+from pipeline.provenance import file_digest, finished, record, write_json
+from pipeline.settings import EvaluateSettings
+
+COLUMNS = (
+    "run",
+    "probe",
+    "target",
+    "metric",
+    "score",
+    "low",
+    "high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "verdict",
+    "seeds",
+    "train_patches",
+    "test_patches",
+    "test_slides",
+)
+
+_METRIC = "pearson_r"
+_SEEDS = 1  # each run is one training with one seed
+
+
+def evaluate(
+    stores: Path,
+    split: Path,
+    embeddings: Path,
+    runs: Sequence[str],
+    settings: EvaluateSettings,
+    out_summary: Path,
+    out_details: Path,
+) -> list[EvidenceRow]:
+    """Probes the frozen features of every run and writes `summary.tsv` and `details.json`.
+
+    Args:
+        stores: folder of the stores `{slide}.zarr`.
+        split: `patches.tsv` of the stage split.
+        embeddings: folder that holds one folder of features per run.
+        runs: names of the runs, in the order of the table.
+        settings: of the stage.
+        out_summary: one row per run, probe and marker, and their mean.
+        out_details: the same with further measures, the choices made and the provenance.
+
+    Raises:
+        StatedError: see `read_cohort`, `read_features`, `encoder_of` and `check_runs`.
+    """
+    check_runs(embeddings, list(runs))
+    cohort = read_cohort(split, stores)
+    names = [slide.slide for slide in cohort.slides]
+    encoders = {run: encoder_of(embeddings / run, names) for run in runs}
+    training = training_rows(cohort, settings)
+    predictions = {
+        run: predict(embeddings / run, cohort, training, settings)
+        for run in progress(runs, label="probing", unit="runs")
+    }
+    rows = compare(cohort, predictions, settings)
+    inputs = {split.name: file_digest(split)}
+    for name in names:
+        inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
+        inputs |= {f"embed/{run}/{name}.h5": file_digest(embeddings / run / f"{name}.h5") for run in runs}
+    details = {
+        "provenance": record("evaluate", settings, inputs, packages=("numpy", "scipy", "h5py", "zarr")),
+        "metric": _METRIC,
+        "target": DESCRIPTION,
+        "baseline": settings.baseline if settings.baseline in runs else "",
+        "runs": {
+            run: {"encoder": encoder, "features": width, "train_patches_at_most": settings.max_train_patches}
+            for run, (encoder, width) in encoders.items()
+        },
+        "markers": list(cohort.markers),
+        "held_out": _held_out(cohort, settings),
+        "rows": [_details(row) for row in rows],
+    }
+    with finished(out_summary) as temporary:
+        write_summary(temporary, rows)
+        write_json(out_details, details)
+    return rows
+
+
+def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
+    """Writes the table as tab-separated text; numbers with four decimals, empty where nothing can be said."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            numbers = (
+                row.score,
+                row.within.low,
+                row.within.high,
+                row.difference,
+                row.difference_within.low,
+                row.difference_within.high,
+            )
+            counts = (_SEEDS, row.train_patches, row.test_patches, row.test_slides)
+            writer.writerow((row.run, row.probe, row.target, _METRIC, *map(_decimals, numbers), row.verdict, *counts))
+
+
+def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
+    """Per held-out slide: patient, patches, and the blocks of tissue that the intervals rest on."""
+    told = {}
+    for slide in held_out(cohort):
+        tested = slide.fold == 0
+        blocks = block_labels(slide.position_um[tested], settings.block_um)
+        told[slide.slide] = {
+            "patient": slide.patient,
+            "patches": int(tested.sum()),
+            "blocks": len(np.unique(blocks)),
+            "also_fitted_on": bool((slide.fold != 0).any()),
+        }
+    return told
+
+
+def _details(row: EvidenceRow) -> dict[str, Any]:
+    """The row as JSON values: null for nan."""
+    values = {item.name: getattr(row, item.name) for item in fields(row)}
+    for name, prefix in (("within", ""), ("difference_within", "difference_")):
+        interval = values.pop(name)
+        values |= {f"{prefix}low": interval.low, f"{prefix}high": interval.high}
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+
+
+def _decimals(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"

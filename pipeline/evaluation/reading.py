@@ -1,0 +1,172 @@
+"""What the evaluation reads: the pairs of each slide from split and store, and the features of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.tiling.store import PatchStore
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Features = NDArray[np.float32]
+
+_COLUMNS = ("slide", "row", "patient", "fold", "pair_quality")
+
+
+@dataclass(frozen=True)
+class SlidePairs:
+    """The usable pairs of one slide, n of them, T markers in the cohort's order.
+
+    Attributes:
+        slide: its name.
+        patient: whom it comes from.
+        rows: (n,) rows of the store.
+        fold: (n,) 0 is held out.
+        position_um: (n, 2) xy of the patches.
+        marker_mean: (n, T) mean intensities in the slide's own units, nan where the slide lacks the marker.
+        coords_px: (N, 2) xy level-0 position of ALL patches of the store, to check features against.
+    """
+
+    slide: str
+    patient: str
+    rows: Integers
+    fold: Integers
+    position_um: Floats
+    marker_mean: Floats
+    coords_px: Integers
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All slides that have pairs, and the markers that any of them has, in order of appearance."""
+
+    markers: tuple[str, ...]
+    slides: tuple[SlidePairs, ...]
+
+
+def read_cohort(split: Path, stores: Path) -> Cohort:
+    """The pairs (pair_quality above 0) of every slide in `patches.tsv`.
+
+    Args:
+        split: the `patches.tsv` of the stage split.
+        stores: folder of the stores, `{slide}.zarr`.
+
+    Raises:
+        StatedError: where the table is no such table, a store is absent or has other rows, or where fold 0 or
+            the other folds have no pair.
+    """
+    table = _read_split(split)
+    pairs = table[table["pair_quality"] > 0]
+    if not (pairs["fold"] == 0).any():
+        raise StatedError(file=split, expected="pairs in fold 0, the held-out fold", found=f"none among {len(pairs)}")
+    if not (pairs["fold"] != 0).any():
+        raise StatedError(file=split, expected="pairs to fit on in folds other than 0", found=f"none in {len(pairs)}")
+    opened: list[tuple[str, str, pd.DataFrame, PatchStore]] = []
+    for slide, part in pairs.groupby("slide", sort=False):
+        name = str(slide)
+        store = PatchStore.open(stores / f"{name}.zarr")
+        rows = int((table["slide"] == name).sum())
+        if rows != len(store) or int(part["row"].max()) >= len(store):
+            raise StatedError(slide=name, file=split, expected=f"the {len(store)} rows of the store", found=str(rows))
+        opened.append((name, str(part["patient"].iloc[0]), part, store))
+    markers = tuple(dict.fromkeys(marker for *_, store in opened for marker in store.attributes.markers))
+    return Cohort(markers, tuple(_slide_pairs(*item, markers) for item in opened))
+
+
+def read_features(folder: Path, slide: SlidePairs) -> Features:
+    """Features (n, D) of the slide's pairs from `{folder}/{slide}.h5`.
+
+    Raises:
+        StatedError: if there are none, or if their coordinates are not those of the store's patches.
+    """
+    path = folder / f"{slide.slide}.h5"
+    if not path.is_file():
+        raise StatedError(slide=slide.slide, file=path, expected=f"features of run {folder.name}", found="no file")
+    try:
+        with h5py.File(path) as file:
+            coords = np.asarray(file["coords"])
+            shape = file["features"].shape
+            if len(shape) != 2 or shape[0] != len(slide.coords_px) or not np.array_equal(coords, slide.coords_px):
+                raise StatedError(
+                    slide=slide.slide,
+                    file=path,
+                    expected=f"features of the store's {len(slide.coords_px)} patches, in its order",
+                    found=f"{len(coords)} patches at other positions"
+                    if len(coords) == len(slide.coords_px)
+                    else f"features of shape {shape}",
+                )
+            features: Features = np.asarray(file["features"], dtype=np.float32)[slide.rows]
+    except (OSError, KeyError) as error:
+        raise StatedError(
+            slide=slide.slide, file=path, expected="an HDF5 file with features and coords", found=str(error)
+        ) from None
+    if not np.isfinite(features).all():
+        raise StatedError(slide=slide.slide, file=path, expected="finite features", found="nan or infinity")
+    return features
+
+
+def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
+    """The hash of the encoder that made a run's features and their width, the same for all slides.
+
+    Raises:
+        StatedError: if a file names another run, or another encoder or width than the others of the run.
+    """
+    seen: dict[tuple[str, int], str] = {}
+    for slide in slides:
+        path = folder / f"{slide}.h5"
+        if not path.is_file():
+            raise StatedError(slide=slide, file=path, expected=f"features of run {folder.name}", found="no file")
+        with h5py.File(path) as file:
+            found = (str(file.attrs.get("encoder", "")), int(file["features"].shape[-1]))
+            made_by = str(file["coords"].attrs.get("encoder_run", folder.name))
+        if made_by != folder.name:
+            raise StatedError(
+                slide=slide, file=path, expected=f"features of the encoder of run {folder.name}", found=f"of {made_by}"
+            )
+        seen.setdefault(found, slide)
+        if len(seen) > 1:
+            (first, width), *_ = seen
+            raise StatedError(
+                slide=slide,
+                file=path,
+                expected=f"one encoder in run {folder.name}: {width} wide, {first[:12]} as of {seen[first, width]}",
+                found=f"{found[1]} wide, {found[0][:12]}",
+            )
+    return next(iter(seen))
+
+
+def _read_split(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, sep="\t", dtype={"slide": str, "patient": str}, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise StatedError(file=path, expected="the table that split writes", found=str(error)) from None
+    missing = [name for name in _COLUMNS if name not in table.columns]
+    if missing:
+        raise StatedError(file=path, expected=f"the columns {', '.join(_COLUMNS)}", found=f"no {', '.join(missing)}")
+    return table
+
+
+def _slide_pairs(
+    slide: str, patient: str, part: pd.DataFrame, store: PatchStore, markers: tuple[str, ...]
+) -> SlidePairs:
+    rows = part["row"].to_numpy(np.int64)
+    values = np.full((len(rows), len(markers)), np.nan)
+    for index, marker in enumerate(store.attributes.markers):
+        values[:, markers.index(marker)] = store.table.marker_mean[rows, index]
+    return SlidePairs(
+        slide=slide,
+        patient=patient,
+        rows=rows,
+        fold=part["fold"].to_numpy(np.int64),
+        position_um=np.asarray(store.table.position_um[rows], dtype=np.float64),
+        marker_mean=values,
+        coords_px=np.asarray(store.table.position_px, dtype=np.int64),
+    )

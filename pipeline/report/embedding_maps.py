@@ -1,0 +1,182 @@
+"""Embeddings as colours and points: principal components of a sample, applied slide by slide.
+
+The components are fitted once, on patches drawn evenly from all slides, so that a colour means the same thing in
+every slide. Features are read a part at a time; memory does not grow with the slides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+
+from pipeline.errors import StatedError
+from pipeline.tiling.store import PatchStore
+
+Floats = NDArray[np.float64]
+
+COMPONENTS = 3
+_ROWS_AT_ONCE = 8192
+_COLOUR_PERCENTILES = (2.0, 98.0)
+
+
+@dataclass(frozen=True)
+class Components:
+    """The first principal components of a sample of patches.
+
+    Attributes:
+        centre: (D,) mean of the sample.
+        axes: (3, D) directions, largest variance first; zero where the sample has fewer.
+        explained: (3,) share of the sample's variance, 0 to 1.
+        low: (3,) values that are drawn darkest.
+        high: (3,) values that are drawn brightest.
+        points: by slide, (n, 2) the first two components of its patches in the sample.
+    """
+
+    centre: Floats
+    axes: Floats
+    explained: Floats
+    low: Floats
+    high: Floats
+    points: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class PatchColours:
+    """A slide's patches as colours, one pixel per place of the grid.
+
+    Attributes:
+        rgba: (h, w, 4) uint8, transparent where there is no patch.
+        left: of the grid, as a fraction of the slide's width.
+        top: as a fraction of its height.
+        width: as a fraction of the slide's width.
+        height: as a fraction of its height.
+    """
+
+    rgba: NDArray[np.uint8]
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def fit_components(features: Mapping[str, Path], patches: int) -> Components | None:
+    """The components of at most `patches` patches, spread evenly over slides and rows; None with fewer than two.
+
+    Raises:
+        StatedError: if a file holds no features, or features of another width than the first slide's.
+    """
+    sample: dict[str, Floats] = {}
+    width: int | None = None
+    for slide, path in features.items():
+        with _opened(slide, path) as file:
+            count, found = file["features"].shape
+            width = found if width is None else width
+            if found != width:
+                raise StatedError(
+                    slide=slide, file=path, expected=f"features {width} wide, as of the first slide", found=str(found)
+                )
+            wanted = min(count, max(2, patches // len(features)))
+            rows = np.unique(np.linspace(0, max(count - 1, 0), wanted).round().astype(np.int64))
+            sample[slide] = np.asarray(file["features"][rows], dtype=np.float64)
+    values = np.concatenate(list(sample.values())) if sample else np.empty((0, 0))
+    if len(values) < 2:
+        return None
+    centre = values.mean(axis=0)
+    axes, explained = _principal_axes(values - centre)
+    scores = (values - centre) @ axes.T
+    low, high = np.percentile(scores, _COLOUR_PERCENTILES, axis=0)
+    points = {slide: ((part - centre) @ axes[:2].T) for slide, part in sample.items()}
+    return Components(centre, axes, explained, low, high, points)
+
+
+def patch_colours(slide: str, path: Path, store: PatchStore, components: Components) -> PatchColours | None:
+    """The three components of every patch of a slide as red, green and blue; None where it has no patch.
+
+    Raises:
+        StatedError: if the features are not those of the store's patches.
+    """
+    attributes, position = store.attributes, store.table.position_px
+    if not len(position):
+        return None
+    pitch = attributes.size_px * attributes.mpp / attributes.mpp_level0
+    origin = position.min(axis=0)
+    column, row = np.rint((position - origin) / pitch).astype(np.int64).T
+    rgba = np.zeros((int(row.max()) + 1, int(column.max()) + 1, 4), np.uint8)
+    with _opened(slide, path) as file:
+        if not np.array_equal(file["coords"], position):
+            raise StatedError(
+                slide=slide, file=path, expected=f"features of the store's {len(position)} patches", found="others"
+            )
+        for start in range(0, len(position), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            scores = (np.asarray(file["features"][part], dtype=np.float64) - components.centre) @ components.axes.T
+            spread = np.where(components.high > components.low, components.high - components.low, 1)
+            shade = np.clip((scores - components.low) / spread, 0, 1)
+            rgba[row[part], column[part], :3] = np.rint(30 + shade * 215)
+            rgba[row[part], column[part], 3] = 255
+    full = np.asarray(attributes.size_level0_px, dtype=np.float64)
+    left, top = origin / full
+    width, height = np.asarray([rgba.shape[1], rgba.shape[0]]) * pitch / full
+    return PatchColours(rgba, float(left), float(top), float(width), float(height))
+
+
+def slide_map(path: Path, slides: list[str]) -> tuple[list[str], Floats, Floats] | None:
+    """Slides, their points (n, 2) and the two shares of variance, from the vectors in slides.parquet.
+
+    None with fewer than three slides: two points always lie on a line, and tell nothing.
+
+    Raises:
+        StatedError: if the table has no vectors.
+    """
+    table = pd.read_parquet(path)
+    table = table[table["slide"].isin(slides)]
+    if "mean" in table.columns:
+        vectors = np.asarray(table["mean"].tolist(), dtype=np.float64)
+    else:
+        columns = sorted(
+            (c for c in table.columns if c.startswith("mean_")), key=lambda c: int(c.removeprefix("mean_"))
+        )
+        if not columns:
+            raise StatedError(file=path, expected="a column mean, or columns mean_0 …", found="none")
+        vectors = table[columns].to_numpy(np.float64)
+    known = np.isfinite(vectors).all(axis=1) if len(vectors) else np.zeros(0, bool)
+    vectors, names = vectors[known], table["slide"].to_numpy()[known].tolist()
+    if len(vectors) < 3:
+        return None
+    centred = vectors - vectors.mean(axis=0)
+    axes, explained = _principal_axes(centred)
+    return names, centred @ axes[:2].T, explained[:2]
+
+
+def _principal_axes(centred: Floats) -> tuple[Floats, Floats]:
+    """Axes (3, D) and shares of variance (3,); each axis points to where its largest entry is positive."""
+    size = centred.shape[1]
+    count = min(COMPONENTS, size)
+    variance, vectors = eigh(centred.T @ centred, subset_by_index=(size - count, size - 1))
+    total = max(float((centred**2).sum()), 1e-300)
+    axes, share = np.zeros((COMPONENTS, size)), np.zeros(COMPONENTS)
+    share[:count] = np.clip(variance[::-1] / total, 0, 1)
+    axes[:count] = vectors.T[::-1]
+    axes[share < 1e-12] = 0  # directions without variance are arbitrary
+    strongest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    return axes * np.where(strongest < 0, -1, 1), share
+
+
+def _opened(slide: str, path: Path) -> h5py.File:
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        raise StatedError(slide=slide, file=path, expected="a readable HDF5 file", found=str(error)) from None
+    if "features" not in file or "coords" not in file or file["features"].ndim != 2:
+        file.close()
+        raise StatedError(
+            slide=slide, file=path, expected="features (N, D) and coords (N, 2)", found="neither or other"
+        )
+    return file

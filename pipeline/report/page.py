@@ -1,0 +1,182 @@
+"""The page: collects the views, renders the template, writes one self-contained file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+import pipeline
+from pipeline.progress import progress
+from pipeline.provenance import finished
+from pipeline.report import pairs, views, words
+from pipeline.report.embedding_maps import fit_components, slide_map
+from pipeline.report.figures import COLOURS, scatter, swatch
+from pipeline.report.pictures import longest_side_px
+from pipeline.report.reading import Results, read_results
+from pipeline.settings import ReportSettings
+
+Legend = list[tuple[str, Markup]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the template shows; empty parts are left out of the page."""
+
+    title: str
+    note: str
+    version: str
+    embedding: str
+    baseline: str
+    summary: str
+    headline: words.Headline | None
+    headline_figure: Markup | None
+    cohort: list[views.CohortRow]
+    missing: list[tuple[str, str]]
+    runs: Legend
+    evidence: list[views.EvidencePart]
+    evidence_means: list[views.EvidenceRow]
+    evidence_rows: list[views.EvidenceRow]
+    pairs: list[pairs.PairView]
+    fates: tuple[str, ...]
+    tiles: Markup | None
+    tile_rows: list[tuple[str, list[int]]]
+    trained: Legend
+    curves: list[Markup]
+    scatter: Markup | None
+    scatter_legend: Legend
+    slide_scatter: Markup | None
+    maps: list[views.MapView]
+    limits: list[str]
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """Anchor and title of the sections that are there, in the page's order."""
+        present = (
+            ("cohort", "Cohort", True),
+            ("evidence", "Evidence", self.evidence),
+            ("registration", "Registration", self.pairs),
+            ("tiles", "Patches", self.tiles),
+            ("training", "Training", self.curves),
+            ("embeddings", "Embeddings", self.scatter),
+            ("limits", "Limits", True),
+        )
+        return [(anchor, title) for anchor, title, there in present if there]
+
+
+@dataclass(frozen=True)
+class _EmbeddingViews:
+    """The figures of the embedding; empty where there are no features."""
+
+    scatter: Markup | None
+    legend: Legend
+    slide_scatter: Markup | None
+    maps: list[views.MapView]
+
+
+def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSettings, out: Path) -> None:
+    """Writes the report of a cohort: one HTML file that needs nothing else.
+
+    Args:
+        results: the results folder; stages that left nothing there are left out of the page.
+        sheet: the sheet of slides.
+        embedding: name of the embedding to map, and of the run that the headline is about.
+        settings: of the stage.
+        out: the page.
+
+    Raises:
+        StatedError: if something that is there cannot be read.
+    """
+    page = build_page(read_results(results, sheet, embedding), embedding, settings)
+    with finished(out) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+
+
+def build_page(results: Results, embedding: str, settings: ReportSettings) -> Page:
+    """What the page shows."""
+    series = _series(results)
+    side_px = longest_side_px(settings.picture_px, len(results.slides))
+    tiled = [slide for slide in results.slides if slide.store]
+    embedded = _embedding_views(results, settings, side_px)
+    registered = sum(slide.registration is not None for slide in results.slides)
+    return Page(
+        title=settings.title,
+        note=settings.note,
+        version=pipeline.__version__,
+        embedding=embedding,
+        baseline=results.baseline,
+        summary=words.summary(results),
+        headline=words.headline(results, embedding),
+        headline_figure=views.headline_figure(results, series, words.HEADLINE_PROBE),
+        cohort=[views.cohort_row(slide) for slide in results.slides],
+        missing=views.missing(results.slides),
+        runs=_legend({row.run: series[row.run] for row in results.evidence}),
+        evidence=views.evidence_parts(results, series),
+        evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),
+        evidence_rows=views.evidence_rows([row for row in results.evidence if row.target != words.MEAN]),
+        pairs=list(progress(pairs.pair_views(results, side_px), label="pairs", unit="pairs", total=registered)),
+        fates=views.FATES,
+        tiles=views.tiles_figure(tiled),
+        tile_rows=[(slide.slide, [count for _, count in views.tile_counts(slide)]) for slide in tiled],
+        trained=_legend({run: series[run] for run in results.curves}),
+        curves=views.training_curves(results, series),
+        scatter=embedded.scatter,
+        scatter_legend=embedded.legend,
+        slide_scatter=embedded.slide_scatter,
+        maps=embedded.maps,
+        limits=words.limits(results, settings.note),
+    )
+
+
+def render(page: Page) -> str:
+    """The HTML of a page; every text in it is escaped."""
+    folder = files("pipeline.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((folder / "template.html").read_text(encoding="utf-8"))
+    return template.render(
+        page=page,
+        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "script.js").read_text(encoding="utf-8")),
+    )
+
+
+def _embedding_views(results: Results, settings: ReportSettings, side_px: int) -> _EmbeddingViews:
+    components = fit_components(results.features, settings.map_patches)
+    if components is None:
+        return _EmbeddingViews(None, [], None, [])
+    drawn = {slide: points for slide, points in components.points.items() if len(points)}
+    shares = [float(share) for share in components.explained]
+    slides = [slide for slide in results.slides if slide.slide in results.features]
+    maps = [
+        view
+        for slide in progress(slides, label="embedding maps", unit="slides")
+        if (view := views.map_view(slide, results, components, round(side_px * 0.6)))
+    ]
+    located = slide_map(results.vectors, [slide.slide for slide in slides]) if results.vectors else None
+    return _EmbeddingViews(
+        scatter=scatter(drawn, shares, name="Patches on the first two principal components", labelled=False),
+        legend=[(slide, swatch(index, index // COLOURS)) for index, slide in enumerate(drawn)],
+        slide_scatter=scatter(
+            {name: points[None] for name, points in zip(located[0], located[1], strict=True)},
+            [float(share) for share in located[2]],
+            name="Slides on the first two principal components",
+            labelled=True,
+        )
+        if located
+        else None,
+        maps=maps,
+    )
+
+
+def _series(results: Results) -> dict[str, int]:
+    """A number per run, the same in every figure: in the order of the evidence, then of the trainings."""
+    runs = dict.fromkeys([*(row.run for row in results.evidence), *results.curves])
+    return {run: index for index, run in enumerate(runs)}
+
+
+def _legend(series: dict[str, int]) -> Legend:
+    """Runs by colour and shape, in the order of their numbers."""
+    return [(name, swatch(index, index)) for name, index in sorted(series.items(), key=lambda item: item[1])]

@@ -1,0 +1,140 @@
+"""The registered pairs as the template shows them: verdict, numbers with units, pictures."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from pipeline.report.mosaic import sparse_picture
+from pipeline.report.pictures import Picture, drawing, opened, photograph
+from pipeline.report.reading import Registration, Results, SlideResults
+from pipeline.report.views import Badge, badge
+
+TITLE_PX = 44  # height of the line with title and legend above the pictures of register
+PADDED_TO_PX = 720  # width that they are padded to, so that the line has room
+_PAIRS_AT_ONCE = 4
+_EXPLAINED = {
+    "checkerboard": (
+        "Checkerboard",
+        "Squares alternate between the stains; structures must run on across the borders.",
+    ),
+    "residual": ("Residual", "The shift left between the stains, in µm, over the slide; even and small is good."),
+    "deformation": ("Deformation", "How the grid of the slide is bent; smooth lines are plausible, folds are not."),
+}
+_UNITS = {"um": "µm", "mm": "mm", "px": "px", "mpp": "µm/px", "deg": "°", "degrees": "°", "seconds": "s", "s": "s"}
+_UNITS |= {"mb": "MB", "mib": "MiB", "gb": "GB", "bytes": "bytes"}
+_ORDER = {"fail": 0, "warn": 1}
+
+
+@dataclass(frozen=True)
+class ExplainedPicture:
+    """A picture with its title and how to read it."""
+
+    title: str
+    how: str
+    alt: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class PairView:
+    """One registered pair."""
+
+    slide: str
+    verdict: Badge | None
+    reasons: tuple[str, ...]
+    retry: str
+    facts: tuple[tuple[str, str], ...]
+    sparse: Picture | None
+    overlay: Picture | None
+    others: tuple[ExplainedPicture, ...]
+    numbers: tuple[tuple[str, str, str], ...]
+
+
+def pair_views(results: Results, side_px: int) -> Iterator[PairView]:
+    """The registered pairs, failed ones first; the pictures of a few pairs at a time are in memory."""
+    paired = [(slide, slide.registration) for slide in results.slides if slide.registration]
+    paired.sort(key=lambda item: _ORDER.get(item[1].verdict, 2))
+    with ThreadPoolExecutor(min(_PAIRS_AT_ONCE, os.cpu_count() or 1)) as pool:
+        yield from pool.map(lambda item: _pair_view(item[0], item[1], side_px), paired)
+
+
+def quantity(path: str) -> tuple[str, str]:
+    """Name and unit of a number of qc.json: `round_trip_um.max` is "round trip: max" in µm."""
+    words, unit = [], ""
+    for part in path.split("."):
+        name, _, suffix = part.rpartition("_")
+        if suffix in _UNITS and (name or suffix == "seconds"):
+            unit, part = _UNITS[suffix], name or part
+        words.append(part.replace("_", " "))
+    return ": ".join(words), unit
+
+
+def _pair_view(slide: SlideResults, registration: Registration, side_px: int) -> PairView:
+    overlay = opened(registration.pictures["overlay"]) if "overlay" in registration.pictures else None
+    store = slide.store
+    width, height = store.attributes.size_level0_px if store else (1, 1)
+    field = _field(overlay, width / height) if overlay and store else None
+    sparse = sparse_picture(store, field.size) if field and store else None
+    others = []
+    for name, (title, how) in _EXPLAINED.items():
+        if name in registration.pictures:
+            picture = drawing(opened(registration.pictures[name]), side_px)
+            others.append(ExplainedPicture(title, how, f"{title.lower()} of slide {slide.slide}", picture))
+    retry = f"snakemake --cores all --forcerun register -- {shlex.quote(f'results/register/{slide.slide}/qc.json')}"
+    return PairView(
+        slide=slide.slide,
+        verdict=badge(registration.verdict),
+        reasons=registration.reasons,
+        retry=retry if registration.verdict == "fail" else "",
+        facts=tuple(_facts(slide, registration)),
+        sparse=photograph(sparse, side_px) if sparse else None,
+        overlay=photograph(field or overlay, side_px) if overlay else None,
+        others=tuple(others),
+        numbers=tuple(
+            (name, _rounded(value), unit)
+            for (name, unit), value in ((quantity(path), value) for path, value in registration.numbers.items())
+        ),
+    )
+
+
+def _facts(slide: SlideResults, registration: Registration) -> Iterator[tuple[str, str]]:
+    if registration.mode:
+        yield "Mode", registration.mode
+    for name, key in (("before", "steps.initial.after_um.median"), ("after", "held_out_residual_um.median")):
+        if key in registration.numbers:
+            yield f"Median residual {name} registration", f"{_rounded(registration.numbers[key])} µm"
+    if slide.store and slide.store.has_dense:
+        residual = slide.store.table.residual_um[np.isfinite(slide.store.table.residual_um)]
+        if len(residual):
+            yield "Median shift left in a patch", f"{np.median(residual):.2f} µm"
+            yield "90 % of the patches below", f"{np.percentile(residual, 90):.2f} µm"
+    if slide.pairs is not None:
+        yield "Usable pairs", str(slide.pairs)
+
+
+def _field(picture: Image.Image, aspect: float) -> Image.Image | None:
+    """The part of a picture of register that shows the slide; None where none has the slide's proportions.
+
+    The slide is drawn from the lower left corner, below a line with title and legend where there is one.
+    """
+    for title in (TITLE_PX, 0):
+        height = picture.height - title
+        width = round(height * aspect)
+        padded = picture.width - width
+        if -0.01 * width <= padded and (padded <= 0.01 * width or picture.width <= PADDED_TO_PX):
+            return picture.crop((0, title, min(width, picture.width), picture.height))
+    return None
+
+
+def _rounded(value: float) -> str:
+    """Three significant digits, or all of a whole number's: never a power of ten for what fits in a line."""
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}"

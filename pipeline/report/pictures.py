@@ -1,0 +1,83 @@
+"""Pictures as data URIs: scaled down, compressed, the same bytes for the same input."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import StatedError
+
+_FULL_SIZE_SLIDES = 8
+_SMALLEST_PX = 240
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside the page.
+
+    Attributes:
+        uri: the data URI.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    uri: str
+    width: int
+    height: int
+
+
+def longest_side_px(wanted: int, slides: int) -> int:
+    """The longest side of a picture, shrunk with the square root of the cohort so that the page stays bounded."""
+    shrunk = wanted * math.sqrt(_FULL_SIZE_SLIDES / max(slides, _FULL_SIZE_SLIDES))
+    return min(wanted, max(_SMALLEST_PX, round(shrunk)))
+
+
+def photograph(image: Image.Image | NDArray[np.uint8], side_px: int) -> Picture:
+    """A picture of tissue as WebP, at most `side_px` on its longest side; never enlarged."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    return _encoded(_shrunk(picture.convert("RGB"), side_px), "WEBP", quality=72, method=4)
+
+
+def drawing(image: Image.Image, side_px: int) -> Picture:
+    """A map or a grid as WebP of higher quality, whose thin lines stay clean."""
+    return _encoded(_shrunk(image.convert("RGB"), side_px), "WEBP", quality=86, method=4)
+
+
+def exact(rgba: NDArray[np.uint8]) -> Picture:
+    """Pixels (h, w, 4) as they are, as PNG."""
+    return _encoded(Image.fromarray(rgba), "PNG", optimize=True)
+
+
+def opened(path: Path) -> Image.Image:
+    """The picture in a file.
+
+    Raises:
+        StatedError: if it cannot be read as one.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise StatedError(file=path, expected="a picture", found=str(error)) from None
+
+
+def _shrunk(image: Image.Image, side_px: int) -> Image.Image:
+    factor = side_px / max(image.size)
+    if factor >= 1:
+        return image
+    width, height = (max(1, round(length * factor)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _encoded(image: Image.Image, kind: str, **options: int | bool) -> Picture:
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    text = base64.b64encode(stream.getvalue()).decode("ascii")
+    return Picture(f"data:image/{kind.lower()};base64,{text}", *image.size)

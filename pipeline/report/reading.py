@@ -1,0 +1,271 @@
+"""The results of a cohort as the report sees them: whatever is there, read by the contract's paths."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StatedError
+from pipeline.slides.record import SlideRecord, read_record
+from pipeline.tiling.store import PatchStore
+
+PICTURES = ("overlay", "checkerboard", "residual", "deformation")
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What register left of one pair.
+
+    Attributes:
+        verdict: `pass`, `warn` or `fail`.
+        reasons: why, in sentences.
+        mode: `same-section` or `serial`; empty where it does not say.
+        numbers: all numbers of qc.json by their path in it (`held_out_residual_um.median`), in file order.
+        pictures: path by name, of those of `PICTURES` that are there.
+    """
+
+    verdict: str
+    reasons: tuple[str, ...]
+    mode: str
+    numbers: Mapping[str, float]
+    pictures: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class SlideResults:
+    """One row of the sheet and what there is of it; None where a stage left nothing.
+
+    Attributes:
+        slide: its name.
+        patient: whom it comes from.
+        has_dense: whether the sheet names a dense partner.
+        record: what inspect wrote.
+        registration: what register wrote.
+        store: the store that tile wrote, open.
+        pairs: usable pairs by the split; None without a split.
+        fold: the folds its patches are in.
+    """
+
+    slide: str
+    patient: str
+    has_dense: bool
+    record: SlideRecord | None
+    registration: Registration | None
+    store: PatchStore | None
+    pairs: int | None
+    folds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One row of evaluate's summary; nan where the table is empty."""
+
+    run: str
+    probe: str
+    target: str
+    score: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    verdict: str
+    train_patches: int
+    test_patches: int
+    test_slides: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the folds came about.
+
+    Attributes:
+        by: `patient`, `slide` or `block`.
+        note: one sentence for the reader.
+        held_out_slides: slides with patches in fold 0.
+        held_out_patients: their patients.
+    """
+
+    by: str
+    note: str
+    held_out_slides: tuple[str, ...]
+    held_out_patients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A cohort's results.
+
+    Attributes:
+        slides: in sheet order.
+        split: None where there is none.
+        curves: by run, the lines of metrics.jsonl.
+        evidence: rows of the summary, in its order.
+        baseline: the run that the others are compared with; empty where there is none.
+        features: by slide, the features of the reported embedding.
+        vectors: its slides.parquet, where there is one.
+    """
+
+    slides: tuple[SlideResults, ...]
+    split: Split | None
+    curves: Mapping[str, tuple[Mapping[str, float], ...]]
+    evidence: tuple[Evidence, ...]
+    baseline: str
+    features: Mapping[str, Path]
+    vectors: Path | None
+
+
+def read_results(results: Path, sheet: Path, embedding: str) -> Results:
+    """Everything the report shows, except pixels and features, which are read when they are drawn.
+
+    Args:
+        results: the results folder.
+        sheet: the sheet of slides.
+        embedding: name of the embedding to map.
+
+    Raises:
+        StatedError: if the sheet or one of the files that are there cannot be read.
+    """
+    rows = _table(sheet, ("slide", "patient", "sparse"))
+    pairs, folds = _pairs(results / "split" / "patches.tsv")
+    embedded = results / "embed" / embedding
+    names = [row["slide"] for row in rows]
+    vectors = embedded / "slides.parquet"
+    return Results(
+        slides=tuple(_slide(results, row, pairs, folds) for row in rows),
+        split=_split(results / "split" / "split.json"),
+        curves=_curves(results / "train"),
+        evidence=_evidence(results / "evaluate" / "summary.tsv"),
+        baseline=_baseline(results / "evaluate" / "details.json"),
+        features={name: path for name in names if (path := embedded / f"{name}.h5").is_file()},
+        vectors=vectors if vectors.is_file() else None,
+    )
+
+
+def _slide(
+    results: Path, row: Mapping[str, str], pairs: Mapping[str, int] | None, folds: Mapping[str, tuple[int, ...]]
+) -> SlideResults:
+    name = row["slide"]
+    record, store = results / "inspect" / f"{name}.json", results / "tile" / f"{name}.zarr"
+    return SlideResults(
+        slide=name,
+        patient=row["patient"],
+        has_dense=bool((row.get("dense") or "").strip()),
+        record=read_record(record) if record.is_file() else None,
+        registration=_registration(results / "register" / name),
+        store=PatchStore.open(store) if store.is_dir() else None,
+        pairs=None if pairs is None else pairs.get(name, 0),
+        folds=folds.get(name, ()),
+    )
+
+
+def _registration(folder: Path) -> Registration | None:
+    path = folder / "qc.json"
+    if not path.is_file():
+        return None
+    qc = _json(path)
+    reasons = qc.get("reasons", [])
+    return Registration(
+        verdict=str(qc.get("verdict", "")),
+        reasons=tuple(str(reason) for reason in (reasons if isinstance(reasons, list) else [reasons])),
+        mode=str(qc.get("mode", "")),
+        numbers=dict(_numbers({key: value for key, value in qc.items() if key not in ("provenance", "schema")})),
+        pictures={name: file for name in PICTURES if (file := folder / f"{name}.png").is_file()},
+    )
+
+
+def _numbers(value: Any, path: str = "") -> list[tuple[str, float]]:
+    """All finite numbers inside a JSON value, with their path; long lists are data, not numbers to read."""
+    if isinstance(value, bool) or value is None:
+        return []
+    if isinstance(value, int | float):
+        return [(path, float(value))] if math.isfinite(value) else []
+    if isinstance(value, Mapping):
+        return [found for key, item in value.items() for found in _numbers(item, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list) and len(value) <= 8 and all(isinstance(item, Mapping) for item in value):
+        named = [(str(item.get("step") or item.get("name") or index), item) for index, item in enumerate(value)]
+        return [found for name, item in named for found in _numbers(item, f"{path}.{name}" if path else name)]
+    return []
+
+
+def _split(path: Path) -> Split | None:
+    if not path.is_file():
+        return None
+    value = _json(path)
+    held_out = value.get("folds", {}).get("0", {})
+    return Split(
+        by=str(value.get("by", "")),
+        note=str(value.get("note", "")),
+        held_out_slides=tuple(map(str, held_out.get("slides", ()))),
+        held_out_patients=tuple(map(str, held_out.get("patients", ()))),
+    )
+
+
+def _pairs(path: Path) -> tuple[dict[str, int] | None, dict[str, tuple[int, ...]]]:
+    """Usable pairs and folds by slide; None and nothing where there is no split."""
+    if not path.is_file():
+        return None, {}
+    pairs: dict[str, int] = {}
+    folds: dict[str, set[int]] = {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream, delimiter="\t"):
+            pairs[row["slide"]] = pairs.get(row["slide"], 0) + (float(row["pair_quality"] or 0) > 0)
+            folds.setdefault(row["slide"], set()).add(int(row["fold"]))
+    return pairs, {slide: tuple(sorted(found)) for slide, found in folds.items()}
+
+
+def _curves(folder: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
+    curves: dict[str, tuple[Mapping[str, float], ...]] = {}
+    for path in sorted(folder.glob("*/metrics.jsonl")):
+        try:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except ValueError as error:
+            raise StatedError(file=path, expected="one JSON object a line", found=str(error)) from None
+        curves[path.parent.name] = tuple(dict(_numbers(line)) for line in lines)
+    return {run: lines for run, lines in curves.items() if lines}
+
+
+def _evidence(path: Path) -> tuple[Evidence, ...]:
+    if not path.is_file():
+        return ()
+    names = ("score", "low", "high", "difference", "difference_low", "difference_high")
+    counts = ("train_patches", "test_patches", "test_slides")
+    rows = []
+    for row in _table(path, ("run", "probe", "target", *names, "verdict", *counts)):
+        values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict")}
+        values |= {name: float(row[name] or "nan") for name in names}
+        values |= {name: int(row[name] or 0) for name in counts}
+        rows.append(Evidence(**values))
+    return tuple(rows)
+
+
+def _baseline(path: Path) -> str:
+    return str(_json(path).get("baseline", "")) if path.is_file() else ""
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader((line for line in stream if not line.startswith("#")), delimiter="\t"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StatedError(file=path, expected="a tab-separated table", found=str(error)) from None
+    missing = [name for name in columns if rows and name not in rows[0]]
+    if missing or not rows:
+        found = f"no {', '.join(missing)}" if missing else "no rows"
+        raise StatedError(file=path, expected=f"rows with the columns {', '.join(columns)}", found=found)
+    return rows
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StatedError(file=path, expected="valid JSON", found=str(error)) from None
+    if not isinstance(value, dict):
+        raise StatedError(file=path, expected="a JSON object", found=type(value).__name__)
+    return value

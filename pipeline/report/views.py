@@ -1,0 +1,265 @@
+"""From results to what the template shows: formatted numbers, drawn figures, encoded pictures."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from pipeline.report.embedding_maps import Components, patch_colours
+from pipeline.report.figures import Estimate, curves, fates, forest, signed
+from pipeline.report.mosaic import sparse_picture
+from pipeline.report.pictures import Picture, exact, photograph
+from pipeline.report.reading import Evidence, Results, SlideResults
+from pipeline.report.words import MEAN
+
+FATES = (
+    "usable as pair",
+    "H&E only",
+    "dense side outside its slide",
+    "dense side shifted too far, or shift unknown",
+    "dropped: too little tissue",
+)
+NOTHING = "—"
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A verdict with its sign, so that colour is never the only difference."""
+
+    kind: str
+    sign: str
+    word: str
+
+    def __str__(self) -> str:
+        return self.word
+
+
+@dataclass(frozen=True)
+class CohortRow:
+    """One line of the cohort table, formatted."""
+
+    slide: str
+    patient: str
+    size_mm: str
+    sparse_mpp: str
+    dense_mpp: str
+    markers: str
+    patches: str
+    pairs: str
+    fold: str
+    verdict: Badge | None
+
+
+@dataclass(frozen=True)
+class EvidenceRow:
+    """One line of the evidence table, formatted."""
+
+    run: str
+    probe: str
+    target: str
+    score: str
+    within: str
+    difference: str
+    difference_within: str
+    verdict: Badge | None
+    train_patches: int
+    test_patches: int
+
+
+@dataclass(frozen=True)
+class EvidencePart:
+    """The two forest plots of one probe."""
+
+    title: str
+    scores: Markup
+    differences: Markup | None
+
+
+@dataclass(frozen=True)
+class MapView:
+    """The embedding of one slide over its H&E."""
+
+    slide: str
+    patient: str
+    overview: Picture
+    colours: Picture
+    place: str
+
+
+def badge(verdict: str) -> Badge | None:
+    """The badge of a verdict of registration or evidence; None for none."""
+    known = {
+        "pass": ("good", "✓"),
+        "helped": ("good", "▲"),
+        "warn": ("warn", "!"),
+        "fail": ("bad", "✕"),
+        "harmed": ("bad", "▼"),
+    }
+    return Badge(*known.get(verdict, ("plain", "·")), verdict) if verdict else None
+
+
+def cohort_row(slide: SlideResults) -> CohortRow:
+    """The slide's line in the cohort table."""
+    record, store = slide.record, slide.store
+    size = " × ".join(f"{extent / 1000:.1f}" for extent in record.sparse.extent_um) if record else NOTHING
+    dense = record.dense if record else None
+    verdict = (slide.registration.verdict if slide.registration else "") or (store.attributes.verdict if store else "")
+    markers = store.attributes.markers if store and store.has_dense else (dense.channels if dense else ())
+    return CohortRow(
+        slide=slide.slide,
+        patient=slide.patient,
+        size_mm=size,
+        sparse_mpp=f"{record.sparse.mpp:.3g}" if record else NOTHING,
+        dense_mpp=f"{dense.mpp:.3g}" if dense else NOTHING,
+        markers=", ".join(markers) or ("not read" if slide.has_dense else "H&E only"),
+        patches=str(len(store)) if store else NOTHING,
+        pairs=NOTHING if slide.pairs is None or not slide.has_dense else str(slide.pairs),
+        fold=", ".join(map(str, slide.folds)) or NOTHING,
+        verdict=badge(verdict),
+    )
+
+
+def missing(slides: Sequence[SlideResults]) -> list[tuple[str, str]]:
+    """Slides that a stage left nothing of, and the command that tries again."""
+    told = []
+    for slide in slides:
+        stages: list[tuple[str, object, str]] = [("inspect", slide.record, f"inspect/{slide.slide}.json")]
+        if slide.has_dense:
+            stages.append(("register", slide.registration, f"register/{slide.slide}/qc.json"))
+        stages.append(("tile", slide.store, f"tile/{slide.slide}.zarr"))
+        lost = next((path for _, found, path in stages if found is None), None)
+        if lost:
+            told.append((slide.slide, f"snakemake --cores all {shlex.quote(f'results/{lost}')}"))
+    return told
+
+
+def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:
+    """The evidence table, formatted."""
+    return [
+        EvidenceRow(
+            row.run,
+            row.probe,
+            row.target,
+            _value(row.score),
+            _interval(row.low, row.high),
+            signed(row.difference, 3, plus=True) if math.isfinite(row.difference) else NOTHING,
+            _interval(row.difference_low, row.difference_high, 3),
+            badge(row.verdict),
+            row.train_patches,
+            row.test_patches,
+        )
+        for row in rows
+    ]
+
+
+def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePart]:
+    """The forest plots of every probe in the table."""
+    titles = {"ridge": "Ridge probe", "knn": "Nearest-neighbour probe"}
+    parts = []
+    for probe in dict.fromkeys(row.probe for row in results.evidence):
+        rows = [row for row in results.evidence if row.probe == probe]
+        title = titles.get(probe, probe)
+        compared = any(math.isfinite(row.difference) for row in rows)  # the baseline keeps its line, empty
+        scores = _forest(rows, series, f"{title}: scores with intervals", "Pearson r", difference=False)
+        differences = (
+            _forest(rows, series, f"{title}: differences to {results.baseline}", "difference in Pearson r", True)
+            if compared
+            else None
+        )
+        parts.append(EvidencePart(title, scores, differences))
+    return parts
+
+
+def headline_figure(results: Results, series: dict[str, int], probe: str) -> Markup | None:
+    """The differences to the baseline, mean over markers, one row per run; None where nothing was compared."""
+    rows = [
+        (row.run, [Estimate(series[row.run], row.run, row.difference, row.difference_low, row.difference_high)])
+        for row in results.evidence
+        if row.probe == probe and row.target == MEAN and math.isfinite(row.difference)
+    ]
+    if not rows:
+        return None
+    name = f"Differences to {results.baseline} in mean Pearson r"
+    return forest(rows, name=name, axis_label="difference in mean Pearson r", zero_line=True, width=340)
+
+
+def map_view(slide: SlideResults, results: Results, components: Components, side_px: int) -> MapView | None:
+    """The embedding map of one slide; None where it has no store or no features."""
+    path = results.features.get(slide.slide)
+    if slide.store is None or path is None:
+        return None
+    colours = patch_colours(slide.slide, path, slide.store, components)
+    if colours is None:
+        return None
+    sides = (("left", colours.left), ("top", colours.top), ("width", colours.width), ("height", colours.height))
+    place = ";".join(f"{side}:{fraction:.3%}" for side, fraction in sides)
+    width, height = slide.store.attributes.size_level0_px
+    factor = side_px / max(width, height)
+    size_px = max(1, round(width * factor)), max(1, round(height * factor))
+    overview = photograph(sparse_picture(slide.store, size_px), side_px)
+    return MapView(slide.slide, slide.patient, overview, exact(colours.rgba), place)
+
+
+def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
+    """How many grid positions of a slide met each of `FATES`."""
+    counts = slide.store.attributes.counts if slide.store else {}
+    outside, residual = counts.get("pair_outside", 0), counts.get("pair_residual", 0)
+    rest = counts.get("kept", 0) - outside - residual
+    paired = bool(slide.store and slide.store.has_dense)
+    numbers = (rest if paired else 0, 0 if paired else rest, outside, residual, counts.get("no_tissue", 0))
+    return list(zip(FATES, numbers, strict=True))
+
+
+def tiles_figure(slides: Sequence[SlideResults]) -> Markup | None:
+    """The bars of all slides that have a store; None where none has."""
+    rows = [(slide.slide, tile_counts(slide)) for slide in slides if slide.store]
+    return fates(rows, name="Patches kept and dropped, per slide") if rows else None
+
+
+def training_curves(results: Results, series: dict[str, int], most: int = 6) -> list[Markup]:
+    """One small figure per logged quantity: the loss first, then the others; `most` at most."""
+    logged = dict.fromkeys(key for lines in results.curves.values() for line in lines for key in line)
+    left_out = ("step", "epoch", "seconds", "images_per_s", "embedding_std", "embedding_rank", "feature_std")
+    names = [key for key in logged if key not in left_out]
+    names.sort(key=lambda key: key != "loss")
+    figures = []
+    for key in names[:most]:
+        runs: dict[str, tuple[list[float], list[float]]] = {}
+        for run, lines in results.curves.items():
+            points = [(line.get("step", float(index)), line[key]) for index, line in enumerate(lines, 1) if key in line]
+            if points:
+                runs[run] = ([step for step, _ in points], [value for _, value in points])
+        label = {"lr": "learning rate"}.get(key, key.replace("_", " "))
+        figures.append(curves(runs, series, name=f"{label} over training steps", quantity=label))
+    return figures
+
+
+def _forest(rows: Sequence[Evidence], series: dict[str, int], name: str, axis_label: str, difference: bool) -> Markup:
+    targets = list(dict.fromkeys(row.target for row in rows))
+    targets.sort(key=lambda target: target != MEAN)  # the mean first; markers keep their order
+    drawn = [
+        (
+            target,
+            [
+                Estimate(series[row.run], row.run, row.difference, row.difference_low, row.difference_high)
+                if difference
+                else Estimate(series[row.run], row.run, row.score, row.low, row.high)
+                for row in rows
+                if row.target == target
+            ],
+        )
+        for target in targets
+    ]
+    return forest(drawn, name=name, axis_label=axis_label, zero_line=True, bold=MEAN)
+
+
+def _value(value: float) -> str:
+    return signed(value) if math.isfinite(value) else NOTHING
+
+
+def _interval(low: float, high: float, decimals: int = 2) -> str:
+    return f"{signed(low, decimals)} to {signed(high, decimals)}" if math.isfinite(low) else NOTHING

@@ -1,0 +1,140 @@
+"""The report's sentences: the headline verdict, what held out means here, and the limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.report.figures import signed
+from pipeline.report.reading import Evidence, Results
+
+HEADLINE_PROBE = "ridge"
+MEAN = "mean"
+CONTROLS = ("shuffled", "blank")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Whether the dense stain helped.
+
+    Attributes:
+        answer: a word or two.
+        sentences: what was measured, with interval and controls.
+        kind: `helped`, `harmed`, `none` or `doubt`, for the style.
+    """
+
+    answer: str
+    sentences: tuple[str, ...]
+    kind: str
+
+
+def headline(results: Results, embedding: str) -> Headline | None:
+    """The verdict on the run whose embeddings are shown; None where nothing was compared."""
+    rows = [row for row in results.evidence if row.probe == HEADLINE_PROBE and row.target == MEAN]
+    compared = [row for row in rows if row.verdict]
+    row = next((row for row in compared if row.run == embedding), next(iter(compared), None))
+    baseline = next((one for one in rows if one.run == results.baseline), None)
+    if row is None or baseline is None:
+        return None
+    answer = {"helped": "The dense stain helped", "harmed": "The dense stain did harm"}.get(
+        row.verdict, "No difference was found"
+    )
+    kind = {"helped": "helped", "harmed": "harmed"}.get(row.verdict, "none")
+    sentences = [
+        f"Marker intensities were predicted from H&E alone on {row.test_patches} held-out patches of "
+        f"{counted(row.test_slides, 'slide')}. Features of the run “{row.run}” reach a mean Pearson r of "
+        f"{signed(row.score)}, those of “{baseline.run}” {signed(baseline.score)}: a difference of "
+        f"{with_interval(row)}."
+    ]
+    others = [one for one in compared if one.run != row.run]
+    if others:
+        sentences.append(
+            "In comparison with the same baseline: "
+            + "; ".join(f"“{one.run}” {with_interval(one)}, {one.verdict}" for one in others)
+            + "."
+        )
+    gained = [one.run for one in others if one.run in CONTROLS and one.verdict == "helped"]
+    if row.verdict == "helped" and gained:
+        answer, kind = "A gain, but not from the pairing", "doubt"
+        sentences.append(
+            f"The control {' and '.join(gained)} gained too, so true pairs of stains cannot be what explains the gain."
+        )
+    return Headline(answer, tuple(sentences), kind)
+
+
+def with_interval(row: Evidence) -> str:
+    """The difference to the baseline with its interval."""
+    gain = signed(row.difference, 3, plus=True)
+    if not math.isfinite(row.difference_low):
+        return gain
+    return f"{gain} (95 % interval {signed(row.difference_low, 3)} to {signed(row.difference_high, 3)})"
+
+
+def limits(results: Results, note: str) -> list[str]:
+    """What a reader must not conclude, in plain sentences."""
+    told = [note] if note else []
+    patients = {slide.patient for slide in results.slides}
+    if len(patients) == 1:
+        told.append("All slides are of one patient: nothing here says how results carry over to another patient.")
+    if results.split is not None:
+        told.append(_held_out(results))
+    if results.evidence:
+        told += [
+            "The intervals describe these held-out slides: blocks of their tissue are drawn again and again. They do "
+            "not cover the differences between patients, nor between trainings, of which there is one per run.",
+            "The intervals of single markers are not corrected for the number of markers; the mean over markers is the "
+            "one comparison to go by.",
+        ]
+    if any(slide.registration for slide in results.slides):
+        told.append(
+            "Registration residuals measure how well the two stains agree with each other on tissue that was not used "
+            "for fitting. They are no comparison with landmarks placed by a person."
+        )
+    if results.features:
+        told.append(
+            "The embedding maps show the first principal components only. Closeness there hints at likeness and proves "
+            "none."
+        )
+    return told
+
+
+def summary(results: Results) -> str:
+    """One sentence on the size of the cohort."""
+    patients = len({slide.patient for slide in results.slides})
+    paired = sum(slide.has_dense for slide in results.slides)
+    patches = sum(len(slide.store) for slide in results.slides if slide.store)
+    pairs = sum(slide.pairs or 0 for slide in results.slides)
+    sentence = f"{counted(len(results.slides), 'H&E slide')} of {counted(patients, 'patient')}"
+    if paired:
+        sentence += f", {paired} with a dense partner"
+    if patches:
+        sentence += f"; {counted(patches, 'patch', 'patches')}"
+        sentence += f", {pairs} of them usable as pairs" if pairs else ""
+    return sentence + "."
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its noun."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names in a sentence; the surplus of a long list as a number."""
+    shown = list(names[:most]) + ([f"{len(names) - most} more"] if len(names) > most else [])
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "none"
+
+
+def _held_out(results: Results) -> str:
+    split = results.split
+    assert split is not None
+    what = {
+        "patient": "Patches are held out by patient",
+        "slide": "Patches are held out by slide, so one patient may be on both sides",
+        "block": "Patches are held out by blocks of tissue, so the same slides are fitted on and tested: scores are "
+        "those of known patients and scanners",
+    }.get(split.by, f"Patches are held out by {split.by}")
+    sentence = (
+        f"{what}. Held out: {listed(split.held_out_slides)} ({counted(len(split.held_out_patients), 'patient')})."
+    )
+    return f"{sentence} {split.note}".strip()

@@ -1,0 +1,38 @@
+"""`python -m pipeline evaluate`: probe frozen features on held-out patches and compare the runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.settings import EvaluateSettings
+from pipeline.stages.arguments import add_settings, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the verb takes."""
+    parser.add_argument("--stores", type=Path, required=True, metavar="DIR", help="folder of the stores SLIDE.zarr")
+    parser.add_argument("--split", type=Path, required=True, metavar="TSV", help="patches.tsv of the stage split")
+    parser.add_argument(
+        "--embeddings", type=Path, required=True, metavar="DIR", help="folder that holds RUN/SLIDE.h5 for every run"
+    )
+    parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="the runs, in the table's order")
+    parser.add_argument("--out-summary", type=Path, required=True, metavar="TSV", help="the table of scores")
+    parser.add_argument("--out-details", type=Path, required=True, metavar="JSON", help="choices and further measures")
+    add_settings(parser, EvaluateSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Runs the stage."""
+    settings = settings_of(parsed, EvaluateSettings)
+    from pipeline.evaluation.evaluating import evaluate
+
+    evaluate(
+        parsed.stores,
+        parsed.split,
+        parsed.embeddings,
+        parsed.runs,
+        settings,
+        parsed.out_summary,
+        parsed.out_details,
+    )

@@ -1,0 +1,26 @@
+"""`python -m pipeline report`: build the self-contained HTML report of a cohort."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.settings import ReportSettings
+from pipeline.stages.arguments import add_settings, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the verb takes."""
+    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results folder")
+    parser.add_argument("--sheet", type=Path, required=True, metavar="TSV", help="the sheet of slides")
+    parser.add_argument("--embedding", required=True, metavar="NAME", help="the embedding to show, results/embed/NAME")
+    parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
+    add_settings(parser, ReportSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Runs the stage."""
+    settings = settings_of(parsed, ReportSettings)
+    from pipeline.report.page import write_report
+
+    write_report(parsed.results, parsed.sheet, parsed.embedding, settings, parsed.out)

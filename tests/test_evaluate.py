@@ -1,0 +1,196 @@
+"""The stage evaluate on drawn results: what it finds, what it leaves out and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from drawn_results import COHORT, MARKERS, DrawnResults, draw_features, draw_stores
+
+from pipeline.cli import main
+from pipeline.evaluation.bootstrap import Interval
+from pipeline.evaluation.evaluating import COLUMNS
+from pipeline.evaluation.evidence import verdict_of
+
+RUNS = ("distilled", "sparse-only", "shuffled", "worse")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> DrawnResults:
+    """The distilled run sees the causes clearly, sparse-only through noise, shuffled the same, worse hardly."""
+    drawn = draw_stores(tmp_path_factory.mktemp("results"))
+    draw_features(drawn, "distilled", 1.0, seed=1)
+    draw_features(drawn, "sparse-only", 4.0, seed=2)
+    draw_features(drawn, "shuffled", 4.0, seed=3)
+    draw_features(drawn, "worse", 15.0, seed=4)
+    assert main(["evaluate", *drawn.arguments(*RUNS)]) == 0
+    return drawn
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> DrawnResults:
+    drawn = draw_stores(tmp_path)
+    draw_features(drawn, "distilled", 1.0)
+    return drawn
+
+
+def table(drawn: DrawnResults) -> pd.DataFrame:
+    return (
+        pd.read_csv(drawn.results / "evaluate/summary.tsv", sep="\t").set_index(["run", "probe", "target"]).sort_index()
+    )
+
+
+def error_of(capsys: pytest.CaptureFixture[str], drawn: DrawnResults, *runs: str) -> str:
+    assert main(["evaluate", *drawn.arguments(*runs)]) == 1
+    assert not (drawn.results / "evaluate").exists() or not any((drawn.results / "evaluate").iterdir())
+    text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert text.startswith("error: ")
+    return text
+
+
+def test_the_table_has_a_row_for_every_run_probe_and_marker_and_their_mean(evaluated: DrawnResults) -> None:
+    rows = table(evaluated).reset_index()
+    assert tuple(rows.columns[:3]) == COLUMNS[:3]
+    assert set(rows.columns) == set(COLUMNS)
+    assert len(rows) == len(RUNS) * 2 * (len(MARKERS) + 1)
+
+
+def test_the_better_features_are_found_to_help_and_equal_ones_not(evaluated: DrawnResults) -> None:
+    rows = table(evaluated)
+    for probe in ("ridge", "knn"):
+        assert rows.loc[("distilled", probe, "mean"), "verdict"] == "helped"
+        assert rows.loc[("shuffled", probe, "mean"), "verdict"] == "no difference"
+        assert rows.loc[("worse", probe, "mean"), "verdict"] == "harmed"
+        assert pd.isna(rows.loc[("sparse-only", probe, "mean"), "difference"])
+        assert pd.isna(rows.loc[("sparse-only", probe, "mean"), "verdict"])
+
+
+def test_scores_lie_in_their_intervals_and_the_mean_is_that_of_the_markers(evaluated: DrawnResults) -> None:
+    rows = table(evaluated)
+    assert ((rows.low <= rows.score) & (rows.score <= rows.high)).all()
+    for run in RUNS:
+        markers = rows.loc[run, "ridge"].drop("mean")
+        assert rows.loc[(run, "ridge", "mean"), "score"] == pytest.approx(markers.score.mean(), abs=2e-4)
+    difference = rows.loc[("distilled", "knn", "CD45"), "score"] - rows.loc[("sparse-only", "knn", "CD45"), "score"]
+    assert rows.loc[("distilled", "knn", "CD45"), "difference"] == pytest.approx(difference, abs=2e-4)
+
+
+def test_the_ridge_score_approaches_what_the_noise_allows(evaluated: DrawnResults) -> None:
+    assert table(evaluated).loc[("distilled", "ridge", "mean"), "score"] > 0.85
+
+
+def test_only_held_out_pairs_are_scored_and_a_slide_without_the_marker_is_skipped(evaluated: DrawnResults) -> None:
+    rows = table(evaluated).loc["distilled", "ridge"]
+    assert (rows.test_patches == 256 - 3).all()
+    assert (rows.test_slides == 1).all()
+    assert rows.loc["DAPI", "train_patches"] == 3 * (256 - 3)
+    assert rows.loc["CD45", "train_patches"] == 2 * (256 - 3)
+
+
+def test_details_tell_the_choices_and_have_no_nan(evaluated: DrawnResults) -> None:
+    text = (evaluated.results / "evaluate/details.json").read_text()
+    assert "NaN" not in text
+    details = json.loads(text)
+    assert details["baseline"] == "sparse-only"
+    assert details["held_out"]["a1"]["blocks"] == 16
+    assert details["provenance"]["stage"] == "evaluate"
+    first = details["rows"][0]
+    assert first["penalty"] > 0
+    assert set(first["per_slide"]) == {"a1"}
+    assert first["spearman"] == pytest.approx(first["score"], abs=0.1)
+
+
+def test_held_out_truth_reaches_no_prediction(evaluated: DrawnResults, tmp_path: Path) -> None:
+    """Other intensities in the held-out slide, another unit: the same scores."""
+    slides = (type(COHORT[0])("a1", "A", 0, unit=50000.0), *COHORT[1:])
+    drawn = draw_stores(tmp_path, slides)
+    draw_features(drawn, "distilled", 1.0, seed=1)
+    draw_features(drawn, "sparse-only", 4.0, seed=2)
+    assert main(["evaluate", *drawn.arguments("distilled", "sparse-only")]) == 0
+    ours, theirs = table(drawn).score, table(evaluated).score.loc[["distilled", "sparse-only"]]
+    np.testing.assert_allclose(ours.sort_index(), theirs.sort_index(), atol=0.02)
+
+
+def test_equal_inputs_give_equal_bytes(drawn: DrawnResults) -> None:
+    folder = drawn.results / "evaluate"
+    assert main(["evaluate", *drawn.arguments("distilled")]) == 0
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main(["evaluate", *drawn.arguments("distilled")]) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_a_cohort_without_the_baseline_run_gets_scores_and_no_comparison(drawn: DrawnResults) -> None:
+    assert main(["evaluate", *drawn.arguments("distilled")]) == 0
+    rows = table(drawn)
+    assert rows.difference.isna().all()
+    assert rows.verdict.isna().all()
+    assert rows.score.notna().all()
+
+
+def test_fewer_patches_to_fit_on_are_drawn_evenly(drawn: DrawnResults) -> None:
+    arguments = [*drawn.arguments("distilled"), "--settings", '{"max_train_patches": 90}']
+    assert main(["evaluate", *arguments]) == 0
+    assert table(drawn).loc[("distilled", "ridge", "DAPI"), "train_patches"] == 90
+
+
+def test_one_block_of_tissue_gives_no_interval(drawn: DrawnResults) -> None:
+    draw_features(drawn, "sparse-only", 4.0)
+    arguments = [*drawn.arguments("distilled", "sparse-only"), "--settings", '{"block_um": 1e6}']
+    assert main(["evaluate", *arguments]) == 0
+    rows = table(drawn)
+    assert rows[["low", "high", "difference_low", "verdict"]].isna().all(axis=None)
+    assert rows.score.notna().all()
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [((0.01, 0.2), "helped"), ((-0.1, 0.2), "no difference"), ((-0.2, -0.01), "harmed"), ((np.nan, np.nan), "")],
+)
+def test_the_verdict_is_whether_the_interval_excludes_zero(ends: tuple[float, float], verdict: str) -> None:
+    assert verdict_of(Interval(*ends)) == verdict
+
+
+def test_no_held_out_pairs_is_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:
+    path = drawn.results / "split/patches.tsv"
+    rows = pd.read_csv(path, sep="\t")
+    rows.loc[rows.fold == 0, "pair_quality"] = 0
+    rows.to_csv(path, sep="\t", index=False)
+    assert "held-out" in error_of(capsys, drawn, "distilled")
+
+
+def test_a_run_without_features_is_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:
+    text = error_of(capsys, drawn, "distilled", "sparse-only")
+    assert "run sparse-only" in text
+    assert "features of distilled" in text
+
+
+def test_a_slide_without_features_is_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:
+    (drawn.results / "embed/distilled/c1.h5").unlink()
+    assert "slide c1" in error_of(capsys, drawn, "distilled")
+
+
+def test_features_of_other_patches_are_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(drawn.results / "embed/distilled/b1.h5", "r+") as file:
+        file["coords"][4, 0] += 1
+    assert "slide b1" in error_of(capsys, drawn, "distilled")
+
+
+def test_features_of_another_run_are_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(drawn.results / "embed/distilled/a1.h5", "r+") as file:
+        file["coords"].attrs["encoder_run"] = "shuffled"
+    text = error_of(capsys, drawn, "distilled")
+    assert "encoder of run distilled, found of shuffled" in text
+
+
+def test_features_of_another_encoder_are_a_stated_error(
+    drawn: DrawnResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(drawn.results / "embed/distilled/c1.h5", "r+") as file:
+        file.attrs["encoder"] = "other"
+    text = error_of(capsys, drawn, "distilled")
+    assert "slide c1" in text
+    assert "one encoder" in text

@@ -1,0 +1,458 @@
+"""The report: one file, complete, escaped, usable; looked at by a parser and, where there is one, by a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from drawn_results import (
+    COHORT,
+    DrawnSlide,
+    draw_features,
+    draw_registration,
+    draw_sheet,
+    draw_stores,
+    draw_training,
+    draw_vectors,
+)
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
+from pipeline.report.mosaic import sparse_picture
+from pipeline.report.pairs import _field, quantity
+from pipeline.report.pictures import longest_side_px, opened, photograph
+from pipeline.report.reading import Evidence, Results
+from pipeline.report.svg import Axis, linear, tag, tick_label
+from pipeline.report.words import headline
+from pipeline.tiling.store import PatchStore
+
+VOID = {"meta", "link", "img", "input", "br"}
+FAILED = replace(COHORT[3], verdict="fail")
+SLIDES = (*COHORT[:3], FAILED, COHORT[4])
+WARNING = "margin of the coarse search 0.01, needed 0.05"
+
+
+class Document(HTMLParser):
+    """A parser that refuses unbalanced tags and keeps what the tests ask about."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self._open or self._open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    def all(self, name: str) -> list[dict[str, str]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def write(results: Path, sheet: Path, embedding: str = "distilled", **settings: object) -> Path:
+    out = results / "report/index.html"
+    arguments = ["--results", str(results), "--sheet", str(sheet), "--embedding", embedding, "--out", str(out)]
+    assert main(["report", *arguments, "--settings", json.dumps(settings)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a whole cohort with one failed registration."""
+    results = tmp_path_factory.mktemp("cohort") / "results"
+    drawn = draw_stores(results, SLIDES)
+    for index, (run, noise) in enumerate((("distilled", 1.0), ("sparse-only", 4.0), ("shuffled", 4.0))):
+        draw_features(drawn, run, noise, slides=SLIDES, seed=index)
+        draw_training(drawn, run)
+    draw_vectors(drawn, "distilled", SLIDES)
+    for slide in SLIDES[:4]:
+        draw_registration(drawn, slide, (WARNING,) if slide.verdict == "fail" else ())
+    assert main(["evaluate", *drawn.arguments("distilled", "sparse-only", "shuffled")]) == 0
+    return write(results, draw_sheet(results / "slides.tsv", SLIDES), note="The slides are synthetic.")
+
+
+@pytest.fixture(scope="module")
+def document(written: Path) -> Document:
+    return Document(written.read_text(encoding="utf-8"))
+
+
+def test_the_page_asks_nothing_of_the_network(written: Path, document: Document) -> None:
+    for _, attributes in document.tags:
+        for name in ("src", "href", "srcset", "data", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:"))
+    text = written.read_text(encoding="utf-8")
+    assert not re.search(r"@import|url\(|https?:(?!//www\.w3\.org/)", text)
+    policy = next(meta["content"] for meta in document.all("meta") if meta.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_picture_has_a_description_and_decodes(document: Document) -> None:
+    pictures = document.all("img")
+    assert len(pictures) == 4 * 5 + 5 * 2 + 1
+    for picture in pictures:
+        assert picture["alt"].strip()
+        kind, data = picture["src"].removeprefix("data:image/").split(";base64,")
+        with Image.open(BytesIO(base64.b64decode(data, validate=True))) as image:
+            image.load()
+            assert image.format == kind.upper()
+    assert all(figure["aria-label"] for figure in document.all("svg") if figure.get("role") == "img")
+
+
+def test_controls_are_labelled_ids_are_unique_and_links_lead_somewhere(document: Document) -> None:
+    ids = [attributes["id"] for _, attributes in document.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    labels = {label["for"] for label in document.all("label")}
+    sliders = document.all("input")
+    assert len(sliders) == 4 + 5
+    assert all(slider["id"] in labels and slider["aria-label"] for slider in sliders)
+    assert {link["href"].removeprefix("#") for link in document.all("a")} <= set(ids)
+    for attributes in (attributes for _, attributes in document.tags if "aria-labelledby" in attributes):
+        assert attributes["aria-labelledby"] in ids
+
+
+def test_headings_go_down_one_level_at_a_time(document: Document) -> None:
+    levels = [int(tag[1]) for tag, _ in document.tags if tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_the_headline_tells_the_gain_its_interval_and_the_controls(written: Path, document: Document) -> None:
+    rows = (written.parents[1] / "evaluate/summary.tsv").read_text().splitlines()
+    row = next(row.split("\t") for row in rows if row.startswith("distilled\tridge\tmean"))
+    gain, low, high = (f"{float(row[index]):.3f}" for index in (7, 8, 9))
+    assert "The dense stain helped." in document.words
+    assert f"a difference of +{gain} (95 % interval {low} to {high})" in document.words
+    assert "“shuffled”" in document.words
+
+
+def test_the_failed_pair_stands_first_with_its_reason_and_the_command_that_retries_it(document: Document) -> None:
+    classes = [article["class"] for article in document.all("article")]
+    assert classes == ["slide fail", "slide pass", "slide pass", "slide pass"]
+    assert WARNING in document.words
+    assert "--forcerun register -- results/register/c1/qc.json" in document.words
+
+
+def test_numbers_come_with_their_units(document: Document) -> None:
+    assert "Median residual before registration 212 µm" in document.words
+    assert "Median residual after registration 1.13 µm" in document.words
+    assert "steps: initial: after: median 212 µm" in document.words
+    assert "1.6 × 1.6" in document.words
+
+
+def test_the_limits_say_what_was_held_out_and_that_the_slides_are_synthetic(document: Document) -> None:
+    limits = document.words.split("Limits")[-1]
+    assert "held out by patient" in limits
+    assert "Held out: a1 (1 patient)" in limits
+    assert "The slides are synthetic." in limits
+
+
+def test_equal_results_give_equal_bytes(written: Path) -> None:
+    first = written.read_bytes()
+    assert (
+        write(written.parents[1], written.parents[1] / "slides.tsv", note="The slides are synthetic.").read_bytes()
+        == first
+    )
+
+
+def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
+    draw_stores(tmp_path, COHORT[:2])
+    document = Document(write(tmp_path, draw_sheet(tmp_path / "slides.tsv", COHORT[:2])).read_text())
+    sections = {section["id"] for section in document.all("section")}
+    assert sections == {"cohort", "tiles", "limits"}
+    assert {link["href"] for link in document.all("a")} == {"#content", "#cohort", "#tiles", "#limits"}
+    assert "results/register/a1/qc.json" in document.words
+
+
+def test_a_cohort_without_any_result_still_has_a_page(tmp_path: Path) -> None:
+    document = Document(write(tmp_path, draw_sheet(tmp_path / "slides.tsv")).read_text())
+    assert "results/inspect/a1.json" in document.words
+    assert {section["id"] for section in document.all("section")} == {"cohort", "limits"}
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\"'&"
+    slides = tuple(
+        DrawnSlide(f"{name}\"><b>&'", f"{name} {evil}", fold, (f"{evil}</svg>", "CD3"), verdict="fail")
+        for name, fold in (("a", 0), ("b", 1), ("c", 2))
+    )
+    drawn = draw_stores(tmp_path, slides)
+    for run in ("<i>run</i>", "sparse-only"):
+        draw_features(drawn, run, 2.0, slides=slides)
+        draw_training(drawn, run)
+    draw_vectors(drawn, "<i>run</i>", slides)
+    draw_registration(drawn, slides[0], (evil,))
+    assert main(["evaluate", *drawn.arguments("<i>run</i>", "sparse-only")]) == 0
+    sheet = draw_sheet(tmp_path / "slides.tsv", slides)
+    sheet.write_text(sheet.read_text().replace('"', '""').replace("\ta ", '\t"a ').replace('a"', 'a"'))
+    sheet = _quoted_sheet(tmp_path / "slides.tsv", slides)
+    document = Document(write(tmp_path, sheet, "<i>run</i>", title=evil, note=evil).read_text())
+    assert len(document.all("script")) == 1
+    assert document.all("b") == document.all("i") == []
+    assert document.words.count(evil) > 5
+
+
+def _quoted_sheet(path: Path, slides: tuple[DrawnSlide, ...]) -> Path:
+    def cell(value: str) -> str:
+        return '"' + value.replace('"', '""') + '"'
+
+    lines = [f"{cell(s.slide)}\t{cell(s.patient)}\the.tif\tmif.tif" for s in slides]
+    path.write_text("\n".join(["slide\tpatient\tsparse\tdense", *lines]) + "\n")
+    return path
+
+
+def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = draw_stores(tmp_path, COHORT[:2])
+    draw_registration(drawn, COHORT[0])
+    (tmp_path / "register/a1/residual.png").write_bytes(b"no picture")
+    sheet, out = draw_sheet(tmp_path / "slides.tsv", COHORT[:2]), tmp_path / "index.html"
+    arguments = ["--results", str(tmp_path), "--sheet", str(sheet), "--embedding", "x", "--out", str(out)]
+    assert main(["report", *arguments]) == 1
+    assert "residual.png: expected a picture" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def evidence(run: str, difference: float, verdict: str) -> Evidence:
+    ends = (float("nan"), float("nan")) if run == "sparse-only" else (difference - 0.02, difference + 0.02)
+    return Evidence(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2)
+
+
+@pytest.mark.parametrize(
+    ("distilled", "shuffled", "answer"),
+    [
+        (("helped", 0.1), ("no difference", 0.0), "The dense stain helped"),
+        (("no difference", 0.01), ("no difference", 0.0), "No difference was found"),
+        (("harmed", -0.1), ("no difference", 0.0), "The dense stain did harm"),
+        (("helped", 0.1), ("helped", 0.1), "A gain, but not from the pairing"),
+    ],
+)
+def test_the_answer_follows_the_verdicts_of_run_and_control(
+    distilled: tuple[str, float], shuffled: tuple[str, float], answer: str
+) -> None:
+    rows = (
+        evidence("distilled", distilled[1], distilled[0]),
+        evidence("sparse-only", float("nan"), ""),
+        evidence("shuffled", shuffled[1], shuffled[0]),
+    )
+    found = headline(Results((), None, {}, rows, "sparse-only", {}, None), "distilled")
+    assert found is not None
+    assert found.answer == answer
+
+
+def test_components_are_those_of_the_sample_and_colours_lie_where_the_patches_are(written: Path) -> None:
+    results = written.parents[1]
+    path, store = results / "embed/distilled/a1.h5", PatchStore.open(results / "tile/a1.zarr")
+    components = fit_components({"a1": path}, patches=10_000)
+    assert components is not None
+    with h5py.File(path) as file:
+        features = np.asarray(file["features"], dtype=np.float64)
+    centred = features - features.mean(axis=0)
+    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(components.axes), np.abs(axes[:3]), atol=1e-6)
+    np.testing.assert_allclose(components.explained, spread[:3] ** 2 / (spread**2).sum(), atol=1e-9)
+    colours = patch_colours("a1", path, store, components)
+    assert colours is not None
+    assert colours.rgba.shape == (16, 16, 4)
+    assert (colours.left, colours.top) == (0, 0)
+    assert (colours.width, colours.height) == pytest.approx((1, 1))
+    brightest = int(np.argmax(centred @ components.axes[0]))
+    assert colours.rgba[divmod(brightest, 16)][0] == colours.rgba[..., 0].max()
+
+
+def test_slide_vectors_are_read_from_a_list_column_and_from_numbered_columns(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(4, 12))
+    names = ["a", "b", "c", "d"]
+    pd.DataFrame({"slide": names, "mean": vectors.tolist()}).to_parquet(tmp_path / "list.parquet")
+    columns = {f"mean_{i}": vectors[:, i] for i in range(12)}
+    pd.DataFrame({"slide": names, **columns}).to_parquet(tmp_path / "columns.parquet")
+    lists, numbered = slide_map(tmp_path / "list.parquet", names), slide_map(tmp_path / "columns.parquet", names)
+    assert lists is not None
+    assert numbered is not None
+    assert lists[0] == names
+    np.testing.assert_allclose(lists[1], numbered[1])
+    assert slide_map(tmp_path / "list.parquet", names[:2]) is None
+
+
+def test_pictures_shrink_with_the_cohort_and_are_never_enlarged(tmp_path: Path) -> None:
+    assert [longest_side_px(900, slides) for slides in (1, 8, 32, 100_000)] == [900, 900, 450, 240]
+    Image.new("RGB", (120, 60), (200, 30, 30)).save(tmp_path / "small.png")
+    assert photograph(opened(tmp_path / "small.png"), 900).width == 120
+    assert (
+        photograph(opened(tmp_path / "small.png"), 60).width,
+        photograph(opened(tmp_path / "small.png"), 60).height,
+    ) == (60, 30)
+
+
+@pytest.mark.parametrize(
+    ("slide", "picture", "expected"),
+    [
+        ((1024, 700), (1024, 744), (1024, 700)),  # with a title line above
+        ((1024, 700), (1024, 700), (1024, 700)),  # without
+        ((400, 1024), (720, 1068), (400, 1024)),  # a narrow slide, padded on the right
+        ((1024, 700), (1024, 300), None),  # another field
+    ],
+)
+def test_the_slide_is_found_inside_the_overlay(
+    slide: tuple[int, int], picture: tuple[int, int], expected: tuple[int, int] | None
+) -> None:
+    page = Image.new("RGB", picture, "white")
+    page.paste(Image.new("RGB", slide, (200, 30, 30)), (0, picture[1] - slide[1]))
+    field = _field(page, slide[0] / slide[1])
+    assert (field.size if field else None) == expected
+    if field:
+        assert field.getcolors() == [(slide[0] * slide[1], (200, 30, 30))]
+
+
+def test_a_small_slide_is_shown_as_sharp_as_its_patches(written: Path) -> None:
+    store = PatchStore.open(written.parents[1] / "tile/a1.zarr")
+    coarse = np.asarray(sparse_picture(store, (128, 128)))
+    np.testing.assert_array_equal(coarse, store.overview)
+    sharp = np.asarray(sparse_picture(store, (256, 256)))
+    patches = store.read_sparse(slice(0, len(store)))
+    np.testing.assert_array_equal(sharp[16:32, 48:64], patches[16 + 3])
+
+
+def test_axes_have_round_ticks_inside_their_ends() -> None:
+    assert Axis(0.03, 0.97, 0, 1).ticks(5) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert Axis(12, 2400, 0, 1, logarithmic=True).ticks() == [20, 50, 100, 200, 500, 1000, 2000]
+    axis = linear([3.0, 5.0], 100, 200)
+    assert 100 < axis(3.0) < axis(5.0) < 200
+    assert [tick_label(value) for value in (0.0, -0.5, 1e-4, 20000)] == ["0", "−0.5", "1e-4", "2e4"]
+
+
+def test_svg_text_is_escaped() -> None:
+    assert tag("text", "<a>&", x=1.25) == '<text x="1.2">&lt;a&gt;&amp;</text>'
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("held_out.median_um", ("held out: median", "µm")),
+        ("seconds", ("seconds", "s")),
+        ("steps.affine.blocks", ("steps: affine: blocks", "")),
+        ("residual_um.affine.median", ("residual: affine: median", "µm")),
+    ],
+)
+def test_units_are_read_from_the_names_of_the_numbers(path: str, shown: tuple[str, str]) -> None:
+    assert quantity(path) == shown
+
+
+# In a browser -------------------------------------------------------------------------------------------------------
+
+PROBE = """<!doctype html><body style="margin:0"><iframe id="f" style="width:{width}px;height:1500px;border:0"></iframe>
+<pre id="told"></pre><script>
+const told = {{errors: []}}, frame = document.getElementById("f");
+frame.onload = () => {{
+  const inner = frame.contentDocument, view = frame.contentWindow;
+  view.addEventListener("error", (event) => told.errors.push(String(event.message)));
+  told.pictures = [...inner.images].filter((picture) => picture.complete && picture.naturalWidth > 0).length;
+  told.overflow = inner.scrollingElement.scrollWidth - {width};
+  const slider = inner.querySelector(".viewer input"), over = inner.querySelector(".viewer .over");
+  const shape = (value) => {{
+    slider.value = value; slider.dispatchEvent(new view.Event("input"));
+    const style = view.getComputedStyle(over);
+    return [style.clipPath, style.opacity];
+  }};
+  told.swipe = [shape(10), shape(90)];
+  inner.querySelector(".viewer button").click();
+  told.fade = [shape(10), shape(90)];
+  inner.querySelector("button.zoom").click();
+  told.enlarged = inner.querySelector("dialog[open] img").src === inner.querySelector("button.zoom img").src;
+  told.background = view.getComputedStyle(inner.body).backgroundColor;
+  const asked = view.performance.getEntriesByType("resource").map((entry) => entry.name);
+  told.requests = asked.filter((name) => !name.startsWith("data:"));
+  document.getElementById("told").textContent = JSON.stringify(told);
+}};
+frame.src = "{name}";
+</script>"""
+
+
+def browser() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no Chromium on the path: the page was not looked at in a browser")
+    return found
+
+
+def run_browser(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+    command += ["--disable-background-networking", "--allow-file-access-from-files", "--enable-logging=stderr"]
+    command += ["--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += [f"--user-data-dir={folder / 'profile'}", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "background"), [(1, "rgb(251, 250, 247)"), (0, "rgb(22, 21, 26)")])
+def test_the_page_works_in_a_browser(written: Path, tmp_path: Path, scheme: int, background: str) -> None:
+    shutil.copy(written, tmp_path / "index.html")
+    (tmp_path / "probe.html").write_text(PROBE.format(width=360, name="index.html"))
+    found = run_browser(
+        tmp_path,
+        f"--blink-settings=preferredColorScheme={scheme}",
+        "--dump-dom",
+        f"file://{tmp_path}/probe.html",
+    )
+    match = re.search(r'<pre id="told">(.+?)</pre>', found.stdout)
+    assert match, found.stderr[-2000:]
+    told = json.loads(match[1].replace("&lt;", "<").replace("&amp;", "&"))
+    assert told["errors"] == []
+    assert "CONSOLE" not in found.stderr
+    assert told["pictures"] == 4 * 5 + 5 * 2 + 1
+    assert told["overflow"] <= 0, "the page scrolls sideways at 360 px"
+    (narrow, _), (wide, _) = told["swipe"]
+    assert narrow != wide
+    (_, faint), (_, strong) = told["fade"]
+    assert (float(faint), float(strong)) == (pytest.approx(0.1), pytest.approx(0.9))
+    assert told["background"] == background
+    assert told["enlarged"]
+    assert told["requests"] == []
+
+
+@pytest.mark.slow
+def test_the_swipe_changes_the_picture(written: Path, tmp_path: Path) -> None:
+    page = written.read_text(encoding="utf-8")
+    shown = []
+    for value in (5, 95):
+        name = f"at{value}"
+        script = f"<script>document.querySelectorAll('.viewer input').forEach((i) => {{ i.value = {value}; \
+i.dispatchEvent(new Event('input')); }}); location.hash = 'registration';</script>"
+        (tmp_path / f"{name}.html").write_text(page.replace("</body>", f"{script}</body>"), encoding="utf-8")
+        picture = tmp_path / f"{name}.png"
+        page_url = f"file://{tmp_path}/{name}.html"
+        run_browser(
+            tmp_path, "--virtual-time-budget=5000", f"--screenshot={picture}", "--window-size=1000,6000", page_url
+        )
+        shown.append(np.asarray(Image.open(picture).convert("RGB"), dtype=np.int16))
+    changed = (np.abs(shown[0] - shown[1]).max(axis=-1) > 40).sum()
+    assert changed > 5000
