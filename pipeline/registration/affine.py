@@ -1,0 +1,85 @@
+"""From a pose to an affine map: enhanced correlation coefficient (Evangelidis and Psarakis 2008), coarse to fine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.registration.coarse import Pose, density, masked_ncc
+from pipeline.registration.displacement import Floats
+from pipeline.registration.images import NuclearImage
+from pipeline.registration.matching import laid_on
+from pipeline.registration.transform import Transform
+
+_SIDE_PX = 1024
+_ITERATIONS = 60
+_TOLERANCE = 1e-5
+_MAX_STRETCH = 1.25
+
+
+def refined(poses: list[Pose], sparse: NuclearImage, dense: NuclearImage) -> list[Pose]:
+    """The poses, each moved to the affine map of highest correlation near it, best first.
+
+    Their `ncc` is measured anew, for all at the resolution of the last step.
+    """
+    finest = max(8.0, max(sparse.inside.shape) * sparse.mpp / _SIDE_PX, sparse.mpp, dense.mpp)
+    pyramid = [(density(sparse, mpp), density(dense, mpp)) for mpp in (4 * finest, 2 * finest, finest)]
+    better = []
+    for pose in poses:
+        affine = pose.affine
+        for fixed, moving in pyramid[:2]:
+            affine = _climbed(affine, fixed, moving)
+        better.append(_pose(affine, *pyramid[1]))
+    better.sort(key=lambda pose: -pose.ncc)
+    if better:
+        best = better[0]
+        better[0] = Pose(best.mirrored, best.degrees, best.ncc, _climbed(best.affine, *pyramid[2]))
+    return better
+
+
+def margin(poses: list[Pose]) -> float:
+    """How much better the first pose correlates than the best one of another mirror or rotation."""
+    rivals = [pose.ncc for pose in poses[1:] if pose.differs(poses[0])]
+    return poses[0].ncc - max(rivals, default=0.0) if poses else 0.0
+
+
+def _pose(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Pose:
+    """The pose that an affine map is, with its correlation."""
+    mirrored = bool(np.linalg.det(affine[:, :2]) < 0)
+    turn = affine[:, :2] @ np.diag([-1.0, 1.0]) if mirrored else affine[:, :2]
+    degrees = float(np.rad2deg(np.arctan2(turn[1, 0] - turn[0, 1], turn[0, 0] + turn[1, 1])))
+    return Pose(mirrored, degrees, masked_ncc(fixed, moving, affine), affine)
+
+
+def _climbed(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Floats:
+    """The affine map after one run of ECC; the one that went in where ECC finds none or leaves the plausible."""
+    start = _to_pixels(affine, fixed, moving).astype(np.float32)
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _TOLERANCE)
+    mask = _mask(affine, fixed, moving)
+    try:
+        _, found = cv2.findTransformECC(fixed.values, moving.values, start.copy(), cv2.MOTION_AFFINE, criteria, mask, 5)
+    except cv2.error:
+        return affine
+    result = _to_um(found.astype(np.float64), fixed, moving)
+    scales = np.linalg.svd(result[:, :2], compute_uv=False)
+    plausible = scales.max() < _MAX_STRETCH and scales.min() > 1 / _MAX_STRETCH
+    before, after = (masked_ncc(fixed, moving, candidate) for candidate in (affine, result))
+    return result if plausible and after >= before else affine
+
+
+def _mask(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Any:
+    return (laid_on(moving, Transform(affine), fixed).inside * np.uint8(255)).astype(np.uint8)
+
+
+def _to_pixels(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Floats:
+    matrix = affine[:, :2] * fixed.mpp / moving.mpp
+    origin = affine[:, :2] @ np.asarray(fixed.origin_um) + affine[:, 2] - np.asarray(moving.origin_um)
+    return np.column_stack([matrix, origin / moving.mpp])
+
+
+def _to_um(pixels: Floats, fixed: NuclearImage, moving: NuclearImage) -> Floats:
+    matrix = pixels[:, :2] * moving.mpp / fixed.mpp
+    offset = pixels[:, 2] * moving.mpp + np.asarray(moving.origin_um) - matrix @ np.asarray(fixed.origin_um)
+    return np.column_stack([matrix, offset])

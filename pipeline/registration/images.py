@@ -1,0 +1,143 @@
+"""Both sides of a slide as one kind of image: nuclear signal on a grid of um, read at the resolution that is asked for.
+
+Nothing is read whole at level 0: a region is read from the level that is just fine enough, in strips, and averaged
+down by a whole number, so that the pixel centres of the result are known exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.registration.displacement import Floats
+from pipeline.registration.stain import hematoxylin
+from pipeline.slides.base import Slide, level_for
+
+_STRIP_PIXELS = 1 << 23
+
+
+@dataclass(frozen=True, eq=False)
+class NuclearImage:
+    """Nuclear signal on a regular grid.
+
+    Attributes:
+        values: float32 (H, W), hematoxylin in optical density or the square root of fluorescence.
+        inside: bool (H, W), whether the slide holds this pixel.
+        origin_um: x and y of the centre of pixel (0, 0) in the slide's frame.
+        mpp: um per pixel.
+    """
+
+    values: NDArray[np.float32]
+    inside: NDArray[np.bool_]
+    origin_um: tuple[float, float]
+    mpp: float
+
+    def to_um(self, points_px: NDArray[Any]) -> Floats:
+        """Pixel positions (N, 2), xy, as um."""
+        position: Floats = np.asarray(points_px, np.float64) * self.mpp + np.asarray(self.origin_um)
+        return position
+
+    def to_px(self, points_um: NDArray[Any]) -> Floats:
+        """Positions in um (N, 2) as pixel positions, xy."""
+        position: Floats = (np.asarray(points_um, np.float64) - np.asarray(self.origin_um)) / self.mpp
+        return position
+
+
+@dataclass(frozen=True)
+class NuclearSource:
+    """A slide that can be read as nuclear signal.
+
+    Attributes:
+        slide: an open slide, RGB (H&E) or multi-channel.
+        mpp: um per level-0 pixel.
+        channel: index of the nuclear channel; None for H&E.
+    """
+
+    slide: Slide
+    mpp: float
+    channel: int | None
+
+    @property
+    def extent_um(self) -> Floats:
+        """(2, 2): centres of the first and of the last level-0 pixel."""
+        width, height = self.slide.header.size_xy
+        return np.array([[0.0, 0.0], [(width - 1) * self.mpp, (height - 1) * self.mpp]])
+
+    def read(self, mpp: float, bounds_um: Floats | None = None) -> NuclearImage:
+        """The nuclear signal of a region.
+
+        Args:
+            mpp: the wanted resolution; the result has the nearest one that divides a level of the pyramid evenly.
+            bounds_um: (2, 2), lower and upper corner; None is the whole slide. It may reach outside.
+        """
+        values, image = self._averaged(mpp, bounds_um, colour=False)
+        return NuclearImage(values, image.inside, image.origin_um, image.mpp)
+
+    def read_colour(self, mpp: float, bounds_um: Floats | None = None) -> tuple[NDArray[np.uint8], NuclearImage]:
+        """The RGB pixels (H, W, 3) of a region of an H&E slide, with their nuclear signal on the same grid."""
+        pixels, image = self._averaged(mpp, bounds_um, colour=True)
+        rgb = np.rint(pixels).astype(np.uint8)
+        return rgb, NuclearImage(hematoxylin(rgb), image.inside, image.origin_um, image.mpp)
+
+    def _averaged(self, mpp: float, bounds_um: Floats | None, *, colour: bool) -> tuple[Any, NuclearImage]:
+        level = level_for(self.slide.header.levels, max(mpp / self.mpp, 1.0))
+        chosen = self.slide.header.levels[level]
+        fine_mpp = chosen.downsample * self.mpp
+        factor = max(1, round(mpp / fine_mpp))
+        first_um = (chosen.downsample - 1) / 2 * self.mpp
+        bounds = self.extent_um if bounds_um is None else bounds_um
+        low = np.floor((bounds[0] - first_um) / fine_mpp + 0.5).astype(int)
+        size = np.maximum(np.ceil((bounds[1] - bounds[0]) / (fine_mpp * factor)).astype(int), 1)
+        if bounds_um is None:
+            size = np.maximum(np.array(chosen.size_xy) // factor, 1)
+            low = np.zeros(2, int)
+        origin = first_um + (low + (factor - 1) / 2) * fine_mpp
+        values = self._strips(level, low, size, factor, colour=colour)
+        inside = _inside(low, size, factor, chosen.size_xy)
+        blank = np.zeros((0, 0), np.float32)
+        return values, NuclearImage(blank, inside, (float(origin[0]), float(origin[1])), fine_mpp * factor)
+
+    def _strips(self, level: int, low: NDArray[Any], size: NDArray[Any], factor: int, *, colour: bool) -> Any:
+        width, height = int(size[0]), int(size[1])
+        values = np.zeros((height, width, 3) if colour else (height, width), np.float32)
+        rows = max(1, _STRIP_PIXELS // max(1, width * factor * factor))
+        channels = None if self.channel is None else [self.channel]
+        for top in range(0, height, rows):
+            count = min(rows, height - top)
+            corner = (int(low[0]), int(low[1]) + top * factor)
+            pixels = self.slide.read_region(level, corner, (width * factor, count * factor), channels)
+            values[top : top + count] = self._signal(_block_mean(pixels, factor), colour=colour)
+        return values
+
+    def _signal(self, pixels: NDArray[np.float32], *, colour: bool) -> Any:
+        if colour:
+            return pixels
+        if self.channel is None:
+            return hematoxylin(np.rint(pixels).astype(np.uint8))
+        return np.sqrt(np.maximum(pixels[..., 0], 0))
+
+
+def _block_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
+    """Means over squares of `factor` pixels: (H * factor, W * factor, C) to float32 (H, W, C)."""
+    if factor == 1:
+        return pixels.astype(np.float32)
+    height, width, channels = pixels.shape[0] // factor, pixels.shape[1] // factor, pixels.shape[2]
+    total = np.zeros((height, width, channels), np.float32)
+    for row in range(factor):
+        for column in range(factor):
+            total += pixels[row::factor, column::factor]
+    mean: NDArray[np.float32] = (total / factor**2).astype(np.float32)
+    return mean
+
+
+def _inside(low: NDArray[Any], size: NDArray[Any], factor: int, level_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels of a region lie wholly within a level."""
+    x = low[0] + np.arange(int(size[0])) * factor
+    y = low[1] + np.arange(int(size[1])) * factor
+    across = (x >= 0) & (x + factor <= level_size[0])
+    down = (y >= 0) & (y + factor <= level_size[1])
+    inside: NDArray[np.bool_] = down[:, None] & across[None, :]
+    return inside

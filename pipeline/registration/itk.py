@@ -1,0 +1,135 @@
+"""ITK transform files: the same map for every tool that reads ITK, and maps that such tools made.
+
+An ITK transform carries points of the fixed image to the moving image. Sparse is fixed and dense is moving here, so
+an ITK resampling with the file lays the dense image onto the H&E. Physical units are um.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import SimpleITK
+
+from pipeline.errors import StatedError
+from pipeline.provenance import finished
+from pipeline.registration.displacement import DisplacementGrid, Floats
+from pipeline.registration.transform import GRID_SPACING_UM, Transform, checked_affine
+
+# SimpleITK carries no types.
+sitk: Any = SimpleITK
+
+_LINEAR_TOLERANCE_UM = 1e-6
+
+
+def write_itk(path: Path, transform: Transform) -> None:
+    """Writes the forward map as an ITK composite (`.h5`), in the layout of itk::HDF5TransformIO.
+
+    ITK applies the last added part first, so A p + b + D(p) is written as the displacement A^-1 D(p) followed by
+    the affine part. Beyond its grid an ITK displacement is zero, where ours keeps the value at the edge.
+    SimpleITK would stamp the file with the time of day; equal maps shall give equal bytes.
+    """
+    matrix, shift = transform.affine[:, :2], transform.affine[:, 2]
+    parts = [("AffineTransform_double_2_2", np.zeros(2), np.concatenate([matrix.ravel(), shift]))]
+    grid = transform.forward
+    if grid is not None:
+        values = np.einsum("ij,jyx->yxi", np.linalg.inv(matrix), grid.values_um.astype(np.float64))
+        size = [values.shape[1], values.shape[0]]
+        geometry = np.array([*size, *grid.origin_um, grid.spacing_um, grid.spacing_um, 1, 0, 0, 1], np.float64)
+        parts.append(("DisplacementFieldTransform_double_2_2", geometry, values.ravel()))
+    with finished(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, words in (("ITKVersion", "5.4.0"), ("HDFVersion", "1.12.1"), ("OSName", ""), ("OSVersion", "")):
+            _write_words(file, name, words)
+        _write_words(file, "TransformGroup/0/TransformType", "CompositeTransform_double_2_2")
+        for number, (kind, fixed, free) in enumerate(parts, start=1):
+            group = file.create_group(f"TransformGroup/{number}")
+            _write_words(group, "TransformType", kind)
+            group.create_dataset("TransformFixedParameters", data=fixed)
+            packing = {"compression": "gzip", "shuffle": True} if free.size > 64 else {}
+            group.create_dataset("TransformParameters", data=free, **packing)
+
+
+def _write_words(group: Any, name: str, words: str) -> None:
+    group.create_dataset(name, data=[words], dtype=h5py.string_dtype("ascii"))
+
+
+def read_itk(path: Path) -> Transform:
+    """The map of an ITK transform file, fixed (sparse) to moving (dense), both in um.
+
+    An affine map is taken exactly; any other is sampled on the 16-um grid over its own domain.
+
+    Raises:
+        StatedError: if SimpleITK cannot read it, or it is no map of the plane, or its domain is unknown.
+    """
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise StatedError(file=path, expected="an ITK transform", found=str(error).splitlines()[-1]) from None
+    if transform.GetDimension() != 2:
+        raise StatedError(
+            file=path, expected="a transform of the plane", found=f"{transform.GetDimension()} dimensions"
+        )
+    domain = _domain(transform)
+    if domain is None:
+        return Transform(checked_affine(_affine_at(transform, np.zeros(2), 1000.0, path), path))
+    low, high = domain
+    affine = checked_affine(_fitted_affine(transform, low, high), path)
+    grid = DisplacementGrid.covering((float(low[0]), float(low[1])), (float(high[0]), float(high[1])), GRID_SPACING_UM)
+    nodes = grid.nodes_um()
+    # Rounding may put the last nodes just outside the file's own domain, where ITK knows no displacement.
+    inside = np.clip(nodes, low, high)
+    residual = _mapped(transform, inside) - inside @ affine[:, :2].T - affine[:, 2]
+    forward = grid.with_values(residual)
+    corners = Transform(affine, forward).to_dense(nodes)
+    return Transform.with_inverse(affine, forward, np.stack([corners.min(0), corners.max(0)]))
+
+
+def _mapped(transform: Any, points: Floats) -> Floats:
+    return np.array([transform.TransformPoint(point) for point in points.tolist()], np.float64)
+
+
+def _affine_at(transform: Any, centre: Floats, step: float, path: Path) -> Floats:
+    """The matrix of a transform that is linear, probed at three points and checked at others."""
+    origin, along_x, along_y = _mapped(transform, centre + step * np.array([[0.0, 0], [1, 0], [0, 1]]))
+    matrix = np.stack([along_x - origin, along_y - origin], axis=1) / step
+    affine = np.column_stack([matrix, origin - matrix @ centre])
+    probes = centre + step * np.array([[3.0, 7.0], [-5.0, 2.0], [20.0, -11.0]])
+    if np.abs(_mapped(transform, probes) - probes @ matrix.T - affine[:, 2]).max() > _LINEAR_TOLERANCE_UM * step:
+        raise StatedError(
+            file=path,
+            expected="an affine, B-spline or displacement-field transform",
+            found=f"{transform.GetName()} without a domain",
+        )
+    return affine
+
+
+def _fitted_affine(transform: Any, low: Floats, high: Floats) -> Floats:
+    """The affine map closest to a transform over its domain, by least squares."""
+    across = np.linspace(0, 1, 21)
+    points: Floats = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2) * (high - low) + low
+    design = np.column_stack([points, np.ones(len(points))])
+    solution = np.linalg.lstsq(design, _mapped(transform, points), rcond=None)[0]
+    return np.asarray(solution.T, np.float64)
+
+
+def _domain(transform: Any) -> tuple[Floats, Floats] | None:
+    """Lower and upper corner of the domain of the first non-linear part; None for a linear transform."""
+    kind = transform.GetTransformEnum()
+    if kind == sitk.sitkComposite:
+        composite = sitk.CompositeTransform(transform)
+        parts = [composite.GetNthTransform(i) for i in range(composite.GetNumberOfTransforms())]
+        domains = [domain for domain in map(_domain, reversed(parts)) if domain is not None]
+        return domains[0] if domains else None
+    if kind == sitk.sitkDisplacementField:
+        field = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+        origin, spacing, size = (
+            np.array(v, np.float64) for v in (field.GetOrigin(), field.GetSpacing(), field.GetSize())
+        )
+        return origin, origin + (size - 1) * spacing
+    if kind == sitk.sitkBSplineTransform:
+        spline = sitk.BSplineTransform(transform)
+        origin = np.array(spline.GetTransformDomainOrigin())
+        return origin, origin + np.array(spline.GetTransformDomainPhysicalDimensions())
+    return None

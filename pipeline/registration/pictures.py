@@ -1,0 +1,193 @@
+"""Pictures by which a person can judge a registration at a glance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.provenance import finished
+from pipeline.registration.displacement import Floats
+from pipeline.registration.images import NuclearImage, NuclearSource
+from pipeline.registration.matching import laid_on
+from pipeline.registration.quality import Quality
+from pipeline.registration.transform import Transform
+
+Picture = NDArray[np.uint8]
+
+SIDE_PX = 1024
+_BAND_PX = 44
+_INK = (40, 40, 46)
+_PAPER = (255, 255, 255)
+_TILES = 8
+_GRID_LINES = 24
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Both sides of a slide on one grid of about `SIDE_PX` pixels.
+
+    Attributes:
+        rgb: uint8 (H, W, 3), the H&E.
+        sparse: its nuclear signal.
+        dense: the dense nuclear signal under the transform.
+    """
+
+    rgb: Picture
+    sparse: NuclearImage
+    dense: NuclearImage
+
+    @classmethod
+    def of(cls, sparse: NuclearSource, dense: NuclearSource, transform: Transform) -> View:
+        """The view of two open slides."""
+        mpp = float((sparse.extent_um[1] - sparse.extent_um[0]).max()) / SIDE_PX
+        rgb, signal = sparse.read_colour(max(mpp, sparse.mpp))
+        return cls(rgb, signal, laid_on(dense.read(max(mpp, dense.mpp)), transform, signal))
+
+
+def overlay(view: View) -> Picture:
+    """Hematoxylin in magenta over the dense nuclei in green: white where they meet, coloured where they do not."""
+    first, second = _contrast(view.sparse), _contrast(view.dense)
+    picture = np.stack([first, second, first], axis=-1)
+    legend = [((255, 0, 255), "H&E hematoxylin"), ((0, 190, 0), "dense nuclei"), ((200, 200, 200), "both")]
+    return _framed(_eight_bit(picture), view, "Overlay", legend)
+
+
+def checkerboard(view: View) -> Picture:
+    """Tiles of the H&E beside tiles of the dense nuclei, drawn in a hematoxylin-like colour: structures go on."""
+    signal = _contrast(view.dense)[..., None]
+    drawn = _eight_bit(1 - signal * (1 - np.array([0.22, 0.12, 0.50])))
+    height, width = signal.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    side = max(height, width) / _TILES
+    odd = ((y // side + x // side) % 2).astype(bool)
+    picture = np.where(odd[..., None], drawn, view.rgb).astype(np.uint8)
+    return _framed(picture, view, "Checkerboard", [((225, 120, 190), "H&E"), ((56, 31, 128), "dense nuclei")])
+
+
+def residual(view: View, quality: Quality, limit_um: float) -> Picture:
+    """Every measured block as a square, coloured by its residual; blocks without a clear peak are hollow."""
+    grey = cv2.cvtColor(cv2.cvtColor(view.rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    picture: Any = (255 - (255 - grey.astype(np.float32)) * 0.35).astype(np.uint8)
+    half = max(2, int(quality.block_side_um / view.sparse.mpp / 2) - 1)
+    painted = picture.copy()
+    hollow = []
+    for (x, y), value in zip(view.sparse.to_px(quality.block_um), quality.block_residual_um, strict=True):
+        corners = (round(x) - half, round(y) - half), (round(x) + half, round(y) + half)
+        if np.isnan(value):
+            hollow.append(corners)
+        else:
+            cv2.rectangle(painted, *corners, _colour(value / limit_um), -1)
+    picture = cv2.addWeighted(painted, 0.75, picture, 0.25, 0)
+    for corners in hollow:
+        cv2.rectangle(picture, *corners, (170, 170, 176), 1)
+    scale = [(_colour(t), f"{t * limit_um:.2g} um{' and more' if t == 1 else ''}") for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return _framed(picture, view, "Held-out residual", [*scale, ((170, 170, 176), "no clear peak")])
+
+
+def deformation(view: View, transform: Transform) -> Picture:
+    """The smooth part of the map: a straight grid in grey, bent and magnified in colour by its length."""
+    height, width = view.rgb.shape[:2]
+    low, high = view.sparse.to_um(np.array([[0, 0], [width - 1, height - 1]]))
+    step = float((high - low).max()) / _GRID_LINES
+    fine = np.linspace(0, 1, 240)
+    lines = [
+        np.column_stack([np.full(240, low[0] + i * step), low[1] + fine * (high[1] - low[1])])
+        for i in range(int((high[0] - low[0]) / step) + 1)
+    ]
+    lines += [
+        np.column_stack([low[0] + fine * (high[0] - low[0]), np.full(240, low[1] + i * step)])
+        for i in range(int((high[1] - low[1]) / step) + 1)
+    ]
+    shifts = [_smooth_part(transform, line) for line in lines]
+    largest = max(float(np.linalg.norm(shift, axis=1).max()) for shift in shifts)
+    magnified = 1.0 if largest < 1e-6 else min(1000.0, 0.6 * step / largest)
+    white = np.full((height, width, 3), 255, np.uint8)
+    picture: Any = cv2.addWeighted(white, 0.75, view.rgb, 0.25, 0)
+    for line in lines:
+        _polyline(picture, view.sparse.to_px(line), (190, 190, 196), 1)
+    for line, shift in zip(lines, shifts, strict=True):
+        bent = view.sparse.to_px(line + shift * magnified)
+        lengths = np.linalg.norm(shift, axis=1) / max(largest, 1e-9)
+        for i in range(0, len(bent) - 1, 4):
+            _polyline(picture, bent[i : i + 5], _colour(float(lengths[i])), 2)
+    title = f"Deformation, drawn {magnified:.0f} times as large" if largest >= 1e-6 else "Deformation: none"
+    scale = [(_colour(t), f"{t * largest:.1f} um") for t in (0.0, 0.5, 1.0)] if largest >= 1e-6 else []
+    return _framed(picture, view, title, scale)
+
+
+def write_png(path: Path, picture: Picture) -> None:
+    """Writes a picture, whatever the file is called."""
+    with finished(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def _smooth_part(transform: Transform, points_um: Floats) -> Floats:
+    """Displacement (N, 2) beyond the affine part, turned back into the axes of the sparse slide."""
+    if transform.forward is None:
+        return np.zeros_like(points_um)
+    turned: Floats = transform.forward.at(points_um) @ np.linalg.inv(transform.affine[:, :2]).T
+    return turned
+
+
+def _contrast(image: NuclearImage) -> NDArray[np.float32]:
+    """Signal scaled to 0 to 1 between its background and its 99.5th percentile."""
+    held = image.values[image.inside]
+    if held.size == 0:
+        return np.zeros_like(image.values)
+    low, high = np.percentile(held, (5, 99.5))
+    if high - low < 1e-6:
+        return np.zeros_like(image.values)
+    scaled: NDArray[np.float32] = np.clip((image.values - low) / (high - low), 0, 1) * image.inside
+    return scaled.astype(np.float32)
+
+
+def _eight_bit(picture: NDArray[Any]) -> Picture:
+    scaled: Picture = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return scaled
+
+
+def _colour(fraction: float) -> tuple[int, int, int]:
+    """A colour from blue over yellow to red that keeps its order in grey (cividis-like ends, cv2's Turbo between)."""
+    index = np.array([[round(20 + 215 * float(np.clip(fraction, 0, 1)))]], np.uint8)
+    blue, green, red = cv2.applyColorMap(index, cv2.COLORMAP_TURBO)[0, 0].tolist()
+    return red, green, blue
+
+
+def _polyline(picture: Picture, points_px: Floats, colour: tuple[int, int, int], width: int) -> None:
+    cv2.polylines(picture, [np.rint(points_px * 16).astype(np.int32)], False, colour, width, cv2.LINE_AA, 4)
+
+
+def _framed(picture: Picture, view: View, title: str, legend: list[tuple[tuple[int, int, int], str]]) -> Picture:
+    """The picture under a line with its title, its legend and a scale bar."""
+    height, width = picture.shape[:2]
+    page = Image.new("RGB", (max(width, 720), height + _BAND_PX), _PAPER)
+    page.paste(Image.fromarray(picture), (0, _BAND_PX))
+    draw = ImageDraw.Draw(page)
+    bold, plain = ImageFont.load_default(20), ImageFont.load_default(15)
+    draw.text((12, 10), title, fill=_INK, font=bold)
+    x = 12 + draw.textlength(title, font=bold) + 28
+    for colour, words in legend:
+        draw.rectangle((x, 15, x + 14, 29), fill=colour, outline=_INK)
+        draw.text((x + 20, 13), words, fill=_INK, font=plain)
+        x += 20 + draw.textlength(words, font=plain) + 18
+    _scale_bar(draw, view.sparse.mpp, (width, height + _BAND_PX), plain)
+    return np.asarray(page, np.uint8)
+
+
+def _scale_bar(draw: ImageDraw.ImageDraw, mpp: float, corner: tuple[int, int], font: Any) -> None:
+    """A bar of a round length, about a sixth of the width, in the lower right corner."""
+    wanted = corner[0] * mpp / 6
+    unit = 10.0 ** np.floor(np.log10(wanted))
+    length_um = max(step * unit for step in (1, 2, 5) if step * unit <= wanted)
+    words = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"
+    length = length_um / mpp
+    right, low = corner[0] - 20, corner[1] - 18
+    draw.rectangle((right - length - 12, low - 34, right + 12, low + 12), fill=_PAPER)
+    draw.rectangle((right - length, low - 4, right, low + 2), fill=_INK)
+    draw.text((right - length / 2 - draw.textlength(words, font=font) / 2, low - 28), words, fill=_INK, font=font)

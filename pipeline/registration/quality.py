@@ -1,0 +1,296 @@
+"""How good a registration is, and how a single patch lies: measured shifts, never the fitted ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.registration.coarse import Pose
+from pipeline.registration.deformable import MIN_BLOCKS, Measured
+from pipeline.registration.displacement import Floats
+from pipeline.registration.matching import NUCLEAR_COARSE_UM, block_shift, nuclear_band, peak_confidence
+from pipeline.registration.stain import hematoxylin
+from pipeline.registration.transform import Transform
+from pipeline.settings import RegisterSettings
+
+# Of unrelated tissue up to one block in twenty supports a map by chance, of one section most do.
+MIN_SUPPORT = 0.15
+GOOD_SUPPORT = 0.4
+# True pairs reached a margin of 0.17 and more, wrong ones at most 0.07.
+MIN_NCC = 0.4
+MIN_MARGIN = 0.1
+MAX_FOLDS = 0.01
+MODE_NOTES = {
+    "same-section": "both images show the same cells; the map goes down to single nuclei",
+    "serial": "neighbouring sections share no nuclei; the map stops at the smooth step and is true to regions only",
+}
+_PATCH_REACH_UM = 24.0
+_PATCH_REACH_FRACTION = 0.3
+_PATCH_MPP = 1.0
+_PATCH_MIN_CONFIDENCE = 0.1
+
+
+@dataclass(frozen=True)
+class PatchResidual:
+    """What is left between an H&E patch and its dense partner.
+
+    Attributes:
+        residual_um: length of the shift; nan where nothing can be said.
+        confidence: in [0, 1], how far the correlation peak stands above its best rival; 0 where nothing can be said.
+    """
+
+    residual_um: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Distances in um of held-out blocks from where a map puts them.
+
+    Attributes:
+        median_um: nan where there are no blocks.
+        p90_um: nan where there are no blocks.
+    """
+
+    median_um: float
+    p90_um: float
+
+
+UNKNOWN = Residual(float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class StepQuality:
+    """One step of an engine, with the held-out residual before and after it."""
+
+    name: str
+    accepted: bool
+    blocks: int
+    before: Residual
+    after: Residual
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """What qc.json says of one slide, apart from provenance and cost.
+
+    Attributes:
+        mode: `same-section` or `serial`.
+        engine: `sitk`, or `given` for a transform that was not computed here.
+        verdict: `pass`, `warn` or `fail`.
+        reasons: one sentence each; empty for `pass`.
+        channel: name of the dense channel that showed the nuclei.
+        pose: of the search; None where there was none.
+        margin: correlation above the best other pose; None where there was no search.
+        steps: in order.
+        held_out: residual of the final map at blocks that had no part in the fit.
+        support: fraction of held-out blocks that show a clear peak in agreement with the map.
+        determinant_range: least and greatest det J, mirror taken out.
+        fold_fraction: fraction of the grid's cells in which det J changes sign.
+        round_trip_um: greatest distance after there and back.
+        block_um: (N, 2) centres of the measured blocks, sparse frame.
+        block_side_um: side of a block.
+        block_residual_um: (N,), nan where the block showed no clear peak.
+    """
+
+    mode: str
+    engine: str
+    verdict: str
+    reasons: tuple[str, ...]
+    channel: str
+    pose: Pose | None
+    margin: float | None
+    steps: tuple[StepQuality, ...]
+    held_out: Residual
+    support: float
+    determinant_range: tuple[float, float]
+    fold_fraction: float
+    round_trip_um: float
+    block_um: Floats
+    block_side_um: float
+    block_residual_um: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Correspondences:
+    """Where held-out blocks were found, independent of the map that is judged by them.
+
+    Attributes:
+        sparse_um: (N, 2) block centres.
+        dense_um: (N, 2) where their nuclei lie in the dense frame.
+        trusted: (N,) whether the peak stands out.
+    """
+
+    sparse_um: Floats
+    dense_um: Floats
+    trusted: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, measured: Measured, transform: Transform, rows: NDArray[np.bool_]) -> Correspondences:
+        """Those of some blocks, measured under a transform."""
+        shifts = measured.shifts.chosen(rows)
+        return cls(shifts.centre_um, transform.to_dense(shifts.centre_um + shifts.shift_um), measured.trusted[rows])
+
+    def distances_um(self, transform: Transform) -> Floats:
+        """(N,) distances from where a transform puts the blocks; nan for blocks without a clear peak."""
+        distance = np.linalg.norm(transform.to_dense(self.sparse_um) - self.dense_um, axis=1)
+        return np.where(self.trusted, distance, np.nan)
+
+    def residual(self, transform: Transform) -> Residual:
+        """Median and 90th percentile of the distances; nan where too few blocks have a clear peak."""
+        distances = self.distances_um(transform)[self.trusted]
+        if len(distances) < MIN_BLOCKS // 2:
+            return UNKNOWN
+        median, p90 = np.percentile(distances, (50, 90))
+        return Residual(float(median), float(p90))
+
+    def support(self, transform: Transform, within_um: float) -> float:
+        """Fraction of the blocks that have a clear peak within a distance of where a transform puts them."""
+        if not len(self.trusted):
+            return 0.0
+        with np.errstate(invalid="ignore"):
+            return float(np.mean(self.distances_um(transform) <= within_um))
+
+
+def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mpp: float) -> PatchResidual:
+    """The shift that is left between an H&E patch and the dense nuclear patch already resampled onto it.
+
+    The middle of the H&E patch is looked for in the dense patch, up to 24 um away or 0.3 of the side.
+
+    Args:
+        sparse_rgb: uint8 (P, P, 3).
+        dense_nuclei: (P, P), any real dtype, linear intensity.
+        mpp: um per pixel of both.
+    """
+    factor = max(1, round(_PATCH_MPP / mpp))
+    first = _shrunk(hematoxylin(sparse_rgb), factor)
+    second = _shrunk(np.sqrt(np.maximum(dense_nuclei, 0)).astype(np.float32), factor)
+    step_um = mpp * factor
+    side = min(first.shape)
+    reach = min(round(_PATCH_REACH_UM / step_um), int(_PATCH_REACH_FRACTION * side))
+    unknown = PatchResidual(float("nan"), 0.0)
+    if reach < 2 or side - 2 * reach < 8 or min(float(first.std()), float(second.std())) < 1e-6:
+        return unknown
+    template = nuclear_band(first, step_um)[reach:-reach, reach:-reach]
+    search = nuclear_band(second, step_um)
+    shift, peak, rival = block_shift(np.ascontiguousarray(template), search, 1.5 * NUCLEAR_COARSE_UM / step_um)
+    confidence = float(peak_confidence(peak, rival))
+    if confidence < _PATCH_MIN_CONFIDENCE or np.abs(shift).max() >= reach:
+        return unknown
+    return PatchResidual(float(np.hypot(*shift)) * step_um, confidence)
+
+
+def fold_fraction(transform: Transform) -> float:
+    """Fraction of the grid's cells in which the map is turned over against the rest."""
+    return float(np.mean(_unmirrored(transform) <= 0))
+
+
+def determinant_range(transform: Transform) -> tuple[float, float]:
+    """Least and greatest det J, mirror taken out."""
+    determinants = _unmirrored(transform)
+    return float(determinants.min()), float(determinants.max())
+
+
+def verdict(
+    settings: RegisterSettings,
+    *,
+    held_out: Residual,
+    support: float,
+    folds: float,
+    determinants: tuple[float, float],
+    pose: Pose | None,
+    margin: float | None,
+    searched: bool,
+) -> tuple[str, tuple[str, ...]]:
+    """`pass`, `warn` or `fail`, with the reasons.
+
+    In one section shared nuclei decide. Neighbouring sections share none, so there the search has to stand out too.
+    """
+    fails, warns = [], []
+    if not support >= MIN_SUPPORT:
+        fails.append(f"only {support:.0%} of the held-out blocks agree with the map, {MIN_SUPPORT:.0%} are needed")
+    elif support < GOOD_SUPPORT:
+        warns.append(f"only {support:.0%} of the held-out blocks agree with the map")
+    if held_out.median_um > settings.fail_residual_um:
+        fails.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {settings.fail_residual_um:g} um")
+    elif held_out.median_um > settings.warn_residual_um:
+        warns.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {settings.warn_residual_um:g} um")
+    if folds > MAX_FOLDS:
+        fails.append(f"the map folds in {folds:.1%} of its cells")
+    elif folds > 0 or not 0.5 <= determinants[0] <= determinants[1] <= 2:
+        warns.append(f"det J ranges from {determinants[0]:.2f} to {determinants[1]:.2f}")
+    if searched and (pose is None or margin is None):
+        fails.append("an image without any nuclear signal")
+    elif pose is not None and margin is not None and (pose.ncc < MIN_NCC or margin < MIN_MARGIN):
+        doubt = (
+            f"search not decisive: correlation {pose.ncc:.2f} (needs {MIN_NCC}), "
+            f"margin {margin:.2f} (needs {MIN_MARGIN})"
+        )
+        (fails if settings.mode == "serial" else warns).append(doubt)
+    if fails:
+        return "fail", tuple(fails + warns)
+    return ("warn", tuple(warns)) if warns else ("pass", ())
+
+
+def to_mapping(quality: Quality) -> dict[str, Any]:
+    """The quality as JSON values, null for what is unknown; the blocks themselves stay out."""
+    pose = quality.pose
+    return {
+        "mode": quality.mode,
+        "mode_note": MODE_NOTES[quality.mode],
+        "engine": quality.engine,
+        "verdict": quality.verdict,
+        "reasons": list(quality.reasons),
+        "channel": quality.channel,
+        "coarse": None
+        if pose is None or quality.margin is None
+        else {
+            "ncc": round(pose.ncc, 4),
+            "margin": round(quality.margin, 4),
+            "mirrored": pose.mirrored,
+            "degrees": round(pose.degrees, 2),
+        },
+        "held_out_residual_um": _residual_mapping(quality.held_out),
+        "support": round(quality.support, 4),
+        "blocks": len(quality.block_um),
+        "steps": [
+            {
+                "name": step.name,
+                "accepted": step.accepted,
+                "blocks": step.blocks,
+                "before_um": _residual_mapping(step.before),
+                "after_um": _residual_mapping(step.after),
+            }
+            for step in quality.steps
+        ],
+        "det_j": {"min": round(quality.determinant_range[0], 4), "max": round(quality.determinant_range[1], 4)},
+        "fold_fraction": round(quality.fold_fraction, 6),
+        "round_trip_um": round(quality.round_trip_um, 4),
+    }
+
+
+def _residual_mapping(residual: Residual) -> dict[str, float | None]:
+    return {
+        name: None if np.isnan(value) else round(value, 3)
+        for name, value in (("median", residual.median_um), ("p90", residual.p90_um))
+    }
+
+
+def _unmirrored(transform: Transform) -> Floats:
+    determinants = transform.jacobian_determinants()
+    unmirrored: Floats = determinants * np.sign(np.linalg.det(transform.affine[:, :2]))
+    return unmirrored
+
+
+def _shrunk(values: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    height, width = values.shape
+    if factor == 1:
+        return values
+    cut = values[: height // factor * factor, : width // factor * factor]
+    smaller: Any = cv2.resize(cut, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    shrunk: NDArray[np.float32] = smaller
+    return shrunk

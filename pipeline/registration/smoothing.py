@@ -1,0 +1,121 @@
+"""A smooth displacement through scattered, partly wrong shifts: penalised cubic B-splines with robust weights.
+
+Minimises sum_i w_i |f(x_i) - s_i|^2 + lambda |bending of f|^2 over tensor-product cubic B-splines (P-splines, Eilers
+and Marx 1996), with the weights w_i of a Cauchy loss set anew in each round (iteratively reweighted least squares).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+from numpy.typing import NDArray
+
+from pipeline.registration.displacement import Floats
+
+_ROUNDS = 6
+_MIN_SCALE_UM = 0.3
+_CAUCHY = 2.385
+# Far from all data the field should end level, not run off along its last slope.
+_LEVEL_FRACTION = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class SplineField:
+    """A vector field in um over the sparse frame.
+
+    Attributes:
+        low_um: x and y of the lower corner of the domain.
+        knot_um: distance of the knots.
+        coefficients: (rows, columns, 2).
+    """
+
+    low_um: Floats
+    knot_um: float
+    coefficients: Floats
+
+    def at(self, points_um: NDArray[Any]) -> Floats:
+        """The field (N, 2) at points (N, 2); points outside take the value at the edge of the domain."""
+        rows, columns, _ = self.coefficients.shape
+        design = _design(points_um, self.low_um, self.knot_um, columns, rows)
+        values: Floats = design @ self.coefficients.reshape(-1, 2)
+        return values
+
+
+def fit_field(
+    points_um: Floats,
+    shifts_um: Floats,
+    confidence: Floats,
+    domain_um: Floats,
+    *,
+    knot_um: float,
+    stiffness: float,
+) -> SplineField:
+    """The field that fits the shifts, outliers set aside.
+
+    Args:
+        points_um: (N, 2) where the shifts were measured.
+        shifts_um: (N, 2).
+        confidence: (N,) prior weights.
+        domain_um: (2, 2) corners of the region to cover.
+        knot_um: distance of the knots.
+        stiffness: lambda; 0 bends freely. Knots that see the weight of one block each balance at about 1.
+    """
+    columns, rows = (np.ceil((domain_um[1] - domain_um[0]) / knot_um).astype(int) + 3).tolist()
+    design = _design(points_um, domain_um[0], knot_um, columns, rows)
+    penalty = stiffness * _bending(columns, rows)
+    weights = np.ones(len(points_um))
+    field = SplineField(domain_um[0], knot_um, np.zeros((rows, columns, 2)))
+    for _ in range(_ROUNDS):
+        weighted = design.T @ scipy.sparse.diags(weights * confidence)
+        system = (weighted @ design + penalty).tocsc()
+        solution = scipy.sparse.linalg.splu(system).solve(np.ascontiguousarray(weighted @ shifts_um))
+        field = SplineField(domain_um[0], knot_um, solution.reshape(rows, columns, 2))
+        distance = np.linalg.norm(design @ solution - shifts_um, axis=1)
+        scale = max(1.4826 / 1.18 * float(np.median(distance)) if len(distance) else 0.0, _MIN_SCALE_UM)
+        weights = 1 / (1 + (distance / (_CAUCHY * scale)) ** 2)
+    return field
+
+
+def _design(points_um: NDArray[Any], low: Floats, knot: float, columns: int, rows: int) -> Any:
+    """Sparse (N, rows * columns): the values of all basis functions at the points."""
+    position = (np.asarray(points_um, np.float64) - low) / knot
+    across = _basis(position[:, 0], columns)
+    down = _basis(position[:, 1], rows)
+    index = (down[0][:, :, None] * columns + across[0][:, None, :]).reshape(len(position), -1)
+    value = (down[1][:, :, None] * across[1][:, None, :]).reshape(len(position), -1)
+    pointer = np.arange(0, index.size + 1, 16)
+    return scipy.sparse.csr_matrix((value.ravel(), index.ravel(), pointer), shape=(len(position), rows * columns))
+
+
+def _basis(position: Floats, count: int) -> tuple[NDArray[np.int64], Floats]:
+    """Indices and values (N, 4) of the cubic B-splines that are not zero at positions in knot distances."""
+    clipped = np.clip(position, 0, count - 3)
+    first = np.minimum(clipped.astype(np.int64), count - 4)
+    t = clipped - first
+    values = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
+    return first[:, None] + np.arange(4), values
+
+
+def _bending(columns: int, rows: int) -> Any:
+    """Penalty on second differences along x, y and across, with a trace of first differences."""
+    second_x, second_y = (_differences(n, (1.0, -2.0, 1.0)) for n in (columns, rows))
+    first_x, first_y = (_differences(n, (-1.0, 1.0)) for n in (columns, rows))
+    one_x, one_y = scipy.sparse.identity(columns), scipy.sparse.identity(rows)
+    parts = [
+        (1.0, scipy.sparse.kron(one_y, second_x)),
+        (1.0, scipy.sparse.kron(second_y, one_x)),
+        (2.0, scipy.sparse.kron(first_y, first_x)),
+        (_LEVEL_FRACTION, scipy.sparse.kron(one_y, first_x)),
+        (_LEVEL_FRACTION, scipy.sparse.kron(first_y, one_x)),
+    ]
+    total = sum(weight * (part.T @ part) for weight, part in parts)
+    return total + 1e-9 * scipy.sparse.identity(columns * rows)
+
+
+def _differences(count: int, stencil: tuple[float, ...]) -> Any:
+    rows = count - len(stencil) + 1
+    return scipy.sparse.diags(stencil, range(len(stencil)), shape=(rows, count))

@@ -1,0 +1,82 @@
+"""What shows nuclei: the hematoxylin of an H&E image, and the nuclear channel of a multiplex image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+
+# Optical densities of hematoxylin, eosin and a residual (Ruifrok and Johnston 2001), one stain per row.
+_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+
+# Best first. DRAQ5 and SYTOX stain DNA as well; histone H3 marks the same nuclei.
+_NUCLEAR = (
+    r"\bdapi\b",
+    r"\bhoechst\b",
+    r"\bdna\b",
+    r"dapi",
+    r"hoechst",
+    r"draq",
+    r"sytox",
+    r"\bnuclei\b|\bnuclear\b|\bnucleus\b",
+    r"histone|\bh3\b",
+)
+
+
+def hematoxylin(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Amount of hematoxylin by colour deconvolution (Ruifrok and Johnston 2001), in optical density.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+
+    Returns:
+        float32 (H, W), 0 where there is none.
+    """
+    unmix = np.linalg.inv(_STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True))[:, 0]
+    # One table per colour holds -log10 of the intensity times the weight: three look-ups instead of logarithms.
+    density = -np.log10(np.maximum(np.arange(256), 1) / 255.0)
+    tables = (density[:, None] * unmix).astype(np.float32)
+    amount = tables[rgb[..., 0], 0] + tables[rgb[..., 1], 1] + tables[rgb[..., 2], 2]
+    positive: NDArray[np.float32] = np.maximum(amount, 0)
+    return positive
+
+
+def nuclear_channel(channels: Sequence[str], wanted: str | None) -> int:
+    """Index of the channel that shows nuclei.
+
+    Args:
+        channels: names in file order.
+        wanted: the name that the user gave; None looks for the usual names, the first cycle of several.
+
+    Raises:
+        StatedError: if the wanted name is absent or stands twice, or no name is a known nuclear stain.
+    """
+    if wanted is not None:
+        found = [i for i, name in enumerate(channels) if name == wanted] or [
+            i for i, name in enumerate(channels) if name.lower() == wanted.lower()
+        ]
+        if len(found) != 1:
+            raise StatedError(expected=f"one channel named {wanted!r}", found=_listed(channels))
+        return found[0]
+    for pattern in _NUCLEAR:
+        for i, name in enumerate(channels):
+            if re.search(pattern, _words(name)):
+                return i
+    raise StatedError(
+        expected="a nuclear channel (DAPI, Hoechst, DNA, …) or its name in register.nuclear_channel",
+        found=_listed(channels),
+    )
+
+
+def _words(name: str) -> str:
+    """Lower case, with digits and signs as blanks, so that `DAPI-01` and `dna_2` hold the bare word."""
+    return re.sub(r"[^a-z0-9]+|(?<=[a-z]{3})\d+", " ", name.lower())
+
+
+def _listed(channels: Sequence[str]) -> Any:
+    return f"channels {', '.join(channels) or 'none'}"

@@ -1,0 +1,70 @@
+"""The stage register: the transform of one slide pair, with the evidence for it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.settings import RegisterSettings
+from pipeline.stages.arguments import add_settings, settings_of
+
+_PACKAGES = ("numpy", "scipy", "opencv-python-headless", "SimpleITK", "zarr")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the verb."""
+    parser.add_argument("--record", type=Path, required=True, help="JSON file written by inspect")
+    parser.add_argument("--out-transform", type=Path, required=True, help="transform.zarr to write")
+    parser.add_argument("--out-itk", type=Path, required=True, help="the same map as an ITK composite, .h5")
+    parser.add_argument("--out-qc", type=Path, required=True, help="JSON with the verdict and the residuals")
+    parser.add_argument("--out-overlay", type=Path, required=True, help="PNG: H&E in magenta, dense nuclei in green")
+    parser.add_argument("--out-checkerboard", type=Path, required=True, help="PNG: tiles of both images")
+    parser.add_argument("--out-residual", type=Path, required=True, help="PNG: residual of every block")
+    parser.add_argument("--out-deformation", type=Path, required=True, help="PNG: the bent grid")
+    add_settings(parser, RegisterSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Registers, or takes the transform that the sheet names, and writes map, verdict and pictures.
+
+    Raises:
+        StatedError: if there is no dense partner, no nuclear channel, or the given transform is none.
+    """
+    import resource
+    import time
+
+    from pipeline import provenance
+    from pipeline.registration import engine, pictures, quality
+    from pipeline.registration.itk import write_itk
+    from pipeline.registration.transform import given_transform, write_transform
+    from pipeline.slides.record import read_record
+
+    started = time.monotonic()
+    settings = settings_of(parsed, RegisterSettings)
+    record = read_record(parsed.record)
+    inputs = {"sparse": record.sparse.sha256, "dense": record.dense.sha256 if record.dense else ""}
+    given = given_transform(record.transform)
+    if given is not None and record.transform != "identity":
+        inputs["transform"] = provenance.file_digest(Path(record.transform))
+    with engine.opened(record, settings) as pair:
+        if given is None:
+            transform, found = engine.align(pair, settings)
+        else:
+            transform = given
+            found = engine.assess(pair, transform, settings)
+        view = pictures.View.of(pair.sparse, pair.dense, transform)
+    pictures.write_png(parsed.out_overlay, pictures.overlay(view))
+    pictures.write_png(parsed.out_checkerboard, pictures.checkerboard(view))
+    pictures.write_png(parsed.out_residual, pictures.residual(view, found, limit_um=2 * settings.warn_residual_um))
+    pictures.write_png(parsed.out_deformation, pictures.deformation(view, transform))
+    origin = provenance.record("register", settings, inputs, _PACKAGES)
+    write_transform(parsed.out_transform, transform, origin)
+    write_itk(parsed.out_itk, transform)
+    report = {"schema": provenance.SCHEMA_VERSION, "slide": record.slide, "given": record.transform}
+    report |= quality.to_mapping(found)
+    report["provenance"] = origin
+    report["cost"] = {
+        "seconds": round(time.monotonic() - started, 2),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    provenance.write_json(parsed.out_qc, report)

@@ -1,0 +1,50 @@
+"""The tool warp-points: carries points from the sparse to the dense frame of a slide, or back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the verb."""
+    parser.add_argument(
+        "--transform", type=Path, required=True, help="transform.zarr, a 3 x 3 matrix (.csv, .json), ITK .h5 or .tfm"
+    )
+    parser.add_argument("--points", type=Path, required=True, help="CSV with the columns x_um and y_um")
+    parser.add_argument("--output", type=Path, required=True, help="CSV to write; other columns are kept")
+    parser.add_argument("--inverse", action="store_true", help="carry points of the dense frame to the sparse frame")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes the table with x_um and y_um replaced by the position in the other frame.
+
+    Raises:
+        StatedError: if the transform or the table is not what it should be.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from pipeline.errors import StatedError
+    from pipeline.provenance import finished
+    from pipeline.registration.transform import given_transform
+
+    transform = given_transform(str(parsed.transform))
+    assert transform is not None
+    expected = "a CSV with the columns x_um, y_um of finite numbers"
+    try:
+        table = pd.read_csv(parsed.points)
+        points = table[["x_um", "y_um"]].to_numpy(np.float64)
+    except KeyError:
+        raise StatedError(
+            file=parsed.points, expected=expected, found=f"columns {', '.join(map(str, table.columns))}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StatedError(file=parsed.points, expected=expected, found=str(error)) from None
+    if not np.isfinite(points).all():
+        row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
+        raise StatedError(file=parsed.points, expected=expected, found=f"no number in data row {row + 1}")
+    warped = transform.to_sparse(points) if parsed.inverse else transform.to_dense(points)
+    table = table.assign(x_um=warped[:, 0], y_um=warped[:, 1])
+    with finished(parsed.output) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")

@@ -1,0 +1,323 @@
+"""Registration against known truth, from pose search to verdict, and the door of the stage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from synthetic_pair import ArraySlide, SyntheticPair, synthetic_pair
+
+from pipeline.cli import main
+from pipeline.errors import StatedError
+from pipeline.registration.deformable import BLOCKS, FINE, measure
+from pipeline.registration.engine import Pair, align, assess, overview, tissue_of
+from pipeline.registration.images import NuclearSource
+from pipeline.registration.quality import Quality, to_mapping
+from pipeline.registration.smoothing import fit_field
+from pipeline.registration.transform import Transform
+from pipeline.settings import RegisterSettings
+
+SETTINGS = RegisterSettings()
+
+
+def opened(drawn: SyntheticPair) -> Pair:
+    return Pair.of(drawn.sparse, drawn.dense, drawn.mpp, None)
+
+
+def errors_um(drawn: SyntheticPair, transform: Transform) -> Any:
+    return np.linalg.norm(transform.to_dense(drawn.nuclei_um) - drawn.truth(drawn.nuclei_um), axis=1)
+
+
+CASES = {
+    "small turn": (1, 6.0, False, 15.0),
+    "mirrored": (2, -35.0, True, 12.0),
+    "turned by 170 degrees": (3, 170.0, False, 20.0),
+    "mirrored and turned": (4, 171.5, True, 25.0),
+}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
+def case(request: pytest.FixtureRequest) -> tuple[SyntheticPair, Transform, Quality]:
+    seed, degrees, mirrored, deformation_um = request.param
+    drawn = synthetic_pair(seed, degrees=degrees, mirrored=mirrored, deformation_um=deformation_um, side_um=1280)
+    return drawn, *align(opened(drawn), SETTINGS)
+
+
+def test_true_map_is_found(case: tuple[SyntheticPair, Transform, Quality]) -> None:
+    drawn, transform, quality = case
+    median, p90 = np.percentile(errors_um(drawn, transform), (50, 90))
+    assert quality.verdict == "pass", quality.reasons
+    assert median < 0.5
+    assert p90 < 1.0
+    assert quality.round_trip_um < 0.1
+    assert quality.fold_fraction == 0
+
+
+def test_reported_residual_is_honest(case: tuple[SyntheticPair, Transform, Quality]) -> None:
+    drawn, transform, quality = case
+    median, p90 = np.percentile(errors_um(drawn, transform), (50, 90))
+    assert quality.held_out.median_um == pytest.approx(median, rel=0.25, abs=0.3)
+    assert quality.held_out.p90_um == pytest.approx(p90, rel=0.25, abs=0.4)
+
+
+def test_steps_are_told_in_order_with_falling_residuals(case: tuple[SyntheticPair, Transform, Quality]) -> None:
+    _, _, quality = case
+    assert [step.name for step in quality.steps] == ["initial", "coarse", "affine", "smooth", "blocks", "fine"]
+    medians = [step.after.median_um for step in quality.steps]
+    assert medians[0] > medians[2] > medians[3] > medians[5]
+    for earlier, later in zip(quality.steps, quality.steps[1:], strict=False):
+        assert later.before == earlier.after
+
+
+def test_pose_is_reported(case: tuple[SyntheticPair, Transform, Quality]) -> None:
+    drawn, _, quality = case
+    assert quality.pose is not None
+    assert quality.pose.mirrored == bool(np.linalg.det(drawn.truth.matrix) < 0)
+
+
+@pytest.fixture(scope="module")
+def plain() -> SyntheticPair:
+    return synthetic_pair(7, degrees=10, deformation_um=10, side_um=1024)
+
+
+def test_same_input_gives_the_same_map(plain: SyntheticPair) -> None:
+    first, second = (align(opened(plain), SETTINGS) for _ in range(2))
+    assert first[0].forward is not None
+    assert second[0].forward is not None
+    assert np.array_equal(first[0].forward.values_um, second[0].forward.values_um)
+    assert to_mapping(first[1]) == to_mapping(second[1])
+
+
+def test_wrong_pair_fails_without_a_residual() -> None:
+    drawn = synthetic_pair(8, degrees=20, side_um=1024, tissue_seed=99)
+    transform, quality = align(opened(drawn), SETTINGS)
+    assert quality.verdict == "fail"
+    assert quality.reasons
+    assert np.isnan(quality.held_out.median_um)
+    assert to_mapping(quality)["held_out_residual_um"] == {"median": None, "p90": None}
+    assert np.isfinite(transform.affine).all()
+
+
+@pytest.mark.parametrize("side", ["sparse", "dense"])
+def test_blank_slide_fails(plain: SyntheticPair, side: str) -> None:
+    drawn = plain
+    if side == "dense":
+        drawn = replace(plain, dense=ArraySlide(np.zeros((900, 1000, 2), np.uint16), 0.8, ("CD3", "DAPI")))
+    else:
+        drawn = replace(plain, sparse=ArraySlide(np.full((900, 1000, 3), 255, np.uint8), 1.0, ("R", "G", "B")))
+    transform, quality = align(opened(drawn), SETTINGS)
+    assert quality.verdict == "fail"
+    assert "an image without any nuclear signal" in quality.reasons
+    assert np.isfinite(transform.to_dense(np.array([[5.0, 5.0]]))).all()
+
+
+def test_dense_part_of_the_field_is_placed(plain: SyntheticPair) -> None:
+    whole = plain.dense.read_region(0, (0, 0), plain.dense.header.size_xy)
+    height, width = whole.shape[:2]
+    cut = replace(plain, dense=ArraySlide(whole[: int(height * 0.7), : int(width * 0.75)], 0.8, ("CD3", "DAPI")))
+    transform, quality = align(opened(cut), SETTINGS)
+    there = plain.truth(plain.nuclei_um)
+    covered = ((there > 20) & (there < np.array([width * 0.75, height * 0.7]) * 0.8 - 20)).all(1)
+    assert quality.verdict == "pass", quality.reasons
+    assert np.median(errors_um(plain, transform)[covered]) < 0.5
+
+
+def test_serial_mode_stops_at_the_smooth_step(plain: SyntheticPair) -> None:
+    transform, quality = align(opened(plain), replace(SETTINGS, mode="serial"))
+    assert [step.name for step in quality.steps][-1] == "smooth"
+    assert "stops at the smooth step" in to_mapping(quality)["mode_note"]
+    assert np.median(errors_um(plain, transform)) < 6
+
+
+def test_given_map_is_judged_and_left_alone(plain: SyntheticPair) -> None:
+    found, _ = align(opened(plain), SETTINGS)
+    right = assess(opened(plain), found, SETTINGS)
+    assert right.engine == "given"
+    assert right.verdict == "pass"
+    shifted = Transform(found.affine + np.array([[0, 0, 6.0], [0, 0, 8.0]]), found.forward, found.inverse)
+    wrong = assess(opened(plain), shifted, SETTINGS)
+    assert wrong.verdict == "warn"
+    assert wrong.held_out.median_um == pytest.approx(10, abs=0.5)
+    assert wrong.steps[0].before == wrong.steps[0].after
+    assert assess(opened(plain), Transform.identity(), SETTINGS).verdict == "fail"
+
+
+def test_region_and_pyramid_keep_the_frame(plain: SyntheticPair) -> None:
+    """Reads at several resolutions show one painted spot at one place."""
+    pixels = np.full((512, 640, 3), 255, np.uint8)
+    pixels[200:208, 320:328] = (80, 60, 150)
+    source = NuclearSource(ArraySlide(pixels, 0.5, ("R", "G", "B")), 0.5, None)
+    for mpp in (0.5, 1.0, 2.0, 4.0):
+        for bounds in (None, np.array([[130.0, 60.0], [200.0, 140.0]]), np.array([[-30.0, -20.0], [300.0, 250.0]])):
+            image = source.read(mpp, bounds)
+            y, x = np.mgrid[0 : image.values.shape[0], 0 : image.values.shape[1]]
+            weight = image.values / image.values.sum()
+            centre = image.to_um(np.array([[(x * weight).sum(), (y * weight).sum()]]))
+            np.testing.assert_allclose(centre, [[323.5 * 0.5, 203.5 * 0.5]], atol=1e-3)
+            assert image.mpp == mpp
+
+
+def test_windows_do_not_change_what_is_measured(plain: SyntheticPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large slide is gone through in windows; their seams must not show."""
+    pair = opened(plain)
+    start = Transform(np.column_stack([plain.truth.matrix, plain.truth(np.zeros((1, 2)))[0]]))
+    tissue = tissue_of(overview(pair.sparse))
+    step = replace(BLOCKS, reach_um=40.0)
+    whole = measure(pair.sparse, pair.dense, start, step, tissue)
+    monkeypatch.setattr("pipeline.registration.deformable._WINDOW_PX", 200)
+    parts = measure(pair.sparse, pair.dense, start, step, tissue)
+    first = {tuple(c): s for c, s in zip(whole.shifts.centre_um.round(), whole.shifts.shift_um, strict=True)}
+    second = {tuple(c): s for c, s in zip(parts.shifts.centre_um.round(), parts.shifts.shift_um, strict=True)}
+    assert first.keys() == second.keys()
+    apart = [np.linalg.norm(first[key] - second[key]) for key in first]
+    assert np.median(apart) < 0.1
+
+
+def test_smooth_field_ignores_wrong_shifts() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 2000, (400, 2))
+    shifts = 8 * np.sin(points[:, ::-1] / 400)
+    wrong = rng.uniform(size=400) < 0.2
+    given = np.where(wrong[:, None], rng.uniform(-40, 40, (400, 2)), shifts + rng.normal(0, 0.2, shifts.shape))
+    domain = np.array([[0.0, 0.0], [2000.0, 2000.0]])
+    field = fit_field(points, given, np.ones(400), domain, knot_um=250, stiffness=0.01)
+    left = np.linalg.norm(field.at(points) - shifts, axis=1)
+    assert np.median(left) < 0.3
+    assert np.percentile(left, 95) < 1.5
+
+
+@pytest.mark.parametrize("degree", [0, 1])
+def test_smooth_field_keeps_straight_fields(degree: int) -> None:
+    points = np.random.default_rng(1).uniform(0, 1000, (100, 2))
+    shifts = 3.0 + 0.01 * degree * points
+    domain = np.array([[0.0, 0.0], [1000.0, 1000.0]])
+    field = fit_field(points, shifts, np.ones(100), domain, knot_um=200, stiffness=0.1)
+    np.testing.assert_allclose(field.at(points), shifts, atol=0.05)
+
+
+def write_files(drawn: SyntheticPair, folder: Path, channels: tuple[str, str] = ("CD3", "DAPI")) -> None:
+    """The pair as a tiled RGB TIFF and an OME-TIFF."""
+    rgb = drawn.sparse.read_region(0, (0, 0), drawn.sparse.header.size_xy)
+    per_cm = 10_000 / drawn.mpp[0]
+    tifffile.imwrite(
+        folder / "he.tif", rgb, photometric="rgb", tile=(256, 256), resolution=(per_cm, per_cm), resolutionunit=3
+    )
+    planes = np.moveaxis(drawn.dense.read_region(0, (0, 0), drawn.dense.header.size_xy), -1, 0)
+    size = {"PhysicalSizeX": drawn.mpp[1], "PhysicalSizeY": drawn.mpp[1]}
+    metadata = {"axes": "CYX", "Channel": {"Name": list(channels)}} | size
+    tifffile.imwrite(folder / "if.ome.tif", planes, photometric="minisblack", tile=(256, 256), metadata=metadata)
+
+
+OUTPUTS = ("transform", "itk", "qc", "overlay", "checkerboard", "residual", "deformation")
+NAMES = (
+    "transform.zarr",
+    "transform.h5",
+    "qc.json",
+    "overlay.png",
+    "checkerboard.png",
+    "residual.png",
+    "deformation.png",
+)
+
+
+def run_register(folder: Path, out: Path, transform: str = "") -> int:
+    sides = ["--sparse", str(folder / "he.tif"), "--dense", str(folder / "if.ome.tif")]
+    mpps = ["--sparse-mpp", "1.0", "--dense-mpp", "0.8"]
+    words = ["inspect", "--slide", "s1", "--patient", "p1", *sides, *mpps, "--transform", transform]
+    assert main([*words, "--out", str(out / "s1.json")]) == 0
+    words = ["register", "--record", str(out / "s1.json"), "--settings", "{}"]
+    for output, name in zip(OUTPUTS, NAMES, strict=True):
+        words += [f"--out-{output}", str(out / name)]
+    return main(words)
+
+
+def test_door_writes_everything_twice_the_same(plain: SyntheticPair, tmp_path: Path) -> None:
+    write_files(plain, tmp_path)
+    for out in ("a", "b"):
+        assert run_register(tmp_path, tmp_path / out) == 0
+    for name in ("transform.h5", "overlay.png", "checkerboard.png", "residual.png", "deformation.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    first, second = (json.loads((tmp_path / out / "qc.json").read_text()) for out in ("a", "b"))
+    assert first.pop("cost").keys() == {"seconds", "peak_memory_mb"}
+    second.pop("cost")
+    assert first == second
+    assert first["verdict"] == "pass"
+    assert first["channel"] == "DAPI"
+    assert set(first) >= {"slide", "mode", "engine", "coarse", "steps", "det_j", "fold_fraction", "provenance"}
+    picture = np.asarray(Image.open(tmp_path / "a" / "overlay.png"))
+    assert picture.shape[2] == 3
+    assert 900 <= max(picture.shape) <= 1200
+
+    taken = tmp_path / "taken"
+    assert run_register(tmp_path, taken, str(tmp_path / "a" / "transform.zarr")) == 0
+    report = json.loads((taken / "qc.json").read_text())
+    assert report["engine"] == "given"
+    assert report["verdict"] == "pass"
+    assert report["steps"][0]["before_um"] == report["steps"][0]["after_um"] == report["held_out_residual_um"]
+    assert (taken / "transform.h5").read_bytes() == (tmp_path / "a" / "transform.h5").read_bytes()
+
+    assert run_register(tmp_path, tmp_path / "same", "identity") == 0
+    assert json.loads((tmp_path / "same" / "qc.json").read_text())["verdict"] == "fail"
+
+
+def test_no_nuclear_channel_is_one_line(
+    plain: SyntheticPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(plain, tmp_path, ("CD3", "CD8"))
+    assert run_register(tmp_path, tmp_path / "out") == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: slide s1, file ")
+    assert "nuclear channel" in told
+    assert "CD3, CD8" in told
+    assert not (tmp_path / "out" / "qc.json").exists()
+
+
+def test_dense_side_without_rgb_sparse_is_stated(plain: SyntheticPair) -> None:
+    with pytest.raises(StatedError, match="RGB"):
+        Pair.of(plain.dense, plain.dense, plain.mpp, None)
+
+
+@pytest.mark.realdata
+def test_orion_centre_is_registered_within_five_um(real_data: Path) -> None:
+    from pipeline.slides.opening import open_slide
+
+    folder = real_data / "orion_crc01"
+    with open_slide(folder / "centre_he.tif") as sparse, open_slide(folder / "centre_mif_moved.ome.tif") as dense:
+        transform, quality = align(Pair.of(sparse, dense, (1.3, 1.3), None), SETTINGS)
+    truth = np.loadtxt(folder / "centre_truth.csv", delimiter=",", skiprows=1)
+    error = np.linalg.norm(transform.to_dense(truth[:, :2]) - truth[:, 2:], axis=1)
+    assert np.median(error) <= 5
+    # Reached: 0.91, 1.5, 2.3. The makers' own registration of this slide is off by 0.8 um, see the next test.
+    median, p90 = np.percentile(error, (50, 90))
+    assert median <= 1.1
+    assert p90 <= 1.9
+    assert error.max() <= 5
+    assert quality.verdict == "pass"
+    assert quality.channel == "Hoechst"
+
+
+@pytest.mark.realdata
+def test_orion_west_is_judged_as_registered(real_data: Path) -> None:
+    from pipeline.slides.opening import open_slide
+
+    folder = real_data / "orion_crc01"
+    with open_slide(folder / "west_he.tif") as sparse, open_slide(folder / "west_mif.ome.tif") as dense:
+        pair = Pair.of(sparse, dense, (1.3, 1.3), None)
+        quality = assess(pair, Transform.identity(), SETTINGS)
+        measured = measure(
+            pair.sparse,
+            pair.dense,
+            Transform.identity(),
+            replace(FINE, spacing_um=512.0),
+            tissue_of(overview(pair.sparse)),
+        )
+    assert quality.verdict == "pass"
+    assert quality.held_out.median_um < 1.3
+    # About half a pixel, the same over the whole slide: the floor of every accuracy measured on this slide.
+    np.testing.assert_allclose(np.median(measured.shifts.shift_um, axis=0), [0.45, 0.65], atol=0.15)
