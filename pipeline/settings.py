@@ -192,7 +192,8 @@ class ReportSettings:
 
     title: str = Field(default="More From Less", min_length=1, description="title of the page")
     note: str = Field(
-        default="", description="a sentence on the cohort that readers must know, shown at its head and among the limits"
+        default="",
+        description="a sentence on the cohort that readers must know, shown at its head and among the limits",
     )
     picture_px: int = Field(
         default=900,

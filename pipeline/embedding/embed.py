@@ -1,0 +1,128 @@
+"""The stage embed: the patches of one store to features, in the HDF5 layout of TRIDENT."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.embedding.encoder import Encoder, EncoderDescription
+from pipeline.errors import StatedError
+from pipeline.progress import progress
+from pipeline.provenance import finished
+from pipeline.settings import EmbedSettings
+from pipeline.tiling.store import PatchStore, StoreAttributes
+
+SCHEMA_VERSION = 1
+_MPP_TOLERANCE = 0.05
+_CHUNK_BYTES = 2**20
+_BATCHES_AHEAD = 2
+_UM_PER_PX_AT_1X = 10.0
+
+
+def embed(store: PatchStore, encoder: Encoder, settings: EmbedSettings, out: Path, provenance: dict[str, Any]) -> None:
+    """Writes `features` (N, D) float32 and `coords` (N, 2) int64 of all patches of a store, in its row order.
+
+    Raises:
+        StatedError: if the store's patches differ from those of the encoder's training by more than 5 % in um per
+            pixel, or in size, or if a feature is not finite.
+    """
+    check_patches(store, encoder.description)
+    count, width = len(store), encoder.description.feature_dim
+    precision = encoder.precision(settings.precision)
+    known = store.attributes
+    chunk = (min(count, max(1, -(-_CHUNK_BYTES // (4 * width)))), width)
+    with finished(out) as temporary, h5py.File(temporary, "w") as file:
+        features = file.create_dataset("features", shape=(count, width), dtype=np.float32, chunks=chunk)
+        done = 0
+        batches = _batches(store, settings.batch_size)
+        total = -(-count // settings.batch_size)
+        label = f"embed {known.slide}"
+        for patches in progress(batches, label=label, unit="batches", total=total):
+            found = encoder.embed(patches, precision)
+            if not np.isfinite(found).all():
+                raise StatedError(slide=known.slide, expected="finite features", found=f"nan near row {done}")
+            features[done : done + len(found)] = found
+            done += len(found)
+        coords = file.create_dataset("coords", data=store.table.position_px.astype(np.int64))
+        features.attrs.update({"name": known.slide, "savetodir": str(out.parent)})
+        coords.attrs.update(trident_attributes(known, out) | own_attributes(known, encoder.description))
+        file.attrs.update(
+            {
+                "schema": SCHEMA_VERSION,
+                "encoder": encoder.description.sha256,
+                "precision": precision,
+                "provenance": json.dumps(provenance, sort_keys=True),
+            }
+        )
+
+
+def check_patches(store: PatchStore, trained: EncoderDescription) -> None:
+    """Raises StatedError unless the store's patches are like those that the encoder was trained on."""
+    known = store.attributes
+    if abs(known.mpp / trained.mpp - 1) > _MPP_TOLERANCE or known.size_px != trained.patch_px:
+        raise StatedError(
+            slide=known.slide,
+            file=store.path,
+            expected=f"patches of {trained.patch_px} px at {trained.mpp:g} um/px (within 5 %), as the encoder "
+            f"{trained.run} was trained on",
+            found=f"{known.size_px} px at {known.mpp:g} um/px",
+        )
+
+
+def trident_attributes(known: StoreAttributes, out: Path) -> dict[str, Any]:
+    """The nine attributes that TRIDENT puts on `coords`, with true values: magnifications are 10 / mpp, unrounded."""
+    width, height = known.size_level0_px
+    return {
+        "patch_size": known.size_px,
+        "patch_size_level0": known.patch_size_level0,
+        "level0_magnification": _UM_PER_PX_AT_1X / known.mpp_level0,
+        "target_magnification": _UM_PER_PX_AT_1X / known.mpp,
+        "overlap": 0,
+        "name": known.slide,
+        "savetodir": str(out.parent),
+        "level0_width": width,
+        "level0_height": height,
+    }
+
+
+def own_attributes(known: StoreAttributes, encoder: EncoderDescription) -> dict[str, Any]:
+    """What this project adds on `coords`: readers that do not know these ignore them."""
+    return {
+        "mpp": known.mpp,
+        "mpp_level0": known.mpp_level0,
+        "slide": known.slide,
+        "patient": known.patient,
+        "encoder": encoder.sha256,
+        "encoder_run": encoder.run,
+        "recipe": recipe_hash(known, encoder),
+    }
+
+
+def recipe_hash(known: StoreAttributes, encoder: EncoderDescription) -> str:
+    """Hash of how patches were cut and by what they were embedded; slides that agree in it can be compared."""
+    recipe = {"patches": dict(known.recipe), "size_px": known.size_px, "encoder": encoder.sha256}
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _batches(store: PatchStore, size: int) -> Iterator[NDArray[np.uint8]]:
+    """All sparse patches in row order, read by a thread that stays a few batches ahead."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="patches")
+    try:
+        waiting: deque[Future[NDArray[np.uint8]]] = deque()
+        for start in range(0, len(store), size):
+            waiting.append(pool.submit(store.read_sparse, slice(start, min(start + size, len(store)))))
+            if len(waiting) > _BATCHES_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,133 @@
+"""A trained encoder, opened from its folder: H&E patches in, feature vectors out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline.errors import StatedError
+from pipeline.provenance import file_digest
+from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA, WEIGHTS_NAME, build_encoder
+from pipeline.training.precision import Precision, autocast, best_device, resolve_precision
+
+SMALLEST_BF16_COSINE = 0.999
+
+_EXPECTED = "an encoder folder as train writes it"
+
+
+@dataclass(frozen=True)
+class EncoderDescription:
+    """What an encoder's config.json says.
+
+    Attributes:
+        run: name of the run that made it.
+        architecture: timm name.
+        mean: of R, G, B on the scale 0 to 1.
+        std: of the same.
+        patch_px: side of the patches of its training.
+        input_px: side of the central part that the encoder sees.
+        mpp: um per pixel of those patches.
+        feature_dim: length of a feature vector.
+        bf16_cosine: smallest cosine between bfloat16 and float32 features that train measured.
+        sha256: hash of the weights.
+    """
+
+    run: str
+    architecture: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    patch_px: int
+    input_px: int
+    mpp: float
+    feature_dim: int
+    bf16_cosine: float
+    sha256: str
+
+
+class Encoder:
+    """A trained encoder in evaluation mode, on the first CUDA device where there is one."""
+
+    def __init__(self, description: EncoderDescription, network: nn.Module, device: torch.device) -> None:
+        self.description = description
+        self._device = device
+        self._network = network.eval().to(memory_format=torch.channels_last).to(device)
+        self._mean = torch.tensor(description.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(description.std, device=device).view(1, 3, 1, 1)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | None = None) -> Self:
+        """The encoder in a folder.
+
+        Raises:
+            StatedError: if the folder is no encoder's, or its weights are not the ones its config.json speaks of.
+        """
+        description = read_description(folder)
+        path = folder / WEIGHTS_NAME
+        if not path.is_file():
+            raise StatedError(file=folder, expected=_EXPECTED, found=f"no {WEIGHTS_NAME}")
+        found = file_digest(path)
+        if found != description.sha256:
+            raise StatedError(file=path, expected=f"weights of SHA-256 {description.sha256}", found=found)
+        network = build_encoder(description.architecture, in_chans=3, size_px=description.input_px)
+        try:
+            network.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise StatedError(
+                file=path, expected=f"weights of a {description.architecture}", found=str(error)
+            ) from None
+        return cls(description, network, device or best_device())
+
+    def precision(self, wanted: Literal["auto", "fp32", "bf16"]) -> Precision:
+        """What `auto` means for this encoder: bf16 only if its features were measured to stay the same."""
+        if wanted == "auto" and self.description.bf16_cosine < SMALLEST_BF16_COSINE:
+            return "fp32"
+        return resolve_precision(wanted, self._network, self._device)
+
+    def embed(self, patches: NDArray[np.uint8], precision: Precision = "fp32") -> NDArray[np.float32]:
+        """Features (n, D) float32 of RGB patches (n, P, P, 3), of which the centre of `input_px` is seen."""
+        side = self.description.input_px
+        start = (patches.shape[1] - side) // 2
+        window = torch.from_numpy(patches).to(self._device)[:, start : start + side, start : start + side]
+        pixels = window.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        with torch.inference_mode(), autocast(precision, self._device):
+            features = self._network(pixels.contiguous(memory_format=torch.channels_last))
+        return np.asarray(features.float().cpu().numpy(), dtype=np.float32)
+
+
+def read_description(folder: Path) -> EncoderDescription:
+    """What the folder's config.json says.
+
+    Raises:
+        StatedError: if there is none, or it is not one that train wrote.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise StatedError(file=folder, expected=_EXPECTED, found=f"no {CONFIG_NAME}")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        own = config["more_from_less"]
+        if own["schema"] != CONFIG_SCHEMA:
+            raise StatedError(file=path, expected=f"schema {CONFIG_SCHEMA}", found=f"schema {own['schema']}")
+        return EncoderDescription(
+            run=str(own["run"]),
+            architecture=str(config["architecture"]),
+            mean=tuple(float(value) for value in config["pretrained_cfg"]["mean"]),
+            std=tuple(float(value) for value in config["pretrained_cfg"]["std"]),
+            patch_px=int(own["patch"]["size_px"]),
+            input_px=int(own["patch"]["input_px"]),
+            mpp=float(own["patch"]["mpp"]),
+            feature_dim=int(own["feature_dim"]),
+            bf16_cosine=float(own["bf16_cosine"]),
+            sha256=str(own["weights_sha256"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StatedError(file=path, expected=_EXPECTED, found=repr(error)) from None

@@ -1,0 +1,113 @@
+"""Slide vectors: the features of a slide's patches summed up in one row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.provenance import finished
+
+_BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class SlideVector:
+    """One slide.
+
+    Attributes:
+        slide: its name.
+        patient: whom it comes from.
+        patches: number of patches.
+        recipe: hash of patches and encoder.
+        encoder: hash of the encoder's weights.
+        mean: (D,) float32 over the patches.
+        std: (D,) float32 over the patches, of the population.
+    """
+
+    slide: str
+    patient: str
+    patches: int
+    recipe: str
+    encoder: str
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+
+def read_slide_vector(path: Path, slide: str) -> SlideVector:
+    """The vector of one slide from the HDF5 file that embed wrote, read block by block.
+
+    Raises:
+        StatedError: if there is no such file or it is none of embed's.
+    """
+    expected = "the features that embed wrote"
+    if not path.is_file():
+        raise StatedError(slide=slide, file=path, expected=expected, found="no file")
+    try:
+        with h5py.File(path) as file:
+            attributes, features = file["coords"].attrs, file["features"]
+            mean, std = mean_and_std(features)
+            return SlideVector(
+                slide=slide,
+                patient=str(attributes["patient"]),
+                patches=len(features),
+                recipe=str(attributes["recipe"]),
+                encoder=str(attributes["encoder"]),
+                mean=mean,
+                std=std,
+            )
+    except (OSError, KeyError) as error:
+        raise StatedError(slide=slide, file=path, expected=expected, found=str(error)) from None
+
+
+def mean_and_std(features: h5py.Dataset | NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and population standard deviation (D,) over the rows of (N, D), in float64 within; two passes."""
+    count = len(features)
+    blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, count, _BLOCK_ROWS)]
+    mean = sum(np.asarray(features[rows], dtype=np.float64).sum(axis=0) for rows in blocks) / count
+    squares = sum(((np.asarray(features[rows], dtype=np.float64) - mean) ** 2).sum(axis=0) for rows in blocks)
+    return np.asarray(mean, dtype=np.float32), np.sqrt(squares / count).astype(np.float32)
+
+
+def write_slide_vectors(vectors: Sequence[SlideVector], out: Path) -> None:
+    """Writes one row per slide: slide, patient, patches, recipe, encoder, and the lists mean and mean_std.
+
+    `mean` has the length of a feature vector, `mean_std` twice that: means, then standard deviations.
+
+    Raises:
+        StatedError: if the slides were embedded by different encoders, or from patches of different recipes.
+    """
+    first = vectors[0]
+    for item in vectors[1:]:
+        if item.recipe != first.recipe:
+            raise StatedError(
+                slide=item.slide,
+                expected=f"features of the encoder {first.encoder[:12]} and the recipe {first.recipe}, as of slide "
+                f"{first.slide}",
+                found=f"encoder {item.encoder[:12]}, recipe {item.recipe}",
+            )
+    width = len(first.mean)
+    table = pa.table(
+        {
+            "slide": [item.slide for item in vectors],
+            "patient": [item.patient for item in vectors],
+            "patches": pa.array([item.patches for item in vectors], pa.int64()),
+            "recipe": [item.recipe for item in vectors],
+            "encoder": [item.encoder for item in vectors],
+            "mean": _lists([item.mean for item in vectors], width),
+            "mean_std": _lists([np.concatenate([item.mean, item.std]) for item in vectors], 2 * width),
+        }
+    )
+    with finished(out) as temporary:
+        parquet.write_table(table, temporary)
+
+
+def _lists(rows: Sequence[NDArray[np.float32]], width: int) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(rows), pa.float32()), width)

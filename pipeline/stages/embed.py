@@ -1,0 +1,35 @@
+"""`embed`: the patches of one slide to features."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.settings import EmbedSettings
+from pipeline.stages.arguments import add_settings, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("--store", type=Path, required=True, metavar="ZARR", help="the slide's store, from tile")
+    parser.add_argument("--encoder", type=Path, required=True, metavar="DIR", help="an encoder's folder, from train")
+    parser.add_argument("--out", type=Path, required=True, metavar="H5", help="the features to write")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the computation on the CPU")
+    add_settings(parser, EmbedSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes the features."""
+    settings = settings_of(parsed, EmbedSettings)
+    import torch
+
+    from pipeline.embedding.embed import embed
+    from pipeline.embedding.encoder import Encoder
+    from pipeline.provenance import file_digest, record
+    from pipeline.tiling.store import PatchStore
+
+    torch.set_num_threads(parsed.threads)
+    encoder = Encoder.load(parsed.encoder)
+    store = PatchStore.open(parsed.store)
+    inputs = {"store": file_digest(parsed.store / "zarr.json"), "encoder": encoder.description.sha256}
+    embed(store, encoder, settings, parsed.out, record("embed", settings, inputs, ("timm", "torch")))

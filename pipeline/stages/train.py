@@ -1,0 +1,38 @@
+"""`train`: one run, from the training pairs of the cohort to a sparse encoder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.settings import RunSettings
+from pipeline.stages.arguments import add_settings, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("--run", required=True, dest="name", metavar="NAME", help="name of the run")
+    parser.add_argument("--stores", type=Path, required=True, metavar="DIR", help="folder of the stores of tile")
+    parser.add_argument("--split", type=Path, required=True, metavar="TSV", help="the patches.tsv of split")
+    parser.add_argument("--out-encoder", type=Path, required=True, metavar="DIR", help="the encoder's folder")
+    parser.add_argument("--out-metrics", type=Path, required=True, metavar="JSONL", help="one line per epoch")
+    parser.add_argument("--out-curve", type=Path, required=True, metavar="PNG", help="picture of the training")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the computation on the CPU")
+    add_settings(parser, RunSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes encoder, metrics and curve."""
+    settings = settings_of(parsed, RunSettings)
+    import torch
+
+    from pipeline.provenance import file_digest, record
+    from pipeline.training.rows import read_training_rows
+    from pipeline.training.training import TrainingOutputs, store_digests, train
+
+    torch.set_num_threads(parsed.threads)
+    rows = read_training_rows(parsed.split, parsed.stores, branches=settings.branches, batch_size=settings.batch_size)
+    inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
+    provenance = record("train", settings, inputs, ("numpy", "timm", "torch"))
+    outputs = TrainingOutputs(parsed.out_encoder, parsed.out_metrics, parsed.out_curve)
+    train(parsed.name, rows, settings, outputs, provenance)

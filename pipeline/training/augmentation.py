@@ -1,0 +1,131 @@
+"""Random views of patches, batched and on whatever device the patches are.
+
+Each view costs one affine resampling; the H&E colour changes are one matrix per patch in optical density, where stains
+add up (Beer and Lambert) and a change of stain strength is linear.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
+
+# Optical density of haematoxylin, eosin and the rest in R, G, B (Ruifrok and Johnston, 2001), one stain per row.
+_STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
+
+_LARGEST_TILT = math.radians(10)
+_STAIN_JITTER = 0.25
+_CONTRAST_JITTER = 0.15
+_SATURATION_JITTER = 0.3
+_BRIGHTNESS_JITTER = 0.08
+_GAIN_JITTER = 0.3
+_OFFSET_JITTER = 0.3
+_CHANNEL_DROPOUT = 0.1
+_BLUR_SIGMA_PX = (0.3, 1.5)
+_BLUR_RADIUS_PX = 4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly views differ from their patch.
+
+    Attributes:
+        size_px: side of a view.
+        crop: smallest side of a view's window, as a fraction of `size_px` pixels of the patch.
+        colour: strength of colour and intensity changes; 0 switches them off.
+        blur: probability that a sparse view is blurred.
+    """
+
+    size_px: int
+    crop: float
+    colour: float
+    blur: float
+
+
+def draw_windows(count: int, patch_px: int, augmentation: Augmentation, generator: Generator) -> Tensor:
+    """(count, 3): half side, centre x and centre y of each view's window, in the units of `grid_sample` (-1 to 1).
+
+    The window is magnified by up to 1 / crop and, where the patch is larger than the view, reduced as much.
+    """
+    base = augmentation.size_px / patch_px
+    widest = min(1 / base, 1 / augmentation.crop)
+    draw = torch.rand(count, 3, generator=generator, device=generator.device)
+    half = base * (augmentation.crop + (widest - augmentation.crop) * draw[:, 0])
+    centre = (2 * draw[:, 1:] - 1) * (1 - half)[:, None]
+    return torch.cat([half[:, None], centre], dim=1)
+
+
+def draw_orientations(count: int, generator: Generator) -> Tensor:
+    """(count, 2, 2): a quarter turn, a tilt of at most 10 degrees and perhaps a mirror."""
+    draw = torch.rand(count, 3, generator=generator, device=generator.device)
+    angle = torch.floor(draw[:, 0] * 4) * (math.pi / 2) + (2 * draw[:, 1] - 1) * _LARGEST_TILT
+    mirror = torch.where(draw[:, 2] < 0.5, -1.0, 1.0)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    return torch.stack([torch.stack([cosine * mirror, -sine], 1), torch.stack([sine * mirror, cosine], 1)], 1)
+
+
+def resample(images: Tensor, windows: Tensor, orientations: Tensor, size_px: int) -> Tensor:
+    """(n, C, size_px, size_px): each image seen through its window and orientation, bilinear, mirrored at the edge."""
+    theta = torch.cat([orientations * windows[:, :1, None], windows[:, 1:, None]], dim=2)
+    grid = affine_grid(theta, [len(images), images.shape[1], size_px, size_px], align_corners=False)
+    return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def jitter_stain(rgb: Tensor, strength: float, generator: Generator) -> Tensor:
+    """H&E patches (n, 3, P, P), scale 0 to 1, with changed stain strengths, contrast, saturation and brightness."""
+    matrix, offset = draw_colour_matrix(len(rgb), strength, generator)
+    density = rgb.clamp(min=1 / 255).log().neg_()
+    changed = torch.baddbmm(offset, matrix, density.flatten(2))
+    return changed.neg_().exp_().clamp_(max=1).view_as(rgb)
+
+
+def draw_colour_matrix(count: int, strength: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """(count, 3, 3) and (count, 3, 1): the map of optical densities, out = matrix @ in + offset."""
+    device = generator.device
+    draw = 2 * torch.rand(count, 6, generator=generator, device=device) - 1
+    stains = torch.tensor(_STAINS, device=device)
+    stains = stains / stains.norm(dim=1, keepdim=True)
+    amount = torch.diag_embed(1 + strength * _STAIN_JITTER * draw[:, :3])
+    restain = stains.T @ amount @ torch.linalg.inv(stains).T
+    saturation = (1 + strength * _SATURATION_JITTER * draw[:, 3]).view(-1, 1, 1)
+    grey = torch.full((3, 3), 1 / 3, device=device)
+    saturate = saturation * torch.eye(3, device=device) + (1 - saturation) * grey
+    contrast = (1 + strength * _CONTRAST_JITTER * draw[:, 4]).view(-1, 1, 1)
+    offset = (strength * _BRIGHTNESS_JITTER * draw[:, 5]).view(-1, 1, 1).expand(-1, 3, 1)
+    return contrast * (saturate @ restain), offset
+
+
+def blur_some(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Images (n, C, P, P), each blurred with the given probability by a Gaussian of 0.3 to 1.5 px."""
+    if probability <= 0:
+        return images
+    draw = torch.rand(len(images), 2, generator=generator, device=images.device)
+    low, high = _BLUR_SIGMA_PX
+    sigma = torch.where(draw[:, 0] < probability, low + (high - low) * draw[:, 1], 1e-3)
+    distance = torch.arange(-_BLUR_RADIUS_PX, _BLUR_RADIUS_PX + 1, device=images.device)
+    kernel = torch.softmax(-(distance**2) / (2 * sigma[:, None] ** 2), dim=1)
+    count, channels, height, width = images.shape
+    planes = pad(images, (_BLUR_RADIUS_PX,) * 4, mode="reflect").reshape(
+        1, count * channels, height + 2 * _BLUR_RADIUS_PX, -1
+    )
+    kernels = kernel.repeat_interleave(channels, dim=0)[:, None, None, :]
+    planes = conv2d(planes, kernels, groups=count * channels)
+    planes = conv2d(planes, kernels.transpose(2, 3), groups=count * channels)
+    return planes.view(count, channels, height, width)
+
+
+def jitter_intensity(normalised: Tensor, present: Tensor, strength: float, generator: Generator) -> Tensor:
+    """Dense patches (n, M, P, P) with changed gain and offset per marker and a tenth of the markers dropped.
+
+    Absent markers (`present` (n, M) false) and dropped ones are 0, the mean of a normalised marker.
+    """
+    count, markers = present.shape
+    draw = torch.rand(3, count, markers, generator=generator, device=normalised.device)
+    gain = 1 + strength * _GAIN_JITTER * (2 * draw[0] - 1)
+    offset = strength * _OFFSET_JITTER * (2 * draw[1] - 1)
+    kept = present & (draw[2] >= min(1.0, strength) * _CHANNEL_DROPOUT)
+    kept = torch.where(kept.any(dim=1, keepdim=True), kept, present)[:, :, None, None]
+    return torch.where(kept, normalised * gain[:, :, None, None] + offset[:, :, None, None], 0.0)

@@ -1,0 +1,65 @@
+"""Encoders: timm architectures without a classifier, randomly initialised; nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from pipeline.errors import StatedError
+
+# The files of an encoder folder, and the version of what config.json holds.
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+CONFIG_SCHEMA = 1
+
+
+def architecture_arguments(name: str, *, in_chans: int, size_px: int) -> dict[str, Any]:
+    """The arguments with which timm builds the architecture for patches of `size_px`.
+
+    Raises:
+        StatedError: if timm does not know the name.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; near to it: {', '.join(near)}" if near else ""
+        raise StatedError(expected="the name of a timm architecture", found=f"{name!r}{hint}")
+    arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans}
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if known is not None and known.fixed_input_size:
+        arguments["img_size"] = size_px
+    return arguments
+
+
+def build_encoder(name: str, *, in_chans: int, size_px: int) -> nn.Module:
+    """A freshly initialised encoder that maps (n, in_chans, size_px, size_px) to (n, features).
+
+    Raises:
+        StatedError: if timm does not know the name, or the architecture cannot take such patches.
+    """
+    arguments = architecture_arguments(name, in_chans=in_chans, size_px=size_px)
+    expected = f"an architecture that turns patches of {size_px} px with {in_chans} channels into vectors"
+    try:
+        encoder: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+        features = _probe(encoder, in_chans, size_px)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise StatedError(expected=expected, found=f"{name}: {error}") from None
+    if features.ndim != 2:
+        raise StatedError(expected=expected, found=f"{name} gives shape {tuple(features.shape)}")
+    return encoder
+
+
+def feature_width(encoder: nn.Module, *, in_chans: int, size_px: int) -> int:
+    """Length of the encoder's feature vectors."""
+    return _probe(encoder, in_chans, size_px).shape[1]
+
+
+def _probe(encoder: nn.Module, in_chans: int, size_px: int) -> torch.Tensor:
+    training = encoder.training
+    with torch.inference_mode():
+        features: torch.Tensor = encoder.eval()(torch.zeros(1, in_chans, size_px, size_px))
+    encoder.train(training)
+    return features

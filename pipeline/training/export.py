@@ -1,0 +1,173 @@
+"""The encoder folder: weights, the configuration that rebuilds the network with timm, and a card for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import nn
+
+from pipeline.provenance import file_digest, finished
+from pipeline.settings import RunSettings
+from pipeline.training.encoders import (
+    CONFIG_NAME,
+    CONFIG_SCHEMA,
+    WEIGHTS_NAME,
+    architecture_arguments,
+    feature_width,
+)
+from pipeline.training.normalisation import ColourStatistics, MarkerStatistics
+from pipeline.training.rows import TrainingRows
+
+CARD_NAME = "card.md"
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """A sparse encoder and what is to be said of it.
+
+    Attributes:
+        run: name of the run.
+        network: the encoder.
+        settings: of the run.
+        size_px: side of the patches' part that the encoder sees.
+        colour: normalisation of its input.
+        markers: statistics of the dense side that it was trained beside; empty for a sparse-only run.
+        rows: the training patches.
+        precision: number format in training.
+        bf16_cosine: smallest cosine between its features in bfloat16 and float32.
+        last: the last line of the training's history.
+    """
+
+    run: str
+    network: nn.Module
+    settings: RunSettings
+    size_px: int
+    colour: ColourStatistics
+    markers: tuple[MarkerStatistics, ...]
+    rows: TrainingRows
+    precision: str
+    bf16_cosine: float
+    last: dict[str, Any]
+
+
+def write_encoder(folder: Path, trained: TrainedEncoder, provenance: dict[str, Any]) -> None:
+    """Writes the folder in one step."""
+    with finished(folder) as temporary:
+        temporary.mkdir()
+        weights = temporary / WEIGHTS_NAME
+        tensors = {key: value.detach().cpu().contiguous() for key, value in trained.network.state_dict().items()}
+        weights.write_bytes(save(tensors, metadata={"format": "pt"}))
+        config = configuration(trained, file_digest(weights), provenance)
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
+        (temporary / CARD_NAME).write_text(card(config, trained.last), encoding="utf-8")
+
+
+def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, Any]) -> dict[str, Any]:
+    """The contents of config.json: what timm reads of a local folder, then what this project adds."""
+    size_px, settings, rows = trained.size_px, trained.settings, trained.rows
+    arguments = architecture_arguments(settings.encoder, in_chans=3, size_px=size_px)
+    width = feature_width(trained.network, in_chans=3, size_px=size_px)
+    return {
+        "architecture": settings.encoder,
+        "num_classes": 0,
+        "num_features": width,
+        "model_args": {key: value for key, value in arguments.items() if key == "img_size"},
+        "pretrained_cfg": {
+            "tag": trained.run,
+            "input_size": [3, size_px, size_px],
+            "fixed_input_size": "img_size" in arguments,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(trained.colour.mean),
+            "std": list(trained.colour.std),
+            "num_classes": 0,
+        },
+        "more_from_less": {
+            "schema": CONFIG_SCHEMA,
+            "run": trained.run,
+            "in_chans": 3,
+            "feature_dim": width,
+            "patch": {"size_px": rows.size_px, "mpp": rows.mpp, "input_px": size_px},
+            "settings": asdict(settings),
+            "precision": trained.precision,
+            "bf16_cosine": round(trained.bf16_cosine, 6),
+            "markers": [asdict(item) for item in trained.markers],
+            "training": {
+                "slides": [item.store.attributes.slide for item in rows.slides],
+                "patients": sorted({item.store.attributes.patient for item in rows.slides}),
+                "patches": len(rows),
+            },
+            "weights_sha256": sha256,
+            "provenance": provenance,
+        },
+    }
+
+
+def card(config: dict[str, Any], last: dict[str, Any]) -> str:
+    """The contents of card.md."""
+    own = config["more_from_less"]
+    settings, training, patch = own["settings"], own["training"], own["patch"]
+    beside = _what_it_was_trained_beside(settings, [item["marker"] for item in own["markers"]])
+    return f"""# {own["run"]}: encoder of H&E patches
+
+A `{config["architecture"]}` that turns an H&E patch of {patch["input_px"]} x {patch["input_px"]} pixels at \
+{patch["mpp"]:.4g} um per pixel into {own["feature_dim"]} features. {beside}
+
+## Use
+
+    timm.create_model("{config["architecture"]}", num_classes=0, in_chans=3, checkpoint_path="model.safetensors"\
+{"".join(f", {key}={value}" for key, value in config["model_args"].items())})
+
+Pixels are scaled to 0 to 1, then normalised with mean {_figures(config["pretrained_cfg"]["mean"])} and standard \
+deviation {_figures(config["pretrained_cfg"]["std"])} (R, G, B).
+
+## Training
+
+| | |
+|---|---|
+| slides | {len(training["slides"])}: {", ".join(training["slides"])} |
+| patients | {len(training["patients"])}: {", ".join(training["patients"])} |
+| patches | {training["patches"]} of {patch["size_px"]} x {patch["size_px"]} px |
+| branches | {", ".join(settings["branches"])} |
+| objective | {settings["objective"]}, convention {settings["convention"]} |
+| pairing | {settings["pairing"]} |
+| epochs, batch, peak rate, seed | {settings["epochs"]}, {settings["batch_size"]}, {settings["lr"]:g}, \
+{settings["seed"]} |
+| initial weights | random; no pretrained weights were used |
+| at the end | loss {last["loss"]:.3f}, effective rank of the features {last["feature_rank"]:.1f} |
+
+## Limits
+
+- Trained on the slides above only: stains, scanners and tissues unlike theirs are untested.
+- Patches must have the resolution above; `embed` refuses a difference of more than 5 %.
+- Features are for research. They are not a diagnosis and were not validated for any clinical use.
+
+## Licence
+
+The code that made this encoder is under Apache-2.0. The weights derive from the training slides: whatever licence and \
+consent bind those slides bind the weights, and are for whoever passes them on to check.
+
+SHA-256 of `model.safetensors`: `{own["weights_sha256"]}`
+"""
+
+
+def _what_it_was_trained_beside(settings: dict[str, Any], markers: Sequence[str]) -> str:
+    if "dense" not in settings["branches"]:
+        return "It was trained on H&E patches only: a baseline without a privileged modality."
+    names = ", ".join(markers)
+    if settings["pairing"] == "shuffled":
+        return f"A CONTROL: beside it stood dense patches ({names}) of OTHER places, in a fixed random pairing."
+    if settings["pairing"] == "blank":
+        return "A CONTROL: beside it stood a dense branch that saw nothing."
+    return f"It was trained beside a dense branch that saw the same tissue in {names}; it needs the H&E patch alone."
+
+
+def _figures(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)

@@ -1,0 +1,122 @@
+"""Statistics of the training patches, and the normalisation of pixels by them.
+
+Dense intensities span decades and differ in unit from scanner to scanner. Each marker is divided by its own mean
+absolute intensity, compressed by the symmetric logarithm sign(x) log(1 + |x|) (logarithmic far above that mean, linear
+around zero, defined for background-subtracted negatives) and standardised. The outcome does not depend on the unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Blocks = Callable[[], Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]]]
+
+_SMALLEST_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class ColourStatistics:
+    """Mean and standard deviation of R, G, B over the training pixels, on the scale 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MarkerStatistics:
+    """How one marker is normalised: (symlog(x / cofactor) - mean) / std, with symlog(x) = sign(x) log(1 + |x|).
+
+    Attributes:
+        marker: its name.
+        cofactor: mean absolute intensity over the training pixels of the slides that have the marker.
+        mean: of symlog(x / cofactor).
+        std: of the same.
+        patches: number of training patches behind these figures.
+    """
+
+    marker: str
+    cofactor: float
+    mean: float
+    std: float
+    patches: int
+
+
+def colour_statistics(blocks: Iterable[NDArray[np.uint8]]) -> ColourStatistics:
+    """Exact statistics of (n, P, P, 3) uint8 blocks, from a histogram of each channel."""
+    histogram = np.zeros((3, 256), dtype=np.int64)
+    for block in blocks:
+        for channel in range(3):
+            histogram[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    weight = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = weight @ values
+    std = np.sqrt(np.maximum((weight * (values - mean[:, None]) ** 2).sum(axis=1), _SMALLEST_STD**2))
+    return ColourStatistics(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def marker_statistics(markers: Sequence[str], blocks: Blocks) -> tuple[MarkerStatistics, ...]:
+    """Statistics of each marker over the patches that show it.
+
+    Args:
+        markers: names, in channel order.
+        blocks: opens a pass over (n, M, P, P) float32 pixels with (n, M) bool, whether the slide has the marker;
+            two passes are made.
+    """
+    absolute, pixels, patches = np.zeros(len(markers)), np.zeros(len(markers)), np.zeros(len(markers), dtype=np.int64)
+    for values, present in blocks():
+        absolute += (np.abs(values).mean(axis=(2, 3), dtype=np.float64) * present).sum(axis=0)
+        patches += present.sum(axis=0)
+        pixels += present.sum(axis=0) * values.shape[2] * values.shape[3]
+    cofactor = absolute / np.maximum(patches, 1)
+    cofactor[cofactor <= 0] = 1.0
+    total, squares = np.zeros(len(markers)), np.zeros(len(markers))
+    for values, present in blocks():
+        compressed = _compress(torch.from_numpy(values), torch.from_numpy(cofactor)).double()
+        compressed *= torch.from_numpy(present)[:, :, None, None]
+        total += compressed.sum(dim=(0, 2, 3)).numpy()
+        squares += compressed.square_().sum(dim=(0, 2, 3)).numpy()
+    mean = total / np.maximum(pixels, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(pixels, 1) - mean**2, 0))
+    std[std < _SMALLEST_STD] = 1.0
+    return tuple(
+        MarkerStatistics(marker, *figures)
+        for marker, *figures in zip(
+            markers, cofactor.tolist(), mean.tolist(), std.tolist(), patches.tolist(), strict=True
+        )
+    )
+
+
+class Normalisation:
+    """The normalisation of both modalities, on a device.
+
+    Args:
+        colour: statistics of the sparse side.
+        markers: statistics of the dense side; empty where there is none.
+        device: where the pixels will be.
+    """
+
+    def __init__(self, colour: ColourStatistics, markers: Sequence[MarkerStatistics], device: torch.device) -> None:
+        self._colour_mean = torch.tensor(colour.mean, device=device).view(1, 3, 1, 1)
+        self._colour_std = torch.tensor(colour.std, device=device).view(1, 3, 1, 1)
+        self._cofactor = torch.tensor([item.cofactor for item in markers], device=device)
+        self._mean = torch.tensor([item.mean for item in markers], device=device).view(1, -1, 1, 1)
+        self._std = torch.tensor([item.std for item in markers], device=device).view(1, -1, 1, 1)
+
+    def sparse(self, rgb: Tensor) -> Tensor:
+        """(n, 3, P, P) on the scale 0 to 1, standardised."""
+        return (rgb - self._colour_mean) / self._colour_std
+
+    def dense(self, intensity: Tensor) -> Tensor:
+        """(n, M, P, P) raw intensities, compressed and standardised; `intensity` is overwritten."""
+        return _compress(intensity, self._cofactor).sub_(self._mean).div_(self._std)
+
+
+def _compress(intensity: Tensor, cofactor: Tensor) -> Tensor:
+    scaled = intensity.div_(cofactor.to(intensity.dtype).view(1, -1, 1, 1))
+    return torch.copysign(scaled.abs().log1p_(), scaled)

@@ -1,0 +1,129 @@
+"""Which patches a run trains on, checked as a whole before any time is spent on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.tiling.store import PatchStore
+
+MPP_TOLERANCE = 0.05
+_COLUMNS = ("slide", "row", "fold", "pair_quality")
+
+
+@dataclass(frozen=True)
+class TrainingSlide:
+    """The training rows of one slide: `rows` (n,) of its open store."""
+
+    store: PatchStore
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The training rows of a cohort.
+
+    Attributes:
+        slides: those with training rows, in sheet order.
+        size_px: side of all patches.
+        mpp: um per pixel of the first slide's patches; the others differ by at most 5 %.
+        markers: of all these slides, in order of appearance; empty where none has a dense side.
+    """
+
+    slides: tuple[TrainingSlide, ...]
+    size_px: int
+    mpp: float
+    markers: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return sum(len(slide.rows) for slide in self.slides)
+
+
+def read_training_rows(split: Path, stores: Path, *, branches: Sequence[str], batch_size: int) -> TrainingRows:
+    """The usable pairs outside fold 0, the same for every run of a cohort, with or without a dense branch.
+
+    Args:
+        split: the `patches.tsv` of the stage split.
+        stores: folder of the stores, `{slide}.zarr`.
+        branches: modality of each branch.
+        batch_size: patches per step.
+
+    Raises:
+        StatedError: for a table that is not the stores', no pairs, fewer patches than a batch, no dense side for a
+            dense branch, or stores whose patches differ in size or resolution.
+    """
+    table = _read_table(split)
+    chosen = table[(table["fold"] != 0) & (table["pair_quality"] > 0)]
+    if chosen.empty:
+        found = f"{len(table)} patches, {int((table['pair_quality'] > 0).sum())} of them pairs, all of those in fold 0"
+        raise StatedError(file=split, expected="pairs to train on (pair_quality above 0, fold not 0)", found=found)
+    if len(chosen) < batch_size:
+        raise StatedError(
+            file=split, expected=f"at least one batch of {batch_size} patches to train on", found=f"{len(chosen)}"
+        )
+    total = table["slide"].value_counts()
+    slides = tuple(
+        _training_slide(split, stores, str(name), part["row"].to_numpy(np.int64), int(total[name]))
+        for name, part in chosen.groupby("slide", sort=False)
+    )
+    if "dense" in branches:
+        _check_dense(slides)
+    first = slides[0].store.attributes
+    for slide in slides[1:]:
+        _check_recipe(first.slide, first.size_px, first.mpp, slide.store)
+    markers = tuple(dict.fromkeys(marker for slide in slides for marker in slide.store.attributes.markers))
+    return TrainingRows(slides, first.size_px, first.mpp, markers)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, sep="\t", dtype={"slide": str, "patient": str}, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise StatedError(file=path, expected="the table that split writes", found=str(error)) from None
+    missing = [name for name in _COLUMNS if name not in table.columns]
+    if missing:
+        raise StatedError(file=path, expected=f"the columns {', '.join(_COLUMNS)}", found=f"no {', '.join(missing)}")
+    return table
+
+
+def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64], total: int) -> TrainingSlide:
+    store = PatchStore.open(stores / f"{name}.zarr")
+    if total != len(store) or rows.max() >= len(store):
+        raise StatedError(slide=name, file=split, expected=f"the {len(store)} rows of its store", found=f"{total}")
+    return TrainingSlide(store, rows)
+
+
+def _check_dense(slides: Sequence[TrainingSlide]) -> None:
+    for slide in slides:
+        known = slide.store.attributes
+        if not known.markers:
+            raise StatedError(
+                slide=known.slide,
+                file=slide.store.path,
+                expected="a dense side, because the run has a dense branch",
+                found="a store of sparse patches only",
+            )
+        if len(set(known.markers)) < len(known.markers):
+            raise StatedError(
+                slide=known.slide,
+                file=slide.store.path,
+                expected="markers with different names",
+                found=", ".join(known.markers),
+            )
+
+
+def _check_recipe(name: str, size_px: int, mpp: float, store: PatchStore) -> None:
+    known = store.attributes
+    if known.size_px != size_px or abs(known.mpp / mpp - 1) > MPP_TOLERANCE:
+        raise StatedError(
+            slide=known.slide,
+            file=store.path,
+            expected=f"patches of {size_px} px at {mpp:g} um/px, as of slide {name}",
+            found=f"{known.size_px} px at {known.mpp:g} um/px",
+        )

@@ -1,0 +1,99 @@
+"""The state of an unfinished training: what is needed to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import signal
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from pipeline.progress import say
+from pipeline.provenance import finished
+
+FILE_NAME = "state.pt"
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands.
+
+    Attributes:
+        epoch: the epoch under way, from 0.
+        step: steps of it that are done.
+        network: weights and buffers of all encoders and projectors.
+        optimiser: its moments.
+        sums: running sums of the epoch under way.
+        history: one mapping per finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    network: dict[str, Any] = field(default_factory=dict)
+    optimiser: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def recipe_of(values: Mapping[str, Any]) -> str:
+    """Hash of everything that decides how a training goes."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def save_state(folder: Path, state: TrainingState, recipe: str) -> None:
+    """Writes the state in one step; a process killed meanwhile leaves the one before."""
+    with finished(folder / FILE_NAME) as temporary:
+        torch.save({"recipe": recipe, **vars(state)}, temporary)
+    with finished(folder / "metrics.jsonl") as temporary:
+        temporary.write_text(json_lines(state.history), encoding="utf-8")
+
+
+def load_state(folder: Path, recipe: str) -> TrainingState | None:
+    """The state left by a training of just this recipe; None, with a line that says why, where there is none to use."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if values.pop("recipe") != recipe:
+            say(f"{path}: left by a training with other settings, patches or code; starting afresh")
+            return None
+        return TrainingState(**values)
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, TypeError, OSError) as error:
+        say(f"{path}: unreadable ({type(error).__name__}); starting afresh")
+        return None
+
+
+def json_lines(history: list[dict[str, Any]]) -> str:
+    """One line of JSON per mapping."""
+    return "".join(json.dumps(line) + "\n" for line in history)
+
+
+@dataclass
+class StopRequest:
+    """Whether the process has been asked to end."""
+
+    received: bool = False
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[StopRequest]:
+    """Within the block SIGTERM only takes note, so that the state can be saved first."""
+    request = StopRequest()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.received = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,169 @@
+"""The stage train: from the stores and the split to a sparse encoder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import cosine_similarity
+
+from pipeline.errors import StatedError
+from pipeline.progress import say
+from pipeline.provenance import file_digest, finished
+from pipeline.settings import RunSettings
+from pipeline.training.augmentation import Augmentation
+from pipeline.training.branches import BranchNetwork
+from pipeline.training.curve import write_curve
+from pipeline.training.export import TrainedEncoder, write_encoder
+from pipeline.training.loop import Trainer
+from pipeline.training.normalisation import (
+    ColourStatistics,
+    MarkerStatistics,
+    Normalisation,
+    colour_statistics,
+    marker_statistics,
+)
+from pipeline.training.patches import TrainingPatches
+from pipeline.training.precision import autocast, best_device, resolve_precision
+from pipeline.training.rows import TrainingRows
+from pipeline.training.state import TrainingState, json_lines, load_state, recipe_of
+from pipeline.training.views import ViewMaker
+
+_COSINE_PATCHES = 256
+_COLLAPSED_RANK = 2.0
+
+
+@dataclass(frozen=True)
+class TrainingOutputs:
+    """Where the results go; the state of an unfinished training lies in `state` beside the encoder."""
+
+    encoder: Path
+    metrics: Path
+    curve: Path
+
+    @property
+    def state(self) -> Path:
+        """Folder of the state."""
+        return self.encoder.parent / "state"
+
+
+def store_digests(rows: TrainingRows) -> dict[str, str]:
+    """Hash by slide of what each store says of itself, which names its sources and its recipe."""
+    return {item.store.attributes.slide: file_digest(item.store.path / "zarr.json") for item in rows.slides}
+
+
+def train(
+    run: str,
+    rows: TrainingRows,
+    settings: RunSettings,
+    outputs: TrainingOutputs,
+    provenance: dict[str, Any],
+) -> None:
+    """Trains one run, or goes on with it where it was interrupted, and writes its results.
+
+    Raises:
+        StatedError: for an architecture that timm does not know or that cannot take the patches, non-finite pixels
+            or a loss that is not finite.
+    """
+    size_px = settings.size_px or rows.size_px
+    if size_px > rows.size_px:
+        raise StatedError(expected=f"size_px of run {run} up to the patches' {rows.size_px}", found=str(size_px))
+    device = best_device()
+    torch.backends.cudnn.benchmark = True
+    network = BranchNetwork(
+        settings.branches,
+        encoder=settings.encoder,
+        channels={"sparse": 3, "dense": len(rows.markers)},
+        size_px=size_px,
+        projector=settings.projector,
+        seed=settings.seed,
+    )
+    network.to(memory_format=torch.channels_last).to(device)
+    precision = resolve_precision(settings.precision, network, device)
+    patches = TrainingPatches(rows, dense="dense" in settings.branches)
+    colour, markers = _statistics(patches, settings)
+    make_views = ViewMaker(
+        settings.branches,
+        Augmentation(size_px, settings.crop, settings.colour, settings.blur),
+        shared_geometry=settings.shared_geometry,
+        normalisation=Normalisation(colour, markers, device),
+    )
+    recipe = recipe_of({"settings": asdict(settings), "precision": precision, "provenance": provenance})
+    state = load_state(outputs.state, recipe) or TrainingState()
+    say(_opening_line(run, patches, precision, device, state))
+    trainer = Trainer(run, network, patches, make_views, settings, precision=precision, device=device)
+    history = trainer.fit(state, outputs.state, recipe)
+    encoder = network.encoders["sparse"].eval()
+    trained = TrainedEncoder(
+        run=run,
+        network=encoder,
+        settings=settings,
+        size_px=size_px,
+        colour=colour,
+        markers=markers,
+        rows=rows,
+        precision=precision,
+        bf16_cosine=_bf16_cosine(encoder, patches, colour, size_px, device),
+        last=history[-1],
+    )
+    _write(run, trained, history, outputs, provenance)
+
+
+def _statistics(
+    patches: TrainingPatches, settings: RunSettings
+) -> tuple[ColourStatistics, tuple[MarkerStatistics, ...]]:
+    colour = colour_statistics(patches.sparse(block) for block in patches.blocks())
+    if "dense" not in settings.branches:
+        return colour, ()
+
+    def dense_blocks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        return (patches.dense(block) for block in patches.blocks())
+
+    return colour, marker_statistics(patches.rows.markers, dense_blocks)
+
+
+def _bf16_cosine(
+    encoder: torch.nn.Module, patches: TrainingPatches, colour: ColourStatistics, size_px: int, device: torch.device
+) -> float:
+    """Smallest cosine between bfloat16 and float32 features, over training patches spread through the cohort."""
+    numbers = np.unique(np.linspace(0, len(patches) - 1, _COSINE_PATCHES).astype(np.int64))
+    rgb = torch.from_numpy(patches.sparse(numbers)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    start = (patches.rows.size_px - size_px) // 2
+    window = rgb[:, :, start : start + size_px, start : start + size_px]
+    pixels = Normalisation(colour, (), device).sparse(window).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        exact = encoder(pixels).float()
+        with autocast("bf16", device):
+            fast = encoder(pixels).float()
+    return float(cosine_similarity(exact, fast).min())
+
+
+def _opening_line(
+    run: str, patches: TrainingPatches, precision: str, device: torch.device, state: TrainingState
+) -> str:
+    place = "memory" if patches.in_memory else "the stores"
+    start = f", going on at epoch {state.epoch + 1}, step {state.step + 1}" if state.network else ""
+    return f"train {run}: {len(patches)} patches from {place}, {device.type}, {precision}{start}"
+
+
+def _write(
+    run: str,
+    trained: TrainedEncoder,
+    history: list[dict[str, Any]],
+    outputs: TrainingOutputs,
+    provenance: dict[str, Any],
+) -> None:
+    rank = history[-1]["feature_rank"]
+    if rank < _COLLAPSED_RANK:
+        say(f"train {run}: the features have collapsed to an effective rank of {rank:.2f}; their scores mean nothing")
+    with finished(outputs.metrics) as temporary:
+        temporary.write_text(json_lines(history), encoding="utf-8")
+    write_curve(outputs.curve, run, history)
+    write_encoder(outputs.encoder, trained, provenance)
+    shutil.rmtree(outputs.state, ignore_errors=True)

@@ -1,0 +1,99 @@
+"""From a batch of patches to one augmented, normalised view per branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from pipeline.training.augmentation import (
+    Augmentation,
+    blur_some,
+    draw_orientations,
+    draw_windows,
+    jitter_intensity,
+    jitter_stain,
+    resample,
+)
+from pipeline.training.normalisation import Normalisation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of n training rows.
+
+    Attributes:
+        sparse: (n, P, P, 3) uint8.
+        dense: (n, M, P, P) float32, raw intensities; zero where `present` is false; None without a dense branch.
+        present: (n, M) bool, whether the row's slide shows the marker; all false for blank pairing.
+    """
+
+    sparse: Tensor
+    dense: Tensor | None
+    present: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        dense = None if self.dense is None else self.dense.to(device, non_blocking=True)
+        present = None if self.present is None else self.present.to(device, non_blocking=True)
+        return Batch(self.sparse.to(device, non_blocking=True), dense, present)
+
+
+class ViewMaker:
+    """Makes the views of a branch graph.
+
+    Args:
+        branches: modality of each branch.
+        augmentation: what varies between views.
+        shared_geometry: whether the first sparse and the first dense branch (the second ones, and so on) see the same
+            window of the patch. Orientation and colour are always drawn for each branch on its own.
+        normalisation: of both modalities.
+    """
+
+    def __init__(
+        self,
+        branches: Sequence[str],
+        augmentation: Augmentation,
+        *,
+        shared_geometry: bool,
+        normalisation: Normalisation,
+    ) -> None:
+        self._branches = tuple(branches)
+        self._augmentation = augmentation
+        self._normalisation = normalisation
+        self._window_of = window_numbers(branches, shared_geometry=shared_geometry)
+
+    def __call__(self, batch: Batch, generator: Generator) -> list[Tensor]:
+        """One (n, C, size_px, size_px) float32 view per branch; overwrites the batch's dense pixels."""
+        count, patch_px = batch.sparse.shape[:2]
+        numbers = range(max(self._window_of) + 1)
+        windows = [draw_windows(count, patch_px, self._augmentation, generator) for _ in numbers]
+        rgb = batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+        dense = None if batch.dense is None else self._normalisation.dense(batch.dense)
+        views = []
+        for modality, number in zip(self._branches, self._window_of, strict=True):
+            orientations = draw_orientations(count, generator)
+            source = rgb if modality == "sparse" else dense
+            if source is None:
+                raise ValueError("a dense branch needs a batch with a dense side")
+            view = resample(source, windows[number], orientations, self._augmentation.size_px)
+            views.append(self._recolour(modality, view, batch.present, generator))
+        return views
+
+    def _recolour(self, modality: str, view: Tensor, present: Tensor | None, generator: Generator) -> Tensor:
+        strength = self._augmentation.colour
+        if modality == "dense":
+            if present is None:
+                raise ValueError("a dense view needs to know which markers are present")
+            return jitter_intensity(view, present, strength, generator)
+        coloured = jitter_stain(view, strength, generator)
+        return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, generator))
+
+
+def window_numbers(branches: Sequence[str], *, shared_geometry: bool) -> tuple[int, ...]:
+    """Which drawn window each branch looks through: its place among its modality's branches, or one of its own."""
+    if not shared_geometry:
+        return tuple(range(len(branches)))
+    return tuple(list(branches[:index]).count(modality) for index, modality in enumerate(branches))
