@@ -1,0 +1,96 @@
+"""pyproject.toml, envs/*.yaml and envs/constraints.txt say the same, and cover what the code imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from cohort import REPOSITORY
+
+from pipeline.provenance import SOURCE_ROOT
+
+ENVIRONMENT_OF = {
+    "slides": ("demo", "inspect", "register", "tile", "split", "warp_points"),
+    "torch": ("train", "embed", "embed_slides", "evaluate", "report"),
+}
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _constraints() -> dict[str, str]:
+    lines = (REPOSITORY / "envs" / "constraints.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {_canonical(name): version for name, version in pins}
+
+
+def _pip_pins(environment: str) -> dict[str, str]:
+    value = yaml.safe_load((REPOSITORY / "envs" / f"{environment}.yaml").read_text())
+    (pip,) = (item["pip"] for item in value["dependencies"] if isinstance(item, dict))
+    return {_canonical(name): version for name, version in (line.split("==") for line in pip)}
+
+
+def _third_party(stage: str) -> set[str]:
+    """Top-level names that a stage's code imports, ours followed and the standard library left out."""
+    pending, seen, found = [f"pipeline.stages.{stage}", "pipeline.cli"], set(), set()
+    while pending:
+        module = pending.pop()
+        base = SOURCE_ROOT.joinpath(*module.split("."))
+        path = next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+        if module in seen or path is None:
+            continue
+        seen.add(module)
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            pending += [name for name in names if name.startswith("pipeline")]
+            found |= {name.split(".")[0] for name in names if not name.startswith("pipeline")}
+    return found - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENT_OF)
+def test_conda_environment_holds_what_its_stages_import(environment: str) -> None:
+    pins = _pip_pins(environment)
+    providers = packages_distributions()
+    for stage in ENVIRONMENT_OF[environment]:
+        for name in _third_party(stage):
+            distributions = {_canonical(item) for item in providers.get(name, [name])}
+            assert distributions & set(pins), f"{stage} imports {name}, envs/{environment}.yaml lacks it"
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENT_OF)
+def test_conda_environment_pins_the_constrained_versions(environment: str) -> None:
+    constraints = _constraints()
+    for name, version in _pip_pins(environment).items():
+        assert constraints[name] == version
+
+
+def test_every_dependency_is_pinned_and_imported_somewhere() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = {_canonical(re.split(r"[<>=!~\[]", item)[0]) for item in project["dependencies"]}
+    tools = {_canonical(re.split(r"[<>=!~\[]", item)[0]) for group in ("workflow", "test") for item in extras[group]}
+    constraints = _constraints()
+    assert not (wanted | tools) - set(constraints)
+    used = set(_pip_pins("slides")) | set(_pip_pins("torch"))
+    assert wanted == used
+
+
+def test_constraints_hold_names_and_versions_only() -> None:
+    for line in (REPOSITORY / "envs" / "constraints.txt").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+-]+", line), line
+
+
+def test_every_conda_file_is_named_by_a_rule_and_exists() -> None:
+    named = set()
+    for rules in (REPOSITORY / "workflow" / "rules").glob("*.smk"):
+        named |= set(re.findall(r"envs/(\w+)\.yaml", rules.read_text()))
+    assert named == {path.stem for path in Path(REPOSITORY / "envs").glob("*.yaml")} == set(ENVIRONMENT_OF)
