@@ -27,9 +27,9 @@ from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
 
 SETTINGS = RegisterSettings()
-# Largest median, p90 and maximum in um. Maxima of synthetic pairs are nuclei at the rim, beyond the outermost block.
-SYNTHETIC_GOAL = (0.5, 1.0, 6.0)
-ORION_GOAL = (1.1, 1.9, 5.0)
+# Largest median, p90 and maximum in um.
+SYNTHETIC_GOAL = (0.5, 1.0, 3.0)
+ORION_GOAL = (0.8, 1.6, 5.0)
 
 
 def main() -> int:

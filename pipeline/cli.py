@@ -1,11 +1,12 @@
 """The command line: `python -m pipeline VERB …`, one verb per stage and a few tools.
 
-Exit codes: 0 done, 1 a stated error (one line), 2 wrong usage, 130 interrupted. A traceback means a bug.
+Exit codes: 0 done, 1 a stated error (one line), 2 wrong usage, 130 interrupted, 143 terminated. A traceback means a bug.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -32,6 +33,9 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        # As an exception it lets open results be removed; the code is the shell's for a process ended by this signal.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         parser = _parser(words[0] if words else "")
         parsed = parser.parse_args(words)

@@ -53,7 +53,6 @@ class RegisterSettings:
     fail_residual_um: float = Field(
         default=20.0, gt=0, description="median held-out residual in um above which the verdict is fail"
     )
-    seed: int = Field(default=0, ge=0, description="seed of everything random in the engine")
 
 
 @dataclass(frozen=True, config=_CLOSED)

@@ -161,3 +161,18 @@ def test_quality_follows_confidence_and_drops_shifts_and_edges() -> None:
         max_residual_um=8.0,
     )
     np.testing.assert_allclose(quality, [0.9, 0.0, UNMEASURED_QUALITY, UNMEASURED_QUALITY, 0.0])
+
+
+def test_pairs_of_a_brightfield_dense_slide_are_measured_by_its_hematoxylin(tmp_path: Path, pair: Path) -> None:
+    row = SheetRow("s1", "p1", str(pair / "he.tif"), str(pair / "he.tif"))
+    write_json(tmp_path / "record.json", to_mapping(inspect_slide(row, InspectSettings())))
+    shifted = np.array([[1.0, 0, 5.0], [0, 1.0, 0]])
+    write_transform(tmp_path / "transform.zarr", Transform(shifted, None, None), {})
+    write_json(tmp_path / "qc.json", {"verdict": "pass", "channel": "hematoxylin"})
+    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    words += ["--transform", str(tmp_path / "transform.zarr"), "--qc", str(tmp_path / "qc.json")]
+    assert main([*words, "--settings", json.dumps({"size_px": 128, "min_tissue": 0.3})]) == 0
+    table = PatchStore.open(tmp_path / "s.zarr").table
+    measured = np.isfinite(table.residual_um)
+    assert measured.sum() >= 6
+    assert abs(np.median(table.residual_um[measured]) - 5.0) < 0.5

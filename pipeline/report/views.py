@@ -20,7 +20,7 @@ FATES = (
     "usable as pair",
     "H&E only",
     "dense side outside its slide",
-    "dense side shifted too far, or shift unknown",
+    "dense side shifted too far",
     "dropped: too little tissue",
 )
 NOTHING = "—"

@@ -13,6 +13,8 @@ from pipeline.errors import StatedError
 from pipeline.registration.transform import Transform, read_transform
 from pipeline.slides.record import SlideRecord
 
+RGB = ("R", "G", "B")
+
 # A residual is believed from this confidence on; below it the patch shows too few nuclei to measure anything.
 BELIEVED_CONFIDENCE = 0.3
 # Such a patch rests on the slide's transform alone, which has passed its own test elsewhere on the slide.
@@ -28,7 +30,8 @@ class Pairing:
     Attributes:
         transform: from the sparse to the dense frame.
         verdict: `pass`, `warn` or `fail`; patches of a failed pair are not paired.
-        nuclear_channel: index of the dense channel that shows nuclei, None where there is none.
+        nuclear_channel: index of the dense channel that shows nuclei; None where the dense side is brightfield, in
+            which hematoxylin shows them.
     """
 
     transform: Transform
@@ -49,9 +52,11 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=repr(error)) from None
     channels = record.dense.channels if record.dense else ()
-    if channel is not None and channel not in channels:
+    if channel in channels:
+        return Pairing(read_transform(transform), verdict, channels.index(channel))
+    if channels != RGB:
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=f"nuclear channel {channel}")
-    return Pairing(read_transform(transform), verdict, None if channel is None else channels.index(channel))
+    return Pairing(read_transform(transform), verdict, None)
 
 
 def pair_quality(

@@ -37,7 +37,7 @@ class StoreAttributes:
         patch_size_level0: side of a patch in level-0 pixels, rounded.
         overview_mpp: um per pixel of `overview` and `overview_tissue`.
         markers: names of the dense channels; empty where there is no dense side.
-        nuclear_channel: index into `markers` of the channel that shows nuclei.
+        nuclear_channel: index into `markers` of the channel that shows nuclei; None where there is none.
         verdict: `pass`, `warn` or `fail` of the registration; empty where there was none.
         counts: number of grid positions by what became of them.
         recipe: the settings that fix what a patch is.

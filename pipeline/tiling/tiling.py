@@ -17,6 +17,7 @@ from pipeline.errors import StatedError
 from pipeline.progress import progress
 from pipeline.provenance import finished
 from pipeline.registration.quality import patch_residual
+from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
 from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
@@ -162,11 +163,11 @@ def _residuals(
     sparse: NDArray[np.uint8], dense: NDArray[Any], nuclear_channel: int | None, mpp: float
 ) -> Iterator[tuple[float, float]]:
     for rgb, planes in zip(sparse, dense, strict=True):
-        if nuclear_channel is None:
-            yield float("nan"), 0.0
-        else:
-            found = patch_residual(rgb, planes[nuclear_channel], mpp)
-            yield found.residual_um, found.confidence
+        # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.
+        brightfield = nuclear_channel is None
+        nuclei = hematoxylin(np.moveaxis(planes, 0, -1)) ** 2 if brightfield else planes[nuclear_channel]
+        found = patch_residual(rgb, nuclei, mpp)
+        yield found.residual_um, found.confidence
 
 
 def _table(

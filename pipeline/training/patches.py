@@ -16,8 +16,8 @@ from pipeline.training.rows import TrainingRows, TrainingSlide
 from pipeline.training.seeds import seed_of
 from pipeline.training.views import Batch
 
-MEMORY_BUDGET_BYTES = 4 * 2**30
-_BLOCK_ROWS = 256
+MEMORY_BUDGET_BYTES = 2 * 2**30
+_BLOCK_BYTES = 64 * 2**20
 _BATCHES_AHEAD = 3
 
 Rows = NDArray[np.int64]
@@ -106,9 +106,11 @@ class TrainingPatches:
         return pixels, present
 
     def blocks(self) -> Iterator[Rows]:
-        """All numbers in order, a bounded count at a time."""
-        for start in range(0, len(self), _BLOCK_ROWS):
-            yield np.arange(start, min(start + _BLOCK_ROWS, len(self)))
+        """All numbers in order, as many at a time as 64 MiB of float32 intensities hold."""
+        patch_bytes = 4 * self.rows.size_px**2 * max(3, len(self.rows.markers))
+        rows = max(1, _BLOCK_BYTES // patch_bytes)
+        for start in range(0, len(self), rows):
+            yield np.arange(start, min(start + rows, len(self)))
 
     def _refuse(self, slide: TrainingSlide, rows: Rows, values: NDArray[Any]) -> None:
         bad = rows[~np.isfinite(values).all(axis=(1, 2, 3))]

@@ -89,6 +89,11 @@ def encoder_folder(wildcards):
     return SETTINGS.embed.encoder
 
 
+def cores_per_run(wildcards):
+    """The runs share the cores: several torch threads on contended cores are slower than one each."""
+    return max(1, (workflow.resource_settings.cores or 4) // max(1, len(SETTINGS.runs)))
+
+
 def run_settings(wildcards):
     """The settings of one training run as JSON."""
     return to_json(SETTINGS.runs[wildcards.run])

@@ -12,6 +12,7 @@ rule train:
         "<benchmarks>/train/{run}.tsv"
     conda:
         "../../envs/torch.yaml"
+    threads: cores_per_run
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
