@@ -35,4 +35,4 @@ format: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .snakemake results resources logs benchmarks/*.tsv
+	rm -rf .venv .snakemake results resources logs

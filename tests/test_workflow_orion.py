@@ -88,7 +88,7 @@ def test_every_marker_is_probed_on_the_held_out_region_only(finished: Path) -> N
 
 def test_no_job_took_more_than_6_gb(finished: Path) -> None:
     peaks = {}
-    for table in (finished / "benchmarks").rglob("*.tsv"):
+    for table in (finished / "logs").rglob("*.benchmark.tsv"):
         peak = pd.read_csv(table, sep="\t", na_values="-")["max_rss"].max()
         peaks[table.name] = peak
     assert peaks

@@ -95,6 +95,14 @@ def test_a_slide_named_twice_stops_before_any_job(tmp_path: Path) -> None:
     assert "config/slides.tsv" in done.stdout
 
 
+def test_training_without_any_dense_slide_stops_before_any_job(tmp_path: Path) -> None:
+    rows = [row | {"dense": ""} for row in _slides(tmp_path)]
+    write_cohort(tmp_path, rows, {"runs": RUNS})
+    done = snakemake(tmp_path, "-n")
+    assert done.returncode == 1
+    assert "expected a slide with a dense partner to train on" in done.stdout
+
+
 def test_a_configuration_named_on_the_command_line_replaces_the_demos(tmp_path: Path) -> None:
     write_cohort(tmp_path, _slides(tmp_path), {"runs": {"other": {}}})
     (tmp_path / "own.yaml").write_text("runs: {mine: {}}\nembed: {encoder: mine}\n")

@@ -223,7 +223,8 @@ def tiles_figure(slides: Sequence[SlideResults]) -> Markup | None:
 def training_curves(results: Results, series: dict[str, int], most: int = 6) -> list[Markup]:
     """One small figure per logged quantity: the loss first, then the others; `most` at most."""
     logged = dict.fromkeys(key for lines in results.curves.values() for line in lines for key in line)
-    left_out = ("step", "epoch", "seconds", "images_per_s", "embedding_std", "embedding_rank", "feature_std")
+    left_out = {"step", "epoch", "seconds", "images_per_s", "gradient_norm"}
+    left_out |= {"embedding_std", "embedding_rank", "feature_std"}
     names = [key for key in logged if key not in left_out]
     names.sort(key=lambda key: key != "loss")
     figures = []

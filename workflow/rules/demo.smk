@@ -9,7 +9,7 @@ rule demo:
     log:
         "<logs>/demo/{slide}.log",
     benchmark:
-        "<benchmarks>/demo/{slide}.tsv"
+        "<logs>/demo/{slide}.benchmark.tsv"
     wildcard_constraints:
         slide=one_of(name for name, row in SHEET.items() if row.dense),
     conda:
@@ -32,7 +32,7 @@ rule demo_sparse_only:
     log:
         "<logs>/demo/{slide}.log",
     benchmark:
-        "<benchmarks>/demo/{slide}.tsv"
+        "<logs>/demo/{slide}.benchmark.tsv"
     wildcard_constraints:
         slide=one_of(name for name, row in SHEET.items() if not row.dense),
     conda:

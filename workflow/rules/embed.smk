@@ -7,7 +7,7 @@ rule embed:
     log:
         "<logs>/embed/{name}/{slide}.log",
     benchmark:
-        "<benchmarks>/embed/{name}/{slide}.tsv"
+        "<logs>/embed/{name}/{slide}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
     resources:

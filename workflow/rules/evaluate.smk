@@ -11,7 +11,7 @@ rule evaluate:
     log:
         "<logs>/evaluate.log",
     benchmark:
-        "<benchmarks>/evaluate.tsv"
+        "<logs>/evaluate.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
     resources:

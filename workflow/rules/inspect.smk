@@ -7,7 +7,7 @@ rule inspect:
     log:
         "<logs>/inspect/{slide}.log",
     benchmark:
-        "<benchmarks>/inspect/{slide}.tsv"
+        "<logs>/inspect/{slide}.benchmark.tsv"
     conda:
         "../../envs/slides.yaml"
     resources:

@@ -13,7 +13,7 @@ rule register:
     log:
         "<logs>/register/{slide}.log",
     benchmark:
-        "<benchmarks>/register/{slide}.tsv"
+        "<logs>/register/{slide}.benchmark.tsv"
     conda:
         "../../envs/slides.yaml"
     threads: 2

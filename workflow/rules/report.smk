@@ -12,7 +12,7 @@ rule report:
     log:
         "<logs>/report.log",
     benchmark:
-        "<benchmarks>/report.tsv"
+        "<logs>/report.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
     resources:

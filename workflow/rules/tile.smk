@@ -7,7 +7,7 @@ rule tile:
     log:
         "<logs>/tile/{slide}.log",
     benchmark:
-        "<benchmarks>/tile/{slide}.tsv"
+        "<logs>/tile/{slide}.benchmark.tsv"
     conda:
         "../../envs/slides.yaml"
     threads: 2

@@ -9,7 +9,7 @@ rule train:
     log:
         "<logs>/train/{run}.log",
     benchmark:
-        "<benchmarks>/train/{run}.tsv"
+        "<logs>/train/{run}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: cores_per_run
