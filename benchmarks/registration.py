@@ -19,7 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from synthetic_pair import ArraySlide, SyntheticPair, synthetic_pair
+from array_slide import ArraySlide
+from synthetic_pair import SyntheticPair, synthetic_pair
 
 from pipeline.registration.engine import Pair, align
 from pipeline.registration.quality import Quality
@@ -67,7 +68,9 @@ def refused(seed: int) -> dict[str, object]:
     drawn = synthetic_pair(20_000 + seed, side_um=1024, tissue_seed=30_000 + seed)
     if seed % 2:
         blank = np.full((*drawn.dense.header.size_xy[::-1], 2), 100, np.uint16)
-        drawn = replace(drawn, dense=ArraySlide(blank, drawn.mpp[1], ("CD3", "DAPI")))
+        drawn = replace(
+            drawn, dense=ArraySlide(blank, mpp=drawn.mpp[1], downsamples=(1, 2, 4), channels=("CD3", "DAPI"))
+        )
     return judged("blank dense slide" if seed % 2 else "wrong pair", drawn, None)
 
 

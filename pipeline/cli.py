@@ -1,6 +1,6 @@
 """The command line: `python -m pipeline VERB …`, one verb per stage and a few tools.
 
-Exit codes: 0 done, 1 a stated error (one line), 2 wrong usage, 130 interrupted, 143 terminated. A traceback means a bug.
+Exit codes: 0 done, 1 a stated error (one line), 2 wrong usage, 130 interrupted, 143 terminated. A traceback is a bug.
 """
 
 from __future__ import annotations

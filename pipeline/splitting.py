@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.provenance import finished
 from pipeline.settings import SplitSettings
+from pipeline.split_table import HELD_OUT_FOLD
 from pipeline.tiling.store import PatchStore
-
-COLUMNS = ("slide", "row", "patient", "fold", "pair_quality")
 
 
 @dataclass(frozen=True)
@@ -100,14 +97,11 @@ def summary(patches: Sequence[SlidePatches], result: Split) -> dict[str, Any]:
     return {"by": result.by, "note": result.note, "folds": folds}
 
 
-def write_table(path: Path, patches: Sequence[SlidePatches], result: Split) -> None:
-    """Writes one line per patch: slide, row, patient, fold, pair_quality."""
-    with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for item, fold in zip(patches, result.fold, strict=True):
-            for row, (number, quality) in enumerate(zip(fold.tolist(), item.pair_quality.tolist(), strict=True)):
-                writer.writerow((item.slide, row, item.patient, number, f"{quality:.4f}"))
+def table_rows(patches: Sequence[SlidePatches], result: Split) -> Iterator[tuple[str, int, str, int, float]]:
+    """The lines of the split table: slide, row, patient, fold, pair_quality."""
+    for item, fold in zip(patches, result.fold, strict=True):
+        for row, (number, quality) in enumerate(zip(fold.tolist(), item.pair_quality.tolist(), strict=True)):
+            yield item.slide, row, item.patient, number, quality
 
 
 def _what_stays_together(patches: Sequence[SlidePatches], settings: SplitSettings) -> str:
@@ -134,7 +128,7 @@ def _deal(weight: dict[str, int], by: str, settings: SplitSettings) -> dict[str,
         )
     order = list(np.random.default_rng(settings.seed).permutation(sorted(weight)))
     order.sort(key=lambda name: -weight[name])
-    fold_of = dict.fromkeys(settings.test, 0)
+    fold_of = dict.fromkeys(settings.test, HELD_OUT_FOLD)
     free = [name for name in order if name not in fold_of]
     numbers = range(1 if settings.test else 0, settings.folds)
     useful = [name for name in free if weight[name]]

@@ -6,63 +6,15 @@ true map on another grid, with intensities of their own, so that nothing but the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
+from array_slide import ArraySlide
 from numpy.typing import NDArray
 
-from pipeline.slides.base import Level, SlideHeader
-
 _SUBPIXEL_BITS = 6
-
-
-class ArraySlide:
-    """A slide held in memory, with a pyramid of block means; what lies outside is white or 0."""
-
-    def __init__(self, pixels: NDArray[Any], mpp: float, channels: Sequence[str], levels: int = 3) -> None:
-        self._levels = [pixels]
-        for _ in range(levels - 1):
-            last = self._levels[-1].astype(np.float32)
-            height, width = last.shape[0] // 2 * 2, last.shape[1] // 2 * 2
-            mean = last[:height, :width].reshape(height // 2, 2, width // 2, 2, -1).mean((1, 3))
-            self._levels.append(np.rint(mean).astype(pixels.dtype))
-        sizes = [Level((x.shape[1], x.shape[0]), float(2**i)) for i, x in enumerate(self._levels)]
-        self.header = SlideHeader(Path("in-memory"), "tifffile", mpp, tuple(sizes), tuple(channels), str(pixels.dtype))
-
-    def read_region(
-        self,
-        level: int,
-        corner_xy: tuple[int, int],
-        size_xy: tuple[int, int],
-        channels: Sequence[int] | None = None,
-    ) -> NDArray[Any]:
-        pixels = self._levels[level]
-        if channels is not None:
-            pixels = pixels[..., list(channels)]
-        height, width = pixels.shape[:2]
-        x, y = corner_xy
-        outside = 255 if self.header.is_rgb else 0
-        region = np.full((size_xy[1], size_xy[0], pixels.shape[2]), outside, pixels.dtype)
-        left, top, right, bottom = max(x, 0), max(y, 0), min(x + size_xy[0], width), min(y + size_xy[1], height)
-        if right > left and bottom > top:
-            region[top - y : bottom - y, left - x : right - x] = pixels[top:bottom, left:right]
-        return region
-
-    def close(self) -> None:
-        return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +168,7 @@ def _hematoxylin_eosin(rng: np.random.Generator, polygons: Any, side_um: int, mp
     density = nuclei[..., None] * np.array([0.65, 0.70, 0.29]) + eosin[..., None] * np.array([0.07, 0.5, 0.11])
     blurred = cv2.GaussianBlur(density.astype(np.float32), (0, 0), 0.5 / mpp)
     rgb = 245 * 10.0 ** (-blurred) + rng.normal(0, 3, density.shape)
-    return ArraySlide(np.clip(rgb, 0, 255).astype(np.uint8), mpp, ("R", "G", "B"))
+    return ArraySlide(np.clip(rgb, 0, 255).astype(np.uint8), mpp=mpp, downsamples=(1, 2, 4))
 
 
 def _fluorescence(rng: np.random.Generator, polygons: Any, extent_um: Any, mpp: float) -> ArraySlide:
@@ -227,4 +179,4 @@ def _fluorescence(rng: np.random.Generator, polygons: Any, extent_um: Any, mpp: 
     dapi = rng.poisson(np.maximum(signal, 0)) + rng.normal(0, 40, signal.shape)
     marker = rng.poisson(np.full(signal.shape, 100.0))
     stack = np.stack([marker, np.clip(dapi, 0, 65535)], axis=-1).astype(np.uint16)
-    return ArraySlide(stack, mpp, ("CD3", "DAPI"))
+    return ArraySlide(stack, mpp=mpp, downsamples=(1, 2, 4), channels=("CD3", "DAPI"))

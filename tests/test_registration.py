@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from array_slide import ArraySlide
 from PIL import Image
-from synthetic_pair import ArraySlide, SyntheticPair, synthetic_pair
+from synthetic_pair import SyntheticPair, synthetic_pair
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
@@ -108,9 +109,16 @@ def test_wrong_pair_fails_without_a_residual() -> None:
 def test_blank_slide_fails(plain: SyntheticPair, side: str) -> None:
     drawn = plain
     if side == "dense":
-        drawn = replace(plain, dense=ArraySlide(np.zeros((900, 1000, 2), np.uint16), 0.8, ("CD3", "DAPI")))
+        drawn = replace(
+            plain,
+            dense=ArraySlide(
+                np.zeros((900, 1000, 2), np.uint16), mpp=0.8, downsamples=(1, 2, 4), channels=("CD3", "DAPI")
+            ),
+        )
     else:
-        drawn = replace(plain, sparse=ArraySlide(np.full((900, 1000, 3), 255, np.uint8), 1.0, ("R", "G", "B")))
+        drawn = replace(
+            plain, sparse=ArraySlide(np.full((900, 1000, 3), 255, np.uint8), mpp=1.0, downsamples=(1, 2, 4))
+        )
     transform, quality = align(opened(drawn), SETTINGS)
     assert quality.verdict == "fail"
     assert "an image without any nuclear signal" in quality.reasons
@@ -120,7 +128,12 @@ def test_blank_slide_fails(plain: SyntheticPair, side: str) -> None:
 def test_dense_part_of_the_field_is_placed(plain: SyntheticPair) -> None:
     whole = plain.dense.read_region(0, (0, 0), plain.dense.header.size_xy)
     height, width = whole.shape[:2]
-    cut = replace(plain, dense=ArraySlide(whole[: int(height * 0.7), : int(width * 0.75)], 0.8, ("CD3", "DAPI")))
+    cut = replace(
+        plain,
+        dense=ArraySlide(
+            whole[: int(height * 0.7), : int(width * 0.75)], mpp=0.8, downsamples=(1, 2, 4), channels=("CD3", "DAPI")
+        ),
+    )
     transform, quality = align(opened(cut), SETTINGS)
     there = plain.truth(plain.nuclei_um)
     covered = ((there > 20) & (there < np.array([width * 0.75, height * 0.7]) * 0.8 - 20)).all(1)
@@ -152,7 +165,7 @@ def test_region_and_pyramid_keep_the_frame(plain: SyntheticPair) -> None:
     """Reads at several resolutions show one painted spot at one place."""
     pixels = np.full((512, 640, 3), 255, np.uint8)
     pixels[200:208, 320:328] = (80, 60, 150)
-    source = NuclearSource(ArraySlide(pixels, 0.5, ("R", "G", "B")), 0.5, None)
+    source = NuclearSource(ArraySlide(pixels, mpp=0.5, downsamples=(1, 2, 4)), 0.5, None)
     for mpp in (0.5, 1.0, 2.0, 4.0):
         for bounds in (None, np.array([[130.0, 60.0], [200.0, 140.0]]), np.array([[-30.0, -20.0], [300.0, 250.0]])):
             image = source.read(mpp, bounds)

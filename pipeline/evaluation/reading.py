@@ -12,13 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Features = NDArray[np.float32]
-
-_COLUMNS = ("slide", "row", "patient", "fold", "pair_quality")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def read_cohort(split: Path, stores: Path) -> Cohort:
         StatedError: where the table is no such table, a store is absent or has other rows, or where fold 0 or
             the other folds have no pair.
     """
-    table = _read_split(split)
+    table = read_split_table(split)
     pairs = table[table["pair_quality"] > 0]
     if not (pairs["fold"] == 0).any():
         raise StatedError(file=split, expected="pairs in fold 0, the held-out fold", found=f"none among {len(pairs)}")
@@ -141,17 +140,6 @@ def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
                 found=f"{found[1]} wide, {found[0][:12]}",
             )
     return next(iter(seen))
-
-
-def _read_split(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, sep="\t", dtype={"slide": str, "patient": str}, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise StatedError(file=path, expected="the table that split writes", found=str(error)) from None
-    missing = [name for name in _COLUMNS if name not in table.columns]
-    if missing:
-        raise StatedError(file=path, expected=f"the columns {', '.join(_COLUMNS)}", found=f"no {', '.join(missing)}")
-    return table
 
 
 def _slide_pairs(

@@ -23,11 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Writes the table and its summary."""
     from pipeline.provenance import record, write_json
-    from pipeline.splitting import read_slide_patches, split, summary, write_table
+    from pipeline.split_table import write_split_table
+    from pipeline.splitting import read_slide_patches, split, summary, table_rows
 
     settings = settings_of(parsed, SplitSettings)
     patches = [read_slide_patches(parsed.stores / f"{slide}.zarr") for slide in parsed.slides]
     result = split(patches, settings)
-    write_table(parsed.out, patches, result)
+    write_split_table(parsed.out, table_rows(patches, result))
     inputs = {item.slide: item.digest for item in patches}
     write_json(parsed.out_summary, summary(patches, result) | {"provenance": record("split", settings, inputs)})

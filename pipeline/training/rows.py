@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
 
 MPP_TOLERANCE = 0.05
-_COLUMNS = ("slide", "row", "fold", "pair_quality")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def read_training_rows(split: Path, stores: Path, *, branches: Sequence[str], ba
         StatedError: for a table that is not the stores', no pairs, fewer patches than a batch, no dense side for a
             dense branch, or stores whose patches differ in size or resolution.
     """
-    table = _read_table(split)
+    table = read_split_table(split)
     chosen = table[(table["fold"] != 0) & (table["pair_quality"] > 0)]
     if chosen.empty:
         found = f"{len(table)} patches, {int((table['pair_quality'] > 0).sum())} of them pairs, all of those in fold 0"
@@ -79,17 +78,6 @@ def read_training_rows(split: Path, stores: Path, *, branches: Sequence[str], ba
         _check_recipe(first.slide, first.size_px, first.mpp, slide.store)
     markers = tuple(dict.fromkeys(marker for slide in slides for marker in slide.store.attributes.markers))
     return TrainingRows(slides, first.size_px, first.mpp, markers)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, sep="\t", dtype={"slide": str, "patient": str}, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise StatedError(file=path, expected="the table that split writes", found=str(error)) from None
-    missing = [name for name in _COLUMNS if name not in table.columns]
-    if missing:
-        raise StatedError(file=path, expected=f"the columns {', '.join(_COLUMNS)}", found=f"no {', '.join(missing)}")
-    return table
 
 
 def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64], total: int) -> TrainingSlide:

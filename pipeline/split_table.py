@@ -1,0 +1,39 @@
+"""The table of patches and folds, `split/patches.tsv`: one line per patch, in the order of sheet and store."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.errors import StatedError
+from pipeline.provenance import finished
+
+COLUMNS = ("slide", "row", "patient", "fold", "pair_quality")
+HELD_OUT_FOLD = 0
+
+
+def write_split_table(path: Path, rows: Iterable[tuple[str, int, str, int, float]]) -> None:
+    """Writes one line per patch: slide, row, patient, fold, pair_quality."""
+    with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows((*row[:4], f"{row[4]:.4f}") for row in rows)
+
+
+def read_split_table(path: Path) -> pd.DataFrame:
+    """The table as it was written; slide and patient are text.
+
+    Raises:
+        StatedError: if it cannot be read or lacks a column.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", dtype={"slide": str, "patient": str}, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise StatedError(file=path, expected="the table that split writes", found=str(error)) from None
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise StatedError(file=path, expected=f"the columns {', '.join(COLUMNS)}", found=f"no {', '.join(missing)}")
+    return table
