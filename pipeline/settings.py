@@ -71,6 +71,16 @@ class TileSettings:
         gt=0,
         description="pairs whose measured shift is larger are kept in the store but not used as pairs",
     )
+    grid: Literal["auto", "lattice", "exact"] = Field(
+        default="auto",
+        description="lattice: the squares are whole JPEG tiles of the slide, an error where they cannot be; exact: "
+        "decoded and, where need be, resampled, at any size and mpp; auto: lattice where it fits, otherwise exact",
+    )
+    codec: Literal["auto", "zstd"] = Field(
+        default="auto",
+        description="how sparse patches are stored; auto: the scanner's own JPEG bytes where a patch of the lattice is "
+        "one tile, otherwise zstd; zstd: always decoded",
+    )
 
 
 @dataclass(frozen=True, config=_CLOSED)

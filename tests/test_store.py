@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import zarr
 from drawn_store import write_store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imagecodecs import jpeg8_encode
 
 from pipeline.errors import StatedError
-from pipeline.tiling.store import PatchStore, StoreWriter, rows_per_shard
+from pipeline.tiling.store import PatchStore, PatchTable, StoreAttributes, StoreWriter, rows_per_shard
 
 
 def _pixels(count: int, size_px: int = 16, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -96,3 +99,104 @@ def test_a_shard_is_bounded_in_memory(size_px: int, channels: int, itemsize: int
     rows = rows_per_shard(size_px, channels, itemsize)
     assert rows >= 1
     assert rows == 1 or rows * size_px**2 * max(3, channels * itemsize) <= 64 * 2**20
+
+
+@pytest.fixture(scope="module")
+def two_sided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 600 rows in two shards; some rows are nothing but 0, which Zarr does not store."""
+    path = tmp_path_factory.mktemp("stores") / "s.zarr"
+    sparse, dense = _pixels(600)
+    sparse[[3, 598]] = 0
+    dense[[0, 5, 599]] = 0
+    write_store(path, sparse=sparse, dense=dense, markers=("a", "b", "c"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 1500 JPEG streams in two shards."""
+    path = tmp_path_factory.mktemp("stores") / "c.zarr"
+    writer = StoreWriter(path, patches=1500, size_px=16, dense_channels=0, dense_dtype="uint8", copied=True)
+    streams = [jpeg8_encode(patch, level=90) for patch in _pixels(1500)[0]]
+    for start in range(0, 1500, writer.shard_rows):
+        writer.copy(start, streams[start : start + writer.shard_rows], None)
+    _finish(writer)
+    return path
+
+
+def _finish(writer: StoreWriter) -> None:
+    count = 1500
+    table = PatchTable(
+        position_px=np.zeros((count, 2), np.int64),
+        position_um=np.zeros((count, 2)),
+        tissue=np.ones(count, np.float32),
+        residual_um=np.ones(count, np.float32),
+        pair_quality=np.ones(count, np.float32),
+        marker_mean=np.zeros((count, 0), np.float32),
+    )
+    known = StoreAttributes(
+        "s1", "p1", 16, 1.0, 1.0, (16, 16), 16, 8.0, (), None, "", {"kept": count}, {"codec": "jpeg-copied"}, {}
+    )
+    writer.finish(known, table, np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), bool))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(-600, 599), max_size=12))
+def test_our_reader_gives_what_zarr_gives(two_sided: Path, rows: list[int]) -> None:
+    store, stock = PatchStore.open(two_sided), zarr.open_group(two_sided, mode="r")
+    index = np.asarray(rows, dtype=np.int64)
+    for name, read in (("sparse", store.read_sparse), ("dense", store.read_dense)):
+        found, expected = read(index), stock[name][...][index]
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(0, 1499), min_size=1, max_size=12), step=st.sampled_from([1, 7, -1]))
+def test_our_reader_decodes_copied_rows_as_zarr_does(copied: Path, rows: list[int], step: int) -> None:
+    store, stock = PatchStore.open(copied), zarr.open_group(copied, mode="r")["sparse"]
+    np.testing.assert_array_equal(store.read_sparse(rows), stock.oindex[np.array(rows)])
+    part = slice(None, None, step) if step == -1 else slice(rows[0], None, step)
+    assert len(store.read_sparse(part)) == len(range(1500)[part])
+    np.testing.assert_array_equal(store.read_sparse(part)[:3], stock.oindex[np.arange(1500)[part][:3]])
+
+
+def test_threads_may_read_one_store_at_once(copied: Path) -> None:
+    store = PatchStore.open(copied)
+    rows = [np.random.default_rng(seed).integers(0, 1500, 64) for seed in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        for wanted, found in zip(rows, pool.map(store.read_sparse, rows), strict=True):
+            np.testing.assert_array_equal(found, PatchStore.open(copied).read_sparse(wanted))
+
+
+def test_rows_that_are_not_there_are_refused(two_sided: Path) -> None:
+    with pytest.raises(IndexError):
+        PatchStore.open(two_sided).read_sparse([600])
+
+
+@pytest.mark.parametrize("where", ["chunk", "index", "short", "gone"])
+def test_a_copied_store_that_was_damaged_is_stated(copied: Path, tmp_path: Path, where: str) -> None:
+    shutil.copytree(copied, tmp_path / "c.zarr")
+    shard = tmp_path / "c.zarr" / "sparse" / "c" / "0" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    if where == "gone":
+        shard.unlink()
+    else:
+        data[{"chunk": 300, "index": -100, "short": -1}[where]] ^= 0x10
+        shard.write_bytes(bytes(data[:-40] if where == "short" else data))
+    store = PatchStore.open(tmp_path / "c.zarr")
+    with pytest.raises(StatedError, match="intact chunks"):
+        store.read_sparse(slice(0, 20))
+    assert len(store.read_sparse([1400])) == 1
+
+
+def test_a_store_rewritten_with_other_codecs_is_read_through_zarr(two_sided: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_sided, tmp_path / "s.zarr")
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r+")
+    pixels = group["sparse"][...]
+    group.create_array("sparse", data=pixels, chunks=(1, 16, 16, 3), overwrite=True)
+    np.testing.assert_array_equal(PatchStore.open(tmp_path / "s.zarr").read_sparse([599, 2]), pixels[[599, 2]])
+
+
+def test_a_slide_of_50000_copied_patches_is_few_files() -> None:
+    assert 50_000 / rows_per_shard(256, 0, 1, copied=True) < 75

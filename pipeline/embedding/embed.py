@@ -109,7 +109,10 @@ def own_attributes(known: StoreAttributes, encoder: EncoderDescription) -> dict[
 
 def recipe_hash(known: StoreAttributes, encoder: EncoderDescription) -> str:
     """Hash of how patches were cut and by what they were embedded; slides that agree in it can be compared."""
-    recipe = {"patches": dict(known.recipe), "size_px": known.size_px, "encoder": encoder.sha256}
+    # Copied or decoded, on the tile lattice or not, the same square has the same pixels: slides of several scanners
+    # differ in these and still compare.
+    patches = {key: value for key, value in known.recipe.items() if key not in ("grid", "codec")}
+    recipe = {"patches": patches, "size_px": known.size_px, "encoder": encoder.sha256}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -33,6 +33,6 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.transform and slide.dense:
         pairing = read_pairing(slide, parsed.transform, parsed.qc)
         inputs |= {"dense": slide.dense.sha256, "transform": file_digest(parsed.transform)}
-    packages = ("numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
+    packages = ("imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
     provenance = record("tile", settings, inputs, packages)
     tile(slide, pairing, settings, parsed.out, threads=parsed.threads, provenance=provenance)

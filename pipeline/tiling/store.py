@@ -1,6 +1,7 @@
 """The store: one Zarr v3 group with all patches of a slide, row i being patch i in every array.
 
-Plain Zarr with sharding, one chunk per patch: stock zarr-python reads any part of it. Rows that share a shard
+Plain Zarr with sharding, one chunk per patch: stock zarr-python reads any part of it, once this module or the
+package imagecodecs-zarr has told it what `imagecodecs_jpeg` is. Rows that share a shard
 are written by one writer, together; the group takes its final name only when all are there.
 """
 
@@ -17,10 +18,14 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import StatedError
+from pipeline.tiling.jpeg_codec import JpegCodec
+from pipeline.tiling.shards import ShardedRows, shard_path, write_shard
 
 SCHEMA_VERSION = 1
 _SHARD_BYTES = 64 * 2**20
 _SHARD_ROWS = 512
+# Copied patches stay compressed, so more of them fit in memory, and fewer files hold them.
+_COPIED_SHARD_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,16 @@ class PatchTable:
     marker_mean: NDArray[np.float32]
 
 
-def rows_per_shard(size_px: int, channels: int, itemsize: int) -> int:
-    """Patches per shard: at most 64 MiB of pixels of either side and 512 patches, so a writer's memory is bounded."""
-    largest = size_px * size_px * max(3, channels * itemsize)
-    return max(1, min(_SHARD_ROWS, _SHARD_BYTES // largest))
+def rows_per_shard(size_px: int, channels: int, itemsize: int, *, copied: bool = False) -> int:
+    """Patches per shard, so that a writer's memory is bounded.
+
+    At most 64 MiB of pixels of either side and 512 patches; copied patches without a dense side are never pixels,
+    and half the 64 MiB holds 1024 of 256 px as scanners compress them.
+    """
+    pixel_bytes = size_px * size_px * max(3, channels * itemsize)
+    if copied and not channels:
+        return max(1, min(_COPIED_SHARD_ROWS, 4 * _SHARD_BYTES // pixel_bytes))
+    return max(1, min(_SHARD_ROWS, _SHARD_BYTES // pixel_bytes))
 
 
 class StoreWriter:
@@ -96,35 +107,61 @@ class StoreWriter:
         size_px: side of a patch.
         dense_channels: channels of the dense side; 0 where there is none.
         dense_dtype: numpy name of its pixel type.
+        copied: whether the sparse patches come as JPEG streams, through `copy`, rather than as pixels.
     """
 
-    def __init__(self, path: Path, *, patches: int, size_px: int, dense_channels: int, dense_dtype: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        patches: int,
+        size_px: int,
+        dense_channels: int,
+        dense_dtype: str,
+        copied: bool = False,
+    ) -> None:
+        self._path = path
         self._group = zarr.create_group(path, zarr_format=3)
-        self.shard_rows = rows_per_shard(size_px, dense_channels, np.dtype(dense_dtype).itemsize)
-        self._sparse = self._pixels("sparse", (patches, size_px, size_px, 3), "uint8")
+        itemsize = np.dtype(dense_dtype).itemsize
+        self.shard_rows = rows_per_shard(size_px, dense_channels, itemsize, copied=copied)
+        self._sparse = self._pixels("sparse", (patches, size_px, size_px, 3), "uint8", copied=copied)
         self._dense = (
             self._pixels("dense", (patches, dense_channels, size_px, size_px), dense_dtype) if dense_channels else None
         )
 
-    def _pixels(self, name: str, shape: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
+    def _pixels(self, name: str, shape: tuple[int, ...], dtype: str, *, copied: bool = False) -> zarr.Array[Any]:
+        blosc = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
         return self._group.create_array(
             name,
             shape=shape,
             dtype=dtype,
             chunks=(1, *shape[1:]),
             shards=(self.shard_rows, *shape[1:]),
-            compressors=(BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()),
+            serializer=JpegCodec() if copied else "auto",
+            compressors=(Crc32cCodec(),) if copied else (blosc, Crc32cCodec()),
             fill_value=0,
         )
 
     def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
         """Writes consecutive rows, which must start at a shard's first row; safe from one thread per shard."""
+        self._sparse[self._shard(first_row, len(sparse))] = sparse
+        self._write_dense(first_row, dense)
+
+    def copy(self, first_row: int, sparse: Sequence[bytes], dense: NDArray[Any] | None) -> None:
+        """Writes consecutive rows as `write` does, the sparse side as complete JPEG streams, byte for byte."""
+        self._shard(first_row, len(sparse))
+        path = shard_path(self._path / "sparse", first_row // self.shard_rows, self._sparse.ndim)
+        write_shard(path, sparse, self.shard_rows)
+        self._write_dense(first_row, dense)
+
+    def _write_dense(self, first_row: int, dense: NDArray[Any] | None) -> None:
+        if self._dense is not None and dense is not None:
+            self._dense[self._shard(first_row, len(dense))] = dense
+
+    def _shard(self, first_row: int, count: int) -> slice:
         if first_row % self.shard_rows:
             raise ValueError(f"row {first_row} is not the first of a shard of {self.shard_rows} rows")
-        rows = slice(first_row, first_row + len(sparse))
-        self._sparse[rows] = sparse
-        if self._dense is not None and dense is not None:
-            self._dense[rows] = dense
+        return slice(first_row, first_row + count)
 
     def finish(
         self,
@@ -150,6 +187,7 @@ class PatchStore:
         self.attributes = attributes
         self.table = table
         self._group = group
+        self._rows = {name: ShardedRows.open(path / name) for name in ("sparse", "dense")}
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -202,6 +240,10 @@ class PatchStore:
         return self._read("dense", rows)
 
     def _read(self, name: str, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[Any]:
+        own = self._rows[name]
+        if own is not None:
+            return own.read(rows)
+        # A store that was rewritten by other means, with other codecs: what zarr-python makes of it.
         array = _array(self._group, name)
         try:
             return np.asarray(

@@ -22,9 +22,12 @@ from pipeline.settings import TileSettings
 from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SideRecord, SlideRecord
-from pipeline.tiling.grid import Grid, lattice, tissue_fraction
+from pipeline.tiling.grid import Grid, tissue_fraction
+from pipeline.tiling.grid import lattice as all_squares
+from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
-from pipeline.tiling.sampling import read_dense_patch, read_sparse_patch
+from pipeline.tiling.sampling import read_dense_patch
+from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
 from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
 
@@ -68,7 +71,13 @@ def tile(
         sparse = stack.enter_context(open_side(record.sparse, slide=record.slide))
         overview = read_overview(sparse, record.sparse.mpp)
         mask = tissue_mask(overview)
-        squares, grid, tissue = _patches_with_tissue(record, settings, mask, overview.mpp)
+        grid = _squares(record, settings)
+        squares = len(grid.position_px)
+        lattice = wanted_lattice(record, settings, sparse, grid)
+        if lattice is not None:
+            stack.enter_context(lattice.tiles)
+        kept, tissue = _with_tissue(record, settings, grid, lattice, mask, overview.mpp)
+        source = SparseSide.of(sparse, grid.take(kept), lattice.take(kept) if lattice else None, settings.codec)
         paired = record.dense is not None and pairing is not None and pairing.verdict != "fail"
         dense = None
         if paired and record.dense is not None and pairing is not None:
@@ -80,17 +89,16 @@ def tile(
             size_px=settings.size_px,
             dense_channels=len(dense.record.channels) if dense else 0,
             dense_dtype=dense.record.dtype if dense else "uint8",
+            copied=source.transform is not None,
         )
-        evidence = _write_patches(record.slide, writer, sparse, dense, grid, threads)
-        table, counts = _table(grid, tissue, evidence, settings, squares)
-        attributes = _attributes(record, pairing, dense, settings, grid, overview, counts, provenance)
+        evidence = _write_patches(record.slide, writer, source, dense, threads)
+        table, counts = _table(source.grid, tissue, evidence, settings, squares)
+        attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
         writer.finish(attributes, table, overview.rgb, mask)
 
 
-def _patches_with_tissue(
-    record: SlideRecord, settings: TileSettings, mask: NDArray[np.bool_], mask_mpp: float
-) -> tuple[int, Grid, NDArray[np.float32]]:
-    """The number of squares on the slide, the grid of those with enough tissue, and their tissue."""
+def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
+    """All squares of the slide."""
     side = record.sparse
     mpp = side.mpp if settings.mpp == "native" else float(settings.mpp)
     if mpp < side.mpp * 0.98:
@@ -100,17 +108,30 @@ def _patches_with_tissue(
             expected=f"a slide of {mpp:g} um/px or finer",
             found=f"{side.mpp:g} um/px",
         )
-    grid = lattice(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
+    return all_squares(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
+
+
+def _with_tissue(
+    record: SlideRecord,
+    settings: TileSettings,
+    grid: Grid,
+    lattice: TileLattice | None,
+    mask: NDArray[np.bool_],
+    mask_mpp: float,
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Which squares have enough tissue, and how much those have; a tile that the scanner left out has none."""
     fraction = tissue_fraction(grid, mask, mask_mpp)
     kept = fraction >= max(settings.min_tissue, 1e-6)
+    if lattice is not None:
+        kept &= lattice.has_pixels
     if not kept.any():
         raise StatedError(
             slide=record.slide,
-            file=side.path,
-            expected=f"a patch of {settings.size_px * mpp:g} um with at least {settings.min_tissue:.0%} tissue",
+            file=record.sparse.path,
+            expected=f"a patch of {grid.size_px * grid.mpp:g} um with at least {settings.min_tissue:.0%} tissue",
             found=f"{len(kept)} squares, {mask.mean():.1%} of the slide is tissue",
         )
-    return len(kept), grid.take(kept), fraction[kept]
+    return kept, fraction[kept]
 
 
 @dataclass(frozen=True)
@@ -124,11 +145,11 @@ class _Evidence:
 
 
 def _write_patches(
-    name: str, writer: StoreWriter, sparse: Slide, dense: DenseSide | None, grid: Grid, threads: int
+    name: str, writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, threads: int
 ) -> _Evidence:
-    starts = range(0, len(grid.position_px), writer.shard_rows)
+    starts = range(0, len(sparse.grid.position_px), writer.shard_rows)
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(_write_shard, writer, sparse, dense, grid, start) for start in starts]
+        jobs = [pool.submit(_write_shard, writer, sparse, dense, start) for start in starts]
         try:
             parts = [job.result() for job in progress(jobs, label=f"tile {name}", unit="shards")]
         except BaseException:
@@ -139,20 +160,29 @@ def _write_patches(
     return _Evidence(**joined)
 
 
-def _write_shard(writer: StoreWriter, sparse: Slide, dense: DenseSide | None, grid: Grid, start: int) -> _Evidence:
+def _write_shard(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, start: int) -> _Evidence:
     """Reads the rows of one shard, writes them, and returns what they tell of the pairs."""
-    corners = grid.position_px[start : start + writer.shard_rows]
-    pixels = np.stack([read_sparse_patch(sparse, grid, corner) for corner in corners])
+    rows = slice(start, start + writer.shard_rows)
+    corners, grid = sparse.grid.position_px[rows], sparse.grid
+    streams = sparse.streams(rows)
     count = len(corners)
     if dense is None:
-        writer.write(start, pixels, None)
+        if streams is None:
+            writer.write(start, sparse.pixels(rows), None)
+        else:
+            writer.copy(start, streams, None)
         nothing = np.full(count, np.nan, dtype=np.float32)
         zeros = np.zeros(count, dtype=np.float32)
         return _Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32))
     to_dense = dense.pairing.transform.to_dense
     patches = [read_dense_patch(dense.slide, dense.record.mpp, grid, corner, to_dense) for corner in corners]
     planes = np.stack([patch.pixels for patch in patches])
-    writer.write(start, pixels, planes)
+    if streams is None:
+        pixels = sparse.pixels(rows)
+        writer.write(start, pixels, planes)
+    else:
+        pixels = sparse.decoded(start, streams)
+        writer.copy(start, streams, planes)
     residual, confidence = np.array(list(_residuals(pixels, planes, dense.pairing.nuclear_channel, grid.mpp))).T
     inside = np.array([patch.inside for patch in patches], dtype=np.float32)
     mean = planes.mean(axis=(2, 3), dtype=np.float64)
@@ -200,11 +230,16 @@ def _attributes(
     pairing: Pairing | None,
     dense: DenseSide | None,
     settings: TileSettings,
-    grid: Grid,
+    sparse: SparseSide,
     overview: Overview,
     counts: dict[str, int],
     provenance: dict[str, Any],
 ) -> StoreAttributes:
+    grid = sparse.grid
+    used = {
+        "grid": "exact" if sparse.lattice is None else "lattice",
+        "codec": "blosc-zstd" if sparse.transform is None else "jpeg-copied",
+    }
     return StoreAttributes(
         slide=record.slide,
         patient=record.patient,
@@ -218,6 +253,6 @@ def _attributes(
         nuclear_channel=dense.pairing.nuclear_channel if dense else None,
         verdict=pairing.verdict if pairing else "",
         counts=counts,
-        recipe=asdict(settings) | {"grid": "exact", "codec": "blosc-zstd"},
+        recipe=asdict(settings) | used,
         provenance=provenance,
     )

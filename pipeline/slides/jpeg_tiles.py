@@ -1,0 +1,191 @@
+"""The JPEG tiles of a slide as the scanner wrote them: complete streams, nothing decoded.
+
+A TIFF keeps the quantisation and Huffman tables once per level and says in a tag, not in the tile, whether the
+samples are RGB or YCbCr. A tile becomes a stream of its own by putting the tables in front, and an Adobe marker that
+tells every decoder the colour space; the entropy-coded pixels stay byte for byte what they were.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tifffile import TiffFile, TiffPage
+
+from pipeline.errors import StatedError
+from pipeline.slides.tiff_segments import BROKEN_TIFF
+
+# Values of the transform byte of Adobe's marker (ITU-T T.872, 6.5.3).
+RGB, YCBCR = 0, 1
+
+_JPEG, _CHUNKY = 7, 1
+_SOI, _SOS = b"\xff\xd8", b"\xff\xda"
+_FRAMES = {0xC0, 0xC1, 0xC2}
+_OTHER_FRAMES = set(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JFIF, _ADOBE = 0xE0, 0xEE
+# One read serves several tiles where at least half of what lies between the first and the last is theirs.
+_LARGEST_READ_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """How the tiles of a level begin, up to and with the start-of-scan marker, and what replaces it."""
+
+    found: bytes
+    replacement: bytes
+
+
+class JpegTiles:
+    """The JPEG tiles of one level; safe to read from several threads.
+
+    Attributes:
+        path: the file.
+        side_px: side of a tile, which is square.
+        across: tiles in a row.
+        offsets: (n,) int64, where each tile begins in the file, row by row.
+        counts: (n,) int64, its bytes; 0 for a tile that the scanner left out.
+    """
+
+    def __init__(self, path: Path, page: TiffPage) -> None:
+        self.path = path
+        self.side_px = int(page.tilewidth)
+        self.across = -(-int(page.imagewidth) // self.side_px)
+        self.offsets = np.array(page.dataoffsets, dtype=np.int64)
+        self.counts = np.array(page.databytecounts, dtype=np.int64)
+        self._tables: bytes | None = page.jpegtables
+        self._beginnings: dict[int, _Beginning] = {}
+        self._file = os.open(path, os.O_RDONLY)
+
+    @classmethod
+    def open(cls, path: Path, level_size_xy: tuple[int, int]) -> Self | None:
+        """The tiles of the page of that size; None where there is none, or its tiles are not square 8-bit RGB JPEG."""
+        try:
+            with TiffFile(path) as tif:
+                for page in _pages(tif):
+                    if (page.imagewidth, page.imagelength) == level_size_xy and _is_copyable(page):
+                        return cls(path, page)
+        except BROKEN_TIFF:
+            return None
+        return None
+
+    def close(self) -> None:
+        """Releases the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def streams(self, numbers: NDArray[np.int64], transform: int) -> list[bytes]:
+        """The complete JPEG stream of each of these tiles.
+
+        Args:
+            numbers: tiles, counted row by row; none that the scanner left out.
+            transform: what the stream will say of its colours, `RGB` or `YCBCR`.
+
+        Raises:
+            StatedError: if a tile is cut off, no JPEG, or of another size than its page says.
+        """
+        found = []
+        for number, tile in zip(numbers, self._tiles(numbers), strict=True):
+            beginning = self._beginnings.get(transform)
+            if beginning is None or tile[: len(beginning.found)] != beginning.found:
+                beginning = self._beginning(tile, int(number), transform)
+                self._beginnings[transform] = beginning
+            found.append(b"".join((beginning.replacement, tile[len(beginning.found) :])))
+        return found
+
+    def _tiles(self, numbers: NDArray[np.int64]) -> Iterator[memoryview]:
+        starts, counts = self.offsets[numbers], self.counts[numbers]
+        first = int(starts.min(initial=np.iinfo(np.int64).max))
+        span = int((starts + counts).max(initial=0)) - first
+        if 0 < span <= min(_LARGEST_READ_BYTES, 2 * int(counts.sum())):
+            block = memoryview(os.pread(self._file, span, first))
+            for number, start, count in zip(numbers, (starts - first).tolist(), counts.tolist(), strict=True):
+                yield self._whole(block[start : start + count], int(number))
+            return
+        for number, start, count in zip(numbers, starts.tolist(), counts.tolist(), strict=True):
+            yield self._whole(memoryview(os.pread(self._file, count, start)), int(number))
+
+    def _whole(self, tile: memoryview, number: int) -> memoryview:
+        if len(tile) < self.counts[number]:
+            found = f"{len(tile)} of {self.counts[number]} bytes"
+            raise StatedError(file=self.path, expected=f"the whole of JPEG tile {number}", found=found)
+        return tile
+
+    def _beginning(self, tile: memoryview, number: int, transform: int) -> _Beginning:
+        try:
+            return _spliced(bytes(tile), self._tables, self.side_px, transform)
+        except (ValueError, IndexError, struct.error) as error:
+            expected = f"a JPEG stream of {self.side_px} x {self.side_px} px in tile {number}"
+            raise StatedError(file=self.path, expected=expected, found=str(error)) from None
+
+
+def _pages(tif: TiffFile) -> Iterator[TiffPage]:
+    for page in tif.pages:
+        whole = page.aspage()
+        yield whole
+        if whole.subifds:
+            yield from (sub.aspage() for sub in whole.pages or ())
+
+
+def _is_copyable(page: TiffPage) -> bool:
+    # YCbCr JPEG planes may lie apart, tiles of other shapes cannot be patches.
+    square = page.is_tiled and page.tilewidth == page.tilelength and page.imagedepth == 1
+    plain = page.samplesperpixel == 3 and page.bitspersample == 8 and page.planarconfig == _CHUNKY
+    return bool(square and plain and page.compression == _JPEG and page.jpegheader is None)
+
+
+def _spliced(tile: bytes, tables: bytes | None, side_px: int, transform: int) -> _Beginning:
+    """What a tile's bytes up to its scan are to be replaced by.
+
+    Markers that speak of colours are left out, for ours would have to agree with them: a decoder that finds JFIF's
+    takes the samples for YCbCr, whatever the TIFF says.
+    """
+    own, scan = _segments(tile)
+    shared = _segments(tables)[0] if tables else []
+    frames = [segment for marker, segment in own if marker in _FRAMES]
+    if len(frames) != 1 or any(marker in _OTHER_FRAMES for marker, _ in own) or scan is None:
+        raise ValueError("no baseline or progressive frame with a scan")
+    precision, height, width, components = struct.unpack(">BHHB", frames[0][4:10])
+    if (precision, height, width, components) != (8, side_px, side_px, 3):
+        raise ValueError(f"{components} components of {width} x {height} px, {precision} bits")
+    kept = [segment for marker, segment in [*shared, *own] if marker not in (_JFIF, _ADOBE)]
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
+    return _Beginning(tile[: scan + 2], _SOI + adobe + b"".join(kept) + _SOS)
+
+
+def _segments(stream: bytes) -> tuple[list[tuple[int, bytes]], int | None]:
+    """Marker and bytes of each segment before the scan or the end, and where the scan begins."""
+    if stream[:2] != _SOI:
+        raise ValueError(f"bytes that begin with {stream[:4]!r}")
+    found: list[tuple[int, bytes]] = []
+    position = 2
+    while position + 4 <= len(stream):
+        if stream[position] != 0xFF:
+            raise ValueError(f"no marker at byte {position}")
+        marker = stream[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == _SOS[1]:
+            return found, position
+        if marker == 0xD9:
+            break
+        end = position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+        found.append((marker, stream[position:end]))
+        position = end
+    return found, None

@@ -1,0 +1,195 @@
+"""Shards of a Zarr v3 array, one chunk per row: written from chunks that are encoded already, and read fast.
+
+A shard is its chunks end to end, then an index of (offset, bytes) per chunk as little-endian uint64, all ones for a
+chunk that is not there, then the index's CRC-32C (Zarr's specification of the codec `sharding_indexed`). zarr-python
+reads that index anew for every selection and gives each chunk its own task; here it is read once and chunks are
+decoded into one array.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import google_crc32c
+import numpy as np
+from imagecodecs import blosc_decode, jpeg8_decode
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.tiling.jpeg_codec import NAME as JPEG
+
+_MISSING = 2**64 - 1
+_CHECKSUM_BYTES = 4
+_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+
+Decoder = Callable[[bytes, NDArray[Any]], object]
+
+
+def shard_path(array: Path, number: int, dimensions: int) -> Path:
+    """The file of a shard, of an array that is cut along its first axis only."""
+    return array.joinpath("c", str(number), *["0"] * (dimensions - 1))
+
+
+def write_shard(path: Path, chunks: Sequence[bytes], rows: int) -> None:
+    """Writes one shard.
+
+    Args:
+        path: the file; its folder is made.
+        chunks: encoded chunks, from the first row on; each is followed by its CRC-32C.
+        rows: chunks in a whole shard; those beyond the ones given are marked as not there.
+    """
+    sizes = np.array([len(chunk) + _CHECKSUM_BYTES for chunk in chunks], dtype=np.uint64)
+    index = np.full((rows, 2), _MISSING, dtype="<u8")
+    index[: len(chunks), 0] = np.cumsum(sizes) - sizes
+    index[: len(chunks), 1] = sizes
+    encoded = [*chunks, index.tobytes()]
+    pieces = [piece for chunk in encoded for piece in (chunk, _checksum(chunk))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        stream.write(b"".join(pieces))
+
+
+def _checksum(data: bytes) -> bytes:
+    checksum: int = google_crc32c.value(data)
+    return checksum.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the metadata of an array say, where it is laid out as our stores are."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    shard_rows: int
+    decode: Decoder
+    may_lack_chunks: bool
+
+
+class ShardedRows:
+    """Rows of one array of a store; safe to read from several threads.
+
+    The index of a shard is read at the first row asked of it and kept. Files are open only while they are read, so
+    that a cohort of many slides does not run out of them.
+    """
+
+    def __init__(self, path: Path, layout: _Layout) -> None:
+        self._path, self._layout = path, layout
+        self._indices: dict[int, NDArray[np.uint64]] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> Self | None:
+        """The array at `path`; None where it is laid out in another way than our stores, or not there."""
+        try:
+            layout = _layout(json.loads((path / "zarr.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration):
+            return None
+        return cls(path, layout) if layout else None
+
+    def read(self, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[Any]:
+        """(n, …): these rows, in this order.
+
+        Raises:
+            StatedError: if a chunk or an index is not what was written.
+            IndexError: if there is no such row.
+        """
+        count = self._layout.shape[0]
+        whole = np.arange(count)
+        wanted = whole[rows] if isinstance(rows, slice) else whole[np.asarray(rows, dtype=np.int64)]
+        out = np.empty((len(wanted), *self._layout.shape[1:]), dtype=self._layout.dtype)
+        shards = wanted // self._layout.shard_rows
+        for shard in np.unique(shards).tolist():
+            self._read_shard(shard, np.flatnonzero(shards == shard), wanted, out)
+        return out
+
+    def _read_shard(self, shard: int, places: NDArray[np.intp], wanted: NDArray[np.int64], out: NDArray[Any]) -> None:
+        path = shard_path(self._path, shard, len(self._layout.shape))
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            self._fill(out, places, wanted)
+            return
+        try:
+            index = self._index(shard, file, path)
+            for place in places.tolist():
+                row = int(wanted[place])
+                begin, size = (int(value) for value in index[row % self._layout.shard_rows])
+                if begin == _MISSING:
+                    self._fill(out, np.array([place]), wanted)
+                    continue
+                self._decode(os.pread(file, size, begin), row, size, out[place])
+        finally:
+            os.close(file)
+
+    def _decode(self, data: bytes, row: int, size: int, into: NDArray[Any]) -> None:
+        if len(data) < max(size, _CHECKSUM_BYTES):
+            raise self._broken(f"row {row} with {len(data)} of {size} bytes")
+        chunk = data[:-_CHECKSUM_BYTES]
+        if _checksum(chunk) != data[-_CHECKSUM_BYTES:]:
+            raise self._broken(f"row {row} with another checksum than was written")
+        try:
+            self._layout.decode(chunk, into)
+        except (ValueError, RuntimeError) as error:
+            raise self._broken(f"row {row} that cannot be decoded: {error}") from None
+
+    def _index(self, shard: int, file: int, path: Path) -> NDArray[np.uint64]:
+        known = self._indices.get(shard)
+        if known is not None:
+            return known
+        size = 16 * self._layout.shard_rows
+        at = os.fstat(file).st_size - size - _CHECKSUM_BYTES
+        data = os.pread(file, size + _CHECKSUM_BYTES, at) if at >= 0 else b""
+        if len(data) < size + _CHECKSUM_BYTES or _checksum(data[:size]) != data[size:]:
+            raise self._broken(f"a broken index at the end of {path.relative_to(self._path)}")
+        index = np.frombuffer(data[:size], dtype="<u8").reshape(-1, 2)
+        self._indices[shard] = index
+        return index
+
+    def _fill(self, out: NDArray[Any], places: NDArray[np.intp], wanted: NDArray[np.int64]) -> None:
+        """Chunks of nothing but 0 are not stored; a JPEG stream always is."""
+        if not self._layout.may_lack_chunks:
+            raise self._broken(f"no row {int(wanted[places[0]])}")
+        out[places] = 0
+
+    def _broken(self, found: str) -> StatedError:
+        return StatedError(file=self._path, expected="intact chunks", found=found)
+
+
+def _layout(metadata: dict[str, Any]) -> _Layout | None:
+    """What is known of an array of ours; None of another."""
+    shape = tuple(metadata["shape"])
+    (sharding,) = metadata["codecs"]
+    configuration = sharding["configuration"]
+    serializer, *others = configuration["codecs"]
+    shards = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    is_ours = (
+        sharding["name"] == "sharding_indexed"
+        and configuration["index_location"] == "end"
+        and configuration["index_codecs"] == _INDEX_CODECS
+        and list(configuration["chunk_shape"]) == [1, *shape[1:]]
+        and list(shards[1:]) == list(shape[1:])
+        and metadata["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+        and metadata["fill_value"] == 0
+    )
+    names = [codec["name"] for codec in others]
+    dtype = np.dtype(metadata["data_type"])
+    if is_ours and serializer["name"] == JPEG and names == ["crc32c"] and dtype == np.uint8:
+        return _Layout(shape, dtype, shards[0], _decode_jpeg, may_lack_chunks=False)
+    little = serializer.get("configuration", {"endian": "little"}) == {"endian": "little"}
+    if is_ours and serializer["name"] == "bytes" and little and names == ["blosc", "crc32c"]:
+        return _Layout(shape, dtype.newbyteorder("<"), shards[0], _decode_blosc, may_lack_chunks=True)
+    return None
+
+
+def _decode_jpeg(chunk: bytes, into: NDArray[Any]) -> None:
+    jpeg8_decode(chunk, out=into)
+
+
+def _decode_blosc(chunk: bytes, into: NDArray[Any]) -> None:
+    decoded = blosc_decode(chunk, out=into.reshape(-1).view(np.uint8).data)
+    if len(decoded) != into.nbytes:
+        raise ValueError(f"{len(decoded)} of {into.nbytes} bytes")
