@@ -200,3 +200,18 @@ def test_a_store_rewritten_with_other_codecs_is_read_through_zarr(two_sided: Pat
 
 def test_a_slide_of_50000_copied_patches_is_few_files() -> None:
     assert 50_000 / rows_per_shard(256, 0, 1, copied=True) < 75
+
+
+def test_reading_a_whole_side_takes_little_more_memory_than_its_pixels(tmp_path: Path) -> None:
+    import tracemalloc
+
+    sparse = np.random.default_rng(0).integers(0, 256, (3000, 32, 32, 3), dtype=np.uint8)
+    write_store(tmp_path / "s.zarr", sparse=sparse)
+    store = PatchStore.open(tmp_path / "s.zarr")
+    rows = np.arange(3000)
+    tracemalloc.start()
+    found = store.read_sparse(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, sparse)
+    assert peak < 1.5 * sparse.nbytes
