@@ -1,6 +1,7 @@
 """The command line: `python -m pipeline VERB …`, one verb per stage and a few tools.
 
-Exit codes: 0 done, 1 a stated error (one line), 2 wrong usage, 130 interrupted, 143 terminated. A traceback means a bug.
+Exit codes: 0 done, 1 a stated error (one line), 2 wrong usage, 130 interrupted, 143 terminated. A traceback means a
+bug.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ VERBS = {
     "train": "train a sparse encoder beside the dense branch",
     "embed": "turn the patches of one slide into features with a sparse-only encoder",
     "embed-slides": "sum up the features of each slide in one vector per slide",
+    "convert": "write the features of one slide in another tool's format",
+    "export": "write an encoder in a form that needs nothing of this project",
     "evaluate": "probe frozen features on held-out patches and compare the runs",
     "report": "build the self-contained HTML report of a cohort",
     "settings": "print the reference of the configuration",
