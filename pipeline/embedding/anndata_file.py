@@ -31,7 +31,7 @@ def write_anndata(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -
         "x_px": position_px[:, 0],
         "y_px": position_px[:, 1],
     }
-    about = {
+    about: dict[str, str | float] = {
         "mpp_level0": mpp_level0,
         "patch_size_level0": opened.size_level0_px,
         "encoder": opened.encoder,

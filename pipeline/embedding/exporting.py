@@ -10,6 +10,7 @@ import copy
 import io
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,9 @@ Embedding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 class NormalisedEncoder(nn.Module):
     """The encoder with its central crop and normalisation inside: pixels (n, 3, P, P) in 0 to 1 to features (n, D)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, network: nn.Module, description: EncoderDescription) -> None:
         super().__init__()
@@ -97,7 +101,7 @@ def export_torchscript(folder: Path, out: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         torch.jit.save(traced, buffer, _extra_files={CONFIG_NAME: config})
     with finished(out) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        _write_without_source_lines(buffer, temporary)
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.jit.load(temporary, map_location="cpu")
         check_features(encoder, lambda pixels: _forward(loaded, pixels), out)
@@ -173,6 +177,14 @@ def _forward(module: nn.Module, pixels: NDArray[np.float32]) -> NDArray[np.float
         return np.asarray(module.eval()(torch.from_numpy(pixels)).numpy(), dtype=np.float32)
 
 
+def _write_without_source_lines(archive: io.BytesIO, path: Path) -> None:
+    """Writes a TorchScript archive less its debug records, which hold the paths of this machine's Python files."""
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
+        for item in source.infolist():
+            if not item.filename.endswith(".debug_pkl"):
+                target.writestr(zipfile.ZipInfo(item.filename), source.read(item))
+
+
 def _write_onnx(module: nn.Module, example: torch.Tensor, path: Path, config: str) -> None:
     import onnx
 
@@ -188,6 +200,8 @@ def _write_onnx(module: nn.Module, example: torch.Tensor, path: Path, config: st
     )
     assert program is not None
     proto = program.model_proto
+    for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
+        node.ClearField("metadata_props")  # It holds the paths of this machine's Python files.
     onnx.helper.set_model_props(proto, {CONFIG_NAME: config})
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
