@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from cohort import REPOSITORY
 from drawn_training import draw_pairs, train_tiny
 
 from pipeline.cli import main
@@ -78,6 +79,39 @@ def test_torchscript_needs_torch_alone(folder: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_torchscript_refuses_patches_of_another_size_and_integers(transformer: Path, tmp_path: Path) -> None:
+    assert _export(transformer, "torchscript", tmp_path / "encoder.pt") == 0
+    module = torch.jit.load(tmp_path / "encoder.pt")
+    for shape in ((1, 3, 16, 16), (1, 3, 64, 64), (1, 1, 32, 32), (3, 32, 32)):
+        with pytest.raises(torch.jit.Error, match="expected pixels"):
+            module(torch.zeros(shape))
+    with pytest.raises(torch.jit.Error, match="found integers"):
+        module(torch.zeros((1, 3, 32, 32), dtype=torch.uint8))
+
+
+@needs_onnx
+def test_onnx_refuses_patches_of_another_size(transformer: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    assert _export(transformer, "onnx", tmp_path / "encoder.onnx") == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "encoder.onnx"), providers=["CPUExecutionProvider"])
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="Expected: 32"):
+        session.run(None, {"pixels": np.zeros((1, 3, 64, 64), np.float32)})
+
+
+def test_the_readmes_example_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    (example,) = (item for item in examples if "torch.jit.load" in item)
+    assert "8, 256, 256, 3" in example
+    assert _export(folder, "torchscript", tmp_path / "encoder.pt") == 0
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, torch.Tensor] = {}
+    exec(example.replace("8, 256, 256, 3", "8, 32, 32, 3"), names)
+    expected = Encoder.load(folder).embed(names["patches"].numpy())
+    np.testing.assert_allclose(names["features"].numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("to", ["torchscript", pytest.param("onnx", marks=needs_onnx)])
@@ -203,8 +237,10 @@ def test_a_folder_with_other_things_is_never_replaced(
     assert _left_over(tmp_path / "thesis") == ["draft.tex"]
 
 
-def test_an_encoder_is_not_exported_onto_itself_or_a_file(folder: Path, tmp_path: Path) -> None:
+def test_an_encoder_is_not_exported_onto_itself_a_link_or_a_file(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "encoder"))
+    (tmp_path / "link").symlink_to(copy)
+    assert _export(folder, "timm", tmp_path / "link") == 1
     assert _export(copy, "timm", tmp_path / "." / "encoder") == 1
     (tmp_path / "file").write_text("x")
     assert _export(copy, "timm", tmp_path / "file") == 1

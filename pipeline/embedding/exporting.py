@@ -59,6 +59,29 @@ class NormalisedEncoder(nn.Module):
         return features
 
 
+class _CheckedEncoder(nn.Module):
+    """A module behind a check that survives tracing, which by itself would crop patches of any size without a word."""
+
+    def __init__(self, module: nn.Module, side: int) -> None:
+        super().__init__()
+        self.module = module
+        self.side = side
+        self.check = torch.jit.script(_pixels_of_side)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features (n, D) of pixels (n, 3, side, side)."""
+        features: torch.Tensor = self.module(self.check(pixels, self.side))
+        return features
+
+
+def _pixels_of_side(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    if pixels.dim() != 4 or pixels.size(1) != 3 or pixels.size(2) != side or pixels.size(3) != side:
+        raise ValueError(f"expected pixels (n, 3, {side}, {side}), found {pixels.shape}")
+    if not pixels.is_floating_point():
+        raise ValueError("expected floating-point pixels in 0 to 1, found integers")
+    return pixels
+
+
 def export_timm(folder: Path, out: Path) -> None:
     """Writes a folder that `timm.create_model("local-dir:OUT", pretrained=True)` loads: weights, configuration, card.
 
@@ -88,10 +111,10 @@ def export_torchscript(folder: Path, out: Path) -> None:
     """
     encoder = _load(folder)
     _check_file(out)
-    module = _module(encoder)
     try:
         # Tracing warns of branches on sizes, which are fixed here, and of its own age.
         with warnings.catch_warnings(action="ignore"):
+            module = _CheckedEncoder(_module(encoder), encoder.description.patch_px).eval()
             traced = torch.jit.trace(module, _example(encoder), check_trace=False)
     except RuntimeError as error:
         raise _not_exportable(folder, "TorchScript", encoder, error) from None
@@ -229,9 +252,11 @@ def _check_file(out: Path) -> None:
 
 def _check_folder(folder: Path, out: Path) -> None:
     """A folder under the final name is replaced: only one that such an export wrote may be."""
+    expected = "the name of a new folder, or of an earlier export"
+    if out.is_symlink():
+        raise StatedError(file=out, expected=expected, found="a link")
     if not out.exists():
         return
-    expected = "the name of a new folder, or of an earlier export"
     if not out.is_dir():
         raise StatedError(file=out, expected=expected, found="a file")
     if out.samefile(folder):

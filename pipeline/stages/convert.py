@@ -32,5 +32,5 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.mpp_level0 is not None and not 0 < parsed.mpp_level0 < float("inf"):
         raise StatedError(file="--mpp-level0", expected="a positive number", found=f"{parsed.mpp_level0:g}")
     inputs = {"features": file_digest(parsed.features) if parsed.features.is_file() else ""}
-    provenance = record("convert", {"to": parsed.to}, inputs)
+    provenance = record("convert", {"to": parsed.to, "mpp_level0": parsed.mpp_level0}, inputs)
     convert(parsed.features, parsed.to, parsed.out, provenance, parsed.mpp_level0)
