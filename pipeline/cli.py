@@ -23,6 +23,8 @@ VERBS = {
     "train": "train a sparse encoder beside the dense branch",
     "embed": "turn the patches of one slide into features with a sparse-only encoder",
     "embed-slides": "sum up the features of each slide in one vector per slide",
+    "convert": "write the features of one slide in another tool's format",
+    "export": "write an encoder in a form that needs nothing of this project",
     "evaluate": "probe frozen features on held-out patches and compare the runs",
     "report": "build the self-contained HTML report of a cohort",
     "settings": "print the reference of the configuration",

@@ -77,7 +77,7 @@ def test_every_dependency_is_pinned_and_imported_somewhere() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = {_canonical(re.split(r"[<>=!~\[]", item)[0]) for item in project["dependencies"]}
-    tools = {_canonical(re.split(r"[<>=!~\[]", item)[0]) for group in ("workflow", "test") for item in extras[group]}
+    tools = {_canonical(re.split(r"[<>=!~\[]", item)[0]) for group in extras for item in extras[group]}
     constraints = _constraints()
     assert not (wanted | tools) - set(constraints)
     used = set(_pip_pins("slides")) | set(_pip_pins("torch"))

@@ -86,6 +86,11 @@ class Encoder:
             ) from None
         return cls(description, network, device or best_device())
 
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, in evaluation mode: normalised pixels (n, 3, input_px, input_px) to features (n, D)."""
+        return self._network
+
     def precision(self, wanted: Literal["auto", "fp32", "bf16"]) -> Precision:
         """What `auto` means for this encoder: bf16 only if its features were measured to stay the same."""
         if wanted == "auto" and self.description.bf16_cosine < SMALLEST_BF16_COSINE:

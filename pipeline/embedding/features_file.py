@@ -1,0 +1,189 @@
+"""A features file in TRIDENT's layout, as embed and TRIDENT write it: checked on opening, read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+
+BLOCK_ROWS = 8192
+
+_EXPECTED = "a features file as embed or TRIDENT writes it"
+_LARGEST_PX = 2**31 - 1
+_SAME_MPP = 1e-3
+
+
+@dataclass(frozen=True)
+class FeaturesFile:
+    """An open features file.
+
+    Attributes:
+        path: the file.
+        slide: name of the slide.
+        features: (N, D), floating point.
+        position_px: (N, 2) int64, xy of each patch's upper-left pixel at level 0.
+        size_px: side of a patch in its own pixels.
+        size_level0_px: side of a patch in level-0 pixels.
+        mpp: um per pixel of a patch; None where the file does not tell, as of TRIDENT.
+        mpp_level0: um per level-0 pixel; None where neither the file nor the user tells.
+        attributes: all attributes of `coords`.
+    """
+
+    path: Path
+    slide: str
+    features: h5py.Dataset
+    position_px: NDArray[np.int64]
+    size_px: int
+    size_level0_px: int
+    mpp: float | None
+    mpp_level0: float | None
+    attributes: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.position_px)
+
+    @property
+    def width(self) -> int:
+        """Length of a feature vector."""
+        return int(self.features.shape[1])
+
+    @property
+    def encoder(self) -> str:
+        """What is known of the encoder: run and hash of the weights, or that nothing is."""
+        run, sha256 = self.attributes.get("encoder_run"), self.attributes.get("encoder")
+        return "unknown" if run is None or sha256 is None else f"{_text(run)}-{_text(sha256)[:12]}"
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows and their features (n, D) float32, from first to last.
+
+        Raises:
+            StatedError: if the file cannot be read.
+        """
+        for start in range(0, len(self), BLOCK_ROWS):
+            rows = slice(start, min(start + BLOCK_ROWS, len(self)))
+            try:
+                yield rows, np.asarray(self.features[rows], dtype=np.float32)
+            except OSError as error:
+                raise StatedError(slide=self.slide, file=self.path, expected=_EXPECTED, found=str(error)) from None
+
+    def level0_mpp(self) -> float:
+        """Um per level-0 pixel.
+
+        Raises:
+            StatedError: if it is not known.
+        """
+        if self.mpp_level0 is None:
+            raise StatedError(
+                slide=self.slide,
+                file=self.path,
+                expected="um per pixel: the attribute mpp_level0 of coords, or --mpp-level0",
+                found="neither",
+            )
+        return self.mpp_level0
+
+    def patch_um(self) -> float:
+        """Side of a patch in um.
+
+        Raises:
+            StatedError: if um per pixel is not known.
+        """
+        return self.size_level0_px * self.level0_mpp() if self.mpp is None else self.size_px * self.mpp
+
+
+@contextmanager
+def open_features(path: Path, mpp_level0: float | None = None) -> Iterator[FeaturesFile]:
+    """The open file; `mpp_level0` supplies what a file of TRIDENT lacks.
+
+    Raises:
+        StatedError: if there is no such file, it is not of this layout, holds no patch, or states another resolution.
+    """
+    if not path.is_file():
+        raise StatedError(file=path, expected=_EXPECTED, found="a folder" if path.is_dir() else "no file")
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
+    with file:
+        try:
+            opened = _described(path, file, mpp_level0)
+        except (OSError, KeyError, ValueError, TypeError, OverflowError) as error:
+            raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
+        yield opened
+
+
+def _described(path: Path, file: h5py.File, mpp_level0: float | None) -> FeaturesFile:
+    features, coords = (_dataset(file, name) for name in ("features", "coords"))
+    if features.ndim != 2 or features.dtype.kind != "f" or coords.shape != (len(features), 2):
+        raise ValueError(f"features {features.shape} {features.dtype}, coords {coords.shape} {coords.dtype}")
+    if coords.dtype.kind not in "iu":
+        raise ValueError(f"coords of type {coords.dtype}")
+    if 0 in features.shape:
+        raise ValueError(f"no patch: features {features.shape}")
+    attributes = dict(coords.attrs)
+    absent = [name for name in ("name", "patch_size", "patch_size_level0") if name not in attributes]
+    if absent:
+        raise ValueError(f"coords without the attribute {absent[0]}")
+    position_px = coords[...].astype(np.int64)
+    if position_px.min() < 0 or position_px.max() > _LARGEST_PX:
+        raise ValueError(f"coords from {position_px.min()} to {position_px.max()}")
+    return FeaturesFile(
+        path=path,
+        slide=_file_name(_text(attributes["name"])),
+        features=features,
+        position_px=position_px,
+        size_px=_side(attributes, "patch_size"),
+        size_level0_px=_side(attributes, "patch_size_level0"),
+        mpp=_length(attributes, "mpp"),
+        mpp_level0=_agreed(_length(attributes, "mpp_level0"), mpp_level0),
+        attributes=attributes,
+    )
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    if name not in file:
+        raise KeyError(f"no dataset {name}")
+    item = file[name]
+    if not isinstance(item, h5py.Dataset):
+        raise ValueError(f"{name} is no dataset")
+    return item
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _file_name(slide: str) -> str:
+    """The slide's name, which becomes that of files."""
+    if not slide or slide in (".", "..") or any(letter in "/\\" or not letter.isprintable() for letter in slide):
+        raise ValueError(f"the slide name {slide!r}")
+    return slide
+
+
+def _side(attributes: dict[str, Any], name: str) -> int:
+    value = int(attributes[name])
+    if not 0 < value <= _LARGEST_PX or value != attributes[name]:
+        raise ValueError(f"{name} {attributes[name]}")
+    return value
+
+
+def _length(attributes: dict[str, Any], name: str) -> float | None:
+    if name not in attributes:
+        return None
+    value = float(attributes[name])
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} {value}")
+    return value
+
+
+def _agreed(stated: float | None, given: float | None) -> float | None:
+    if stated is not None and given is not None and abs(given / stated - 1) > _SAME_MPP:
+        raise ValueError(f"mpp_level0 {stated:g}, against the {given:g} of --mpp-level0")
+    return given if stated is None else stated

@@ -1,0 +1,36 @@
+"""`convert`: the features of one slide in another tool's format."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument(
+        "--features", type=Path, required=True, metavar="H5", help="the features of one slide, from embed or TRIDENT"
+    )
+    parser.add_argument(
+        "--to",
+        choices=("anndata", "clam", "geojson", "parquet", "stamp"),
+        required=True,
+        help="clam: a folder that many slides may share; the others: one file per slide",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="the file (clam: folder) to write")
+    parser.add_argument(
+        "--mpp-level0", type=float, metavar="UM", help="um per level-0 pixel, where a file of TRIDENT does not tell it"
+    )
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes the conversion."""
+    from pipeline.embedding.converting import convert
+    from pipeline.errors import StatedError
+    from pipeline.provenance import file_digest, record
+
+    if parsed.mpp_level0 is not None and not 0 < parsed.mpp_level0 < float("inf"):
+        raise StatedError(file="--mpp-level0", expected="a positive number", found=f"{parsed.mpp_level0:g}")
+    inputs = {"features": file_digest(parsed.features) if parsed.features.is_file() else ""}
+    provenance = record("convert", {"to": parsed.to, "mpp_level0": parsed.mpp_level0}, inputs)
+    convert(parsed.features, parsed.to, parsed.out, provenance, parsed.mpp_level0)

@@ -1,0 +1,317 @@
+"""The verb convert: each format as its tool documents it, the same numbers in it, and no harm from bad input."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from drawn_training import train_tiny
+
+from pipeline.cli import main
+
+FORMATS = ("anndata", "clam", "geojson", "parquet", "stamp")
+TRIDENT = {"patch_size": 32, "patch_size_level0": 64, "name": "s 1.a", "overlap": 0, "level0_magnification": 20.0}
+OURS = {**TRIDENT, "mpp": 1.0, "mpp_level0": 0.5, "patient": "p1", "encoder": "ab" * 32, "encoder_run": "distilled"}
+
+
+def _write(path: Path, *, rows: int = 9, width: int = 5, attributes: dict[str, object] = OURS) -> Path:
+    random = np.random.default_rng(3)
+    with h5py.File(path, "w") as file:
+        file["features"] = random.normal(0, 100, (rows, width)).astype(np.float32)
+        file["coords"] = random.integers(0, 90000, (rows, 2))
+        file["coords"].attrs.update(attributes)
+    return path
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    return _write(tmp_path / "features.h5")
+
+
+def _convert(features: Path, to: str, out: Path, *more: str) -> int:
+    return main(["convert", "--features", str(features), "--to", to, "--out", str(out), *more])
+
+
+def _numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with h5py.File(path) as file:
+        return file["features"][...], file["coords"][...]
+
+
+def _check_clam(features: Path, out: Path) -> None:
+    expected, coords = _numbers(features)
+    with h5py.File(out / "h5_files" / "s 1.a.h5") as file:
+        np.testing.assert_array_equal(file["features"], expected)
+        np.testing.assert_array_equal(file["coords"], coords)
+        assert (file["features"].dtype, file["coords"].dtype) == (np.float32, np.int32)
+        assert file["coords"].attrs["patch_size_level0"] == 64
+        assert json.loads(file.attrs["provenance"])["stage"] == "convert"
+    tensor = torch.load(out / "pt_files" / "s 1.a.pt", weights_only=True)
+    assert type(tensor) is torch.Tensor
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+
+
+def test_clam_finds_a_bag_as_h5_and_as_a_plain_tensor_beside_the_other_slides(features: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clam"
+    (out / "pt_files").mkdir(parents=True)
+    (out / "pt_files" / "other.pt").write_bytes(b"x")
+    assert _convert(features, "clam", out) == 0
+    _check_clam(features, out)
+    assert (out / "pt_files" / "other.pt").read_bytes() == b"x"
+
+
+def test_stamp_finds_feats_and_um_with_its_attributes(features: Path, tmp_path: Path) -> None:
+    assert _convert(features, "stamp", tmp_path / "s1.h5") == 0
+    expected, coords = _numbers(features)
+    with h5py.File(tmp_path / "s1.h5") as file:
+        np.testing.assert_array_equal(file["feats"], expected)
+        np.testing.assert_allclose(file["coords"], coords * 0.5, rtol=1e-7)
+        attributes = dict(file.attrs)
+    assert attributes["unit"] == "um"
+    assert attributes["feat_type"] == "tile"
+    assert attributes["tile_size_um"] == 32.0
+    assert attributes["tile_size_px"] == 32
+    assert attributes["extractor"] == "distilled-abababababab"
+    assert tuple(map(int, attributes["stamp_version"].split("."))) <= (2, 1, 0), "older readers would refuse it"
+    assert len(attributes["code_hash"]) == 8
+
+
+def test_parquet_holds_a_patch_per_row(features: Path, tmp_path: Path) -> None:
+    assert _convert(features, "parquet", tmp_path / "p.parquet") == 0
+    expected, coords = _numbers(features)
+    table = parquet.read_table(tmp_path / "p.parquet")
+    assert table.column_names == ["slide", "x_um", "y_um", "x_px", "y_px", "features"]
+    assert table.schema.field("features").type == pa.list_(pa.float32(), 5)
+    assert set(table["slide"].to_pylist()) == {"s 1.a"}
+    np.testing.assert_array_equal(np.array(table["features"].to_pylist(), dtype=np.float32), expected)
+    for axis, name in enumerate("xy"):
+        np.testing.assert_array_equal(table[f"{name}_px"], coords[:, axis])
+        np.testing.assert_allclose(table[f"{name}_um"], coords[:, axis] * 0.5)
+    assert table.schema.metadata[b"mpp_level0"] == b"0.5"
+
+
+def test_large_tables_are_carried_over_block_by_block(tmp_path: Path) -> None:
+    features = _write(tmp_path / "features.h5", rows=20000, width=3)
+    expected, _ = _numbers(features)
+    assert _convert(features, "parquet", tmp_path / "p.parquet") == 0
+    assert _convert(features, "stamp", tmp_path / "s.h5") == 0
+    table = parquet.read_table(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(table["features"].combine_chunks().flatten().to_numpy().reshape(-1, 3), expected)
+    with h5py.File(tmp_path / "s.h5") as file:
+        np.testing.assert_array_equal(file["feats"], expected)
+
+
+def test_geojson_holds_a_closed_square_of_level_0_pixels_per_patch(features: Path, tmp_path: Path) -> None:
+    assert _convert(features, "geojson", tmp_path / "p.geojson") == 0
+    _, coords = _numbers(features)
+    value = json.loads((tmp_path / "p.geojson").read_text())
+    assert value["type"] == "FeatureCollection"
+    assert len(value["features"]) == 9
+    for row, (item, (x, y)) in enumerate(zip(value["features"], coords.tolist(), strict=True)):
+        assert item["type"] == "Feature"
+        assert item["geometry"]["type"] == "Polygon"
+        (ring,) = item["geometry"]["coordinates"]
+        assert ring[0] == ring[-1]
+        assert np.min(ring, axis=0).tolist() == [x, y]
+        assert np.max(ring, axis=0).tolist() == [x + 64, y + 64]
+        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) / 2
+        assert abs(area) == 64**2, "the corners go round"
+        assert item["properties"]["objectType"] == "tile"
+        assert item["properties"]["measurements"] == {"row": row}
+
+
+def test_anndata_is_laid_out_as_its_specification_says(features: Path, tmp_path: Path) -> None:
+    assert _convert(features, "anndata", tmp_path / "s.h5ad") == 0
+    expected, coords = _numbers(features)
+    with h5py.File(tmp_path / "s.h5ad") as file:
+        assert (file.attrs["encoding-type"], file.attrs["encoding-version"]) == ("anndata", "0.1.0")
+        assert set(file) == {"X", "layers", "obs", "obsm", "obsp", "uns", "var", "varm", "varp"}
+        np.testing.assert_array_equal(file["X"], expected)
+        for name, rows in (("obs", 9), ("var", 5)):
+            assert file[name].attrs["encoding-type"] == "dataframe"
+            assert len(file[name][file[name].attrs["_index"]]) == rows
+        assert list(file["obs"].attrs["column-order"]) == ["slide", "x_um", "y_um", "x_px", "y_px"]
+        np.testing.assert_array_equal(file["obsm/spatial"], coords + 31.5)
+
+
+@pytest.mark.skipif(find_spec("anndata") is None, reason="the package anndata is not installed")
+def test_anndata_itself_opens_the_file(features: Path, tmp_path: Path) -> None:
+    import anndata
+
+    assert _convert(features, "anndata", tmp_path / "s.h5ad") == 0
+    expected, coords = _numbers(features)
+    found = anndata.read_h5ad(tmp_path / "s.h5ad")
+    np.testing.assert_array_equal(found.X, expected)
+    assert found.obs_names.is_unique
+    np.testing.assert_allclose(found.obs[["x_um", "y_um"]], coords * 0.5)
+    np.testing.assert_array_equal(found.obs[["x_px", "y_px"]], coords)
+    np.testing.assert_array_equal(found.obsm["spatial"], coords + 31.5)
+    assert found.uns["more_from_less"]["mpp_level0"] == 0.5
+    assert found.uns["more_from_less"]["encoder"] == "distilled-abababababab"
+
+
+def test_what_embed_writes_converts_to_every_format(tmp_path: Path) -> None:
+    encoder = train_tiny(tmp_path)
+    words = ["embed", "--store", str(tmp_path / "tile" / "s0.zarr"), "--encoder", str(encoder)]
+    assert main([*words, "--out", str(tmp_path / "s0.h5")]) == 0
+    for to in FORMATS:
+        assert _convert(tmp_path / "s0.h5", to, tmp_path / "out" / to) == 0
+    expected, _ = _numbers(tmp_path / "s0.h5")
+    found = torch.load(tmp_path / "out" / "clam" / "pt_files" / "s0.pt", weights_only=True)
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_the_resolution_that_trident_leaves_out_is_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    features = _write(tmp_path / "t.h5", attributes=TRIDENT)
+    for to in ("anndata", "parquet", "stamp"):
+        assert _convert(features, to, tmp_path / to) == 1
+        assert "--mpp-level0" in capfd.readouterr().err
+        assert not (tmp_path / to).exists()
+    for to in ("clam", "geojson"):
+        assert _convert(features, to, tmp_path / to) == 0
+    assert _convert(features, "stamp", tmp_path / "stamp", "--mpp-level0", "0.25") == 0
+    with h5py.File(tmp_path / "stamp") as file:
+        assert file.attrs["tile_size_um"] == 16.0
+        assert file.attrs["extractor"] == "unknown"
+        np.testing.assert_allclose(file["coords"], _numbers(features)[1] * 0.25, rtol=1e-7)
+
+
+@pytest.mark.parametrize("given", ["0.25", "0", "-1", "nan", "inf"])
+def test_a_resolution_that_contradicts_or_is_none_is_refused(features: Path, tmp_path: Path, given: str) -> None:
+    assert _convert(features, "stamp", tmp_path / "s.h5", f"--mpp-level0={given}") == 1
+    assert not (tmp_path / "s.h5").exists()
+
+
+def _attribute(name: str, value: object) -> dict[str, object]:
+    return {**OURS, name: value}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"patch_size": 32, "patch_level": 0}, "coords without the attribute name"),
+        (_attribute("name", "../../s1"), "the slide name"),
+        (_attribute("name", ".."), "the slide name"),
+        (_attribute("name", "a\nb"), "the slide name"),
+        (_attribute("patch_size_level0", 0), "patch_size_level0 0"),
+        (_attribute("patch_size_level0", np.nan), "NaN"),
+        (_attribute("patch_size", "224 px"), "224 px"),
+        (_attribute("patch_size", [1, 2]), "array"),
+        (_attribute("mpp_level0", 0.0), "mpp_level0 0"),
+        (_attribute("mpp_level0", np.inf), "mpp_level0 inf"),
+        (_attribute("mpp", "x"), "'x'"),
+    ],
+)
+def test_attributes_that_make_no_sense_are_refused(
+    tmp_path: Path, attributes: dict[str, object], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    features = _write(tmp_path / "f.h5", attributes=attributes)
+    _refused(features, tmp_path, message, capfd)
+
+
+def _refused(features: Path, tmp_path: Path, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every format refuses it with one line and leaves what is there."""
+    before = sorted(tmp_path.rglob("*"))
+    for to in FORMATS:
+        assert _convert(features, to, tmp_path / "out") == 1
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1
+        assert str(features) in error
+        assert message in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"coords": np.zeros((3, 2), int)}, "no dataset features"),
+        ({"features": np.zeros((3, 4), np.float32)}, "no dataset coords"),
+        ({"features": np.zeros((3, 4), np.float32), "coords": np.zeros((2, 2), int)}, "coords (2, 2)"),
+        ({"features": np.zeros((3, 4), np.float32), "coords": np.zeros((3, 2))}, "coords of type float64"),
+        ({"features": np.zeros((3, 4), np.uint8), "coords": np.zeros((3, 2), int)}, "features (3, 4) uint8"),
+        ({"features": np.zeros(4, np.float32), "coords": np.zeros((4, 2), int)}, "features (4,)"),
+        ({"features": np.zeros((0, 4), np.float32), "coords": np.zeros((0, 2), int)}, "no patch"),
+        ({"features": np.zeros((1, 4), np.float32), "coords": np.full((1, 2), -1)}, "coords from -1"),
+        ({"features": np.zeros((1, 4), np.float32), "coords": np.full((1, 2), 2**40)}, "coords from 1099511627776"),
+    ],
+)
+def test_tables_of_another_shape_are_refused(
+    tmp_path: Path, names: dict[str, np.ndarray], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        for name, values in names.items():
+            file[name] = values
+        if "coords" in names:
+            file["coords"].attrs.update(OURS)
+    _refused(tmp_path / "f.h5", tmp_path, message, capfd)
+
+
+def test_groups_under_the_names_of_tables_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file.create_group("features")
+        file.create_group("coords")
+    _refused(tmp_path / "f.h5", tmp_path, "features is no dataset", capfd)
+
+
+def test_what_is_no_hdf5_file_is_refused(features: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.h5").write_text("hello")
+    (tmp_path / "cut.h5").write_bytes(features.read_bytes()[:1000])
+    (tmp_path / "folder.h5").mkdir()
+    for name, message in (("text", "signature"), ("cut", "truncated"), ("folder", "a folder"), ("none", "no file")):
+        _refused(tmp_path / f"{name}.h5", tmp_path, message, capfd)
+
+
+@pytest.mark.parametrize("to", [to for to in FORMATS if to != "clam"])
+def test_folders_and_the_features_themselves_are_never_replaced(features: Path, tmp_path: Path, to: str) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.h5").write_bytes(b"x")
+    whole = features.read_bytes()
+    assert _convert(features, to, tmp_path / "results") == 1
+    assert _convert(features, to, tmp_path / "results" / ".." / "features.h5") == 1
+    assert (tmp_path / "results" / "a.h5").read_bytes() == b"x"
+    assert features.read_bytes() == whole
+
+
+def test_clam_is_not_written_over_a_file_or_the_features(features: Path, tmp_path: Path) -> None:
+    assert _convert(features, "clam", features) == 1
+    place = tmp_path / "clam" / "h5_files" / "s 1.a.h5"
+    place.parent.mkdir(parents=True)
+    features.rename(place)
+    whole = place.read_bytes()
+    assert _convert(place, "clam", tmp_path / "clam") == 1
+    assert place.read_bytes() == whole
+    assert not (tmp_path / "clam" / "pt_files").exists()
+
+
+def test_the_same_features_give_the_same_bytes(features: Path, tmp_path: Path) -> None:
+    names = {"clam": "pt_files/s 1.a.pt"}
+    for to in FORMATS:
+        for name in ("a", "b"):
+            assert _convert(features, to, tmp_path / name / to) == 0
+        first, second = (tmp_path / name / to / names.get(to, "") for name in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_failure_while_writing_leaves_what_was_there(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.embedding import features_file
+
+    def broken(self: features_file.FeaturesFile) -> object:
+        raise features_file.StatedError(expected="a whole file", found="a bad block")
+        yield
+
+    (tmp_path / "s.h5").write_bytes(b"of yesterday")
+    monkeypatch.setattr(features_file.FeaturesFile, "blocks", broken)
+    for to in ("stamp", "anndata", "parquet"):
+        assert _convert(features, to, tmp_path / "s.h5") == 1
+        assert (tmp_path / "s.h5").read_bytes() == b"of yesterday"
+    assert _convert(features, "clam", tmp_path / "clam") == 1
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["features.h5", "s.h5"]
