@@ -169,6 +169,17 @@ def test_threads_may_read_one_store_at_once(copied: Path) -> None:
             np.testing.assert_array_equal(found, PatchStore.open(copied).read_sparse(wanted))
 
 
+def test_rows_are_decoded_into_the_array_that_is_given(two_sided: Path) -> None:
+    store = PatchStore.open(two_sided)
+    sparse, dense = np.full((2, 16, 16, 3), 7, np.uint8), np.full((2, 3, 16, 16), 7, np.uint16)
+    assert store.read_sparse([3, 599], sparse) is sparse
+    assert store.read_dense([5, 4], dense) is dense
+    np.testing.assert_array_equal(sparse, store.read_sparse([3, 599]))
+    np.testing.assert_array_equal(dense, store.read_dense([5, 4]))
+    with pytest.raises(ValueError, match="to read into"):
+        store.read_sparse([1, 2, 3], sparse)
+
+
 def test_rows_that_are_not_there_are_refused(two_sided: Path) -> None:
     with pytest.raises(IndexError):
         PatchStore.open(two_sided).read_sparse([600])

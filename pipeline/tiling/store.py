@@ -21,6 +21,8 @@ from pipeline.errors import StatedError
 from pipeline.tiling.jpeg_codec import JpegCodec
 from pipeline.tiling.shards import ShardedRows, shard_path, write_shard
 
+Rows = Sequence[int] | NDArray[np.int64] | slice
+
 SCHEMA_VERSION = 1
 _SHARD_BYTES = 64 * 2**20
 _SHARD_ROWS = 512
@@ -231,26 +233,30 @@ class PatchStore:
         """(h, w) bool: where the overview shows tissue."""
         return np.asarray(_array(self._group, "overview_tissue")[...])
 
-    def read_sparse(self, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8: the H&E patches of these rows, in this order."""
-        return self._read("sparse", rows)
+    def read_sparse(self, rows: Rows, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(n, P, P, 3) uint8: the H&E patches of these rows, in this order, in `out` where it is given."""
+        return self._read("sparse", rows, out)
 
-    def read_dense(self, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[Any]:
+    def read_dense(self, rows: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(n, C, P, P) in the dense slide's dtype: the multiplex patches of these rows, in this order."""
-        return self._read("dense", rows)
+        return self._read("dense", rows, out)
 
-    def _read(self, name: str, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[Any]:
+    def _read(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
         own = self._rows[name]
         if own is not None:
-            return own.read(rows)
+            return own.read(rows, out)
         # A store that was rewritten by other means, with other codecs: what zarr-python makes of it.
         array = _array(self._group, name)
         try:
-            return np.asarray(
+            found = np.asarray(
                 array[rows] if isinstance(rows, slice) else array.oindex[np.asarray(rows, dtype=np.int64)]
             )
         except (ValueError, RuntimeError) as error:
             raise StatedError(file=self.path / name, expected="intact chunks", found=str(error)) from None
+        if out is None:
+            return found
+        out[...] = found
+        return out
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
