@@ -117,7 +117,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 1500 JPEG streams in two shards."""
     path = tmp_path_factory.mktemp("stores") / "c.zarr"
     writer = StoreWriter(path, patches=1500, size_px=16, dense_channels=0, dense_dtype="uint8", copied=True)
-    streams = [jpeg8_encode(patch, level=90) for patch in _pixels(1500)[0]]
+    streams = [(jpeg8_encode(patch, level=90),) for patch in _pixels(1500)[0]]
     for start in range(0, 1500, writer.shard_rows):
         writer.copy(start, streams[start : start + writer.shard_rows], None)
     _finish(writer)

@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import StatedError
 from pipeline.tiling.jpeg_codec import JpegCodec
-from pipeline.tiling.shards import ShardedRows, shard_path, write_shard
+from pipeline.tiling.shards import Piece, ShardedRows, shard_path, write_shard
 
 Rows = Sequence[int] | NDArray[np.int64] | slice
 
@@ -149,8 +149,8 @@ class StoreWriter:
         self._sparse[self._shard(first_row, len(sparse))] = sparse
         self._write_dense(first_row, dense)
 
-    def copy(self, first_row: int, sparse: Sequence[bytes], dense: NDArray[Any] | None) -> None:
-        """Writes consecutive rows as `write` does, the sparse side as complete JPEG streams, byte for byte."""
+    def copy(self, first_row: int, sparse: Sequence[Sequence[Piece]], dense: NDArray[Any] | None) -> None:
+        """Writes consecutive rows as `write` does, the sparse side as complete JPEG streams, each in pieces."""
         self._shard(first_row, len(sparse))
         path = shard_path(self._path / "sparse", first_row // self.shard_rows, self._sparse.ndim)
         write_shard(path, sparse, self.shard_rows)
