@@ -26,7 +26,7 @@ from pipeline.registration.transform import Transform, write_transform
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.inspecting import inspect_slide
-from pipeline.slides.jpeg_tiles import RGB, YCBCR, JpegTiles
+from pipeline.slides.jpeg_tiles import RGB, YCBCR, JpegTiles, joined
 from pipeline.slides.record import to_mapping
 from pipeline.tiling.jpeg_codec import JpegCodec
 from pipeline.tiling.store import PatchStore
@@ -211,7 +211,7 @@ def test_a_stream_says_its_colours_itself_and_no_other_marker_contradicts(tmp_pa
     slide = write_rgb(tmp_path / "he.tif", [np.tile(image, (2, 2, 1))])
     with JpegTiles.open(slide, (2 * SIDE, 2 * SIDE)) as tiles:
         for transform in (RGB, YCBCR):
-            (stream,) = tiles.streams(np.array([2]), transform)
+            stream = joined(tiles.streams(np.array([2]), transform)[0])
             assert stream.count(b"Adobe") == 1
             assert stream[stream.index(b"Adobe") + 11] == transform
             assert b"JFIF" not in stream[:200]

@@ -117,7 +117,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 1500 JPEG streams in two shards."""
     path = tmp_path_factory.mktemp("stores") / "c.zarr"
     writer = StoreWriter(path, patches=1500, size_px=16, dense_channels=0, dense_dtype="uint8", copied=True)
-    streams = [jpeg8_encode(patch, level=90) for patch in _pixels(1500)[0]]
+    streams = [(jpeg8_encode(patch, level=90),) for patch in _pixels(1500)[0]]
     for start in range(0, 1500, writer.shard_rows):
         writer.copy(start, streams[start : start + writer.shard_rows], None)
     _finish(writer)
@@ -167,6 +167,17 @@ def test_threads_may_read_one_store_at_once(copied: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for wanted, found in zip(rows, pool.map(store.read_sparse, rows), strict=True):
             np.testing.assert_array_equal(found, PatchStore.open(copied).read_sparse(wanted))
+
+
+def test_rows_are_decoded_into_the_array_that_is_given(two_sided: Path) -> None:
+    store = PatchStore.open(two_sided)
+    sparse, dense = np.full((2, 16, 16, 3), 7, np.uint8), np.full((2, 3, 16, 16), 7, np.uint16)
+    assert store.read_sparse([3, 599], sparse) is sparse
+    assert store.read_dense([5, 4], dense) is dense
+    np.testing.assert_array_equal(sparse, store.read_sparse([3, 599]))
+    np.testing.assert_array_equal(dense, store.read_dense([5, 4]))
+    with pytest.raises(ValueError, match="to read into"):
+        store.read_sparse([1, 2, 3], sparse)
 
 
 def test_rows_that_are_not_there_are_refused(two_sided: Path) -> None:

@@ -34,6 +34,10 @@ _JFIF, _ADOBE = 0xE0, 0xEE
 _LARGEST_READ_BYTES = 128 * 2**20
 
 
+# A complete stream in two pieces, what is put in front and what of the file follows: no byte of a tile is moved.
+Stream = tuple[bytes, NDArray[np.uint8]]
+
+
 @dataclass(frozen=True)
 class _Beginning:
     """How the tiles of a level begin, up to and with the start-of-scan marker, and what replaces it."""
@@ -89,7 +93,7 @@ class JpegTiles:
     ) -> None:
         self.close()
 
-    def streams(self, numbers: NDArray[np.int64], transform: int) -> list[bytes]:
+    def streams(self, numbers: NDArray[np.int64], transform: int) -> list[Stream]:
         """The complete JPEG stream of each of these tiles.
 
         Args:
@@ -102,36 +106,42 @@ class JpegTiles:
         found = []
         for number, tile in zip(numbers, self._tiles(numbers), strict=True):
             beginning = self._beginnings.get(transform)
-            if beginning is None or tile[: len(beginning.found)] != beginning.found:
+            if beginning is None or tile[: len(beginning.found)].tobytes() != beginning.found:
                 beginning = self._beginning(tile, int(number), transform)
                 self._beginnings[transform] = beginning
-            found.append(b"".join((beginning.replacement, tile[len(beginning.found) :])))
+            found.append((beginning.replacement, tile[len(beginning.found) :]))
         return found
 
-    def _tiles(self, numbers: NDArray[np.int64]) -> Iterator[memoryview]:
+    def _tiles(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
         starts, counts = self.offsets[numbers], self.counts[numbers]
         first = int(starts.min(initial=np.iinfo(np.int64).max))
         span = int((starts + counts).max(initial=0)) - first
         if 0 < span <= min(_LARGEST_READ_BYTES, 2 * int(counts.sum())):
-            block = memoryview(os.pread(self._file, span, first))
+            block = np.frombuffer(os.pread(self._file, span, first), dtype=np.uint8)
             for number, start, count in zip(numbers, (starts - first).tolist(), counts.tolist(), strict=True):
                 yield self._whole(block[start : start + count], int(number))
             return
         for number, start, count in zip(numbers, starts.tolist(), counts.tolist(), strict=True):
-            yield self._whole(memoryview(os.pread(self._file, count, start)), int(number))
+            yield self._whole(np.frombuffer(os.pread(self._file, count, start), dtype=np.uint8), int(number))
 
-    def _whole(self, tile: memoryview, number: int) -> memoryview:
+    def _whole(self, tile: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
         if len(tile) < self.counts[number]:
             found = f"{len(tile)} of {self.counts[number]} bytes"
             raise StatedError(file=self.path, expected=f"the whole of JPEG tile {number}", found=found)
         return tile
 
-    def _beginning(self, tile: memoryview, number: int, transform: int) -> _Beginning:
+    def _beginning(self, tile: NDArray[np.uint8], number: int, transform: int) -> _Beginning:
         try:
-            return _spliced(bytes(tile), self._tables, self.side_px, transform)
+            return _spliced(tile.tobytes(), self._tables, self.side_px, transform)
         except (ValueError, IndexError, struct.error) as error:
             expected = f"a JPEG stream of {self.side_px} x {self.side_px} px in tile {number}"
             raise StatedError(file=self.path, expected=expected, found=str(error)) from None
+
+
+def joined(stream: Stream) -> bytes:
+    """A stream in one piece, as decoders want it."""
+    beginning, rest = stream
+    return beginning + rest.tobytes()
 
 
 def _pages(tif: TiffFile) -> Iterator[TiffPage]:

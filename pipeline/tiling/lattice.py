@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.slides.base import Slide, level_for
-from pipeline.slides.jpeg_tiles import RGB, YCBCR, JpegTiles
+from pipeline.slides.jpeg_tiles import RGB, YCBCR, JpegTiles, joined
 from pipeline.tiling.grid import Grid
 
 # What a patch may drift over its side and still be called the slide's own pixels.
@@ -96,7 +96,7 @@ def copied_transform(slide: Slide, lattice: TileLattice) -> int | None:
             for y, x in zip(*divmod(numbers, tiles.across), strict=True)
         ]
         for transform in (RGB, YCBCR):
-            decoded = [jpeg8_decode(stream) for stream in tiles.streams(numbers, transform)]
+            decoded = [jpeg8_decode(joined(stream)) for stream in tiles.streams(numbers, transform)]
             if all(np.array_equal(a, b) for a, b in zip(decoded, shown, strict=True)):
                 return transform
     except (StatedError, RuntimeError):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.settings import TileSettings
 from pipeline.slides.base import Slide
+from pipeline.slides.jpeg_tiles import Stream, joined
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.lattice import TileLattice, copied_transform, find_lattice
@@ -41,13 +42,13 @@ class SparseSide:
         copies = lattice is not None and codec == "auto"
         return cls(slide, grid, lattice, copied_transform(slide, lattice) if lattice and copies else None)
 
-    def streams(self, rows: slice) -> list[bytes] | None:
+    def streams(self, rows: slice) -> list[Stream] | None:
         """The JPEG streams of these squares; None where they are to be decoded."""
         if self.lattice is None or self.transform is None:
             return None
         return self.lattice.tiles.streams(self.lattice.numbers[rows, 0], self.transform)
 
-    def decoded(self, first_row: int, streams: Sequence[bytes]) -> NDArray[np.uint8]:
+    def decoded(self, first_row: int, streams: Sequence[Stream]) -> NDArray[np.uint8]:
         """(n, P, P, 3): the pixels of copied squares from `first_row` on.
 
         Raises:
@@ -57,7 +58,7 @@ class SparseSide:
         pixels = np.empty((len(streams), side, side, 3), dtype=np.uint8)
         for place, stream in enumerate(streams):
             try:
-                jpeg8_decode(stream, out=pixels[place])
+                jpeg8_decode(joined(stream), out=pixels[place])
             except (RuntimeError, ValueError) as error:
                 x, y = self.grid.position_px[first_row + place].tolist()
                 expected = f"a readable JPEG tile at level-0 pixel ({x}, {y})"

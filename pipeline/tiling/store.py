@@ -19,7 +19,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import StatedError
 from pipeline.tiling.jpeg_codec import JpegCodec
-from pipeline.tiling.shards import ShardedRows, shard_path, write_shard
+from pipeline.tiling.shards import Piece, ShardedRows, shard_path, write_shard
+
+Rows = Sequence[int] | NDArray[np.int64] | slice
 
 SCHEMA_VERSION = 1
 _SHARD_BYTES = 64 * 2**20
@@ -147,8 +149,8 @@ class StoreWriter:
         self._sparse[self._shard(first_row, len(sparse))] = sparse
         self._write_dense(first_row, dense)
 
-    def copy(self, first_row: int, sparse: Sequence[bytes], dense: NDArray[Any] | None) -> None:
-        """Writes consecutive rows as `write` does, the sparse side as complete JPEG streams, byte for byte."""
+    def copy(self, first_row: int, sparse: Sequence[Sequence[Piece]], dense: NDArray[Any] | None) -> None:
+        """Writes consecutive rows as `write` does, the sparse side as complete JPEG streams, each in pieces."""
         self._shard(first_row, len(sparse))
         path = shard_path(self._path / "sparse", first_row // self.shard_rows, self._sparse.ndim)
         write_shard(path, sparse, self.shard_rows)
@@ -231,26 +233,30 @@ class PatchStore:
         """(h, w) bool: where the overview shows tissue."""
         return np.asarray(_array(self._group, "overview_tissue")[...])
 
-    def read_sparse(self, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8: the H&E patches of these rows, in this order."""
-        return self._read("sparse", rows)
+    def read_sparse(self, rows: Rows, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(n, P, P, 3) uint8: the H&E patches of these rows, in this order, in `out` where it is given."""
+        return self._read("sparse", rows, out)
 
-    def read_dense(self, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[Any]:
+    def read_dense(self, rows: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(n, C, P, P) in the dense slide's dtype: the multiplex patches of these rows, in this order."""
-        return self._read("dense", rows)
+        return self._read("dense", rows, out)
 
-    def _read(self, name: str, rows: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[Any]:
+    def _read(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
         own = self._rows[name]
         if own is not None:
-            return own.read(rows)
+            return own.read(rows, out)
         # A store that was rewritten by other means, with other codecs: what zarr-python makes of it.
         array = _array(self._group, name)
         try:
-            return np.asarray(
+            found = np.asarray(
                 array[rows] if isinstance(rows, slice) else array.oindex[np.asarray(rows, dtype=np.int64)]
             )
         except (ValueError, RuntimeError) as error:
             raise StatedError(file=self.path / name, expected="intact chunks", found=str(error)) from None
+        if out is None:
+            return found
+        out[...] = found
+        return out
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -1,0 +1,175 @@
+"""From a slide to patches on disk: our copy and our decoding, pyvips dzsave, OpenSlide into zarr, and cp.
+
+Usage: python benchmarks/slide_to_store.py [--side PX] [--repeats N] [--threads N] [--check]. Draws a slide of 256-px
+JPEG tiles, checks that our stores hold OpenSlide's pixels, then times all in turn. "copy" opens the slide, fits the
+grid and writes a whole store; "tile stage" also reads the overview and finds the tissue. Prints a table; the last line
+is JSON. With --check the exit code is 1 where a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import zarr
+from openslide import OpenSlide
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from drawn_slide import TILE_PX, interleaved, jpeg_tiles, judged, versions, write_slide
+
+from pipeline.settings import TileSettings
+from pipeline.slides.opening import open_side
+from pipeline.slides.record import SlideRecord
+from pipeline.tiling.grid import lattice
+from pipeline.tiling.lattice import TileLattice, copied_transform, find_lattice
+from pipeline.tiling.store import PatchStore, StoreWriter
+from pipeline.tiling.tiling import tile
+
+# The slow ways do fewer tiles; rates are compared.
+SMALL_PX = 4096
+OPENSLIDE_PATCHES = 128
+LATTICE_GOALS = [
+    ("copy", "pyvips dzsave", 50.0),
+    ("copy", "openslide into zarr", 200.0),
+    ("copy", "cp", 0.5),
+]
+EXACT_GOALS = [("tile stage, exact 0.5 um", "openslide into zarr, 0.5 um", 4.0)]
+
+
+def main() -> int:
+    """Runs all; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=20480, help="side of the large slide in px")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each that takes them")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
+    parsed = parser.parse_args()
+    os.environ["VIPS_CONCURRENCY"] = str(parsed.threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiles = jpeg_tiles()
+        large = write_slide(folder / "large.tif", parsed.side, 0.25, tiles)
+        small = write_slide(folder / "small.tif", SMALL_PX, 0.25, tiles)
+        check_equal(small, folder)
+        out = folder / "out"
+        out.mkdir()
+        work = works(large, small, out, parsed.threads)
+        rates = interleaved(work, parsed.repeats, clean=lambda: empty(out))
+    measured, missed = judged(rates, LATTICE_GOALS + EXACT_GOALS, "patches")
+    result = {
+        "benchmark": "slide_to_store",
+        "tile_bytes": round(sum(map(len, tiles)) / len(tiles)),
+        **measured,
+        "missed": missed,
+        "versions": versions("imagecodecs", "openslide-python", "pyvips", "zarr"),
+    }
+    print(json.dumps(result))
+    return 1 if parsed.check and missed else 0
+
+
+def empty(folder: Path) -> None:
+    """Removes what a turn has written."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def works(large: SlideRecord, small: SlideRecord, folder: Path, threads: int) -> dict[str, Callable[[], int]]:
+    """All that is timed."""
+    out = folder / "out.zarr"
+    return {
+        "cp": lambda: cp(large, folder / "copy.tif"),
+        "copy": lambda: copy(large, out),
+        "tile stage, copied": lambda: stage(large, out, threads, TileSettings(min_tissue=0.0)),
+        "tile stage, decoded": lambda: stage(small, out, threads, TileSettings(min_tissue=0.0, grid="exact")),
+        "tile stage, exact 0.5 um": lambda: stage(small, out, threads, TileSettings(min_tissue=0.0, mpp=0.5)),
+        "pyvips dzsave": lambda: dzsave(small, folder / "dz"),
+        "openslide into zarr": lambda: openslide_into_zarr(small, out, 1),
+        "openslide into zarr, 0.5 um": lambda: openslide_into_zarr(small, out, 2),
+    }
+
+
+def check_equal(record: SlideRecord, folder: Path) -> None:
+    """Our stores, copied and decoded, hold what OpenSlide shows."""
+    for settings, codec in (
+        (TileSettings(min_tissue=0.0), "jpeg-copied"),
+        (TileSettings(min_tissue=0.0, grid="exact"), "blosc-zstd"),
+    ):
+        stage(record, folder / "check.zarr", 1, settings)
+        store = PatchStore.open(folder / "check.zarr")
+        rows = np.random.default_rng(0).integers(0, len(store), 32)
+        with OpenSlide(record.sparse.path) as slide:
+            for row, patch in zip(rows, store.read_sparse(rows), strict=True):
+                shown = slide.read_region(tuple(store.table.position_px[row].tolist()), 0, (TILE_PX, TILE_PX))
+                if not np.array_equal(np.asarray(shown)[..., :3], patch) or store.attributes.recipe["codec"] != codec:
+                    raise SystemExit(f"row {row} of the {codec} store is not what OpenSlide shows")
+        shutil.rmtree(folder / "check.zarr")
+
+
+def cp(record: SlideRecord, out: Path) -> int:
+    """The file's bytes, copied by the kernel; all levels count, for all are copied."""
+    shutil.copyfile(record.sparse.path, out)
+    return sum((-(-level.size_xy[0] // TILE_PX)) ** 2 for level in record.sparse.levels)
+
+
+def copy(record: SlideRecord, out: Path) -> int:
+    """Every tile of the slide into the sharded array of a store."""
+    side = record.sparse
+    with open_side(side) as slide:
+        grid = lattice(side.size_xy, size_px=TILE_PX, mpp=side.mpp, mpp_level0=side.mpp)
+        found = find_lattice(slide, grid)
+        if not isinstance(found, TileLattice):
+            raise SystemExit(found.reason)
+        with found.tiles:
+            transform = copied_transform(slide, found)
+            count = len(grid.position_px)
+            writer = StoreWriter(
+                out, patches=count, size_px=TILE_PX, dense_channels=0, dense_dtype="uint8", copied=True
+            )
+            for start in range(0, count, writer.shard_rows):
+                numbers = found.numbers[start : start + writer.shard_rows, 0]
+                writer.copy(start, found.tiles.streams(numbers, transform), None)
+    return count
+
+
+def stage(record: SlideRecord, out: Path, threads: int, settings: TileSettings) -> int:
+    """The stage tile."""
+    tile(record, None, settings, out, threads=threads, provenance={})
+    return len(PatchStore.open(out))
+
+
+def dzsave(record: SlideRecord, out: Path) -> int:
+    """Tiles of one level, decoded and encoded again at quality 80."""
+    import pyvips
+
+    image = pyvips.Image.new_from_file(record.sparse.path, access="sequential")
+    image.dzsave(str(out), tile_size=TILE_PX, overlap=0, depth="one", suffix=".jpg[Q=80]")
+    return (SMALL_PX // TILE_PX) ** 2
+
+
+def openslide_into_zarr(record: SlideRecord, out: Path, factor: int) -> int:
+    """Patch by patch into an array with zarr's default codec, one chunk each."""
+    side = TILE_PX * factor
+    array = zarr.create_array(
+        out, shape=(OPENSLIDE_PATCHES, TILE_PX, TILE_PX, 3), chunks=(1, TILE_PX, TILE_PX, 3), dtype="uint8"
+    )
+    across = SMALL_PX // side
+    with OpenSlide(record.sparse.path) as slide:
+        for row in range(min(OPENSLIDE_PATCHES, across * across)):
+            region = slide.read_region((row % across * side, row // across * side), 0, (side, side))
+            pixels = np.asarray(region.convert("RGB"))
+            small = cv2.resize(pixels, (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA) if factor > 1 else pixels
+            array[row] = small
+    return min(OPENSLIDE_PATCHES, across * across)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
