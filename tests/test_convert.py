@@ -315,3 +315,14 @@ def test_a_failure_while_writing_leaves_what_was_there(
         assert (tmp_path / "s.h5").read_bytes() == b"of yesterday"
     assert _convert(features, "clam", tmp_path / "clam") == 1
     assert sorted(item.name for item in tmp_path.iterdir()) == ["features.h5", "s.h5"]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_without_a_path_a_folder_beside_the_features_is_named_for_the_format(
+    features: Path, to: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", "--features", str(features), "--to", to]) == 0
+    folder = features.parent / to
+    assert folder.is_dir()
+    assert str(folder) in capsys.readouterr().err
+    assert list(folder.iterdir())

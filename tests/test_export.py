@@ -246,3 +246,9 @@ def test_an_encoder_is_not_exported_onto_itself_a_link_or_a_file(folder: Path, t
     assert _export(copy, "timm", tmp_path / "file") == 1
     assert (tmp_path / "file").read_text() == "x"
     Encoder.load(copy)
+
+
+def test_without_a_path_the_export_lies_beside_the_encoder(folder: Path, tmp_path: Path) -> None:
+    encoder = Path(shutil.copytree(folder, tmp_path / "run" / "encoder"))
+    assert main(["export", "--encoder", str(encoder), "--to", "torchscript"]) == 0
+    assert sorted(item.name for item in encoder.parent.iterdir()) == ["encoder", "encoder.pt"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+_SUFFIXES = {"anndata": ".h5ad", "geojson": ".geojson", "parquet": ".parquet", "stamp": ".h5"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
@@ -17,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="clam: a folder that many slides may share; the others: one file per slide",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="the file (clam: folder) to write")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="the file (clam: folder) to write; by default in a folder named for the format beside the features",
+    )
     parser.add_argument(
         "--mpp-level0", type=float, metavar="UM", help="um per level-0 pixel, where a file of TRIDENT does not tell it"
     )
@@ -27,10 +34,14 @@ def run(parsed: argparse.Namespace) -> None:
     """Writes the conversion."""
     from pipeline.embedding.converting import convert
     from pipeline.errors import StatedError
+    from pipeline.progress import say
     from pipeline.provenance import file_digest, record
 
     if parsed.mpp_level0 is not None and not 0 < parsed.mpp_level0 < float("inf"):
         raise StatedError(file="--mpp-level0", expected="a positive number", found=f"{parsed.mpp_level0:g}")
     inputs = {"features": file_digest(parsed.features) if parsed.features.is_file() else ""}
     provenance = record("convert", {"to": parsed.to, "mpp_level0": parsed.mpp_level0}, inputs)
-    convert(parsed.features, parsed.to, parsed.out, provenance, parsed.mpp_level0)
+    folder = parsed.features.parent / parsed.to
+    out = parsed.out or (folder if parsed.to == "clam" else folder / f"{parsed.features.stem}{_SUFFIXES[parsed.to]}")
+    convert(parsed.features, parsed.to, out, provenance, parsed.mpp_level0)
+    say(f"convert: wrote {out}")
