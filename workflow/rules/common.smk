@@ -33,7 +33,9 @@ if not TRAINED and not Path(SETTINGS.embed.encoder).is_dir():
 SLIDES = list(SHEET)
 PAIRED = [name for name, row in SHEET.items() if row.dense and TRAINED]
 if TRAINED and not PAIRED:
-    raise WorkflowError(f"{SETTINGS.slides}: expected a slide with a dense partner to train on, found none")
+    raise WorkflowError(
+        f"{SETTINGS.slides}: expected a slide with a dense partner to train on, found none"
+    )
 
 
 wildcard_constraints:
