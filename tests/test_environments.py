@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -94,3 +95,14 @@ def test_every_conda_file_is_named_by_a_rule_and_exists() -> None:
     for rules in (REPOSITORY / "workflow" / "rules").glob("*.smk"):
         named |= set(re.findall(r"envs/(\w+)\.yaml", rules.read_text()))
     assert named == {path.stem for path in Path(REPOSITORY / "envs").glob("*.yaml")} == set(ENVIRONMENT_OF)
+
+
+def test_what_the_snakefile_imports_needs_no_more_than_snakemake_brings() -> None:
+    code = (
+        "import sys\n"
+        "import pipeline.errors, pipeline.provenance, pipeline.settings, pipeline.sheet\n"
+        "print(' '.join({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    heavy = {"numpy", "pandas", "torch", "zarr", "cv2", "h5py", "SimpleITK", "openslide", "tifffile", "scipy"}
+    assert not heavy & set(done.stdout.split())
