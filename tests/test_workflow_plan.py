@@ -101,6 +101,7 @@ def test_training_without_any_dense_slide_stops_before_any_job(tmp_path: Path) -
     done = snakemake(tmp_path, "-n")
     assert done.returncode == 1
     assert "expected a slide with a dense partner to train on" in done.stdout
+    assert planned(snakemake(tmp_path, "-n", "tile_all").stdout)["tile"] == 3
 
 
 def test_a_configuration_named_on_the_command_line_replaces_the_demos(tmp_path: Path) -> None:

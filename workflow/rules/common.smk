@@ -32,10 +32,6 @@ if not TRAINED and not Path(SETTINGS.embed.encoder).is_dir():
 
 SLIDES = list(SHEET)
 PAIRED = [name for name, row in SHEET.items() if row.dense and TRAINED]
-if TRAINED and not PAIRED:
-    raise WorkflowError(
-        f"{SETTINGS.slides}: expected a slide with a dense partner to train on, found none"
-    )
 
 
 wildcard_constraints:
@@ -84,6 +80,15 @@ def pair_files(wildcards):
         return {}
     folder = f"<results>/register/{wildcards.slide}"
     return {"transform": f"{folder}/transform.zarr", "qc": f"{folder}/qc.json"}
+
+
+def paired_stores(wildcards):
+    """The stores that training and evidence rest on; a sheet without any pair can still be tiled."""
+    if not PAIRED:
+        raise WorkflowError(
+            f"{SETTINGS.slides}: expected a slide with a dense partner to train on, found none"
+        )
+    return [f"<results>/tile/{slide}.zarr" for slide in PAIRED]
 
 
 def encoder_folder(wildcards):

@@ -1,6 +1,6 @@
 rule evaluate:
     input:
-        stores=collect("<results>/tile/{slide}.zarr", slide=PAIRED),
+        stores=paired_stores,
         split="<results>/split/patches.tsv",
         features=collect(
             "<results>/embed/{run}/{slide}.h5", run=SETTINGS.runs, slide=PAIRED

@@ -1,6 +1,6 @@
 rule train:
     input:
-        stores=collect("<results>/tile/{slide}.zarr", slide=PAIRED),
+        stores=paired_stores,
         split="<results>/split/patches.tsv",
     output:
         encoder=directory("<results>/train/{run}/encoder"),
