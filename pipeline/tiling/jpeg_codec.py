@@ -1,7 +1,8 @@
 """JPEG as a Zarr codec: what lets stock zarr-python read patches that are still the scanner's own streams.
 
-Name and spelling are those of the package imagecodecs-zarr, which needs Python 3.12: either reads what the other
-wrote. Metadata written here has no configuration, for a stream says itself how it is to be decoded.
+Name and spelling follow the source of the package imagecodecs-zarr, which needs Python 3.12, so that it can read these
+stores; the two have not been tried together. Metadata written here has no configuration, for a stream says itself how
+it is to be decoded.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class JpegCodec(ArrayBytesCodec):
         return {"name": NAME} if self.level is None else {"name": NAME, "configuration": {"level": self.level}}
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
-        """Not known before encoding."""
+        """Always raises NotImplementedError, as zarr asks of codecs whose output has no fixed size."""
         raise NotImplementedError
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
