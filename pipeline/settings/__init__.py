@@ -1,0 +1,27 @@
+"""The configuration: every key, its type, range, default and meaning, one module per section."""
+
+from pipeline.settings.configuration import Settings, build, load, read_mapping, to_json
+from pipeline.settings.embed import EmbedSettings
+from pipeline.settings.evaluate import EvaluateSettings
+from pipeline.settings.inspect import InspectSettings
+from pipeline.settings.register import RegisterSettings
+from pipeline.settings.report import ReportSettings
+from pipeline.settings.split import SplitSettings
+from pipeline.settings.tile import TileSettings
+from pipeline.settings.train import RunSettings
+
+__all__ = [
+    "EmbedSettings",
+    "EvaluateSettings",
+    "InspectSettings",
+    "RegisterSettings",
+    "ReportSettings",
+    "RunSettings",
+    "Settings",
+    "SplitSettings",
+    "TileSettings",
+    "build",
+    "load",
+    "read_mapping",
+    "to_json",
+]

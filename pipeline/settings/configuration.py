@@ -1,0 +1,102 @@
+"""The whole configuration: read, checked once at the door, and handed on.
+
+The Snakefile and the command line read it through the same classes, so both refuse the same mistakes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from pipeline.errors import StatedError
+from pipeline.settings.closed import CLOSED
+from pipeline.settings.embed import EmbedSettings
+from pipeline.settings.evaluate import EvaluateSettings
+from pipeline.settings.inspect import InspectSettings
+from pipeline.settings.register import RegisterSettings
+from pipeline.settings.report import ReportSettings
+from pipeline.settings.split import SplitSettings
+from pipeline.settings.tile import TileSettings
+from pipeline.settings.train import RunSettings
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Settings:
+    """The whole configuration, one section per stage."""
+
+    slides: str = Field(default="config/slides.tsv", description="the sheet of slides")
+    inspect: InspectSettings = field(default_factory=InspectSettings)
+    register: RegisterSettings = field(default_factory=RegisterSettings)
+    tile: TileSettings = field(default_factory=TileSettings)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    runs: dict[RunName, RunSettings] = Field(default_factory=dict, description="the trainings, by name")
+    embed: EmbedSettings = field(default_factory=EmbedSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
+
+
+S = TypeVar("S")
+
+
+def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
+    """The checked settings of type `kind`.
+
+    Args:
+        kind: one of the classes of this module.
+        values: keys and values as read from YAML or JSON; missing keys take their defaults.
+        source: what to call the values in an error, usually a path.
+
+    Raises:
+        StatedError: naming every unknown key and every value of wrong type or range at once.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(_words(values))
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']} (value {item['input']!r:.60})"
+            for item in error.errors(include_url=False)
+        ]
+        raise StatedError(file=source, expected="a valid configuration", found="; ".join(problems)) from None
+
+
+def load(path: Path) -> Settings:
+    """The checked settings of a YAML configuration file.
+
+    Raises:
+        StatedError: if the file is absent, is no YAML mapping or breaks a rule of `Settings`.
+    """
+    return build(Settings, read_mapping(path), source=str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The top-level mapping of a YAML or JSON file, unchecked."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StatedError(file=path, expected="a readable YAML file", found=str(error)) from None
+    except yaml.YAMLError as error:
+        raise StatedError(file=path, expected="valid YAML", found=str(error)) from None
+    if not isinstance(values, dict):
+        raise StatedError(file=path, expected="a mapping of keys to values", found=type(values).__name__)
+    return values
+
+
+def to_json(settings: object) -> str:
+    """One line of JSON with all keys, sorted: what a rule hands to the command line."""
+    return json.dumps(asdict(settings), sort_keys=True, separators=(",", ":"))  # type: ignore[call-overload]
+
+
+def _words(values: Any) -> Any:
+    """`pairing: true` is a boolean to YAML and a word to us; nothing else is touched."""
+    if isinstance(values, Mapping):
+        return {key: "true" if key == "pairing" and value is True else _words(value) for key, value in values.items()}
+    return values

@@ -1,0 +1,31 @@
+"""The section `evaluate` of the configuration."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.settings.closed import CLOSED
+
+
+@dataclass(frozen=True, config=CLOSED)
+class EvaluateSettings:
+    """Settings of the stage evaluate."""
+
+    neighbours: int = Field(default=20, ge=1, description="k of the kNN probe")
+    ridge: tuple[float, ...] = Field(
+        default=(0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0, 100000.0),
+        min_length=1,
+        description="ridge penalties to choose from within the training folds",
+    )
+    bootstrap: int = Field(default=1000, ge=10, description="resamples for the 95 % intervals")
+    block_um: float = Field(
+        default=500.0, gt=0, description="side in um of the tissue blocks that are resampled together"
+    )
+    baseline: str = Field(default="sparse-only", description="run that the others are compared with")
+    max_train_patches: int = Field(
+        default=50_000,
+        ge=10,
+        description="patches that the probes are fitted on at most, drawn evenly from the slides; bounds the memory",
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the bootstrap and of the draw of patches to fit on")

@@ -1,0 +1,27 @@
+"""The section `split` of the configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.settings.closed import CLOSED
+
+
+@dataclass(frozen=True, config=CLOSED)
+class SplitSettings:
+    """Settings of the stage split."""
+
+    by: Literal["auto", "patient", "slide", "block"] = Field(
+        default="auto",
+        description="what stays together: auto is patient where two or more have pairs, otherwise block; "
+        "slide and block let a patient appear in several folds, and the result says so",
+    )
+    folds: int = Field(default=4, ge=2, description="number of folds; fold 0 is held out for evaluation")
+    test: tuple[str, ...] = Field(
+        default=(), description="names of the patients or slides that form fold 0; empty lets the seed choose"
+    )
+    block_um: float = Field(default=1000.0, gt=0, description="side in um of the blocks where the split is by block")
+    seed: int = Field(default=0, ge=0, description="seed of the assignment to folds")

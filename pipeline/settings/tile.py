@@ -1,0 +1,38 @@
+"""The section `tile` of the configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.settings.closed import CLOSED
+
+
+@dataclass(frozen=True, config=CLOSED)
+class TileSettings:
+    """Settings of the stage tile."""
+
+    size_px: int = Field(default=256, ge=16, le=4096, description="side of a patch in pixels")
+    mpp: float | Literal["native"] = Field(
+        default="native", description="um per pixel of the patches; native takes the sparse slide's level 0"
+    )
+    min_tissue: float = Field(
+        default=0.5, ge=0, le=1, description="smallest fraction of tissue in a patch that is kept"
+    )
+    max_residual_um: float = Field(
+        default=8.0,
+        gt=0,
+        description="pairs whose measured shift is larger are kept in the store but not used as pairs",
+    )
+    grid: Literal["auto", "lattice", "exact"] = Field(
+        default="auto",
+        description="lattice: the squares are whole JPEG tiles of the slide, an error where they cannot be; exact: "
+        "decoded and, where need be, resampled, at any size and mpp; auto: lattice where it fits, otherwise exact",
+    )
+    codec: Literal["auto", "zstd"] = Field(
+        default="auto",
+        description="how sparse patches are stored; auto: the scanner's own JPEG bytes where a patch of the lattice is "
+        "one tile, otherwise zstd; zstd: always decoded",
+    )

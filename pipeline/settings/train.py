@@ -1,0 +1,69 @@
+"""The entries of the section `runs`: the stage train."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic.dataclasses import dataclass
+
+from pipeline.settings.closed import CLOSED
+
+Modality = Literal["sparse", "dense"]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class RunSettings:
+    """Settings of one training run, the stage train."""
+
+    branches: tuple[Modality, ...] = Field(
+        default=("sparse", "dense"),
+        min_length=2,
+        description="modality of each branch; branches of one modality share their encoder",
+    )
+    objective: Literal["vicreg"] = Field(default="vicreg", description="loss between the branches")
+    convention: Literal["vicreg", "mfl"] = Field(
+        default="vicreg", description="weights of the VICReg terms: as its authors code them, or as More From Less does"
+    )
+    encoder: str = Field(default="resnet18", min_length=1, description="timm name of the encoders' architecture")
+    projector: tuple[int, ...] = Field(
+        default=(1024, 1024, 1024), min_length=1, description="widths of the projector's layers"
+    )
+    pairing: Literal["true", "shuffled", "blank"] = Field(
+        default="true", description="true pairs, or the controls: dense patches permuted, or made blank"
+    )
+    epochs: int = Field(default=20, ge=1, description="passes over the training patches")
+    batch_size: int = Field(default=128, ge=2, description="patches per step")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of AdamW")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps in which the learning rate rises")
+    seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
+    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient in a step")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="number format of the forward pass; auto is bf16 where the hardware gains from it",
+    )
+    size_px: int | None = Field(
+        default=None,
+        ge=16,
+        description="side in pixels of the crop that the encoder sees; null is the side of the patch",
+    )
+    shared_geometry: bool = Field(
+        default=True,
+        description="whether a sparse and a dense branch see the same window of the patch; turns and mirrors are "
+        "drawn for each branch in any case",
+    )
+    crop: float = Field(
+        default=0.75, gt=0, le=1, description="smallest side of an augmented window as a fraction of size_px"
+    )
+    colour: float = Field(
+        default=1.0, ge=0, le=2, description="strength of stain, colour and intensity changes; 0 switches them off"
+    )
+    blur: float = Field(default=0.0, ge=0, le=1, description="probability that a sparse view is blurred")
+
+    @field_validator("branches")
+    @classmethod
+    def _yields_a_sparse_encoder(cls, branches: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        if "sparse" not in branches:
+            raise ValueError("at least one branch must be sparse, for the sparse encoder is what a run yields")
+        return branches
