@@ -22,7 +22,7 @@ from pipeline.settings import EmbedSettings
 from pipeline.tiling.store import PatchStore, StoreAttributes
 
 SCHEMA_VERSION = 1
-_MPP_TOLERANCE = 0.05
+MPP_TOLERANCE = 0.05
 _CHUNK_BYTES = 2**20
 _BATCHES_AHEAD = 2
 _UM_PER_PX_AT_1X = 10.0
@@ -68,7 +68,7 @@ def embed(store: PatchStore, encoder: Encoder, settings: EmbedSettings, out: Pat
 def check_patches(store: PatchStore, trained: EncoderDescription) -> None:
     """Raises StatedError unless the store's patches are like those that the encoder was trained on."""
     known = store.attributes
-    if abs(known.mpp / trained.mpp - 1) > _MPP_TOLERANCE or known.size_px != trained.patch_px:
+    if abs(known.mpp / trained.mpp - 1) > MPP_TOLERANCE or known.size_px != trained.patch_px:
         raise StatedError(
             slide=known.slide,
             file=store.path,
