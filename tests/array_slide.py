@@ -53,6 +53,10 @@ class ArraySlide:
             out[y0 - y : y1 - y, x0 - x : x1 - x] = image[y0:y1, x0:x1]
         return out if channels is None else out[..., list(channels)]
 
+    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
+        """Never: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
+        return False
+
     def close(self) -> None:
         """Nothing to release."""
 

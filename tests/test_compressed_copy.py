@@ -217,21 +217,6 @@ def test_a_stream_says_its_colours_itself_and_no_other_marker_contradicts(tmp_pa
             assert b"JFIF" not in stream[:200]
 
 
-def test_a_tile_that_is_no_jpeg_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    slide = _write(tmp_path / "he.tif", subsampling="420", photometric="ycbcr")
-    with tifffile.TiffFile(slide) as tif:
-        offset = tif.pages.first.dataoffsets[5]
-    data = bytearray(slide.read_bytes())
-    data[offset : offset + 4] = b"oops"
-    slide.write_bytes(bytes(data))
-    row = SheetRow("s1", "p1", str(slide))
-    write_json(tmp_path / "record.json", to_mapping(inspect_slide(row, InspectSettings())))
-    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s1.zarr")]
-    assert main([*words, "--settings", json.dumps({"size_px": SIDE, "min_tissue": 0.0})]) == 1
-    assert "Traceback" not in capsys.readouterr().err
-    assert not (tmp_path / "s1.zarr").exists()
-
-
 def test_the_codec_is_spelled_as_imagecodecs_zarr_spells_it(tmp_path: Path) -> None:
     slide = _write(tmp_path / "he.tif", subsampling="420", photometric="ycbcr")
     _tile(tmp_path, slide)

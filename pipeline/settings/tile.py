@@ -36,3 +36,15 @@ class TileSettings:
         description="how sparse patches are stored; auto: the scanner's own JPEG bytes where a patch of the lattice is "
         "one tile, otherwise zstd; zstd: always decoded",
     )
+    verify: bool = Field(
+        default=False,
+        description="whether JPEG tiles that are copied are also decoded, to find broken ones that do not look broken; "
+        "takes many times as long as copying. Tiles that are decoded anyway are always checked",
+    )
+    max_corrupt: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="largest fraction of patches whose pixels cannot be decoded; they are left out, and more are an "
+        "error",
+    )

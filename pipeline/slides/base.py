@@ -11,7 +11,13 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import StatedError
+
 Pixels = NDArray[Any]
+
+
+class CorruptTileError(StatedError):
+    """One tile of a slide cannot be decoded; the others may be."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,14 @@ class Slide(Protocol):
 
         What lies outside the slide is white (255) in RGB images and 0 in others.
         The array may be a strided view of channel planes: `np.moveaxis(a, -1, 0)` costs nothing.
+        """
+        ...
+
+    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
+        """Whether a window that was read before shows a tile that could not be decoded.
+
+        Such a tile does not fail the reading of an overview; who keeps pixels must ask. A reader that raises
+        instead says False.
         """
         ...
 

@@ -17,9 +17,10 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from simplejpeg import decode_jpeg
 from tifffile import TiffFile, TiffPage
 
-from pipeline.errors import StatedError
+from pipeline.slides.base import CorruptTileError
 from pipeline.slides.tiff_segments import BROKEN_TIFF
 
 # Values of the transform byte of Adobe's marker (ITU-T T.872, 6.5.3).
@@ -34,7 +35,11 @@ _JFIF, _ADOBE = 0xE0, 0xEE
 _LARGEST_READ_BYTES = 128 * 2**20
 
 
-# A complete stream in two pieces, what is put in front and what of the file follows: no byte of a tile is moved.
+# What broken data looks like that still has a beginning: no end-of-image marker, or blocks that a transfer left blank.
+_EOI = b"\xff\xd9"
+_BLANK = bytes(64)
+
+# A complete stream in pieces, what is put in front and what of the file follows: no byte of a tile is moved.
 Stream = tuple[bytes, NDArray[np.uint8]]
 
 
@@ -93,49 +98,128 @@ class JpegTiles:
     ) -> None:
         self.close()
 
-    def streams(self, numbers: NDArray[np.int64], transform: int) -> list[Stream]:
-        """The complete JPEG stream of each of these tiles.
+    def stream(self, number: int, transform: int) -> bytes:
+        """The complete JPEG stream of one tile, counted row by row, that the scanner did not leave out.
 
         Args:
-            numbers: tiles, counted row by row; none that the scanner left out.
+            number: which tile.
             transform: what the stream will say of its colours, `RGB` or `YCBCR`.
 
         Raises:
-            StatedError: if a tile is cut off, no JPEG, or of another size than its page says.
+            CorruptTileError: if the tile is cut off, no JPEG, or of another size than its page says.
         """
-        found = []
-        for number, tile in zip(numbers, self._tiles(numbers), strict=True):
-            beginning = self._beginnings.get(transform)
-            if beginning is None or tile[: len(beginning.found)].tobytes() != beginning.found:
-                beginning = self._beginning(tile, int(number), transform)
-                self._beginnings[transform] = beginning
-            found.append((beginning.replacement, tile[len(beginning.found) :]))
+        tile = os.pread(self._file, int(self.counts[number]), int(self.offsets[number]))
+        self._check_length(len(tile), number)
+        beginning = self._beginnings.get(transform)
+        if beginning is None or not tile.startswith(beginning.found):
+            beginning = self._beginning(tile, number, transform)
+        end = b"" if tile.endswith(_EOI) else _EOI
+        return b"".join((beginning.replacement, memoryview(tile)[len(beginning.found) :], end))
+
+    def streams(self, numbers: NDArray[np.int64], transform: int) -> list[Stream | None]:
+        """The complete JPEG streams of tiles, in pieces; None for one that cannot be one.
+
+        Nothing is decoded, unless a tile looks damaged: if it does not end as JPEG does, or 64 bytes in it are 0 (which
+        happens in a blank tile, too), a strict decoder has the last word.
+
+        Args:
+            numbers: tiles, counted row by row; none that the scanner left out.
+            transform: what the streams will say of their colours, `RGB` or `YCBCR`.
+
+        Raises:
+            CorruptTileError: if the file ends before a tile does.
+        """
+        found: list[Stream | None] = []
+        for block, starts in self._blocks(numbers):
+            stops = starts + self.counts[numbers[len(found) : len(found) + len(starts)]]
+            pixels = np.frombuffer(block, dtype=np.uint8)
+            doubtful = (pixels[stops - 2] != _EOI[0]) | (pixels[stops - 1] != _EOI[1])
+            blank = block.find(_BLANK)
+            while blank >= 0:
+                doubtful |= (starts <= blank) & (blank < stops)
+                # The rest of that tile need not be searched.
+                later = stops[(starts <= blank) & (blank < stops)]
+                blank = block.find(_BLANK, int(later.max(initial=blank + len(_BLANK))))
+            found += self._cut(block, pixels, starts, stops, numbers[len(found) :], transform, doubtful)
         return found
 
-    def _tiles(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    def _cut(
+        self,
+        block: bytes,
+        pixels: NDArray[np.uint8],
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        numbers: NDArray[np.int64],
+        transform: int,
+        doubtful: NDArray[np.bool_],
+    ) -> Iterator[Stream | None]:
+        """The streams of the tiles that begin and end there in a block of the file."""
+        beginning = self._beginnings.get(transform)
+        length = len(beginning.found) if beginning else 0
+        for place, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+            if beginning is None or doubtful[place] or not block.startswith(beginning.found, start, stop):
+                number = int(numbers[place])
+                try:
+                    beginning = self._beginning(block[start:stop], number, transform)
+                    if doubtful[place]:
+                        decode_strictly(self.stream(number, transform))
+                except (CorruptTileError, ValueError):
+                    yield None
+                    continue
+                length = len(beginning.found)
+            rest = pixels[start + length : stop]
+            if doubtful[place] and rest[-2:].tobytes() != _EOI:
+                # Decoders do without, but some call it an error.
+                rest = np.concatenate([rest, np.frombuffer(_EOI, dtype=np.uint8)])
+            yield beginning.replacement, rest
+
+    def _blocks(self, numbers: NDArray[np.int64]) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
+        """Bytes of the file with some of the tiles in turn, and where in them these begin."""
         starts, counts = self.offsets[numbers], self.counts[numbers]
         first = int(starts.min(initial=np.iinfo(np.int64).max))
         span = int((starts + counts).max(initial=0)) - first
         if 0 < span <= min(_LARGEST_READ_BYTES, 2 * int(counts.sum())):
-            block = np.frombuffer(os.pread(self._file, span, first), dtype=np.uint8)
-            for number, start, count in zip(numbers, (starts - first).tolist(), counts.tolist(), strict=True):
-                yield self._whole(block[start : start + count], int(number))
+            block = os.pread(self._file, span, first)
+            self._check_length(len(block), int(numbers[0]), span)
+            yield block, starts - first
             return
         for number, start, count in zip(numbers, starts.tolist(), counts.tolist(), strict=True):
-            yield self._whole(np.frombuffer(os.pread(self._file, count, start), dtype=np.uint8), int(number))
+            block = os.pread(self._file, count, start)
+            self._check_length(len(block), int(number))
+            yield block, np.zeros(1, dtype=np.int64)
 
-    def _whole(self, tile: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-        if len(tile) < self.counts[number]:
-            found = f"{len(tile)} of {self.counts[number]} bytes"
-            raise StatedError(file=self.path, expected=f"the whole of JPEG tile {number}", found=found)
-        return tile
+    def _check_length(self, found: int, number: int, wanted: int | None = None) -> None:
+        if found < (self.counts[number] if wanted is None else wanted):
+            expected = f"the whole of JPEG tile {number}"
+            raise CorruptTileError(file=self.path, expected=expected, found=f"{found} bytes, then the file's end")
 
-    def _beginning(self, tile: NDArray[np.uint8], number: int, transform: int) -> _Beginning:
+    def _beginning(self, tile: bytes, number: int, transform: int) -> _Beginning:
         try:
-            return _spliced(tile.tobytes(), self._tables, self.side_px, transform)
+            beginning = _spliced(tile, self._tables, self.side_px, transform)
         except (ValueError, IndexError, struct.error) as error:
             expected = f"a JPEG stream of {self.side_px} x {self.side_px} px in tile {number}"
-            raise StatedError(file=self.path, expected=expected, found=str(error)) from None
+            raise CorruptTileError(file=self.path, expected=expected, found=str(error)) from None
+        self._beginnings[transform] = beginning
+        return beginning
+
+
+def decode_strictly(stream: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8: the pixels of a stream, in `out` where it is given.
+
+    Other doors to libjpeg-turbo pass over its warnings, and half of the pixels come out grey.
+
+    Raises:
+        ValueError: if libjpeg-turbo has anything to say against the stream.
+    """
+    return np.asarray(decode_jpeg(stream, colorspace="RGB", buffer=out))
+
+
+def decode_leniently(stream: bytes, side_px: int) -> NDArray[np.uint8]:
+    """(side, side, 3) uint8: what can be decoded of a broken stream; what cannot is grey, as libjpeg leaves it."""
+    try:
+        return np.asarray(decode_jpeg(stream, colorspace="RGB", strict=False))
+    except ValueError:
+        return np.full((side_px, side_px, 3), 128, dtype=np.uint8)
 
 
 def joined(stream: Stream) -> bytes:

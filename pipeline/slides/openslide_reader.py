@@ -5,6 +5,7 @@ The frame is that of level-0 pixel (0, 0); OpenSlide's bounds properties, which 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from tifffile import TiffFile
 
 from pipeline.errors import StatedError
 from pipeline.slides.base import Level, Pixels, SlideHeader
+from pipeline.slides.jpeg_level import JpegLevel
 from pipeline.slides.pyramid import true_downsample
 from pipeline.slides.tiff_metadata import PLAUSIBLE_TAG_MPP, one_mpp
 from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
@@ -59,6 +61,10 @@ class OpenSlideSlide:
         self._component = self._brightest() if fluorescence else None
         self._exact: dict[int, Plane] = {}
         self._segments: SegmentReader | None = None
+        # Level 0 of vendors that place tiles freely is no plain mosaic; whether these are is checked by their pixels.
+        self._jpeg_levels: dict[int, JpegLevel | None] = {}
+        self._is_plain = vendor in _PLAIN_TIFF
+        self._lock = threading.Lock()
         if vendor in _PLAIN_TIFF and any(not asked.is_integer() for asked in self._asked_downsamples):
             self._exact = self._planes_of_rounded_levels()
             self._segments = SegmentReader(path, slide)
@@ -71,7 +77,10 @@ class OpenSlideSlide:
         channels: Sequence[int] | None = None,
     ) -> Pixels:
         """Pixels (height, width, channels) of a window; see `pipeline.slides.base.Slide`."""
-        if level in self._exact and self._segments is not None:
+        jpeg = self._jpeg_level(level) if self._is_plain else None
+        if jpeg is not None:
+            pixels: Pixels = jpeg.read(corner_xy, size_xy)
+        elif level in self._exact and self._segments is not None:
             pixels = self._read_exactly(self._segments, level, corner_xy, size_xy)
         else:
             pixels = _on_white(self._read(level, corner_xy, size_xy))
@@ -79,9 +88,17 @@ class OpenSlideSlide:
             pixels = self._without_border(pixels, level, corner_xy)[..., self._component, None]
         return pixels if channels is None else pixels[..., list(channels)]
 
+    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
+        """Whether a window that was read shows a tile that cannot be decoded; see `pipeline.slides.base.Slide`."""
+        jpeg = self._jpeg_levels.get(level)
+        return jpeg is not None and jpeg.is_corrupt(corner_xy, size_xy)
+
     def close(self) -> None:
         """Releases the file."""
         self._openslide.close()
+        for jpeg in self._jpeg_levels.values():
+            if jpeg is not None:
+                jpeg.close()
         if self._segments is not None:
             self._segments.close()
 
@@ -92,6 +109,20 @@ class OpenSlideSlide:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _jpeg_level(self, level: int) -> JpegLevel | None:
+        """The tiles of a level, where they are met exactly; opened when first asked for."""
+        with self._lock:
+            if level not in self._jpeg_levels:
+
+                def show(corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
+                    if level in self._exact and self._segments is not None:
+                        return self._read_exactly(self._segments, level, corner_xy, size_xy)
+                    return _on_white(self._read(level, corner_xy, size_xy))
+
+                size = self.header.levels[level].size_xy
+                self._jpeg_levels[level] = JpegLevel.verified(self.header.path, size, show)
+            return self._jpeg_levels[level]
 
     def _read(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> NDArray[np.uint8]:
         """RGBA as OpenSlide gives it.

@@ -79,6 +79,10 @@ class TiffSlide:
                 self._segments.paint(plane, out[top:bottom, left:right, i : i + 1], corner, [sample])
         return out
 
+    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
+        """Never: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
+        return False
+
     def close(self) -> None:
         """Releases the file."""
         self._segments.close()

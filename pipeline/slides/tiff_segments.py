@@ -15,7 +15,7 @@ import numpy as np
 from tifffile import TiffFrame, TiffPage
 
 from pipeline.errors import StatedError
-from pipeline.slides.base import Pixels
+from pipeline.slides.base import CorruptTileError, Pixels
 
 CACHE_BYTES = 64 * 2**20
 MAX_SEGMENT_BYTES = 2 * 2**30
@@ -190,7 +190,7 @@ class SegmentReader:
             if tile is not None and (tile.shape[-1], tile.dtype) != (samples, page.dtype):
                 raise ValueError(f"{tile.shape[-1]} samples of {tile.dtype}, not {samples} of {page.dtype}")
         except BROKEN_TIFF as error:
-            raise StatedError(
+            raise CorruptTileError(
                 slide=self._slide,
                 file=self._path,
                 expected=f"readable pixels in tile or strip {index} of page {page.index}",

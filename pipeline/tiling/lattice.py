@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from imagecodecs import jpeg8_decode
 from numpy.typing import NDArray
 
-from pipeline.errors import StatedError
-from pipeline.slides.base import Slide, level_for
-from pipeline.slides.jpeg_tiles import RGB, YCBCR, JpegTiles, joined
+from pipeline.slides.base import Pixels, Slide, level_for
+from pipeline.slides.jpeg_level import shown_transform
+from pipeline.slides.jpeg_tiles import JpegTiles
 from pipeline.tiling.grid import Grid
 
 # What a patch may drift over its side and still be called the slide's own pixels.
@@ -79,27 +78,15 @@ def find_lattice(slide: Slide, grid: Grid) -> TileLattice | NoLattice:
 def copied_transform(slide: Slide, lattice: TileLattice) -> int | None:
     """What a copied stream must say of its colours for it to show what the slide's reader shows.
 
-    Files contradict themselves: a tile may claim YCbCr where its page says RGB, and readers differ in whom they
-    believe. So three tiles are decoded either way and compared with the slide's pixels, which must be met exactly.
+    See `pipeline.slides.jpeg_level.shown_transform`.
 
     Returns:
         The transform of `pipeline.slides.jpeg_tiles`; None where the squares cannot be copied.
     """
     if lattice.tiles_per_side != 1 or not len(lattice.numbers):
         return None
-    tiles, count = lattice.tiles, len(lattice.numbers)
-    numbers = lattice.numbers[np.unique([0, count // 2, count - 1]), 0]
-    side = tiles.side_px
-    try:
-        shown = [
-            slide.read_region(lattice.level, (int(x) * side, int(y) * side), (side, side))
-            for y, x in zip(*divmod(numbers, tiles.across), strict=True)
-        ]
-        for transform in (RGB, YCBCR):
-            decoded = [jpeg8_decode(joined(stream)) for stream in tiles.streams(numbers, transform)]
-            if all(np.array_equal(a, b) for a, b in zip(decoded, shown, strict=True)):
-                return transform
-    except (StatedError, RuntimeError):
-        # A tile that is broken is told by the path that decodes it, which every reader shares.
-        return None
-    return None
+
+    def show(corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
+        return slide.read_region(lattice.level, corner_xy, size_xy)
+
+    return shown_transform(lattice.tiles, slide.header.levels[lattice.level].size_xy, show)

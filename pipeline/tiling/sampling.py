@@ -21,30 +21,67 @@ _ALIGNED_PX = 0.01
 _MARGIN_PX = 4
 
 
-def read_sparse_patch(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """(P, P, 3) uint8: the square at `corner_px`, resampled only where the slide has no level of just that mpp.
+@dataclass(frozen=True)
+class SparseWindow:
+    """The part of a level from which the square at one corner is made.
+
+    Attributes:
+        level: index of the level.
+        corner_xy: its first pixel, in pixels of the level.
+        size_xy: its size, in pixels of the level.
+        step: pixels of the level per pixel of the patch.
+        offset_xy: centre of the patch's first pixel, from the centre of the window's; None where the window is the
+            patch (step 1) or whole squares of `step` pixels are its pixels.
+    """
+
+    level: int
+    corner_xy: tuple[int, int]
+    size_xy: tuple[int, int]
+    step: float
+    offset_xy: tuple[float, float] | None
+
+
+def sparse_window(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> SparseWindow:
+    """What to read for the square at `corner_px`.
 
     Pixel j of the patch is centred (j + 0.5) * downsample - 0.5 level-0 pixels beyond the corner pixel's centre.
     """
-    index = level_for(slide.header.levels, grid.downsample)
-    level = slide.header.levels[index]
+    levels = slide.header.levels
+    index = level_for(levels, grid.downsample)
+    level = levels[index]
     step = grid.downsample / level.downsample
-    start = (corner_px + grid.downsample / 2) / level.downsample - 0.5
-    whole = np.rint(start)
-    drift = np.abs(start - whole).max() + abs(step - 1) * grid.size_px
+    whole_step = round(step)
+    # Where the first pixel of the patch begins, counted in pixels of the level from the edge of its first.
+    edge = corner_px / level.downsample
+    whole_edge = np.rint(edge)
+    drift = np.abs(edge - whole_edge).max() + abs(step - whole_step) * grid.size_px
     if drift < _ALIGNED_PX:
-        return slide.read_region(index, (int(whole[0]), int(whole[1])), (grid.size_px, grid.size_px))
+        side = whole_step * grid.size_px
+        return SparseWindow(index, (int(whole_edge[0]), int(whole_edge[1])), (side, side), whole_step, None)
+    start = edge + step / 2 - 0.5
     first = np.floor(start).astype(int) - _MARGIN_PX
     side = int(np.ceil(step * grid.size_px)) + 2 * _MARGIN_PX + 1
-    window = slide.read_region(index, (int(first[0]), int(first[1])), (side, side))
     offset = start - first
-    matrix = np.array([[step, 0, offset[0]], [0, step, offset[1]]])
+    return SparseWindow(index, (int(first[0]), int(first[1])), (side, side), step, (float(offset[0]), float(offset[1])))
+
+
+def read_sparse_patch(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """(P, P, 3) uint8: the square at `corner_px`, resampled only where the slide has no level of just that mpp.
+
+    Where whole squares of a level's pixels make the patch's pixels, these are their means. Elsewhere the level is
+    smoothed as much as such means would, and interpolated.
+    """
+    window = sparse_window(slide, grid, corner_px)
+    pixels = np.ascontiguousarray(slide.read_region(window.level, window.corner_xy, window.size_xy))
+    size = (grid.size_px, grid.size_px)
+    if window.offset_xy is None:
+        return pixels if window.step == 1 else np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    step, (x, y) = window.step, window.offset_xy
+    matrix = np.array([[step, 0, x], [0, step, y]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    smooth = _smooth(np.ascontiguousarray(window), step)
-    return np.asarray(
-        cv2.warpAffine(smooth, matrix, (grid.size_px, grid.size_px), flags=flags, borderMode=cv2.BORDER_REPLICATE),
-        dtype=np.uint8,
-    )
+    smooth = _smooth(pixels, step)
+    warped = cv2.warpAffine(smooth, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(warped, dtype=np.uint8)
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from imagecodecs import jpeg8_decode
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.settings import TileSettings
-from pipeline.slides.base import Slide
-from pipeline.slides.jpeg_tiles import Stream, joined
+from pipeline.slides.base import CorruptTileError, Slide
+from pipeline.slides.jpeg_tiles import Stream, decode_strictly, joined
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.lattice import TileLattice, copied_transform, find_lattice
-from pipeline.tiling.sampling import read_sparse_patch
+from pipeline.tiling.sampling import read_sparse_patch, sparse_window
+
+# Squares side by side in a block of which all rows of a shard are read before the next block is.
+_SQUARES_PER_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -29,45 +31,74 @@ class SparseSide:
         grid: the squares.
         lattice: the JPEG tiles that they are; None where they are decoded on a grid of their own.
         transform: what copied streams say of their colours; None where patches are stored decoded.
+        verify: whether copied streams are decoded, only to see whether they can be.
     """
 
     slide: Slide
     grid: Grid
     lattice: TileLattice | None
     transform: int | None
+    verify: bool
 
     @classmethod
-    def of(cls, slide: Slide, grid: Grid, lattice: TileLattice | None, codec: str) -> Self:
-        """The side whose patches are stored by `codec`, as the settings call it."""
-        copies = lattice is not None and codec == "auto"
-        return cls(slide, grid, lattice, copied_transform(slide, lattice) if lattice and copies else None)
+    def of(cls, slide: Slide, grid: Grid, lattice: TileLattice | None, settings: TileSettings) -> Self:
+        """The side whose patches are stored as the settings say."""
+        copies = lattice is not None and settings.codec == "auto"
+        transform = copied_transform(slide, lattice) if lattice and copies else None
+        return cls(slide, grid, lattice, transform, settings.verify)
 
-    def streams(self, rows: slice) -> list[Stream] | None:
-        """The JPEG streams of these squares; None where they are to be decoded."""
+    def streams(self, rows: slice) -> list[Stream | None] | None:
+        """The JPEG streams of these squares, None for one that is corrupt; None where all are to be decoded."""
         if self.lattice is None or self.transform is None:
             return None
-        return self.lattice.tiles.streams(self.lattice.numbers[rows, 0], self.transform)
+        streams = self.lattice.tiles.streams(self.lattice.numbers[rows, 0], self.transform)
+        return [stream if stream and _decodes(stream) else None for stream in streams] if self.verify else streams
 
-    def decoded(self, first_row: int, streams: Sequence[Stream]) -> NDArray[np.uint8]:
-        """(n, P, P, 3): the pixels of copied squares from `first_row` on.
-
-        Raises:
-            StatedError: if a stream is broken.
-        """
+    def decoded(self, streams: Sequence[Stream | None]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(n, P, P, 3): the pixels of copied squares; and (n,), which of them are corrupt."""
         side = self.grid.size_px
-        pixels = np.empty((len(streams), side, side, 3), dtype=np.uint8)
+        pixels = np.zeros((len(streams), side, side, 3), dtype=np.uint8)
+        corrupt = np.zeros(len(streams), dtype=np.bool_)
         for place, stream in enumerate(streams):
             try:
-                jpeg8_decode(joined(stream), out=pixels[place])
-            except (RuntimeError, ValueError) as error:
-                x, y = self.grid.position_px[first_row + place].tolist()
-                expected = f"a readable JPEG tile at level-0 pixel ({x}, {y})"
-                raise StatedError(file=self.slide.header.path, expected=expected, found=str(error)) from None
-        return pixels
+                if stream is None:
+                    raise ValueError("no JPEG stream")
+                decode_strictly(joined(stream), pixels[place])
+            except ValueError:
+                corrupt[place] = True
+        return pixels, corrupt
 
-    def pixels(self, rows: slice) -> NDArray[np.uint8]:
-        """(n, P, P, 3): these squares, decoded by the slide's reader."""
-        return np.stack([read_sparse_patch(self.slide, self.grid, corner) for corner in self.grid.position_px[rows]])
+    def pixels(self, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(n, P, P, 3): these squares, decoded by the slide's reader; and (n,), which of them are corrupt.
+
+        Squares that share tiles of the slide are read one after the other, column by column of a few at a time, so
+        that each tile is decoded about once while it is kept.
+        """
+        corners, side = self.grid.position_px[rows], self.grid.size_px
+        pixels = np.zeros((len(corners), side, side, 3), dtype=np.uint8)
+        corrupt = np.zeros(len(corners), dtype=np.bool_)
+        blocks = (corners[:, 0] / (_SQUARES_PER_BLOCK * self.grid.size_level0_px)).astype(np.int64)
+        for place in np.lexsort((corners[:, 0], corners[:, 1], blocks)).tolist():
+            window = sparse_window(self.slide, self.grid, corners[place])
+            try:
+                pixels[place] = read_sparse_patch(self.slide, self.grid, corners[place])
+                corrupt[place] = self.slide.is_corrupt(window.level, window.corner_xy, window.size_xy)
+            except CorruptTileError:
+                corrupt[place] = True
+        return pixels, corrupt
+
+    def without(self, corrupt: NDArray[np.bool_]) -> Self:
+        """The side without the squares that are corrupt."""
+        lattice = self.lattice.take(~corrupt) if self.lattice else None
+        return replace(self, grid=self.grid.take(~corrupt), lattice=lattice)
+
+
+def _decodes(stream: Stream) -> bool:
+    try:
+        decode_strictly(joined(stream))
+    except ValueError:
+        return False
+    return True
 
 
 def wanted_lattice(record: SlideRecord, settings: TileSettings, slide: Slide, grid: Grid) -> TileLattice | None:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import zarr
+from imagecodecs import blosc_encode
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
@@ -132,7 +133,12 @@ class StoreWriter:
         )
 
     def _pixels(self, name: str, shape: tuple[int, ...], dtype: str, *, copied: bool = False) -> zarr.Array[Any]:
-        blosc = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
+        # H&E as JPEG leaves it: smaller without a shuffle than with one, and higher levels take far longer for little.
+        blosc = (
+            BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle")
+            if name == "sparse"
+            else BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
+        )
         return self._group.create_array(
             name,
             shape=shape,
@@ -146,8 +152,11 @@ class StoreWriter:
 
     def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
         """Writes consecutive rows, which must start at a shard's first row; safe from one thread per shard."""
-        self._sparse[self._shard(first_row, len(sparse))] = sparse
-        self._write_dense(first_row, dense)
+        chunks = [
+            (bytes(blosc_encode(patch, level=1, compressor="zstd", shuffle=0, typesize=1, numthreads=1)),)
+            for patch in np.ascontiguousarray(sparse)
+        ]
+        self.copy(first_row, chunks, dense)
 
     def copy(self, first_row: int, sparse: Sequence[Sequence[Piece]], dense: NDArray[Any] | None) -> None:
         """Writes consecutive rows as `write` does, the sparse side as complete JPEG streams, each in pieces."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,14 +20,14 @@ from pipeline.provenance import finished
 from pipeline.registration.quality import patch_residual
 from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
-from pipeline.slides.base import Slide
+from pipeline.slides.base import CorruptTileError, Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SideRecord, SlideRecord
 from pipeline.tiling.grid import Grid, tissue_fraction
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
-from pipeline.tiling.sampling import read_dense_patch
+from pipeline.tiling.sampling import DensePatch, read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
 from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
@@ -67,7 +68,8 @@ def tile(
         provenance: to be stored with the result.
 
     Raises:
-        StatedError: if the slide has no tissue or its resolution is coarser than the patches'.
+        StatedError: if the slide has no tissue, its resolution is coarser than the patches', or more of its patches
+            than `tile.max_corrupt` cannot be decoded.
     """
     cv2.setNumThreads(1)
     with ExitStack() as stack:
@@ -80,22 +82,21 @@ def tile(
         if lattice is not None:
             stack.enter_context(lattice.tiles)
         kept, tissue = _with_tissue(record, settings, grid, lattice, mask, overview.mpp)
-        source = SparseSide.of(sparse, grid.take(kept), lattice.take(kept) if lattice else None, settings.codec)
+        source = SparseSide.of(sparse, grid.take(kept), lattice.take(kept) if lattice else None, settings)
         paired = record.dense is not None and pairing is not None and pairing.verdict != "fail"
         dense = None
         if paired and record.dense is not None and pairing is not None:
             dense = DenseSide(stack.enter_context(open_side(record.dense, slide=record.slide)), record.dense, pairing)
         temporary = stack.enter_context(finished(out))
-        writer = StoreWriter(
-            temporary,
-            patches=len(tissue),
-            size_px=settings.size_px,
-            dense_channels=len(dense.record.channels) if dense else 0,
-            dense_dtype=dense.record.dtype if dense else "uint8",
-            copied=source.transform is not None,
-        )
-        evidence = _write_patches(record.slide, writer, source, dense, threads)
-        table, counts = _table(source.grid, tissue, evidence, settings, squares)
+        writer, evidence = _write_patches(record.slide, temporary, source, dense, threads)
+        corrupt = evidence.corrupt
+        if corrupt.any():
+            # Rows must follow one another, so what is left is written again: rare, and simpler than moving rows.
+            _check_corrupt(record, corrupt, settings)
+            source, tissue = source.without(corrupt), tissue[~corrupt]
+            shutil.rmtree(temporary)
+            writer, evidence = _write_patches(record.slide, temporary, source, dense, threads)
+        table, counts = _table(source.grid, tissue, evidence, settings, squares, int(corrupt.sum()))
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
         writer.finish(attributes, table, overview.rgb, mask)
 
@@ -137,19 +138,41 @@ def _with_tissue(
     return kept, fraction[kept]
 
 
+def _check_corrupt(record: SlideRecord, corrupt: NDArray[np.bool_], settings: TileSettings) -> None:
+    if corrupt.all() or corrupt.mean() > settings.max_corrupt:
+        raise StatedError(
+            slide=record.slide,
+            file=record.sparse.path,
+            expected=f"at most {settings.max_corrupt:.2%} of the patches corrupt (tile.max_corrupt)",
+            found=f"{corrupt.sum()} of {len(corrupt)}",
+        )
+
+
 @dataclass(frozen=True)
 class _Evidence:
-    """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) marker means."""
+    """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) marker means.
+
+    `corrupt` (N,) is true where the pixels of either side cannot be decoded.
+    """
 
     residual_um: NDArray[np.float32]
     confidence: NDArray[np.float32]
     inside: NDArray[np.float32]
     marker_mean: NDArray[np.float32]
+    corrupt: NDArray[np.bool_]
 
 
 def _write_patches(
-    name: str, writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, threads: int
-) -> _Evidence:
+    name: str, out: Path, sparse: SparseSide, dense: DenseSide | None, threads: int
+) -> tuple[StoreWriter, _Evidence]:
+    writer = StoreWriter(
+        out,
+        patches=len(sparse.grid.position_px),
+        size_px=sparse.grid.size_px,
+        dense_channels=len(dense.record.channels) if dense else 0,
+        dense_dtype=dense.record.dtype if dense else "uint8",
+        copied=sparse.transform is not None,
+    )
     starts = range(0, len(sparse.grid.position_px), writer.shard_rows)
     with ThreadPoolExecutor(threads) as pool:
         jobs = [pool.submit(_write_shard, writer, sparse, dense, start) for start in starts]
@@ -160,36 +183,49 @@ def _write_patches(
             pool.shutdown(cancel_futures=True)
             raise
     joined = {key: np.concatenate([vars(part)[key] for part in parts]) for key in _Evidence.__dataclass_fields__}
-    return _Evidence(**joined)
+    return writer, _Evidence(**joined)
 
 
 def _write_shard(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, start: int) -> _Evidence:
-    """Reads the rows of one shard, writes them, and returns what they tell of the pairs."""
+    """Reads the rows of one shard, writes them unless some are corrupt, and returns what they tell of the pairs."""
     rows = slice(start, start + writer.shard_rows)
     corners, grid = sparse.grid.position_px[rows], sparse.grid
-    streams = sparse.streams(rows)
     count = len(corners)
-    if dense is None:
-        if streams is None:
-            writer.write(start, sparse.pixels(rows), None)
-        else:
-            writer.copy(start, streams, None)
-        nothing = np.full(count, np.nan, dtype=np.float32)
-        zeros = np.zeros(count, dtype=np.float32)
-        return _Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32))
-    to_dense = dense.pairing.transform.to_dense
-    patches = [read_dense_patch(dense.slide, dense.record.mpp, grid, corner, to_dense) for corner in corners]
-    planes = np.stack([patch.pixels for patch in patches])
+    streams = sparse.streams(rows)
+    corrupt = np.array([stream is None for stream in streams or []], dtype=np.bool_)
+    pixels = np.zeros((0, grid.size_px, grid.size_px, 3), dtype=np.uint8)
     if streams is None:
-        pixels = sparse.pixels(rows)
+        pixels, corrupt = sparse.pixels(rows)
+    elif dense is not None:
+        pixels, corrupt = sparse.decoded(streams)
+    patches = [_dense_patch(dense, grid, corner) for corner in corners] if dense else []
+    if dense is not None:
+        corrupt = corrupt | np.array([patch is None for patch in patches])
+    planes = np.stack([patch.pixels for patch in patches if patch]) if any(patches) else None
+    if corrupt.any():
+        nothing = np.zeros(count, dtype=np.float32)
+        channels = len(dense.record.channels) if dense else 0
+        return _Evidence(nothing, nothing, nothing, np.zeros((count, channels), dtype=np.float32), corrupt)
+    if streams is None:
         writer.write(start, pixels, planes)
     else:
-        pixels = sparse.decoded(start, streams)
-        writer.copy(start, streams, planes)
+        writer.copy(start, [stream for stream in streams if stream], planes)
+    if dense is None or planes is None:
+        nothing = np.full(count, np.nan, dtype=np.float32)
+        zeros = np.zeros(count, dtype=np.float32)
+        return _Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32), corrupt)
     residual, confidence = np.array(list(_residuals(pixels, planes, dense.pairing.nuclear_channel, grid.mpp))).T
-    inside = np.array([patch.inside for patch in patches], dtype=np.float32)
-    mean = planes.mean(axis=(2, 3), dtype=np.float64)
-    return _Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, mean.astype(np.float32))
+    inside = np.array([patch.inside for patch in patches if patch], dtype=np.float32)
+    mean = planes.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
+    return _Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, mean, corrupt)
+
+
+def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
+    """The dense side of the square at `corner_px`; None where it cannot be decoded."""
+    try:
+        return read_dense_patch(dense.slide, dense.record.mpp, grid, corner_px, dense.pairing.transform.to_dense)
+    except CorruptTileError:
+        return None
 
 
 def _residuals(
@@ -204,7 +240,12 @@ def _residuals(
 
 
 def _table(
-    grid: Grid, tissue: NDArray[np.float32], evidence: _Evidence, settings: TileSettings, squares: int
+    grid: Grid,
+    tissue: NDArray[np.float32],
+    evidence: _Evidence,
+    settings: TileSettings,
+    squares: int,
+    corrupt: int,
 ) -> tuple[PatchTable, dict[str, int]]:
     quality = pair_quality(
         evidence.residual_um, evidence.confidence, evidence.inside, max_residual_um=settings.max_residual_um
@@ -213,7 +254,8 @@ def _table(
     outside = evidence.inside < SMALLEST_INSIDE
     counts = {
         "kept": len(tissue),
-        "no_tissue": squares - len(tissue),
+        "no_tissue": squares - len(tissue) - corrupt,
+        "corrupt": corrupt,
         "pair_outside": int(outside.sum()) if has_dense else 0,
         "pair_residual": int(((quality == 0) & ~outside).sum()) if has_dense else 0,
     }
