@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.report.regions_picture import painted
 from pipeline.tiling.artefacts import fold_mask, pen_mask
 from pipeline.tiling.grid import lattice
 from pipeline.tiling.regions import BLUR, EXCLUDED, FOLD, GLASS, PEN, REASONS, TISSUE, dropped, fates, find_regions
@@ -133,6 +134,15 @@ def test_every_square_is_dropped_for_the_one_step_at_which_it_falls_short() -> N
     counts = dropped(fate)
     assert list(counts) == list(REASONS.values()) == ["no_tissue", "excluded", "pen", "fold", "blur"]
     assert counts == {"no_tissue": 2, "excluded": 1, "pen": 2, "fold": 2, "blur": 1}
+
+
+def test_the_reports_picture_keeps_tissue_pales_glass_and_gives_each_reason_its_own_colour() -> None:
+    regions = np.array([[GLASS, TISSUE, BLUR, FOLD, PEN, EXCLUDED]], np.uint8)
+    overview = np.full((1, 6, 3), (200, 130, 180), np.uint8)
+    shown = painted(overview, regions)[0]
+    assert shown[1].tolist() == [200, 130, 180]
+    assert (shown[0] > overview[0, 0]).all()
+    assert len(np.unique(shown, axis=0)) == 6
 
 
 @pytest.mark.realdata
