@@ -69,6 +69,11 @@ def test_mask_agrees_with_scikit_image_on_ragged_tissue_with_holes_and_specks(se
     assert (mask & expected).sum() >= 0.95 * (mask | expected).sum()
 
 
+def test_a_slide_smaller_than_the_smallest_piece_can_still_be_tissue() -> None:
+    assert tissue_mask(Overview(np.full((16, 16, 3), (200, 130, 180), dtype=np.uint8), 8.0)).all()
+    assert not tissue_mask(Overview(np.full((16, 16, 3), 243, dtype=np.uint8), 8.0)).any()
+
+
 def test_specks_go_and_small_holes_close_with_what_is_in_them() -> None:
     rgb = np.full((400, 400, 3), 240, dtype=np.uint8)
     rgb[50:200, 50:200] = (200, 130, 180)

@@ -60,14 +60,14 @@ def tissue_mask(overview: Overview) -> NDArray[np.bool_]:
 
     Stain darkens at least one colour, in grey mucin as in pink stroma; the darkest colour, smoothed over about 20 um,
     is cut at Otsu's threshold, kept within the range where it can part tissue from glass. Pieces and holes below 150 um
-    by 150 um are removed and filled.
+    by 150 um, or a tenth of a slide that is hardly larger, are removed and filled.
     """
     red, green, blue = cv2.split(overview.rgb)
     absorption = np.minimum(255 - np.minimum(np.minimum(red, green), blue), np.uint8(_SURE_ABSORPTION))
     smooth = np.asarray(cv2.GaussianBlur(absorption, (0, 0), 10.0 / overview.mpp))
     otsu, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     mask = smooth > np.clip(otsu, *_ABSORPTION_RANGE)
-    return _without_small(mask, _SMALLEST_UM2 / overview.mpp**2)
+    return _without_small(mask, min(_SMALLEST_UM2 / overview.mpp**2, mask.size / 10))
 
 
 def _without_small(mask: NDArray[np.bool_], smallest_px: float) -> NDArray[np.bool_]:
