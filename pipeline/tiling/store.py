@@ -42,7 +42,7 @@ class StoreAttributes:
         mpp_level0: um per level-0 pixel of the sparse slide.
         size_level0_px: width and height of the sparse slide, level-0 pixels.
         patch_size_level0: side of a patch in level-0 pixels, rounded.
-        overview_mpp: um per pixel of `overview` and `overview_tissue`.
+        overview_mpp: um per pixel of `overview` and `overview_regions`.
         markers: names of the dense channels; empty where there is no dense side.
         nuclear_channel: index into `markers` of the channel that shows nuclei; None where there is none.
         verdict: `pass`, `warn` or `fail` of the registration; empty where there was none.
@@ -178,10 +178,10 @@ class StoreWriter:
         attributes: StoreAttributes,
         table: PatchTable,
         overview: NDArray[np.uint8],
-        overview_tissue: NDArray[np.bool_],
+        overview_regions: NDArray[np.uint8],
     ) -> None:
         """Adds the small arrays and, last of all, the attributes that make the folder a store."""
-        small = {**vars(table), "overview": overview, "overview_tissue": overview_tissue}
+        small = {**vars(table), "overview": overview, "overview_regions": overview_regions}
         for name, values in small.items():
             self._group.create_array(
                 name, data=np.ascontiguousarray(values), chunks=tuple(max(1, n) for n in values.shape)
@@ -237,9 +237,9 @@ class PatchStore:
         return np.asarray(_array(self._group, "overview")[...])
 
     @property
-    def overview_tissue(self) -> NDArray[np.bool_]:
-        """(h, w) bool: where the overview shows tissue."""
-        return np.asarray(_array(self._group, "overview_tissue")[...])
+    def overview_regions(self) -> NDArray[np.uint8]:
+        """(h, w) uint8: what each pixel of the overview is, a code of `pipeline.tiling.regions`."""
+        return np.asarray(_array(self._group, "overview_regions")[...]).astype(np.uint8)
 
     @property
     def dense_dtype(self) -> np.dtype[Any]:

@@ -66,6 +66,12 @@ def given_transform(wildcards):
     return [path] if path not in ("", "identity") and Path(path).exists() else []
 
 
+def given_tissue(wildcards):
+    """The annotations that the sheet names for a slide, if there are any; tile says so where there are none."""
+    path = SHEET[wildcards.slide].tissue
+    return [path] if path and Path(path).exists() else []
+
+
 def sheet_value(column):
     """A function that looks one column of the sheet up; the dense side is hidden where nothing is trained."""
 
