@@ -249,7 +249,7 @@ def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.Captu
 
 def evidence(run: str, difference: float, verdict: str) -> Evidence:
     ends = (float("nan"), float("nan")) if run == "sparse-only" else (difference - 0.02, difference + 0.02)
-    return Evidence(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2)
+    return Evidence(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2, 1)
 
 
 @pytest.mark.parametrize(

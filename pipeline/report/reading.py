@@ -80,6 +80,7 @@ class Evidence:
     train_patches: int
     test_patches: int
     test_slides: int
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def _evidence(path: Path) -> tuple[Evidence, ...]:
     if not path.is_file():
         return ()
     names = ("score", "low", "high", "difference", "difference_low", "difference_high")
-    counts = ("train_patches", "test_patches", "test_slides")
+    counts = ("train_patches", "test_patches", "test_slides", "seeds")
     rows = []
     for row in _table(path, ("run", "probe", "target", *names, "verdict", *counts)):
         values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict")}
