@@ -13,6 +13,7 @@ import pipeline
 from pipeline.progress import progress
 from pipeline.provenance import finished
 from pipeline.report import pairs, views, words
+from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import fit_components, slide_map
 from pipeline.report.figures import COLOURS, scatter, swatch
 from pipeline.report.pictures import longest_side_px
@@ -150,11 +151,8 @@ def _embedding_views(results: Results, settings: ReportSettings, side_px: int) -
     drawn = {slide: points for slide, points in components.points.items() if len(points)}
     shares = [float(share) for share in components.explained]
     slides = [slide for slide in results.slides if slide.slide in results.features]
-    maps = [
-        view
-        for slide in progress(slides, label="embedding maps", unit="slides")
-        if (view := views.map_view(slide, results, components, round(side_px * 0.6)))
-    ]
+    maps = drawn_in_order(lambda slide: views.map_view(slide, results, components, round(side_px * 0.6)), slides)
+    told = progress(maps, label="embedding maps", unit="slides", total=len(slides))
     located = slide_map(results.vectors, [slide.slide for slide in slides]) if results.vectors else None
     return _EmbeddingViews(
         scatter=scatter(drawn, shares, name="Patches on the first two principal components", labelled=False),
@@ -167,7 +165,7 @@ def _embedding_views(results: Results, settings: ReportSettings, side_px: int) -
         )
         if located
         else None,
-        maps=maps,
+        maps=[view for view in told if view],
     )
 
 
