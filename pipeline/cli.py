@@ -22,6 +22,7 @@ VERBS = {
     "split": "assign every patch to a fold, patients kept together",
     "train": "train a sparse encoder beside the dense branch",
     "embed": "turn the patches of one slide into features with a sparse-only encoder",
+    "embed-at": "turn the patches of one slide at the coordinates of TRIDENT or CLAM into features",
     "embed-slides": "sum up the features of each slide in one vector per slide",
     "convert": "write the features of one slide in another tool's format",
     "export": "write an encoder in a form that needs nothing of this project",
