@@ -174,8 +174,8 @@ def _write_shard(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
         nothing = np.full(count, np.nan, dtype=np.float32)
         zeros = np.zeros(count, dtype=np.float32)
         return _Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32))
-    to_dense = dense.pairing.transform.to_dense
-    patches = [read_dense_patch(dense.slide, dense.record.mpp, grid, corner, to_dense) for corner in corners]
+    transform = dense.pairing.transform
+    patches = [read_dense_patch(dense.slide, dense.record.mpp, grid, corner, transform) for corner in corners]
     planes = np.stack([patch.pixels for patch in patches])
     if streams is None:
         pixels = sparse.pixels(rows)
