@@ -72,6 +72,16 @@ class Transform:
         moved: Floats = points @ self.affine[:, :2].T + self.affine[:, 2]
         return moved if self.forward is None else moved + self.forward.at(points)
 
+    def lattice_to_dense(self, x_um: NDArray[Any], y_um: NDArray[Any]) -> Floats:
+        """Dense points (2, H, W) in um, x before y, of all sparse points in columns `x_um` (W,) and rows `y_um` (H,).
+
+        The same as `to_dense`, many times faster, because a patch's pixels are such a lattice.
+        """
+        x, y = np.asarray(x_um, np.float64), np.asarray(y_um, np.float64)
+        matrix, shift = self.affine[:, :2, None], self.affine[:, 2, None]
+        moved: Floats = (matrix[:, 0] * x)[:, None, :] + (matrix[:, 1] * y + shift)[:, :, None]
+        return moved if self.forward is None else moved + self.forward.on_lattice(x, y)
+
     def to_sparse(self, points_xy_um: NDArray[Any]) -> Floats:
         """Dense points (N, 2) in um as sparse points (N, 2) in um."""
         points = np.asarray(points_xy_um, np.float64)

@@ -243,7 +243,7 @@ def _write_shard(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
     """The dense side of the square at `corner_px`; None where it cannot be decoded."""
     try:
-        return read_dense_patch(dense.slide, dense.record.mpp, grid, corner_px, dense.pairing.transform.to_dense)
+        return read_dense_patch(dense.slide, dense.record.mpp, grid, corner_px, dense.pairing.transform)
     except CorruptTileError:
         return None
 
