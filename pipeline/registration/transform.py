@@ -19,6 +19,7 @@ from pipeline.provenance import finished
 from pipeline.registration.displacement import DisplacementGrid, Floats, solve_inverse
 
 SCHEMA_VERSION = 1
+_ITK_TEXT = b"#Insight Transform File"
 GRID_SPACING_UM = 16.0
 GRID_MARGIN_UM = 64.0
 DIRECTION = (
@@ -139,7 +140,10 @@ def write_transform(path: Path, transform: Transform, provenance: Mapping[str, A
 
 
 def read_transform(path: Path) -> Transform:
-    """The transform of a file: our `.zarr`, a matrix as `.csv`, `.txt` or `.json`, or an ITK `.h5` or `.tfm`.
+    """The transform of a file, known by its name and by how it begins.
+
+    Our `.zarr`; an ITK file (`.h5`, `.tfm`, `.txt`); pairs of points (`.csv` with named columns); a matrix (`.csv`,
+    `.txt`, `.json`).
 
     Raises:
         StatedError: if it is absent, broken, not of these kinds, or no map between two planes.
@@ -149,10 +153,19 @@ def read_transform(path: Path) -> Transform:
     suffix = path.suffix.lower()
     if suffix == ".zarr" or path.is_dir():
         return _read_zarr(path)
-    if suffix in (".h5", ".hdf5", ".tfm"):
+    if suffix in (".pickle", ".pkl"):
+        # Reading one runs whatever its maker put in.
+        raise StatedError(
+            file=path, expected="a transform; of a VALIS result, pairs of points (docs/transforms.md)", found="a pickle"
+        )
+    if suffix in (".h5", ".hdf5", ".tfm") or (suffix == ".txt" and _begins_with(path, _ITK_TEXT)):
         from pipeline.registration.itk import read_itk
 
         return read_itk(path)
+    if suffix == ".csv" and _names_columns(path):
+        from pipeline.registration.point_pairs import read_point_pairs
+
+        return read_point_pairs(path)
     from pipeline.registration.matrix import read_matrix
 
     return Transform(read_matrix(path))
@@ -186,6 +199,18 @@ def checked_affine(values: Any, path: Path) -> Floats:
     if abs(np.linalg.det(affine[:, :2])) < 1e-6:
         raise StatedError(file=path, expected="a matrix that can be inverted", found=f"{affine.tolist()!r:.120}")
     return affine
+
+
+def _begins_with(path: Path, words: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(words)) == words
+
+
+def _names_columns(path: Path) -> bool:
+    """Whether the first line that is no remark holds the names of point pairs, not the numbers of a matrix."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        first = next((line for line in stream if line.strip() and not line.startswith("#")), "")
+    return "_um" in first
 
 
 def _frame_of(name: str) -> str:

@@ -26,7 +26,7 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 | `patient` | whom the slide comes from; a split never parts a patient |
 | `sparse` | path of the H&E slide |
 | `dense` | path of its multiplex partner, or empty |
-| `transform` | empty: register; `identity`: already registered; or the path of a transform (see the docs of register) |
+| `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
 | `sparse_mpp`, `dense_mpp` | um per pixel where the file does not say; must agree with the file where it does |
 | `markers` | path of a CSV `channel,marker` that names or renames the dense channels |
 | `tissue` | path of a GeoJSON of annotations, see below; empty: tissue as found |
