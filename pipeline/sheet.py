@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _REQUIRED = ("slide", "patient", "sparse")
 _MPP = ("sparse_mpp", "dense_mpp")
 
@@ -107,7 +107,7 @@ def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str
     if any(extra):
         yield f"more cells than columns: {' '.join(extra)!r}"
     if not _NAME.fullmatch(values["slide"]):
-        yield f"slide {values['slide']!r} must be made of letters, digits, _ and -"
+        yield f"slide {values['slide']!r} must be made of letters, digits, _ and -, and not begin with -"
     for name in ("patient", "sparse"):
         if not values[name]:
             yield f"{name} is empty"

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import StatedError
+from pipeline.json_file import read_json
 from pipeline.slides.record import SlideRecord, read_record
 from pipeline.tiling.store import PatchStore
 
@@ -271,8 +272,8 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
         raise StatedError(file=path, expected="valid JSON", found=str(error)) from None
     if not isinstance(value, dict):
         raise StatedError(file=path, expected="a JSON object", found=type(value).__name__)
