@@ -66,7 +66,7 @@ def main() -> int:
         parsed.folder, parsed.held_out, parsed.size_px, {name: {**training, **RUNS[name]} for name in parsed.runs}
     )
     command = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), "--directory", str(parsed.folder)]
-    command += ["--cores", str(parsed.cores), "--quiet", "all", "evaluate_all"]
+    command += ["--cores", str(parsed.cores), "evaluate_all", "--quiet", "all"]
     done = subprocess.run([sys.executable, "-m", *command], check=False)
     if done.returncode:
         return done.returncode

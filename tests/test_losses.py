@@ -55,6 +55,12 @@ def test_the_gram_form_has_the_gradient_of_the_direct_form_in_float32() -> None:
     torch.testing.assert_close(z.grad, direct.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_the_covariance_terms_gradient_is_that_of_finite_differences(shape: tuple[int, int]) -> None:
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda value: covariance_term(value, 1), (z,))
+
+
 def test_two_branches_in_the_convention_of_vicreg_equal_its_published_code() -> None:
     a, b = _embeddings(2, 16, 10)
     expected = 25 * float(((a - b) ** 2).mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import relu
@@ -25,9 +27,32 @@ def covariance_term(z: Tensor, correction: int) -> Tensor:
     ZZ' have the same Frobenius norm. The result is the same and costs n/d of it. The subtraction of the diagonal is
     safe: with a rank below n, the total is at least d/n times the diagonal's share.
     """
-    count, width = z.shape
-    centred = z - z.mean(dim=0)
-    product = centred @ centred.T if count < width else centred.T @ centred
-    everything = (product / (count - correction)).square().sum()
-    diagonal = z.var(dim=0, correction=correction).square().sum()
-    return (everything - diagonal) / width
+    term: Tensor = _OffDiagonalSquares.apply(z, correction)
+    return term / z.shape[1]
+
+
+class _OffDiagonalSquares(torch.autograd.Function):
+    """Sum of the squared off-diagonal entries of the covariance matrix C of z (n, d).
+
+    With X the centred z and f = n - correction, the gradient is 4 (X C - X diag(C)) / f. Its columns sum to 0, so
+    centring needs no step of its own, and it costs one product of matrices where the general rules take two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, correction: int) -> Tensor:
+        count, width = z.shape
+        freedom = count - correction
+        centred = z - z.mean(dim=0)
+        product = (centred @ centred.T if count < width else centred.T @ centred) / freedom
+        variance = centred.square().sum(dim=0) / freedom
+        ctx.save_for_backward(centred, product, variance)
+        ctx.freedom = freedom
+        return product.square().sum() - variance.square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        centred, product, variance = ctx.saved_tensors
+        count, width = centred.shape
+        all_entries = product @ centred if count < width else centred @ product
+        slope: Tensor = (all_entries - centred * variance) * (4 / ctx.freedom * gradients[0])
+        return slope, None
