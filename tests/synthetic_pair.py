@@ -115,6 +115,7 @@ def synthetic_pair(
     mpp: tuple[float, float] = (1.0, 0.8),
     shared: float = 0.95,
     tissue_seed: int | None = None,
+    section_seed: int | None = None,
     whole_shift: bool = False,
 ) -> SyntheticPair:
     """A pair with a known map.
@@ -128,6 +129,7 @@ def synthetic_pair(
         mpp: of both slides.
         shared: fraction of the nuclei that either view keeps.
         tissue_seed: seed of the dense slide's tissue where it is another one: a wrong pair.
+        section_seed: seed of the dense slide's nuclei where they are others of the same tissue: a neighbouring section.
         whole_shift: round the shift to whole pixels of the dense slide.
     """
     rng = np.random.default_rng(seed)
@@ -137,7 +139,11 @@ def synthetic_pair(
         offset = np.rint((truth.shift_um - truth.matrix @ truth.centre_um) / mpp[1]) * mpp[1]
         truth = Truth(truth.matrix, truth.centre_um, offset + truth.matrix @ truth.centre_um, truth.waves)
     polygons = _nuclei(np.random.default_rng(seed + 1000), side_um)
-    other = polygons if tissue_seed is None else _nuclei(np.random.default_rng(tissue_seed + 1000), side_um)
+    other = polygons
+    if tissue_seed is not None or section_seed is not None:
+        tissue = np.random.default_rng((seed if tissue_seed is None else tissue_seed) + 1000)
+        places = None if section_seed is None else np.random.default_rng(section_seed)
+        other = _nuclei(tissue, side_um, places)
     sparse = _hematoxylin_eosin(rng, polygons[rng.uniform(size=len(polygons)) < shared], side_um, mpp[0])
     images = truth(other.reshape(-1, 2)).reshape(other.shape)
     corners = truth(np.array([[0.0, 0], [side_um, 0], [0, side_um], [side_um, side_um]]))
@@ -146,9 +152,12 @@ def synthetic_pair(
     return SyntheticPair(sparse, dense, mpp, truth, polygons.mean(1))
 
 
-def _nuclei(rng: np.random.Generator, side_um: int) -> NDArray[np.float64]:
-    """Outlines (N, 12, 2) in um."""
+def _nuclei(
+    rng: np.random.Generator, side_um: int, places_rng: np.random.Generator | None = None
+) -> NDArray[np.float64]:
+    """Outlines (N, 12, 2) in um; with a generator of their own the nuclei are others of the same tissue."""
     density = tissue_density(rng, side_um)
+    rng = places_rng or rng
     counts = rng.poisson(density * 0.8)
     rows, columns = np.nonzero(counts)
     places = (np.stack([columns, rows], 1) + rng.uniform(size=(len(rows), 2))) * 8.0

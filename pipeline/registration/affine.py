@@ -10,8 +10,6 @@ import numpy as np
 from pipeline.registration.coarse import Pose, density, masked_ncc
 from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage
-from pipeline.registration.matching import laid_on
-from pipeline.registration.transform import Transform
 
 _SIDE_PX = 1024
 _ITERATIONS = 60
@@ -39,12 +37,6 @@ def refined(poses: list[Pose], sparse: NuclearImage, dense: NuclearImage) -> lis
     return better
 
 
-def margin(poses: list[Pose]) -> float:
-    """How much better the first pose correlates than the best one of another mirror or rotation."""
-    rivals = [pose.ncc for pose in poses[1:] if pose.differs(poses[0])]
-    return poses[0].ncc - max(rivals, default=0.0) if poses else 0.0
-
-
 def _pose(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Pose:
     """The pose that an affine map is, with its correlation."""
     mirrored = bool(np.linalg.det(affine[:, :2]) < 0)
@@ -57,20 +49,19 @@ def _climbed(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Float
     """The affine map after one run of ECC; the one that went in where ECC finds none or leaves the plausible."""
     start = _to_pixels(affine, fixed, moving).astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _TOLERANCE)
-    mask = _mask(affine, fixed, moving)
+    # OpenCV's mask is that of the moving image; the fixed one, read whole, has no pixel outside.
+    mask: Any = (moving.inside * np.uint8(255)).astype(np.uint8)
     try:
         _, found = cv2.findTransformECC(fixed.values, moving.values, start.copy(), cv2.MOTION_AFFINE, criteria, mask, 5)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoConv:
+            raise
         return affine
     result = _to_um(found.astype(np.float64), fixed, moving)
     scales = np.linalg.svd(result[:, :2], compute_uv=False)
     plausible = scales.max() < _MAX_STRETCH and scales.min() > 1 / _MAX_STRETCH
     before, after = (masked_ncc(fixed, moving, candidate) for candidate in (affine, result))
     return result if plausible and after >= before else affine
-
-
-def _mask(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Any:
-    return (laid_on(moving, Transform(affine), fixed).inside * np.uint8(255)).astype(np.uint8)
 
 
 def _to_pixels(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Floats:

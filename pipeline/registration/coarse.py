@@ -97,10 +97,23 @@ def masked_ncc(fixed: NuclearImage, moving: NuclearImage, affine: Floats) -> flo
     return 0.0 if spread < 1e-9 else float(np.mean((a - a.mean()) * (b - b.mean())) / spread)
 
 
-def search(sparse: NuclearImage, dense: NuclearImage) -> list[Pose]:
-    """The best poses, best first, each of another mirror or rotation than those before it; empty for a blank image."""
+def margin(poses: list[Pose]) -> float:
+    """How much better the first pose correlates than the best one of another mirror or rotation; 0 for no pose."""
+    rivals = [pose.ncc for pose in poses[1:] if pose.differs(poses[0])]
+    return poses[0].ncc - max(rivals, default=0.0) if poses else 0.0
+
+
+def search(sparse: NuclearImage, dense: NuclearImage, *, coarsen: int = 1) -> list[Pose]:
+    """The best poses, best first, each of another mirror or rotation than those before it; empty for a blank image.
+
+    Args:
+        sparse: nuclear signal of H&E.
+        dense: of the dense slide.
+        coarsen: factor on pixel and angle, for a search that is repeated.
+    """
     extents = [max(image.inside.shape) * image.mpp for image in (sparse, dense)]
-    mpp = max(max(extents) / _SIDE_PX, sparse.mpp, dense.mpp)
+    step_degrees = _STEP_DEGREES * coarsen
+    mpp = max(max(extents) / _SIDE_PX * coarsen, sparse.mpp, dense.mpp)
     fixed, moving = density(sparse, mpp), density(dense, mpp)
     if min(float(fixed.values.std()), float(moving.values.std())) < 1e-6:
         return []
@@ -110,7 +123,7 @@ def search(sparse: NuclearImage, dense: NuclearImage) -> list[Pose]:
     area = min(int(image.inside.sum()) for image in (fixed, moving))
     poses = []
     for mirrored in (False, True):
-        for degrees in np.arange(-180, 180, _STEP_DEGREES):
+        for degrees in np.arange(-180, 180, step_degrees):
             turn = _turn(fixed, bool(mirrored), float(degrees), diagonal)
             values: Any = cv2.warpAffine(fixed.values, turn, (diagonal, diagonal), flags=cv2.INTER_LINEAR)
             inside = (
@@ -121,7 +134,7 @@ def search(sparse: NuclearImage, dense: NuclearImage) -> list[Pose]:
     poses.sort(key=lambda pose: -pose.ncc)
     chosen: list[Pose] = []
     for pose in poses:
-        if all(pose.differs(other, 3 * _STEP_DEGREES) for other in chosen):
+        if all(pose.differs(other, 3 * step_degrees) for other in chosen):
             chosen.append(pose)
     return chosen[:_CANDIDATES]
 

@@ -6,7 +6,7 @@ The slide is gone through in windows that are read at the resolution of the step
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ MIN_CONFIDENCE = 0.3
 MIN_BLOCKS = 12
 STIFFNESSES = (10.0, 1.0, 0.1, 0.01, 0.001)
 _WINDOW_PX = 1536
+# Enough for a verdict; a field of a few mm2 has to be asked in smaller blocks to give as many.
+_WANTED_BLOCKS = 150
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Step:
         reach_um: largest shift looked for.
         coarsen: factor on the scale of the band-pass, 1 for single nuclei.
         knot_um: distance of the knots of the fitted field.
+        min_confidence: from which a block is believed.
     """
 
     name: str
@@ -44,16 +47,35 @@ class Step:
     reach_um: float
     coarsen: float
     knot_um: float
+    min_confidence: float = MIN_CONFIDENCE
+
+    @property
+    def independent(self) -> float:
+        """Share of the blocks that would be left if none overlapped another by more than half."""
+        return min(1.0, (2 * self.spacing_um / self.block_um) ** 2)
+
+    @property
+    def side_blocks(self) -> int:
+        """Blocks along a square of the chequerboard: overlapping ones would tell the held-out half what the fit saw."""
+        return int(np.ceil(self.block_um / self.spacing_um / 2))
+
+    def for_area(self, area_um2: float) -> Step:
+        """The step with blocks down to half as large and as far apart, where there is little to put them on."""
+        factor = float(np.clip(np.sqrt(area_um2 / _WANTED_BLOCKS) / self.spacing_um, 0.5, 1.0))
+        return replace(self, block_um=self.block_um * factor, spacing_um=self.spacing_um * factor)
 
 
-# Region-level: groups of nuclei, which neighbouring sections share, and a field that bends over about a millimetre.
+# One section: groups of nuclei first, then single ones.
 SMOOTH = Step("smooth", 4.0, 384.0, 192.0, 64.0, 3.0, 384.0)
 BLOCKS = Step("blocks", 2.0, 192.0, 128.0, 28.0, 1.5, 192.0)
 FINE = Step("fine", 1.0, 128.0, 128.0, 12.0, 1.0, 192.0)
+# Neighbouring sections share no nuclei. Finer bands, smaller blocks and more steps gained nothing on hand-placed
+# landmarks and made drawn neighbours worse: they lock onto chance. A single block says little, so many are averaged.
+NEIGHBOURS = Step("smooth", 8.0, 512.0, 128.0, 192.0, 8.0, 1024.0, 0.15)
 # A given transform is only looked at: single nuclei, and a reach that shows errors of some cell diameters.
 GIVEN = Step("given", 1.0, 160.0, 160.0, 32.0, 1.0, 192.0)
 SAME_SECTION = (SMOOTH, BLOCKS, FINE)
-SERIAL = (SMOOTH,)
+SERIAL = (NEIGHBOURS,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +100,17 @@ class Measured:
     Attributes:
         shifts: of all blocks with tissue.
         odd: (N,) the held-out half of a chequerboard of blocks.
+        min_confidence: from which a block is believed.
     """
 
     shifts: Shifts
     odd: NDArray[np.bool_]
+    min_confidence: float = MIN_CONFIDENCE
 
     @property
     def trusted(self) -> NDArray[np.bool_]:
         """(N,) blocks whose correlation peak stands out."""
-        return self.shifts.confidence >= MIN_CONFIDENCE
+        return self.shifts.confidence >= self.min_confidence
 
 
 def measure(
@@ -114,7 +138,7 @@ def measure(
         )
         parts.append(shifts)
         odds.append(odd[rows])
-    return Measured(Shifts.joined(parts), np.concatenate(odds) if odds else np.zeros(0, np.bool_))
+    return Measured(Shifts.joined(parts), np.concatenate(odds) if odds else np.zeros(0, np.bool_), step.min_confidence)
 
 
 def extended(transform: Transform, measured: Measured, step: Step, domain_um: Floats) -> Fitted:
@@ -178,7 +202,8 @@ def _windows(
             held = _has_tissue(tissue, centres)
             if held.any():
                 kept = centres[held]
-                yield np.stack([kept.min(0), kept.max(0)]), kept, (index[held].sum(1) % 2).astype(np.bool_)
+                odd = (index[held] // step.side_blocks).sum(1) % 2
+                yield np.stack([kept.min(0), kept.max(0)]), kept, odd.astype(np.bool_)
 
 
 def _has_tissue(tissue: NuclearImage, centres_um: Floats) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,18 +12,21 @@ import numpy as np
 from pipeline.errors import StatedError
 from pipeline.registration import affine as affine_step
 from pipeline.registration import coarse
-from pipeline.registration.deformable import GIVEN, SAME_SECTION, SERIAL, SMOOTH, Step, extended, measure
+from pipeline.registration.deformable import GIVEN, SAME_SECTION, SERIAL, Measured, Step, extended, measure
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.quality import (
-    MIN_SUPPORT,
+    MAX_CHANCE,
+    MIN_MARGIN,
     UNKNOWN,
     Correspondences,
     Quality,
     StepQuality,
+    believed,
     determinant_range,
     fold_fraction,
     verdict,
 )
+from pipeline.registration.scale import other_scales, scale_between
 from pipeline.registration.stain import nuclear_channel
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
@@ -59,6 +62,12 @@ class Pair:
         channel = None if dense.header.is_rgb and wanted is None else nuclear_channel(dense.header.channels, wanted)
         name = "hematoxylin" if channel is None else dense.header.channels[channel]
         return cls(NuclearSource(sparse, mpp[0], None), NuclearSource(dense, mpp[1], channel), name)
+
+    def shown_for(self, mode: str) -> Pair:
+        """The pair as a mode looks at it: two brightfield neighbours by their tissue, all others by their nuclei."""
+        if mode != "serial" or self.dense.channel is not None:
+            return self
+        return Pair(replace(self.sparse, shows="tissue"), replace(self.dense, shows="tissue"), self.channel)
 
 
 @contextmanager
@@ -97,17 +106,46 @@ def register(record: SlideRecord, settings: RegisterSettings) -> tuple[Transform
 
 def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
     """The transform of an open pair, and how good it is."""
+    pair = pair.shown_for(settings.mode)
     sparse, dense = overview(pair.sparse), overview(pair.dense)
+    tissue = tissue_of(sparse)
     poses = coarse.search(sparse, dense)
     refined = affine_step.refined(poses, sparse, dense)
-    margin = affine_step.margin(refined) if refined else None
     start = Transform(poses[0].affine) if poses else _centred(pair)
-    maps = [("initial", _centred(pair), True), ("coarse", start, bool(poses))]
-    maps.append(("affine", Transform(refined[0].affine) if refined else start, bool(refined)))
-    tissue = tissue_of(sparse)
+    first = refined[0] if refined else None
+    found = _deformed(pair, settings, tissue, start, first, coarse.margin(refined) if refined else None)
+    if found[1].supported or not refined:
+        return found
+    for candidate in other_scales(sparse, dense):
+        other = Transform(candidate.pose.affine)
+        if candidate.margin >= MIN_MARGIN and _agrees(
+            pair, other, SAME_SECTION[0] if settings.mode == "same-section" else SERIAL[-1], tissue
+        ):
+            rescaled = _deformed(pair, settings, tissue, other, candidate.pose, candidate.margin)
+            if rescaled[1].supported:
+                return rescaled
+    return found
+
+
+def _deformed(
+    pair: Pair,
+    settings: RegisterSettings,
+    tissue: NuclearImage,
+    start: Transform,
+    pose: coarse.Pose | None,
+    margin: float | None,
+) -> tuple[Transform, Quality]:
+    """The transform after the smooth and local steps that follow a pose, and how good it is."""
+    affine = start if pose is None else Transform(pose.affine)
+    maps = [("initial", _centred(pair), True), ("coarse", start, pose is not None)]
+    maps.append(("affine", affine, pose is not None))
     # Same-section work goes on to single nuclei; neighbouring sections share none, so it would lock onto wrong ones.
-    steps = SERIAL if settings.mode == "serial" else SAME_SECTION
-    measured, fitted, before = None, None, maps[-1][1]
+    if settings.mode == "serial":
+        steps: tuple[Step, ...] = SERIAL
+    else:
+        area_um2 = _shared_area_um2(pair, affine, tissue)
+        steps = tuple(step.for_area(area_um2) for step in SAME_SECTION)
+    measured, fitted, before = None, None, affine
     for step in steps:
         before = maps[-1][1]
         measured = measure(pair.sparse, pair.dense, before, step, tissue)
@@ -118,10 +156,26 @@ def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
     found = Correspondences.of(measured, before, measured.odd)
     judged = [*maps[:-1], (steps[-1].name, fitted.held_out, fitted.accepted)]
     transform = Transform.with_inverse(fitted.transform.affine, fitted.transform.forward, pair.dense.extent_um)
-    quality = _quality(
-        pair, settings, transform, found, judged, steps[-1], "sitk", refined[0] if refined else None, margin
-    )
-    return transform, quality
+    return transform, _quality(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin)
+
+
+def _agrees(pair: Pair, transform: Transform, step: Step, tissue: NuclearImage) -> bool:
+    """Whether blocks support a map far more often than chance would."""
+    found = _held_out(measure(pair.sparse, pair.dense, transform, step, tissue), transform)
+    return found.chance(transform, step.reach_um * _SUPPORT_FRACTION, step.independent) < MAX_CHANCE
+
+
+def _held_out(measured: Measured, transform: Transform) -> Correspondences:
+    """Correspondences of blocks of which none had a part in a map."""
+    return Correspondences.of(measured, transform, np.ones(len(measured.odd), np.bool_))
+
+
+def _shared_area_um2(pair: Pair, transform: Transform, tissue: NuclearImage) -> float:
+    """Area of the tissue that a map puts on the dense slide."""
+    rows, columns = np.nonzero(tissue.inside)
+    there = transform.to_dense(tissue.to_um(np.stack([columns, rows], axis=1)))
+    low, high = pair.dense.extent_um
+    return float(np.count_nonzero(((there >= low) & (there <= high)).all(1))) * tissue.mpp**2
 
 
 def judge(record: SlideRecord, transform: Transform, settings: RegisterSettings) -> Quality:
@@ -132,9 +186,10 @@ def judge(record: SlideRecord, transform: Transform, settings: RegisterSettings)
 
 def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
     """How good a given transform of an open pair is; no block had a part in it, so all of them are held out."""
-    step = SMOOTH if settings.mode == "serial" else GIVEN
-    measured = measure(pair.sparse, pair.dense, transform, step, tissue_of(overview(pair.sparse)))
-    found = Correspondences.of(measured, transform, np.ones(len(measured.odd), np.bool_))
+    pair = pair.shown_for(settings.mode)
+    tissue = tissue_of(overview(pair.sparse))
+    step = SERIAL[-1] if settings.mode == "serial" else GIVEN.for_area(_shared_area_um2(pair, transform, tissue))
+    found = _held_out(measure(pair.sparse, pair.dense, transform, step, tissue), transform)
     return _quality(pair, settings, transform, found, [("given", transform, True)], step, "given", None, None)
 
 
@@ -170,20 +225,25 @@ def _quality(
     margin: float | None,
 ) -> Quality:
     final = maps[-1][1]
-    support = found.support(final, step.reach_um * _SUPPORT_FRACTION)
+    within_um = step.reach_um * _SUPPORT_FRACTION
+    support, chance = found.support(final, within_um), found.chance(final, within_um, step.independent)
     # Peaks that agree with nothing are chance: their distances say how far was looked, not how far off the map is.
-    known = support >= MIN_SUPPORT
+    known = believed(settings.mode, support, chance, pose, margin)
     residuals = [found.residual(candidate) if known else UNKNOWN for _, candidate, _ in maps]
     blocks = int(np.count_nonzero(found.trusted))
     rows = [
         StepQuality(name, accepted, blocks, residuals[max(i - 1, 0)], residuals[i])
         for i, (name, _, accepted) in enumerate(maps)
     ]
+    # The field follows a wrong scale too, hence not by the affine part alone.
+    scale = scale_between(found.sparse_um, final.to_dense(found.sparse_um)) if known else None
     folds, determinants = fold_fraction(transform), determinant_range(transform)
     word, reasons = verdict(
         settings,
         held_out=residuals[-1],
         support=support,
+        chance=chance,
+        scale=scale,
         folds=folds,
         determinants=determinants,
         pose=pose,
@@ -200,7 +260,9 @@ def _quality(
         margin=margin,
         steps=tuple(rows),
         held_out=residuals[-1],
+        scale=scale,
         support=support,
+        supported=known,
         determinant_range=determinants,
         fold_fraction=folds,
         round_trip_um=_round_trip(pair, transform),

@@ -7,13 +7,13 @@ down by a whole number, so that the pixel centres of the result are known exactl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.registration.displacement import Floats
-from pipeline.registration.stain import hematoxylin
+from pipeline.registration.stain import hematoxylin, tissue_presence
 from pipeline.slides.base import Slide, level_for
 
 _STRIP_PIXELS = 1 << 23
@@ -53,12 +53,15 @@ class NuclearSource:
     Attributes:
         slide: an open slide, RGB (H&E) or multi-channel.
         mpp: um per level-0 pixel.
-        channel: index of the nuclear channel; None for H&E.
+        channel: index of the nuclear channel; None for brightfield.
+        shows: of brightfield: `nuclei`, its hematoxylin, or `tissue`, where there is any at all. Sections that share no
+            nuclei and are stained otherwise still share their outlines, gaps and lumina.
     """
 
     slide: Slide
     mpp: float
     channel: int | None
+    shows: Literal["nuclei", "tissue"] = "nuclei"
 
     @property
     def extent_um(self) -> Floats:
@@ -116,7 +119,8 @@ class NuclearSource:
         if colour:
             return pixels
         if self.channel is None:
-            return hematoxylin(np.rint(pixels).astype(np.uint8))
+            seen = hematoxylin if self.shows == "nuclei" else tissue_presence
+            return seen(np.rint(pixels).astype(np.uint8))
         return np.sqrt(np.maximum(pixels[..., 0], 0))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from pipeline.registration.coarse import Pose
 from pipeline.registration.deformable import MIN_BLOCKS, Measured
@@ -17,13 +18,18 @@ from pipeline.registration.stain import hematoxylin
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
 
-# Of unrelated tissue up to one block in twenty supports a map by chance, of one section most do.
+# Of one section most blocks support the true map. Of unrelated tissue some do by chance: clear peaks lie anywhere in
+# the reach, hence one in eleven within a third of it.
 MIN_SUPPORT = 0.15
+CHANCE_AGREEMENT = np.pi / 36
+MAX_CHANCE = 1e-4
 GOOD_SUPPORT = 0.4
 # True pairs reached a margin of 0.17 and more, wrong ones at most 0.07.
 MIN_NCC = 0.4
 MIN_MARGIN = 0.1
+DECISIVE_MARGIN = 0.15
 MAX_FOLDS = 0.01
+MAX_SCALE_ERROR = 0.1
 MODE_NOTES = {
     "same-section": "both images show the same cells; the map goes down to single nuclei",
     "serial": "neighbouring sections share no nuclei; the map stops at the smooth step and is true to regions only",
@@ -88,7 +94,9 @@ class Quality:
         margin: correlation above the best other pose; None where there was no search.
         steps: in order.
         held_out: residual of the final map at blocks that had no part in the fit.
+        scale: true um per stated um of the dense slide; None for a map that the blocks do not support.
         support: fraction of held-out blocks that show a clear peak in agreement with the map.
+        supported: whether these are enough, and more than chance would bring.
         determinant_range: least and greatest det J, mirror taken out.
         fold_fraction: fraction of the grid's cells in which det J changes sign.
         round_trip_um: greatest distance after there and back.
@@ -106,7 +114,9 @@ class Quality:
     margin: float | None
     steps: tuple[StepQuality, ...]
     held_out: Residual
+    scale: float | None
     support: float
+    supported: bool
     determinant_range: tuple[float, float]
     fold_fraction: float
     round_trip_um: float
@@ -147,6 +157,18 @@ class Correspondences:
             return UNKNOWN
         median, p90 = np.percentile(distances, (50, 90))
         return Residual(float(median), float(p90))
+
+    def chance(self, transform: Transform, within_um: float, independent: float = 1.0) -> float:
+        """How likely at least as many clear peaks would lie that near to a map if they lay anywhere in the reach.
+
+        Args:
+            transform: the map.
+            within_um: how near.
+            independent: share of the blocks that count; overlapping ones say the same thing twice.
+        """
+        distances = self.distances_um(transform)[self.trusted]
+        agreeing, count = np.count_nonzero(distances <= within_um), len(distances)
+        return float(binom.sf(np.floor(agreeing * independent) - 1, np.ceil(count * independent), CHANCE_AGREEMENT))
 
     def support(self, transform: Transform, within_um: float) -> float:
         """Fraction of the blocks that have a clear peak within a distance of where a transform puts them."""
@@ -195,11 +217,23 @@ def determinant_range(transform: Transform) -> tuple[float, float]:
     return float(determinants.min()), float(determinants.max())
 
 
+def believed(mode: str, support: float, chance: float, pose: Pose | None, margin: float | None) -> bool:
+    """Whether a map may be used: enough blocks agree with it, and not by chance.
+
+    Neighbouring sections are compared by large blocks, of which a small slide has too few to rule chance out; there a
+    search that clearly stands out will do instead.
+    """
+    decisive = pose is not None and margin is not None and pose.ncc >= MIN_NCC and margin >= DECISIVE_MARGIN
+    return support >= MIN_SUPPORT and (chance <= MAX_CHANCE or (mode == "serial" and decisive))
+
+
 def verdict(
     settings: RegisterSettings,
     *,
     held_out: Residual,
     support: float,
+    chance: float,
+    scale: float | None,
     folds: float,
     determinants: tuple[float, float],
     pose: Pose | None,
@@ -208,17 +242,26 @@ def verdict(
 ) -> tuple[str, tuple[str, ...]]:
     """`pass`, `warn` or `fail`, with the reasons.
 
-    In one section shared nuclei decide. Neighbouring sections share none, so there the search has to stand out too.
+    See `believed` for what the blocks and the search have to show.
     """
-    fails, warns = [], []
+    fails: list[str] = []
+    warns: list[str] = []
     if not support >= MIN_SUPPORT:
         fails.append(f"only {support:.0%} of the held-out blocks agree with the map, {MIN_SUPPORT:.0%} are needed")
+    elif chance > MAX_CHANCE:
+        doubt = f"the few held-out blocks that agree with the map may do so by chance (p = {chance:.1g})"
+        (warns if believed(settings.mode, support, chance, pose, margin) else fails).append(doubt)
     elif support < GOOD_SUPPORT:
         warns.append(f"only {support:.0%} of the held-out blocks agree with the map")
     if held_out.median_um > settings.fail_residual_um:
         fails.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {settings.fail_residual_um:g} um")
     elif held_out.median_um > settings.warn_residual_um:
         warns.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {settings.warn_residual_um:g} um")
+    if scale is not None and abs(scale - 1) > MAX_SCALE_ERROR:
+        fails.append(
+            f"the images match at {scale:.3f} times the stated dense um per pixel, "
+            f"more than {MAX_SCALE_ERROR:.0%} off: correct sparse_mpp or dense_mpp"
+        )
     if folds > MAX_FOLDS:
         fails.append(f"the map folds in {folds:.1%} of its cells")
     elif folds > 0 or not 0.5 <= determinants[0] <= determinants[1] <= 2:
@@ -230,7 +273,7 @@ def verdict(
             f"search not decisive: correlation {pose.ncc:.2f} (needs {MIN_NCC}), "
             f"margin {margin:.2f} (needs {MIN_MARGIN})"
         )
-        (fails if settings.mode == "serial" else warns).append(doubt)
+        warns.append(doubt)
     if fails:
         return "fail", tuple(fails + warns)
     return ("warn", tuple(warns)) if warns else ("pass", ())
@@ -255,6 +298,7 @@ def to_mapping(quality: Quality) -> dict[str, Any]:
             "degrees": round(pose.degrees, 2),
         },
         "held_out_residual_um": _residual_mapping(quality.held_out),
+        "scale": None if quality.scale is None else round(quality.scale, 4),
         "support": round(quality.support, 4),
         "blocks": len(quality.block_um),
         "steps": [

@@ -14,6 +14,9 @@ from pipeline.errors import StatedError
 # Optical densities of hematoxylin, eosin and a residual (Ruifrok and Johnston 2001), one stain per row.
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
+# A counterstain alone, as IHC shows it between its positive cells, has this sum over the three colours.
+_PALE_DENSITY = 0.25
+
 # Best first. DRAQ5 and SYTOX stain DNA as well; histone H3 marks the same nuclei.
 _NUCLEAR = (
     r"\bdapi\b",
@@ -44,6 +47,21 @@ def hematoxylin(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     amount = tables[rgb[..., 0], 0] + tables[rgb[..., 1], 1] + tables[rgb[..., 2], 2]
     positive: NDArray[np.float32] = np.maximum(amount, 0)
     return positive
+
+
+def tissue_presence(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Where there is tissue, whatever its stain: total optical density, saturating at that of a pale stain.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+
+    Returns:
+        float32 (H, W), 0 on bare glass, towards 1 in stained tissue.
+    """
+    density = (-np.log10(np.maximum(np.arange(256), 1) / 255.0)).astype(np.float32)
+    total = density[rgb].sum(axis=2)
+    present: NDArray[np.float32] = (1 - np.exp(-total / _PALE_DENSITY)).astype(np.float32)
+    return present
 
 
 def nuclear_channel(channels: Sequence[str], wanted: str | None) -> int:

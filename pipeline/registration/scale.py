@@ -1,0 +1,64 @@
+"""When nothing matches at the stated um per pixel: does it match at another one?
+
+A wrong mpp cannot be told from a wrong pair by looking at the stated scale alone, and the remedy differs. So the
+search is repeated with the dense slide taken for larger and smaller, which needs no finer images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.registration import affine as affine_step
+from pipeline.registration import coarse
+from pipeline.registration.coarse import Pose
+from pipeline.registration.displacement import Floats
+from pipeline.registration.images import NuclearImage
+
+# Steps of 12 %: what is off by half a step still correlates, and the affine step finds the rest.
+SCALES = tuple(float(2 ** (step / 6)) for step in (*range(-9, 0), *range(1, 10)))
+_COARSEN = 2
+_CANDIDATES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledPose:
+    """A pose at another scale than the stated one.
+
+    Attributes:
+        pose: its affine map leads to stated um.
+        margin: correlation above the best other pose at this scale.
+    """
+
+    pose: Pose
+    margin: float
+
+
+def other_scales(sparse: NuclearImage, dense: NuclearImage) -> list[ScaledPose]:
+    """The most decisive poses at other scales, best first."""
+    searched = []
+    for scale in SCALES:
+        poses = coarse.search(sparse, _scaled(dense, scale), coarsen=_COARSEN)
+        searched.append((coarse.margin(poses), scale, poses))
+    searched.sort(key=lambda found: -found[0])
+    candidates = []
+    for _, scale, poses in searched[:_CANDIDATES]:
+        refined = affine_step.refined(poses, sparse, _scaled(dense, scale))
+        if refined:
+            best = refined[0]
+            pose = replace(best, affine=best.affine / scale)
+            candidates.append(ScaledPose(pose, coarse.margin(refined)))
+    return sorted(candidates, key=lambda candidate: -candidate.margin)
+
+
+def scale_between(sparse_um: Floats, dense_um: Floats) -> float:
+    """True um per stated um of the dense slide, by the affine map that fits correspondences (N, 2) best."""
+    matrix = np.linalg.lstsq(sparse_um - sparse_um.mean(0), dense_um - dense_um.mean(0), rcond=None)[0]
+    return float(1 / np.sqrt(abs(np.linalg.det(matrix))))
+
+
+def _scaled(image: NuclearImage, scale: float) -> NuclearImage:
+    """The same pixels as if the slide were larger by a factor."""
+    origin = (image.origin_um[0] * scale, image.origin_um[1] * scale)
+    return replace(image, origin_um=origin, mpp=image.mpp * scale)
