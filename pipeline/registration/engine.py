@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -31,6 +31,8 @@ from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
 
+# Of maps that are not ours; the own engine's fields are smooth and stay far below.
+MAX_ROUND_TRIP_UM = 1.0
 _OVERVIEW_MPP = 4.0
 _OVERVIEW_SIDE_PX = 4096
 _TISSUE_BLUR_UM = 30.0
@@ -101,8 +103,8 @@ def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
     poses = coarse.search(sparse, dense)
     refined = affine_step.refined(poses, sparse, dense)
     margin = affine_step.margin(refined) if refined else None
-    start = Transform(poses[0].affine) if poses else _centred(pair)
-    maps = [("initial", _centred(pair), True), ("coarse", start, bool(poses))]
+    start = Transform(poses[0].affine) if poses else centred(pair)
+    maps = [("initial", centred(pair), True), ("coarse", start, bool(poses))]
     maps.append(("affine", Transform(refined[0].affine) if refined else start, bool(refined)))
     tissue = tissue_of(sparse)
     # Same-section work goes on to single nuclei; neighbouring sections share none, so it would lock onto wrong ones.
@@ -132,10 +134,38 @@ def judge(record: SlideRecord, transform: Transform, settings: RegisterSettings)
 
 def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
     """How good a given transform of an open pair is; no block had a part in it, so all of them are held out."""
+    return assess_steps(pair, [("given", transform)], settings, "given")
+
+
+def assess_steps(
+    pair: Pair,
+    steps: list[tuple[str, Transform]],
+    settings: RegisterSettings,
+    engine: str,
+    pose: coarse.Pose | None = None,
+    margin: float | None = None,
+) -> Quality:
+    """How good the last of several maps is, which no block of ours had a part in, and what each had left.
+
+    Args:
+        pair: the open pair.
+        steps: name and map of every step, in order.
+        settings: of the stage.
+        engine: what made the maps.
+        pose: of a search that the maps had no part in, for the report; None where there was none.
+        margin: of that search.
+    """
+    transform = steps[-1][1]
     step = SMOOTH if settings.mode == "serial" else GIVEN
     measured = measure(pair.sparse, pair.dense, transform, step, tissue_of(overview(pair.sparse)))
     found = Correspondences.of(measured, transform, np.ones(len(measured.odd), np.bool_))
-    return _quality(pair, settings, transform, found, [("given", transform, True)], step, "given", None, None)
+    maps = [(name, candidate, True) for name, candidate in steps]
+    quality = _quality(pair, settings, transform, found, maps, step, engine, pose, margin)
+    if quality.round_trip_um <= MAX_ROUND_TRIP_UM:
+        return quality
+    word = "warn" if quality.verdict == "pass" else quality.verdict
+    reason = f"going there and back misses by up to {quality.round_trip_um:.1f} um, beyond {MAX_ROUND_TRIP_UM:g} um"
+    return replace(quality, verdict=word, reasons=(*quality.reasons, reason))
 
 
 def overview(source: NuclearSource) -> NuclearImage:
@@ -152,7 +182,7 @@ def tissue_of(overview_image: NuclearImage) -> NuclearImage:
     return NuclearImage(overview_image.values, held, overview_image.origin_um, overview_image.mpp)
 
 
-def _centred(pair: Pair) -> Transform:
+def centred(pair: Pair) -> Transform:
     """Both slides laid middle on middle: what one has before any registration."""
     shift = pair.dense.extent_um.mean(0) - pair.sparse.extent_um.mean(0)
     return Transform(np.column_stack([np.eye(2), shift]))
@@ -188,7 +218,7 @@ def _quality(
         determinants=determinants,
         pose=pose,
         margin=margin,
-        searched=engine != "given",
+        searched=engine == "sitk",
     )
     return Quality(
         mode=settings.mode,
