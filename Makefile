@@ -1,12 +1,13 @@
 # make demo   draws the synthetic cohort and takes it from raw pairs to the report
 # make test   everything that must hold before a change is submitted
-# Both need Python 3.11 or newer and nothing else: the first call makes .venv with pinned versions.
+# make valis  makes .venv-valis, which register.engine: valis runs in where there is no conda (6.5 GB with PyTorch)
+# All need Python 3.11 or newer and nothing else: the first call makes .venv with pinned versions.
 
 PYTHON ?= python3
 PYTEST ?=
 bin := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test valis lint format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -15,6 +16,8 @@ demo: .venv/ready
 
 test: lint
 	$(bin)/pytest $(PYTEST)
+
+valis: .venv-valis/ready
 
 lint: .venv/ready
 	$(bin)/ruff check .
@@ -34,5 +37,12 @@ format: .venv/ready
 	$(bin)/pip install --quiet --constraint envs/constraints.txt --editable ".[workflow,slurm,test,onnx]"
 	touch $@
 
+# numpy below 2, which valis asks for, has no wheels for Python 3.13.
+.venv-valis/ready: envs/valis.yaml envs/valis-constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "expected Python 3.11 or 3.12 (make valis PYTHON=…), found " + sys.version)'
+	$(PYTHON) -m venv .venv-valis
+	.venv-valis/bin/pip install --quiet --constraint envs/valis-constraints.txt $$(sed -n 's/^ *- \(.*==.*\)/\1/p' envs/valis.yaml)
+	touch $@
+
 clean:
-	rm -rf .venv .snakemake results resources logs
+	rm -rf .venv .venv-valis .snakemake results resources logs

@@ -18,6 +18,7 @@ from pipeline.provenance import SOURCE_ROOT
 
 ENVIRONMENT_OF = {
     "slides": ("demo", "inspect", "register", "tile", "split", "warp_points"),
+    "valis": ("register",),
     "torch": ("train", "embed", "embed_slides", "evaluate", "report"),
 }
 
@@ -26,8 +27,13 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _constraints() -> dict[str, str]:
-    lines = (REPOSITORY / "envs" / "constraints.txt").read_text().splitlines()
+CONSTRAINTS_OF = {"slides": "constraints.txt", "valis": "valis-constraints.txt", "torch": "constraints.txt"}
+# Distributions of the environment of valis under names that the one of the tests has from elsewhere.
+PROVIDERS = {"cv2": ["opencv-python-headless", "opencv-contrib-python-headless"]}
+
+
+def _constraints(file: str = "constraints.txt") -> dict[str, str]:
+    lines = (REPOSITORY / "envs" / file).read_text().splitlines()
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]
     return {_canonical(name): version for name, version in pins}
 
@@ -60,7 +66,7 @@ def _third_party(stage: str) -> set[str]:
 @pytest.mark.parametrize("environment", ENVIRONMENT_OF)
 def test_conda_environment_holds_what_its_stages_import(environment: str) -> None:
     pins = _pip_pins(environment)
-    providers = packages_distributions()
+    providers = packages_distributions() | PROVIDERS
     for stage in ENVIRONMENT_OF[environment]:
         for name in _third_party(stage):
             distributions = {_canonical(item) for item in providers.get(name, [name])}
@@ -69,7 +75,7 @@ def test_conda_environment_holds_what_its_stages_import(environment: str) -> Non
 
 @pytest.mark.parametrize("environment", ENVIRONMENT_OF)
 def test_conda_environment_pins_the_constrained_versions(environment: str) -> None:
-    constraints = _constraints()
+    constraints = _constraints(CONSTRAINTS_OF[environment])
     for name, version in _pip_pins(environment).items():
         assert constraints[name] == version
 
@@ -85,8 +91,9 @@ def test_every_dependency_is_pinned_and_imported_somewhere() -> None:
     assert wanted == used
 
 
-def test_constraints_hold_names_and_versions_only() -> None:
-    for line in (REPOSITORY / "envs" / "constraints.txt").read_text().splitlines():
+@pytest.mark.parametrize("file", sorted(set(CONSTRAINTS_OF.values())))
+def test_constraints_hold_names_and_versions_only(file: str) -> None:
+    for line in (REPOSITORY / "envs" / file).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+-]+", line), line
 
 
@@ -95,6 +102,12 @@ def test_every_conda_file_is_named_by_a_rule_and_exists() -> None:
     for rules in (REPOSITORY / "workflow" / "rules").glob("*.smk"):
         named |= set(re.findall(r"envs/(\w+)\.yaml", rules.read_text()))
     assert named == {path.stem for path in Path(REPOSITORY / "envs").glob("*.yaml")} == set(ENVIRONMENT_OF)
+
+
+def test_environment_of_valis_shares_the_large_packages_with_the_other() -> None:
+    """Equal versions of PyTorch are downloaded once."""
+    for name in ("torch", "torchvision", "SimpleITK", "scipy", "scikit-image"):
+        assert _pip_pins("valis")[_canonical(name)] == _constraints()[_canonical(name)]
 
 
 def test_what_the_snakefile_imports_needs_no_more_than_snakemake_brings() -> None:

@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from synthetic_pair import SyntheticPair, synthetic_pair
-from test_registration import run_register, write_files
+from test_registration import SETTINGS, run_register, write_files
 
 from pipeline.errors import StatedError
+from pipeline.registration.assessment import assess
+from pipeline.registration.displacement import DisplacementGrid
+from pipeline.registration.pair import Pair
 from pipeline.registration.point_pairs import COLUMNS
 from pipeline.registration.transform import Transform, read_transform
 
@@ -158,6 +161,18 @@ def drawn() -> SyntheticPair:
 def matrix_of(drawn: SyntheticPair) -> Any:
     base = drawn.truth(np.array([[0.0, 0], [1, 0], [0, 1]]))
     return np.array([[*(base[1] - base[0]), 0], [*(base[2] - base[0]), 0], [*base[0], 1]]).T
+
+
+def test_a_map_that_does_not_lead_back_is_no_pass(drawn: SyntheticPair) -> None:
+    pair = Pair.of(drawn.sparse, drawn.dense, drawn.mpp, None)
+    right = Transform(matrix_of(drawn)[:2])
+    high = pair.dense.extent_um[1]
+    grid = DisplacementGrid.covering((0.0, 0.0), (float(high[0]), float(high[1])), 16.0)
+    off = grid.with_values(np.full((len(grid.nodes_um()), 2), 2.0))
+    assert assess(pair, right, SETTINGS).verdict == "pass"
+    told = assess(pair, Transform(right.affine, None, off), SETTINGS)
+    assert told.verdict == "warn"
+    assert "misses by up to 2.8 um" in told.reasons[-1]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from synthetic_pair import SyntheticPair, synthetic_pair
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
+from pipeline.registration.assessment import assess
 from pipeline.registration.deformable import BLOCKS, FINE, measure
-from pipeline.registration.engine import Pair, align, assess, overview, tissue_of
+from pipeline.registration.engine import align
 from pipeline.registration.images import NuclearSource
+from pipeline.registration.pair import Pair, overview, tissue_of
 from pipeline.registration.quality import Quality, to_mapping
 from pipeline.registration.smoothing import fit_field
 from pipeline.registration.transform import Transform

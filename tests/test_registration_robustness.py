@@ -14,8 +14,9 @@ from synthetic_pair import synthetic_pair
 
 from pipeline.registration import affine, coarse
 from pipeline.registration.deformable import NEIGHBOURS, SAME_SECTION
-from pipeline.registration.engine import Pair, align, overview
+from pipeline.registration.engine import align
 from pipeline.registration.images import NuclearSource
+from pipeline.registration.pair import Pair, overview
 from pipeline.registration.quality import Correspondences
 from pipeline.registration.scale import scale_between
 from pipeline.registration.stain import tissue_presence

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.registration.engine import Pair, assess
+from pipeline.registration.assessment import assess
+from pipeline.registration.pair import Pair
 from pipeline.registration.sampled import fitted_affine
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings

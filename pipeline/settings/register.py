@@ -14,7 +14,9 @@ from pipeline.settings.closed import CLOSED
 class RegisterSettings:
     """Settings of the stage register."""
 
-    engine: Literal["sitk"] = Field(default="sitk", description="registration engine")
+    engine: Literal["sitk", "valis"] = Field(
+        default="sitk", description="registration engine; valis needs an environment of its own: `make valis`, or conda"
+    )
     mode: Literal["same-section", "serial"] = Field(
         default="same-section",
         description="same-section: both images show the same cells; serial: neighbouring sections, region-level only",

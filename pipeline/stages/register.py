@@ -8,7 +8,9 @@ from pathlib import Path
 from pipeline.settings import RegisterSettings
 from pipeline.stages.arguments import add_settings, settings_of
 
-_PACKAGES = ("numpy", "scipy", "opencv-python-headless", "SimpleITK", "zarr")
+_PACKAGES = ("numpy", "scipy", "SimpleITK", "zarr")
+# Both bring cv2; the environment of valis has the second.
+_OPENCV = ("opencv-python-headless", "opencv-contrib-python-headless")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +37,11 @@ def run(parsed: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from pipeline import provenance
-    from pipeline.registration import engine, pictures, quality
+    from pipeline.registration import engine, pictures, quality, valis_engine
+    from pipeline.registration.assessment import assess
     from pipeline.registration.itk import write_itk
     from pipeline.registration.mistaken import likely_mistakes
+    from pipeline.registration.pair import opened
     from pipeline.registration.transform import given_transform, write_transform
     from pipeline.slides.record import read_record
 
@@ -48,12 +52,13 @@ def run(parsed: argparse.Namespace) -> None:
     given = given_transform(record.transform)
     if given is not None and record.transform != "identity":
         inputs["transform"] = provenance.file_digest(Path(record.transform))
-    with engine.opened(record, settings) as pair:
+    with opened(record, settings) as pair:
         if given is None:
-            transform, found = engine.align(pair, settings)
+            align = valis_engine.align if settings.engine == "valis" else engine.align
+            transform, found = align(pair, settings)
         else:
             transform = given
-            found = engine.assess(pair, transform, settings)
+            found = assess(pair, transform, settings)
             if found.verdict == "fail":
                 found = replace(found, reasons=found.reasons + likely_mistakes(pair, transform, settings))
         view = pictures.View.of(pair.sparse, pair.dense, transform)
@@ -61,7 +66,7 @@ def run(parsed: argparse.Namespace) -> None:
     pictures.write_png(parsed.out_checkerboard, pictures.checkerboard(view))
     pictures.write_png(parsed.out_residual, pictures.residual(view, found, limit_um=2 * settings.warn_residual_um))
     pictures.write_png(parsed.out_deformation, pictures.deformation(view, transform))
-    origin = provenance.record("register", settings, inputs, _PACKAGES)
+    origin = provenance.record("register", settings, inputs, _packages(found.engine))
     write_transform(parsed.out_transform, transform, origin)
     write_itk(parsed.out_itk, transform)
     report = {"schema": provenance.SCHEMA_VERSION, "slide": record.slide, "given": record.transform}
@@ -72,3 +77,11 @@ def run(parsed: argparse.Namespace) -> None:
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     provenance.write_json(parsed.out_qc, report)
+
+
+def _packages(engine: str) -> tuple[str, ...]:
+    """The distributions whose version can change the result, as this interpreter has them."""
+    from importlib import metadata
+
+    opencv = [name for name in _OPENCV if list(metadata.distributions(name=name))]
+    return (*_PACKAGES, *opencv, *(("valis-wsi",) if engine == "valis" else ()))

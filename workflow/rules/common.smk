@@ -60,6 +60,19 @@ if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
 shell.prefix(_prefix)
 
 
+def register_python():
+    """The interpreter of the rule register: without conda, that of .venv-valis where the engine asks for it."""
+    own = provenance.SOURCE_ROOT / ".venv-valis" / "bin" / "python"
+    with_conda = (
+        DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+    )
+    # Where the folder is missing the stage itself says in one line what to do.
+    if with_conda or SETTINGS.register.engine != "valis" or not own.exists():
+        return "python"
+    # By the variable that the prefix sets, so that a checkout that moves reruns nothing.
+    return '"$PYTHONPATH"/.venv-valis/bin/python'
+
+
 def slide_files(wildcards):
     """The files of a slide that exist or can be drawn; inspect says of the others what is wrong with them."""
     row = SHEET[wildcards.slide]

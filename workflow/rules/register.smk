@@ -15,16 +15,21 @@ rule register:
     benchmark:
         "<logs>/register/{slide}.benchmark.tsv"
     conda:
-        "../../envs/slides.yaml"
+        (
+            "../../envs/valis.yaml"
+            if SETTINGS.register.engine == "valis"
+            else "../../envs/slides.yaml"
+        )
     threads: 2
     resources:
         mem_mb=per_attempt(6000),
         runtime=60,
     params:
+        python=register_python(),
         settings=to_json(SETTINGS.register),
         code=code_digest("register"),
     shell:
-        "python -P -m pipeline register --record {input.record:q} --out-transform {output.transform:q}"
+        "{params.python} -P -m pipeline register --record {input.record:q} --out-transform {output.transform:q}"
         " --out-itk {output.itk:q} --out-qc {output.qc:q} --out-overlay {output.overlay:q}"
         " --out-checkerboard {output.checkerboard:q} --out-residual {output.residual:q}"
         " --out-deformation {output.deformation:q} --settings {params.settings:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,161 @@
+"""How good a map is, whoever made it: blocks that had no part in it, its folds, its scale, its way back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.registration import coarse
+from pipeline.registration.deformable import GIVEN, SERIAL, Measured, Step, measure
+from pipeline.registration.images import NuclearImage
+from pipeline.registration.pair import Pair, overview, tissue_of
+from pipeline.registration.quality import (
+    UNKNOWN,
+    Correspondences,
+    Quality,
+    StepQuality,
+    believed,
+    determinant_range,
+    fold_fraction,
+    verdict,
+)
+from pipeline.registration.scale import scale_between
+from pipeline.registration.transform import Transform
+from pipeline.settings import RegisterSettings
+
+# Of maps that are not ours; the own engine's fields are smooth and stay far below.
+MAX_ROUND_TRIP_UM = 1.0
+# Blocks support a map within this part of what the last step looked through.
+SUPPORT_FRACTION = 1 / 3
+
+
+def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
+    """How good a given transform of an open pair is; no block had a part in it, so all of them are held out."""
+    return assess_steps(pair, [("given", transform)], settings, "given")
+
+
+def assess_steps(
+    pair: Pair,
+    steps: list[tuple[str, Transform]],
+    settings: RegisterSettings,
+    engine: str,
+    pose: coarse.Pose | None = None,
+    margin: float | None = None,
+) -> Quality:
+    """How good the last of several maps is, which no block of ours had a part in, and what each had left.
+
+    Args:
+        pair: the open pair.
+        steps: name and map of every step, in order.
+        settings: of the stage.
+        engine: what made the maps.
+        pose: of a search that the maps had no part in, for the report; None where there was none.
+        margin: of that search.
+    """
+    pair, transform = pair.shown_for(settings.mode), steps[-1][1]
+    tissue = tissue_of(overview(pair.sparse))
+    step = SERIAL[-1] if settings.mode == "serial" else GIVEN.for_area(shared_area_um2(pair, transform, tissue))
+    found = held_out(measure(pair.sparse, pair.dense, transform, step, tissue), transform)
+    maps = [(name, candidate, True) for name, candidate in steps]
+    quality = quality_of(pair, settings, transform, found, maps, step, engine, pose, margin)
+    if quality.round_trip_um <= MAX_ROUND_TRIP_UM:
+        return quality
+    word = "warn" if quality.verdict == "pass" else quality.verdict
+    reason = f"going there and back misses by up to {quality.round_trip_um:.1f} um, beyond {MAX_ROUND_TRIP_UM:g} um"
+    return replace(quality, verdict=word, reasons=(*quality.reasons, reason))
+
+
+def quality_of(
+    pair: Pair,
+    settings: RegisterSettings,
+    transform: Transform,
+    found: Correspondences,
+    maps: list[tuple[str, Transform, bool]],
+    step: Step,
+    engine: str,
+    pose: coarse.Pose | None,
+    margin: float | None,
+) -> Quality:
+    """What correspondences say of the last of several maps, and of those before it.
+
+    Args:
+        pair: the open pair.
+        settings: of the stage.
+        transform: what is stored; the last of `maps` may be fitted to a half of the blocks, so that the other can judge.
+        found: blocks of one side on the other.
+        maps: name, map and whether it was kept, of every step in order.
+        step: how the blocks were matched.
+        engine: what made the maps.
+        pose: of the search; None where there was none.
+        margin: of the search.
+    """
+    final = maps[-1][1]
+    within_um = step.reach_um * SUPPORT_FRACTION
+    support, chance = found.support(final, within_um), found.chance(final, within_um, step.independent)
+    # Peaks that agree with nothing are chance: their distances say how far was looked, not how far off the map is.
+    known = believed(settings.mode, support, chance, pose, margin)
+    residuals = [found.residual(candidate) if known else UNKNOWN for _, candidate, _ in maps]
+    blocks = int(np.count_nonzero(found.trusted))
+    rows = [
+        StepQuality(name, accepted, blocks, residuals[max(i - 1, 0)], residuals[i])
+        for i, (name, _, accepted) in enumerate(maps)
+    ]
+    # The field follows a wrong scale too, hence not by the affine part alone.
+    scale = scale_between(found.sparse_um, final.to_dense(found.sparse_um)) if known else None
+    folds, determinants = fold_fraction(transform), determinant_range(transform)
+    word, reasons = verdict(
+        settings,
+        held_out=residuals[-1],
+        support=support,
+        chance=chance,
+        scale=scale,
+        folds=folds,
+        determinants=determinants,
+        pose=pose,
+        margin=margin,
+        searched=engine == "sitk",
+    )
+    return Quality(
+        mode=settings.mode,
+        engine=engine,
+        verdict=word,
+        reasons=reasons,
+        channel=pair.channel,
+        pose=pose,
+        margin=margin,
+        steps=tuple(rows),
+        held_out=residuals[-1],
+        scale=scale,
+        support=support,
+        supported=known,
+        determinant_range=determinants,
+        fold_fraction=folds,
+        round_trip_um=_round_trip(pair, transform),
+        block_um=found.sparse_um,
+        block_side_um=step.block_um,
+        block_residual_um=found.distances_um(final),
+    )
+
+
+def held_out(measured: Measured, transform: Transform) -> Correspondences:
+    """Correspondences of blocks of which none had a part in a map."""
+    return Correspondences.of(measured, transform, np.ones(len(measured.odd), np.bool_))
+
+
+def shared_area_um2(pair: Pair, transform: Transform, tissue: NuclearImage) -> float:
+    """Area of the tissue that a map puts on the dense slide."""
+    rows, columns = np.nonzero(tissue.inside)
+    there = transform.to_dense(tissue.to_um(np.stack([columns, rows], axis=1)))
+    low, high = pair.dense.extent_um
+    return float(np.count_nonzero(((there >= low) & (there <= high)).all(1))) * tissue.mpp**2
+
+
+def _round_trip(pair: Pair, transform: Transform) -> float:
+    """Greatest round trip error at points of the sparse slide that fall on the dense one."""
+    low, high = pair.sparse.extent_um
+    across = (np.arange(101) + 0.5) / 101
+    points = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2) * (high - low) + low
+    there = transform.to_dense(points)
+    on_slide = ((there >= pair.dense.extent_um[0]) & (there <= pair.dense.extent_um[1])).all(1)
+    return float(transform.round_trip_um(points[on_slide]).max(initial=0.0))

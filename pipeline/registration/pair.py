@@ -1,0 +1,95 @@
+"""The two sides of a slide, open, and what the engines see of them first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from pipeline.errors import StatedError
+from pipeline.registration.images import NuclearImage, NuclearSource
+from pipeline.registration.stain import nuclear_channel
+from pipeline.registration.transform import Transform
+from pipeline.settings import RegisterSettings
+from pipeline.slides.base import Slide
+from pipeline.slides.opening import open_side
+from pipeline.slides.record import SlideRecord
+
+_OVERVIEW_MPP = 4.0
+_OVERVIEW_SIDE_PX = 4096
+_TISSUE_BLUR_UM = 30.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two sides of a slide, open.
+
+    Attributes:
+        sparse: H&E.
+        dense: nuclear channel of the multiplex image.
+        channel: its name.
+    """
+
+    sparse: NuclearSource
+    dense: NuclearSource
+    channel: str
+
+    @classmethod
+    def of(cls, sparse: Slide, dense: Slide, mpp: tuple[float, float], wanted: str | None) -> Pair:
+        """The pair of two open slides; a dense RGB image counts as brightfield and shows its own hematoxylin."""
+        if not sparse.header.is_rgb:
+            raise StatedError(expected="an RGB image as the sparse side", found=", ".join(sparse.header.channels))
+        channel = None if dense.header.is_rgb and wanted is None else nuclear_channel(dense.header.channels, wanted)
+        name = "hematoxylin" if channel is None else dense.header.channels[channel]
+        return cls(NuclearSource(sparse, mpp[0], None), NuclearSource(dense, mpp[1], channel), name)
+
+    def shown_for(self, mode: str) -> Pair:
+        """The pair as a mode looks at it: two brightfield neighbours by their tissue, all others by their nuclei."""
+        if mode != "serial" or self.dense.channel is not None:
+            return self
+        return Pair(replace(self.sparse, shows="tissue"), replace(self.dense, shows="tissue"), self.channel)
+
+
+@contextmanager
+def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
+    """Both sides of a record, open for the time of a `with` block.
+
+    Raises:
+        StatedError: if the slide has no dense partner, no nuclear channel, or cannot be read.
+    """
+    if record.dense is None:
+        raise StatedError(slide=record.slide, expected="a slide with a dense partner", found="none in the sheet")
+    with (
+        open_side(record.sparse, slide=record.slide) as sparse,
+        open_side(record.dense, slide=record.slide) as dense,
+    ):
+        try:
+            pair = Pair.of(sparse, dense, (record.sparse.mpp, record.dense.mpp), settings.nuclear_channel)
+        except StatedError as error:
+            raise StatedError(
+                slide=record.slide, file=record.dense.path, expected=error.expected, found=error.found
+            ) from None
+        yield pair
+
+
+def overview(source: NuclearSource) -> NuclearImage:
+    """The whole slide at 4 um per pixel, or as coarse as a large slide asks for."""
+    extent = float((source.extent_um[1] - source.extent_um[0]).max())
+    return source.read(max(_OVERVIEW_MPP, extent / _OVERVIEW_SIDE_PX))
+
+
+def tissue_of(overview_image: NuclearImage) -> NuclearImage:
+    """The overview with `inside` narrowed to where nuclei are about."""
+    blurred = cv2.GaussianBlur(overview_image.values, (0, 0), _TISSUE_BLUR_UM / overview_image.mpp)
+    strong = float(np.percentile(blurred[overview_image.inside], 99)) if overview_image.inside.any() else 0.0
+    held = overview_image.inside & (blurred > max(0.15 * strong, 1e-3))
+    return NuclearImage(overview_image.values, held, overview_image.origin_um, overview_image.mpp)
+
+
+def centred(pair: Pair) -> Transform:
+    """Both slides laid middle on middle: what one has before any registration."""
+    shift = pair.dense.extent_um.mean(0) - pair.sparse.extent_um.mean(0)
+    return Transform(np.column_stack([np.eye(2), shift]))

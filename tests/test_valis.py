@@ -1,0 +1,153 @@
+"""The engine valis: prepared images, the check on its result, and, where .venv-valis is there, VALIS itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cohort import REPOSITORY, snakemake, write_cohort
+from synthetic_pair import SyntheticPair, synthetic_pair
+from test_registration import NAMES, OUTPUTS, run_register, write_files
+
+from pipeline.cli import main
+from pipeline.registration import valis_engine
+from pipeline.registration.coarse import Pose
+from pipeline.registration.pair import Pair, overview, tissue_of
+from pipeline.registration.transform import Transform, read_transform
+
+PYTHON = REPOSITORY / ".venv-valis" / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def valis_python() -> Path:
+    """The interpreter of the environment of valis."""
+    if not PYTHON.exists():
+        pytest.skip("no .venv-valis here: `make valis` builds it")
+    return PYTHON
+
+
+@pytest.fixture(scope="module")
+def drawn() -> SyntheticPair:
+    return synthetic_pair(3, degrees=6, deformation_um=8, side_um=1024, shared=1.0)
+
+
+def register_words(folder: Path, out: Path) -> list[str]:
+    """The arguments by which `register` takes the record in `out` with the engine valis."""
+    words = ["register", "--record", str(out / "s1.json"), "--settings", '{"engine": "valis"}']
+    for output, name in zip(OUTPUTS, NAMES, strict=True):
+        words += [f"--out-{output}", str(out / name)]
+    return words
+
+
+@pytest.fixture(scope="module")
+def written(drawn: SyntheticPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pair as files, registered by sitk in `sitk`."""
+    folder = tmp_path_factory.mktemp("valis")
+    write_files(drawn, folder)
+    assert run_register(folder, folder / "sitk") == 0
+    return folder
+
+
+def test_a_map_off_the_pose_of_the_search_is_doubted(drawn: SyntheticPair) -> None:
+    pair = Pair.of(drawn.sparse, drawn.dense, drawn.mpp, None)
+    tissue = tissue_of(overview(pair.sparse))
+    base = drawn.truth(np.array([[0.0, 0], [1, 0], [0, 1]]))
+    affine = np.column_stack([base[1] - base[0], base[2] - base[0], base[0]])
+    shifted = Transform(affine + np.array([[0, 0, 90.0], [0, 0, 80.0]]))
+    pose = Pose(affine=affine, ncc=0.9, mirrored=False, degrees=6.0)
+    assert valis_engine._doubt(Transform(affine), tissue, pose, 0.2) is None
+    assert "120 um" in str(valis_engine._doubt(shifted, tissue, pose, 0.2))
+    assert "no decisive pose" in str(valis_engine._doubt(Transform(affine), tissue, pose, 0.01))
+    assert "no decisive pose" in str(valis_engine._doubt(Transform(affine), tissue, replace(pose, ncc=0.1), 0.2))
+    assert "no decisive pose" in str(valis_engine._doubt(Transform(affine), tissue, None, None))
+
+
+@pytest.mark.skipif(find_spec("valis") is not None, reason="valis is installed in the interpreter of the tests")
+def test_without_its_environment_one_line_says_what_to_do(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(register_words(written, written / "sitk")) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert "make valis" in told[0]
+
+
+@pytest.mark.parametrize("engine_name", ["sitk", "valis"])
+def test_the_rule_runs_in_the_environment_of_its_engine(tmp_path: Path, engine_name: str) -> None:
+    for name in ("a.tif", "a.ome.tif"):
+        (tmp_path / name).touch()
+    rows = [{"slide": "a", "patient": "p1", "sparse": "a.tif", "dense": "a.ome.tif"}]
+    runs = {"distilled": {"branches": ["sparse", "dense"]}}
+    write_cohort(tmp_path, rows, {"runs": runs, "register": {"engine": engine_name}})
+    done = snakemake(tmp_path, "-n", "-p", "register_all")
+    assert done.returncode == 0, done.stdout
+    assert ("/.venv-valis/bin/python -P -m pipeline register" in done.stdout) == (
+        engine_name == "valis" and PYTHON.exists()
+    )
+
+
+# Refuses every connection, and every file of weights.
+OFFLINE = """
+import socket, sys
+def refused(*_, **__):
+    raise AssertionError("reached for the network")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refused
+import torch
+def loaded(*_, **__):
+    raise AssertionError("loaded weights")
+torch.load = torch.hub.load_state_dict_from_url = loaded
+"""
+
+
+def run_offline(python: Path, code: str, folder: Path, *words: str) -> Any:
+    """Runs code in the environment of valis with neither network nor weights, its home and temporary files aside."""
+    (folder / "home").mkdir(exist_ok=True)
+    (folder / "tmp").mkdir(exist_ok=True)
+    places = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [str(python), "-P", "-c", OFFLINE + code, *words],
+        env=os.environ | places,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_valis_registers_offline_within_half_a_um(valis_python: Path, drawn: SyntheticPair, written: Path) -> None:
+    out = written / "valis"
+    out.mkdir()
+    (out / "s1.json").write_bytes((written / "sitk" / "s1.json").read_bytes())
+    code = (
+        "import kornia.feature\n"
+        "before = kornia.feature.DISK, kornia.feature.LightGlueMatcher\n"
+        "from pipeline.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "assert before == (kornia.feature.DISK, kornia.feature.LightGlueMatcher)\n"
+        "sys.exit(code)\n"
+    )
+    done = run_offline(valis_python, code, written, *register_words(written, out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    report, other = (json.loads((written / name / "qc.json").read_text()) for name in ("valis", "sitk"))
+    assert report.keys() == other.keys()
+    assert report["engine"] == "valis"
+    assert report["provenance"]["versions"]["valis-wsi"] == "1.2.0"
+    assert [step["name"] for step in report["steps"]] == ["initial", "coarse", "rigid", "non-rigid"]
+    transform = read_transform(out / "transform.zarr")
+    error = np.linalg.norm(transform.to_dense(drawn.nuclei_um) - drawn.truth(drawn.nuclei_um), axis=1)
+    median, p90 = np.percentile(error, (50, 90))
+    assert report["verdict"] in ("pass", "warn"), report["reasons"]
+    # Reached: 0.09 and 0.22.
+    assert median < 0.5
+    assert p90 < 1.5
+    assert report["held_out_residual_um"]["median"] == pytest.approx(median, rel=0.25, abs=0.3)
+    # Neither its pickle nor anything else of its own is left.
+    assert {path.name for path in out.iterdir()} == {*NAMES, "s1.json"}
+    assert not list((written / "tmp").glob("valis-*"))
+    assert not list(written.rglob("*.pickle"))
