@@ -22,6 +22,7 @@ FATES = (
     "dense side outside its slide",
     "dense side shifted too far",
     "dropped: too little tissue",
+    "dropped: cannot be decoded",
 )
 NOTHING = "—"
 
@@ -210,7 +211,8 @@ def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
     outside, residual = counts.get("pair_outside", 0), counts.get("pair_residual", 0)
     rest = counts.get("kept", 0) - outside - residual
     paired = bool(slide.store and slide.store.has_dense)
-    numbers = (rest if paired else 0, 0 if paired else rest, outside, residual, counts.get("no_tissue", 0))
+    dropped = counts.get("no_tissue", 0), counts.get("corrupt", 0)
+    numbers = (rest if paired else 0, 0 if paired else rest, outside, residual, *dropped)
     return list(zip(FATES, numbers, strict=True))
 
 
