@@ -27,6 +27,8 @@ VERBS = {
     "export": "write an encoder in a form that needs nothing of this project",
     "evaluate": "probe frozen features on held-out patches and compare the runs",
     "report": "build the self-contained HTML report of a cohort",
+    "doctor": "say what will fail before a long run does",
+    "trace": "print the whole ancestry of a result, and what of it has changed",
     "settings": "print the reference of the configuration",
     "warp-points": "carry points from the sparse to the dense frame or back",
 }

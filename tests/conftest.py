@@ -21,6 +21,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
+def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage has run on two small pairs; to be copied, not to be changed."""
+    from small_pair import run_all
+
+    return run_all(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real slides; its tests are skipped where there is none."""
     folder = os.environ.get("MFL_REAL_DATA")

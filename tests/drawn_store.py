@@ -48,7 +48,7 @@ def write_store(
         pair_quality=pair_quality,
         marker_mean=mean.astype(np.float32),
     )
-    extent = position_px.max(axis=0) + size_px
+    extent = position_px.max(axis=0, initial=0) + size_px
     attributes = StoreAttributes(
         slide=slide,
         patient=patient,

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.settings import RunSettings
-from pipeline.training.losses import covariance_term, objective_of, variance_term, vicreg, vicreg_mfl
+from pipeline.training.barlow_twins import barlow_twins_terms
+from pipeline.training.contrastive import info_nce, nt_xent
+from pipeline.training.losses import barlow_twins, contrastive, objective_of, vicreg, vicreg_mfl
+from pipeline.training.vicreg import covariance_term, variance_term
 
 
 def _embeddings(branches: int, count: int, width: int, seed: int = 0) -> list[torch.Tensor]:
@@ -58,7 +61,7 @@ def test_two_branches_in_the_convention_of_vicreg_equal_its_published_code() -> 
     for z in (a, b):
         variance, covariance = _by_numpy(z.numpy(), 1, 1e-4)
         expected += 25 * variance / 2 + covariance
-    assert sum(vicreg([a, b]).values()).item() == pytest.approx(expected, rel=1e-9)
+    assert sum(vicreg([a, b], [1]).values()).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("branches", [2, 3])
@@ -68,19 +71,21 @@ def test_the_convention_of_more_from_less_sums_ordered_pairs_and_each_branch_onc
     for z in views:
         variance, covariance = _by_numpy(z, 0, 1e-5)
         expected += 25 * variance + covariance
-    found = sum(vicreg_mfl([torch.from_numpy(z) for z in views]).values()).item()
+    found = sum(
+        vicreg_mfl([torch.from_numpy(z) for z in views], [1] * (branches * (branches - 1) // 2)).values()
+    ).item()
     assert found == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_three_branches_are_the_sum_of_the_three_pairs() -> None:
     views = _embeddings(3, 16, 10)
-    pairs = sum(sum(vicreg([a, b]).values()).item() for a, b in combinations(views, 2))
-    assert sum(vicreg(views).values()).item() == pytest.approx(pairs, rel=1e-9)
+    pairs = sum(sum(vicreg([a, b], [1]).values()).item() for a, b in combinations(views, 2))
+    assert sum(vicreg(views, [1, 1, 1]).values()).item() == pytest.approx(pairs, rel=1e-9)
 
 
 def test_the_two_conventions_differ_by_their_stated_factors() -> None:
     a, b = _embeddings(2, 64, 12)
-    ours, theirs = vicreg([a, b]), vicreg_mfl([a, b])
+    ours, theirs = vicreg([a, b], [1]), vicreg_mfl([a, b], [1])
     assert (theirs["invariance"] / ours["invariance"]).item() == pytest.approx(2)
     assert (theirs["variance"] / ours["variance"]).item() == pytest.approx(2, rel=0.1)
     assert (theirs["covariance"] / ours["covariance"]).item() == pytest.approx((63 / 64) ** 2)
@@ -88,12 +93,107 @@ def test_the_two_conventions_differ_by_their_stated_factors() -> None:
 
 def test_collapse_costs_variance_and_redundancy_costs_covariance() -> None:
     constant = torch.ones(32, 8)
-    assert vicreg([constant, constant])["variance"].item() == pytest.approx(25 * (1 - 0.01), rel=1e-4)
+    assert vicreg([constant, constant], [1])["variance"].item() == pytest.approx(25 * (1 - 0.01), rel=1e-4)
     one = torch.randn(32, 1, generator=torch.Generator().manual_seed(0))
     copies, free = one.expand(32, 8), torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
     assert covariance_term(copies, 1) > 5 * covariance_term(free, 1)
 
 
-def test_the_settings_choose_the_convention() -> None:
-    assert objective_of(RunSettings(convention="mfl")) is vicreg_mfl
-    assert objective_of(RunSettings()) is vicreg
+def test_a_pair_of_weight_zero_leaves_the_other_pairs_as_they_are() -> None:
+    a, b, c = _embeddings(3, 16, 10)
+    both = sum(vicreg([a, b, c], [1, 0, 0.5]).values()).item()
+    alone = sum(vicreg([a, b], [1]).values()).item() + 0.5 * sum(vicreg([b, c], [1]).values()).item()
+    assert both == pytest.approx(alone, rel=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(3, 30), width=st.integers(2, 30), seed=st.integers(0, 99))
+def test_barlow_twins_equals_numpys_correlations_whatever_the_shape(count: int, width: int, seed: int) -> None:
+    a, b = _embeddings(2, count, width, seed)
+    correlation = np.corrcoef(a.numpy(), b.numpy(), rowvar=False)[:width, width:]
+    # numpy knows no epsilon in the variances: 1e-5 of it changes each correlation by a factor that is given here.
+    kept = [np.sqrt(np.var(z.numpy(), axis=0) / (np.var(z.numpy(), axis=0) + 1e-5)) for z in (a, b)]
+    correlation = correlation * np.outer(*kept)
+    invariance, redundancy = barlow_twins_terms(a, b)
+    assert invariance.item() == pytest.approx(((1 - np.diag(correlation)) ** 2).sum(), rel=1e-7)
+    off_diagonal = (correlation**2).sum() - (np.diag(correlation) ** 2).sum()
+    assert redundancy.item() == pytest.approx(off_diagonal, rel=1e-7, abs=1e-9)
+
+
+def test_the_gram_form_of_barlow_twins_has_the_gradient_of_the_direct_form() -> None:
+    z = _embeddings(2, 12, 40)
+    ours = [item.clone().requires_grad_() for item in z]
+    direct = [item.clone().requires_grad_() for item in z]
+    barlow_twins_terms(*ours)[1].backward()
+    a, b = ((item - item.mean(0)) / torch.sqrt(item.var(0, correction=0) + 1e-5) for item in direct)
+    correlation = a.T @ b / 12
+    (correlation - torch.diag(torch.diag(correlation))).square().sum().backward()
+    for mine, theirs in zip(ours, direct, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-8, atol=1e-10)
+
+
+def _cross_entropy(scores: np.ndarray, partner: int, left_out: int | None = None) -> float:
+    kept = [index for index in range(len(scores)) if index != left_out]
+    return float(np.log(np.exp(scores[kept]).sum()) - scores[partner])
+
+
+def test_info_nce_looks_for_the_partner_in_the_other_branch_only() -> None:
+    a, b = (z.numpy() / np.linalg.norm(z.numpy(), axis=1, keepdims=True) for z in _embeddings(2, 9, 5))
+    cosines = a @ b.T / 0.3
+    expected = np.mean([_cross_entropy(cosines[i], i) + _cross_entropy(cosines[:, i], i) for i in range(9)]) / 2
+    assert info_nce(*_embeddings(2, 9, 5), 0.3).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_nt_xent_has_all_other_rows_of_both_branches_as_negatives() -> None:
+    both = np.concatenate([z.numpy() for z in _embeddings(2, 9, 5)])
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    cosines = both @ both.T / 0.3
+    expected = np.mean([_cross_entropy(cosines[i], (i + 9) % 18, left_out=i) for i in range(18)])
+    assert nt_xent(*_embeddings(2, 9, 5), 0.3).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_all_pairs_of_three_branches_count_with_their_weights() -> None:
+    a, b, c = _embeddings(3, 12, 6)
+    weights = [1.0, 0.5, 2.0]
+    expected = sum(
+        weight * sum(barlow_twins(pair, [1]).values()).item()
+        for weight, pair in zip(weights, combinations((a, b, c), 2), strict=True)
+    )
+    assert sum(barlow_twins([a, b, c], weights).values()).item() == pytest.approx(expected, rel=1e-9)
+    found = contrastive([a, b, c], weights, lambda x, y: nt_xent(x, y, 0.5))["contrast"].item()
+    by_hand = nt_xent(a, b, 0.5) + 0.5 * nt_xent(a, c, 0.5) + 2 * nt_xent(b, c, 0.5)
+    assert found == pytest.approx(by_hand.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("objective", ["vicreg", "barlow-twins", "infonce", "nt-xent"])
+def test_every_objective_prefers_true_partners_to_permuted_ones(objective: str) -> None:
+    loss = objective_of(RunSettings(objective=objective))  # type: ignore[arg-type]
+    a, b = _embeddings(2, 64, 8)
+    assert sum(loss([a, b]).values()) < sum(loss([a, b.roll(1, 0)]).values())
+
+
+def test_lightly_gives_the_same_values() -> None:
+    peers = pytest.importorskip("lightly.loss", reason="lightly, the peer to compare with, is not installed")
+    a, b = (z.float() for z in _embeddings(2, 32, 48))
+    ours = [sum(vicreg([a, b], [1]).values()), sum(barlow_twins([a, b], [1]).values()), nt_xent(a, b, 0.5)]
+    theirs = [peers.VICRegLoss()(a, b), peers.BarlowTwinsLoss()(a, b), peers.NTXentLoss(temperature=0.5)(a, b)]
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=2e-6, atol=1e-6)
+
+
+def test_the_settings_choose_objective_and_convention() -> None:
+    a, b, c = _embeddings(3, 12, 6)
+    mfl = objective_of(RunSettings(convention="mfl"))([a, b])
+    assert mfl["invariance"].item() == vicreg_mfl([a, b], [1])["invariance"].item()
+    weighted = objective_of(
+        RunSettings(
+            branches=("sparse", "sparse", "dense"), pair_weights=(0, 1, 2), objective="infonce", temperature=0.1
+        )
+    )
+    expected = info_nce(a, c, 0.1) + 2 * info_nce(b, c, 0.1)
+    assert weighted([a, b, c])["contrast"].item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, -1.0), (0.0, 0.0, 0.0), (float("inf"), 1.0, 1.0)])
+def test_weights_that_fit_no_pairs_are_refused(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="pair_weights"):
+        RunSettings(branches=("sparse", "sparse", "dense"), pair_weights=weights)

@@ -74,3 +74,28 @@ def test_the_reference_of_the_configuration_is_up_to_date() -> None:
 
     written = (Path(__file__).resolve().parents[1] / "config" / "README.md").read_text()
     assert written == reference(), "run: python -m pipeline settings > config/README.md"
+
+
+def test_a_run_of_several_seeds_becomes_one_run_per_seed() -> None:
+    runs = build(Settings, {"runs": {"a": {"seeds": [3, 4], "epochs": 2}, "b": {"seed": 7}}}, source="x").runs
+    assert {name: (run.seed, run.repeats, run.epochs) for name, run in runs.items()} == {
+        "a": (3, "", 2),
+        "a-seed4": (4, "a", 2),
+        "b": (7, "", 20),
+    }
+
+
+@pytest.mark.parametrize(
+    ("runs", "found"),
+    [
+        ({"a": {}, "b": {"repeats": "c"}}, "no run of its own"),
+        ({"a": {}, "b": {"repeats": "a"}}, "in its seed"),
+        ({"a": {}, "b": {"repeats": "a", "seed": 1, "lr": 0.5}}, "in its seed"),
+        ({"a": {"seeds": [1, 1]}}, "must differ"),
+        ({"a": {"seeds": [0, 1]}, "a-seed1": {}}, "two runs"),
+        ({"a": {"seeds": [0, 1], "repeats": "b"}, "b": {}}, "has one seed"),
+    ],
+)
+def test_repetitions_that_are_none_are_refused(runs: dict[str, Any], found: str) -> None:
+    with pytest.raises(StatedError, match=found):
+        build(Settings, {"runs": runs}, source="x")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_training import TINY, write_cohort
+from safetensors.torch import load_file
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
@@ -222,6 +223,28 @@ def test_controls_differ_from_true_pairs_and_their_card_says_what_they_are(cohor
         out = _train(cohort, pairing, pairing=pairing, epochs=3)
         assert _history(out) != _history(whole)
         assert said in (out / "encoder" / "card.md").read_text()
+
+
+@pytest.mark.parametrize("objective", ["barlow-twins", "infonce", "nt-xent"])
+def test_every_objective_trains_and_its_terms_add_up_to_the_loss(cohort: Path, objective: str) -> None:
+    out = _train(cohort, objective, objective=objective, epochs=1)
+    (line,) = _history(out)
+    terms = {"invariance", "variance", "covariance", "redundancy", "contrast"} & set(line)
+    assert "variance" not in terms
+    assert sum(line[term] for term in terms) == pytest.approx(line["loss"], rel=1e-5)
+    assert (out / "curve.png").stat().st_size > 0
+
+
+def test_no_epoch_leaves_the_initial_weights_of_the_compared_runs(cohort: Path) -> None:
+    out = _train(cohort, "random", epochs=0)
+    assert _history(out) == []
+    assert "was not trained" in (out / "encoder" / "card.md").read_text()
+    network = BranchNetwork(
+        ("sparse",), encoder=str(TINY["encoder"]), channels={"sparse": 3}, size_px=32, projector=(32, 32), seed=0
+    )
+    written = load_file(out / "encoder" / "model.safetensors")
+    for name, value in network.encoders["sparse"].state_dict().items():
+        torch.testing.assert_close(written[name], value)
 
 
 def test_true_pairs_can_be_matched_better_than_shuffled_ones(tmp_path: Path) -> None:

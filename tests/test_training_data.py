@@ -122,6 +122,30 @@ def test_batches_come_in_the_order_of_the_seed_and_leave_out_an_incomplete_one(t
         np.testing.assert_array_equal(batch.dense.numpy(), patches.dense(group)[0])
 
 
+def test_the_number_of_reading_threads_changes_nothing_in_the_batches(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    patches = TrainingPatches(_rows(tmp_path), dense=True, budget_bytes=0)
+    groups = groups_of(epoch_order(40, seed=3, epoch=1), 5)
+    shuffled = partners(40, "shuffled", seed=0)
+    one, four = (
+        list(batches_ahead(patches, groups, shuffled, dense=True, pin=False, threads=threads)) for threads in (1, 4)
+    )
+    assert len(one) == len(four) == 8
+    for left, right in zip(one, four, strict=True):
+        for name in ("sparse", "dense", "present"):
+            assert torch.equal(getattr(left, name), getattr(right, name))
+
+
+def test_an_error_of_a_reading_thread_reaches_the_one_who_waits(tmp_path: Path) -> None:
+    stores, _ = write_cohort(tmp_path)
+    patches = TrainingPatches(_rows(tmp_path), dense=True, budget_bytes=0)
+    shard = next((stores / "s1.zarr" / "dense" / "c").rglob("0/0/0/0"))
+    shard.write_bytes(b"x" * 100)
+    groups = groups_of(np.arange(40), 8)
+    with pytest.raises(StatedError, match="broken index"):
+        list(batches_ahead(patches, groups, partners(40, "true", seed=0), dense=True, pin=False, threads=2))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_shuffled_pairs_leave_no_patch_with_its_own_and_stay_the_same(seed: int) -> None:
     shuffled = partners(50, "shuffled", seed=seed)

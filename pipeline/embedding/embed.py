@@ -22,10 +22,11 @@ from pipeline.settings import EmbedSettings
 from pipeline.tiling.store import PatchStore, StoreAttributes
 
 SCHEMA_VERSION = 1
-_MPP_TOLERANCE = 0.05
+MPP_TOLERANCE = 0.05
 _CHUNK_BYTES = 2**20
 _BATCHES_AHEAD = 2
 _UM_PER_PX_AT_1X = 10.0
+_COMPARED_PATCHES = 4
 
 
 def embed(store: PatchStore, encoder: Encoder, settings: EmbedSettings, out: Path, provenance: dict[str, Any]) -> None:
@@ -33,12 +34,17 @@ def embed(store: PatchStore, encoder: Encoder, settings: EmbedSettings, out: Pat
 
     Raises:
         StatedError: if the store's patches differ from those of the encoder's training by more than 5 % in um per
-            pixel, or in size, or if a feature is not finite.
+            pixel, or in size, if it has none, if `auto` found a precision that changes what the features say, or if
+            a feature is not finite.
     """
     check_patches(store, encoder.description)
     count, width = len(store), encoder.description.feature_dim
     precision = encoder.precision(settings.precision)
     known = store.attributes
+    if not count:
+        raise StatedError(slide=known.slide, file=store.path, expected="a store with patches", found="none")
+    if settings.precision == "auto":
+        encoder.check_precision(store.read_sparse(slice(0, _COMPARED_PATCHES)), precision)
     chunk = (min(count, max(1, -(-_CHUNK_BYTES // (4 * width)))), width)
     with finished(out) as temporary, h5py.File(temporary, "w") as file:
         features = file.create_dataset("features", shape=(count, width), dtype=np.float32, chunks=chunk)
@@ -68,7 +74,7 @@ def embed(store: PatchStore, encoder: Encoder, settings: EmbedSettings, out: Pat
 def check_patches(store: PatchStore, trained: EncoderDescription) -> None:
     """Raises StatedError unless the store's patches are like those that the encoder was trained on."""
     known = store.attributes
-    if abs(known.mpp / trained.mpp - 1) > _MPP_TOLERANCE or known.size_px != trained.patch_px:
+    if abs(known.mpp / trained.mpp - 1) > MPP_TOLERANCE or known.size_px != trained.patch_px:
         raise StatedError(
             slide=known.slide,
             file=store.path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from pipeline.embedding.fused import fused_in_bf16
 from pipeline.errors import StatedError
 from pipeline.provenance import file_digest
 from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA, WEIGHTS_NAME, build_encoder
@@ -63,6 +65,11 @@ class Encoder:
         self._mean = torch.tensor(description.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(description.std, device=device).view(1, 3, 1, 1)
 
+    @cached_property
+    def _fused(self) -> nn.Module | None:
+        """The network as the CPU runs it in bfloat16; None where autocast has to do."""
+        return fused_in_bf16(self._network) if self._device.type == "cpu" else None
+
     @classmethod
     def load(cls, folder: Path, device: torch.device | None = None) -> Self:
         """The encoder in a folder.
@@ -97,14 +104,37 @@ class Encoder:
             return "fp32"
         return resolve_precision(wanted, self._network, self._device)
 
+    def check_precision(self, patches: NDArray[np.uint8], precision: Precision) -> None:
+        """Compares the features of some patches with those in float32, before a slide is embedded in less.
+
+        Raises:
+            StatedError: if the cosine between the two is below 0.999 for any of them.
+        """
+        if precision == "fp32" or not len(patches):
+            return
+        found, expected = (torch.from_numpy(self.embed(patches, kind)).double() for kind in (precision, "fp32"))
+        cosine = float(torch.nn.functional.cosine_similarity(found, expected).min())
+        # Also where it is nan: a network that overflows.
+        if not cosine >= SMALLEST_BF16_COSINE:
+            raise StatedError(
+                expected=f"features in {precision} like those in fp32 (cosine {SMALLEST_BF16_COSINE:g}); "
+                "set embed.precision to fp32",
+                found=f"cosine {cosine:.4f}",
+            )
+
     def embed(self, patches: NDArray[np.uint8], precision: Precision = "fp32") -> NDArray[np.float32]:
         """Features (n, D) float32 of RGB patches (n, P, P, 3), of which the centre of `input_px` is seen."""
         side = self.description.input_px
         start = (patches.shape[1] - side) // 2
         window = torch.from_numpy(patches).to(self._device)[:, start : start + side, start : start + side]
         pixels = window.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        with torch.inference_mode(), autocast(precision, self._device):
-            features = self._network(pixels.contiguous(memory_format=torch.channels_last))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            if precision == "bf16" and self._fused is not None:
+                features = self._fused(pixels.to(torch.bfloat16))
+            else:
+                with autocast(precision, self._device):
+                    features = self._network(pixels)
         return np.asarray(features.float().cpu().numpy(), dtype=np.float32)
 
 

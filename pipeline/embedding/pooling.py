@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -76,7 +78,7 @@ def mean_and_std(features: h5py.Dataset | NDArray[np.float32]) -> tuple[NDArray[
     return np.asarray(mean, dtype=np.float32), np.sqrt(squares / count).astype(np.float32)
 
 
-def write_slide_vectors(vectors: Sequence[SlideVector], out: Path) -> None:
+def write_slide_vectors(vectors: Sequence[SlideVector], out: Path, provenance: dict[str, Any]) -> None:
     """Writes one row per slide: slide, patient, patches, recipe, encoder, and the lists mean and mean_std.
 
     `mean` has the length of a feature vector, `mean_std` twice that: means, then standard deviations.
@@ -105,6 +107,7 @@ def write_slide_vectors(vectors: Sequence[SlideVector], out: Path) -> None:
             "mean_std": _lists([np.concatenate([item.mean, item.std]) for item in vectors], 2 * width),
         }
     )
+    table = table.replace_schema_metadata({"provenance": json.dumps(provenance, sort_keys=True)})
     with finished(out) as temporary:
         parquet.write_table(table, temporary)
 

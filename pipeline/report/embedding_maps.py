@@ -109,6 +109,8 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
     origin = position.min(axis=0)
     column, row = np.rint((position - origin) / pitch).astype(np.int64).T
     rgba = np.zeros((int(row.max()) + 1, int(column.max()) + 1, 4), np.uint8)
+    # Colours have 216 shades: single precision is enough, and twice as fast.
+    axes, middle = components.axes.T.astype(np.float32), components.axes @ components.centre
     with _opened(slide, path) as file:
         if not np.array_equal(file["coords"], position):
             raise StatedError(
@@ -116,7 +118,7 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
             )
         for start in range(0, len(position), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            scores = (np.asarray(file["features"][part], dtype=np.float64) - components.centre) @ components.axes.T
+            scores = np.asarray(file["features"][part], dtype=np.float32) @ axes - middle
             spread = np.where(components.high > components.low, components.high - components.low, 1)
             shade = np.clip((scores - components.low) / spread, 0, 1)
             rgba[row[part], column[part], :3] = np.rint(30 + shade * 215)

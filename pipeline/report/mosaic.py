@@ -19,7 +19,7 @@ def sparse_picture(store: PatchStore, size_px: tuple[int, int]) -> Image.Image:
     the slide has few enough patches to read them all, these are scaled down and laid in their places.
     """
     overview = Image.fromarray(store.overview)
-    picture = overview.resize(size_px, Image.Resampling.BICUBIC)
+    picture = overview.resize(size_px, Image.Resampling.BICUBIC, reducing_gap=2.0)
     if size_px[0] < overview.width * _WORTH_IT or len(store) > _MOST_PATCHES:
         return picture
     known = store.attributes

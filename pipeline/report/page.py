@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import pipeline
 from pipeline.progress import progress
-from pipeline.provenance import finished
+from pipeline.provenance import finished, record
 from pipeline.report import pairs, views, words
+from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import fit_components, slide_map
 from pipeline.report.figures import COLOURS, scatter, swatch
 from pipeline.report.pictures import longest_side_px
 from pipeline.report.reading import Results, read_results
+from pipeline.report.sources import sources
 from pipeline.settings import ReportSettings
 
 Legend = list[tuple[str, Markup]]
@@ -90,9 +94,13 @@ def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSet
     Raises:
         StatedError: if something that is there cannot be read.
     """
-    page = build_page(read_results(results, sheet, embedding), embedding, settings)
+    shown = read_results(results, sheet, embedding)
+    page = build_page(shown, embedding, settings)
+    provenance = record(
+        "report", settings, sources(results, sheet, shown, embedding), ("jinja2", "matplotlib", "numpy")
+    )
     with finished(out) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+        temporary.write_text(render(page, provenance), encoding="utf-8")
 
 
 def build_page(results: Results, embedding: str, settings: ReportSettings) -> Page:
@@ -131,13 +139,14 @@ def build_page(results: Results, embedding: str, settings: ReportSettings) -> Pa
     )
 
 
-def render(page: Page) -> str:
-    """The HTML of a page; every text in it is escaped."""
+def render(page: Page, provenance: dict[str, Any]) -> str:
+    """The HTML of a page, its provenance in its head; every text in it is escaped."""
     folder = files("pipeline.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "template.html").read_text(encoding="utf-8"))
     return template.render(
         page=page,
+        provenance=json.dumps(provenance, sort_keys=True),
         style=Markup((folder / "style.css").read_text(encoding="utf-8")),
         script=Markup((folder / "script.js").read_text(encoding="utf-8")),
     )
@@ -150,11 +159,8 @@ def _embedding_views(results: Results, settings: ReportSettings, side_px: int) -
     drawn = {slide: points for slide, points in components.points.items() if len(points)}
     shares = [float(share) for share in components.explained]
     slides = [slide for slide in results.slides if slide.slide in results.features]
-    maps = [
-        view
-        for slide in progress(slides, label="embedding maps", unit="slides")
-        if (view := views.map_view(slide, results, components, round(side_px * 0.6)))
-    ]
+    maps = drawn_in_order(lambda slide: views.map_view(slide, results, components, round(side_px * 0.6)), slides)
+    told = progress(maps, label="embedding maps", unit="slides", total=len(slides))
     located = slide_map(results.vectors, [slide.slide for slide in slides]) if results.vectors else None
     return _EmbeddingViews(
         scatter=scatter(drawn, shares, name="Patches on the first two principal components", labelled=False),
@@ -167,7 +173,7 @@ def _embedding_views(results: Results, settings: ReportSettings, side_px: int) -
         )
         if located
         else None,
-        maps=maps,
+        maps=[view for view in told if view],
     )
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from pipeline.report.drawing import drawn_in_order
 from pipeline.report.mosaic import sparse_picture
-from pipeline.report.pictures import Picture, drawing, opened, photograph
+from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
 from pipeline.report.reading import Registration, Results, SlideResults
 from pipeline.report.views import Badge, badge
 
 TITLE_PX = 44  # height of the line with title and legend above the pictures of register
 PADDED_TO_PX = 720  # width that they are padded to, so that the line has room
-_PAIRS_AT_ONCE = 4
 _EXPLAINED = {
     "checkerboard": (
         "Checkerboard",
@@ -58,11 +56,10 @@ class PairView:
 
 
 def pair_views(results: Results, side_px: int) -> Iterator[PairView]:
-    """The registered pairs, failed ones first; the pictures of a few pairs at a time are in memory."""
+    """The registered pairs, failed ones first."""
     paired = [(slide, slide.registration) for slide in results.slides if slide.registration]
     paired.sort(key=lambda item: _ORDER.get(item[1].verdict, 2))
-    with ThreadPoolExecutor(min(_PAIRS_AT_ONCE, os.cpu_count() or 1)) as pool:
-        yield from pool.map(lambda item: _pair_view(item[0], item[1], side_px), paired)
+    yield from drawn_in_order(lambda item: _pair_view(item[0], item[1], side_px), paired)
 
 
 def quantity(path: str) -> tuple[str, str]:
@@ -81,7 +78,7 @@ def _pair_view(slide: SlideResults, registration: Registration, side_px: int) ->
     store = slide.store
     width, height = store.attributes.size_level0_px if store else (1, 1)
     field = _field(overlay, width / height) if overlay and store else None
-    sparse = sparse_picture(store, field.size) if field and store else None
+    sparse = sparse_picture(store, fitted(field.size, side_px)) if field and store else None
     others = []
     for name, (title, how) in _EXPLAINED.items():
         if name in registration.pictures:

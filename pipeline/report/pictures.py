@@ -39,15 +39,21 @@ def longest_side_px(wanted: int, slides: int) -> int:
     return min(wanted, max(_SMALLEST_PX, round(shrunk)))
 
 
+def fitted(size_px: tuple[int, int], side_px: int) -> tuple[int, int]:
+    """A width and height with the longest side at most `side_px`, in the same proportions."""
+    factor = min(1.0, side_px / max(size_px))
+    return max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor))
+
+
 def photograph(image: Image.Image | NDArray[np.uint8], side_px: int) -> Picture:
     """A picture of tissue as WebP, at most `side_px` on its longest side; never enlarged."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    return _encoded(_shrunk(picture.convert("RGB"), side_px), "WEBP", quality=72, method=4)
+    return _encoded(_shrunk(picture.convert("RGB"), side_px), "WEBP", quality=72, method=2)
 
 
 def drawing(image: Image.Image, side_px: int) -> Picture:
     """A map or a grid as WebP of higher quality, whose thin lines stay clean."""
-    return _encoded(_shrunk(image.convert("RGB"), side_px), "WEBP", quality=86, method=4)
+    return _encoded(_shrunk(image.convert("RGB"), side_px), "WEBP", quality=86, method=2)
 
 
 def exact(rgba: NDArray[np.uint8]) -> Picture:
@@ -69,11 +75,8 @@ def opened(path: Path) -> Image.Image:
 
 
 def _shrunk(image: Image.Image, side_px: int) -> Image.Image:
-    factor = side_px / max(image.size)
-    if factor >= 1:
-        return image
-    width, height = (max(1, round(length * factor)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    size_px = fitted(image.size, side_px)
+    return image if size_px == image.size else image.resize(size_px, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _encoded(image: Image.Image, kind: str, **options: int | bool) -> Picture:

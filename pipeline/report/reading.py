@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from pipeline.errors import StatedError
 from pipeline.slides.record import SlideRecord, read_record
 from pipeline.tiling.store import PatchStore
@@ -210,13 +212,18 @@ def _pairs(path: Path) -> tuple[dict[str, int] | None, dict[str, tuple[int, ...]
     """Usable pairs and folds by slide; None and nothing where there is no split."""
     if not path.is_file():
         return None, {}
-    pairs: dict[str, int] = {}
-    folds: dict[str, set[int]] = {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream, delimiter="\t"):
-            pairs[row["slide"]] = pairs.get(row["slide"], 0) + (float(row["pair_quality"] or 0) > 0)
-            folds.setdefault(row["slide"], set()).add(int(row["fold"]))
-    return pairs, {slide: tuple(sorted(found)) for slide, found in folds.items()}
+    try:
+        table = pd.read_csv(
+            path, sep="\t", usecols=["slide", "fold", "pair_quality"], dtype={"slide": str}, keep_default_na=False
+        )
+        table["pair_quality"] = pd.to_numeric(table["pair_quality"].replace("", 0)) > 0
+        rows = table.groupby("slide", sort=False)
+        folds = {
+            str(slide): tuple(sorted({int(fold) for fold in found})) for slide, found in rows["fold"].unique().items()
+        }
+        return {str(slide): int(count) for slide, count in rows["pair_quality"].sum().items()}, folds
+    except (ValueError, OSError) as error:
+        raise StatedError(file=path, expected="the table that split wrote", found=str(error)) from None
 
 
 def _curves(folder: Path) -> dict[str, tuple[Mapping[str, float], ...]]:

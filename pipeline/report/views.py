@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pipeline.report.embedding_maps import Components, patch_colours
 from pipeline.report.figures import Estimate, curves, fates, forest, signed
 from pipeline.report.mosaic import sparse_picture
-from pipeline.report.pictures import Picture, exact, photograph
+from pipeline.report.pictures import Picture, exact, fitted, photograph
 from pipeline.report.reading import Evidence, Results, SlideResults
 from pipeline.report.words import MEAN
 
@@ -199,9 +199,7 @@ def map_view(slide: SlideResults, results: Results, components: Components, side
     sides = (("left", colours.left), ("top", colours.top), ("width", colours.width), ("height", colours.height))
     place = ";".join(f"{side}:{fraction:.3%}" for side, fraction in sides)
     width, height = slide.store.attributes.size_level0_px
-    factor = side_px / max(width, height)
-    size_px = max(1, round(width * factor)), max(1, round(height * factor))
-    overview = photograph(sparse_picture(slide.store, size_px), side_px)
+    overview = photograph(sparse_picture(slide.store, fitted((width, height), side_px)), side_px)
     return MapView(slide.slide, slide.patient, overview, exact(colours.rgba), place)
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import StatedError
@@ -42,6 +42,37 @@ class Settings:
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+
+    @field_validator("runs")
+    @classmethod
+    def _one_run_per_seed(cls, runs: dict[str, RunSettings]) -> dict[str, RunSettings]:
+        return one_run_per_seed(runs)
+
+
+def one_run_per_seed(runs: Mapping[str, RunSettings]) -> dict[str, RunSettings]:
+    """The runs with each one of several `seeds` as a run of its own that `repeats` the first.
+
+    Raises:
+        ValueError: if a run repeats one that is not there, is itself a repetition, or differs in more than its seed.
+    """
+    single: dict[str, RunSettings] = {}
+    for name, run in runs.items():
+        for seed in run.seeds or (run.seed,):
+            known = name if seed == (run.seeds or (run.seed,))[0] else f"{name}-seed{seed}"
+            if known in single or (known != name and known in runs):
+                raise ValueError(f"two runs would be named {known}")
+            repeats = run.repeats if known == name else name
+            single[known] = replace(run, seed=seed, seeds=(), repeats=repeats)
+    for name, run in single.items():
+        if run.repeats:
+            first = single.get(run.repeats)
+            if first is None or first.repeats:
+                raise ValueError(f"run {name} repeats {run.repeats}, which is no run of its own")
+            if replace(run, seed=first.seed, repeats="") != first or run.seed == first.seed:
+                raise ValueError(
+                    f"run {name} must differ from {run.repeats}, which it repeats, in its seed and only there"
+                )
+    return single
 
 
 S = TypeVar("S")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from itertools import combinations
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.settings.closed import CLOSED
 
 Modality = Literal["sparse", "dense"]
+Seed = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -21,10 +24,17 @@ class RunSettings:
         min_length=2,
         description="modality of each branch; branches of one modality share their encoder",
     )
-    objective: Literal["vicreg"] = Field(default="vicreg", description="loss between the branches")
+    objective: Literal["vicreg", "barlow-twins", "infonce", "nt-xent"] = Field(
+        default="vicreg", description="loss between the branches, summed over all pairs of them"
+    )
     convention: Literal["vicreg", "mfl"] = Field(
         default="vicreg", description="weights of the VICReg terms: as its authors code them, or as More From Less does"
     )
+    pair_weights: tuple[float, ...] = Field(
+        default=(),
+        description="weight of each pair of branches in the loss, in the order 1-2, 1-3, …, 2-3, …; empty weighs all 1",
+    )
+    temperature: float = Field(default=0.5, gt=0, description="temperature of infonce and nt-xent")
     encoder: str = Field(default="resnet18", min_length=1, description="timm name of the encoders' architecture")
     projector: tuple[int, ...] = Field(
         default=(1024, 1024, 1024), min_length=1, description="widths of the projector's layers"
@@ -32,12 +42,24 @@ class RunSettings:
     pairing: Literal["true", "shuffled", "blank"] = Field(
         default="true", description="true pairs, or the controls: dense patches permuted, or made blank"
     )
-    epochs: int = Field(default=20, ge=1, description="passes over the training patches")
+    epochs: int = Field(
+        default=20,
+        ge=0,
+        description="passes over the training patches; 0 leaves the random initial weights, a baseline",
+    )
     batch_size: int = Field(default=128, ge=2, description="patches per step")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of AdamW")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps in which the learning rate rises")
     seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
+    seeds: tuple[Seed, ...] = Field(
+        default=(),
+        description="several seeds: the run {run} gets the first, further runs {run}-seed{seed} the others, and evaluate "
+        "scores them together",
+    )
+    repeats: str = Field(
+        default="", description="the run that this one repeats with another seed; `seeds` sets it for the runs it adds"
+    )
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient in a step")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
@@ -67,3 +89,20 @@ class RunSettings:
         if "sparse" not in branches:
             raise ValueError("at least one branch must be sparse, for the sparse encoder is what a run yields")
         return branches
+
+    @model_validator(mode="after")
+    def _weighs_every_pair(self) -> Self:
+        pairs = len(list(combinations(self.branches, 2)))
+        if self.pair_weights and len(self.pair_weights) != pairs:
+            raise ValueError(f"pair_weights needs {pairs} weights, one per pair of {len(self.branches)} branches")
+        if any(not 0 <= weight < math.inf for weight in self.pair_weights) or not any(self.pair_weights or (1,)):
+            raise ValueError("pair_weights must be finite and not negative, one at least above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _names_each_seed_once(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ")
+        if self.seeds and self.repeats:
+            raise ValueError("a run that repeats another has one seed; set seeds in the run that it repeats")
+        return self

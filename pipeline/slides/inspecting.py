@@ -17,14 +17,19 @@ from pipeline.slides.record import SideRecord, SlideRecord
 MPP_RANGE = (0.05, 50.0)
 
 
-def inspect_slide(row: SheetRow, settings: InspectSettings) -> SlideRecord:
+def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = True) -> SlideRecord:
     """The record of a slide: both its images opened, checked and hashed.
+
+    Args:
+        row: of the sheet.
+        settings: of the stage.
+        hashed: False leaves the hashes empty, for a look at slides whose every byte takes hours to read.
 
     Raises:
         StatedError: if an image cannot be opened or is cut off, if its mpp is unknown, absurd or contradicted by the
             sheet, if the sparse image is not RGB of 8 bits, or if channel names repeat.
     """
-    sparse = _side(row, settings, "sparse")
+    sparse = _side(row, settings, "sparse", hashed=hashed)
     if (sparse.channels, sparse.dtype) != (("R", "G", "B"), "uint8"):
         found = f"{len(sparse.channels)} channels of {sparse.dtype} ({', '.join(sparse.channels[:4])})"
         raise StatedError(
@@ -36,7 +41,7 @@ def inspect_slide(row: SheetRow, settings: InspectSettings) -> SlideRecord:
         raise StatedError(slide=row.slide, expected="a dense slide", found=found)
     if row.transform not in ("", "identity") and not Path(row.transform).exists():
         raise StatedError(slide=row.slide, file=row.transform, expected="a transform", found="no such file or folder")
-    dense = _side(row, settings, "dense") if row.dense else None
+    dense = _side(row, settings, "dense", hashed=hashed) if row.dense else None
     return SlideRecord(row.slide, row.patient, sparse, dense, row.transform)
 
 
@@ -60,7 +65,7 @@ def source_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _side(row: SheetRow, settings: InspectSettings, side: str) -> SideRecord:
+def _side(row: SheetRow, settings: InspectSettings, side: str, *, hashed: bool) -> SideRecord:
     path = Path(row.sparse if side == "sparse" else row.dense)
     told = row.sparse_mpp if side == "sparse" else row.dense_mpp
     with open_slide(path, slide=row.slide) as opened:
@@ -78,7 +83,7 @@ def _side(row: SheetRow, settings: InspectSettings, side: str) -> SideRecord:
         levels=header.levels,
         channels=channels,
         dtype=header.dtype,
-        sha256=source_digest(path),
+        sha256=source_digest(path) if hashed else "",
     )
 
 

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Writes the table."""
     from pipeline.embedding.pooling import read_slide_vector, write_slide_vectors
+    from pipeline.provenance import file_digest, record
 
-    vectors = [read_slide_vector(parsed.features / f"{slide}.h5", slide) for slide in parsed.slides]
-    write_slide_vectors(vectors, parsed.out)
+    files = {slide: parsed.features / f"{slide}.h5" for slide in parsed.slides}
+    vectors = [read_slide_vector(path, slide) for slide, path in files.items()]
+    inputs = {slide: file_digest(path) for slide, path in files.items()}
+    write_slide_vectors(vectors, parsed.out, record("embed_slides", {}, inputs, ("h5py", "numpy", "pyarrow")))

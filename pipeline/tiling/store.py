@@ -20,9 +20,8 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import StatedError
 from pipeline.tiling.jpeg_codec import JpegCodec
-from pipeline.tiling.shards import Piece, ShardedRows, shard_path, write_shard
-
-Rows = Sequence[int] | NDArray[np.int64] | slice
+from pipeline.tiling.sharded_rows import Rows, ShardedRows
+from pipeline.tiling.shards import Piece, shard_path, write_shard
 
 SCHEMA_VERSION = 1
 _SHARD_BYTES = 64 * 2**20
@@ -242,18 +241,31 @@ class PatchStore:
         """(h, w) bool: where the overview shows tissue."""
         return np.asarray(_array(self._group, "overview_tissue")[...])
 
-    def read_sparse(self, rows: Rows, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8: the H&E patches of these rows, in this order, in `out` where it is given."""
-        return self._read("sparse", rows, out)
+    @property
+    def dense_dtype(self) -> np.dtype[Any]:
+        """Pixel type of the dense side.
 
-    def read_dense(self, rows: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """(n, C, P, P) in the dense slide's dtype: the multiplex patches of these rows, in this order."""
-        return self._read("dense", rows, out)
+        Raises:
+            KeyError: if the store has none.
+        """
+        return np.dtype(_array(self._group, "dense").dtype)
 
-    def _read(self, name: str, rows: Rows, out: NDArray[Any] | None) -> NDArray[Any]:
+    def read_sparse(
+        self, rows: Rows, out: NDArray[np.uint8] | None = None, places: NDArray[np.int64] | None = None
+    ) -> NDArray[np.uint8]:
+        """(n, P, P, 3) uint8: the H&E patches of these rows, in this order; see `ShardedRows.read`."""
+        return self._read("sparse", rows, out, places)
+
+    def read_dense(
+        self, rows: Rows, out: NDArray[Any] | None = None, places: NDArray[np.int64] | None = None
+    ) -> NDArray[Any]:
+        """(n, C, P, P) in the dense slide's dtype: the multiplex patches of these rows; see `ShardedRows.read`."""
+        return self._read("dense", rows, out, places)
+
+    def _read(self, name: str, rows: Rows, out: NDArray[Any] | None, places: NDArray[np.int64] | None) -> NDArray[Any]:
         own = self._rows[name]
         if own is not None:
-            return own.read(rows, out)
+            return own.read(rows, out, places)
         # A store that was rewritten by other means, with other codecs: what zarr-python makes of it.
         array = _array(self._group, name)
         try:
@@ -264,7 +276,7 @@ class PatchStore:
             raise StatedError(file=self.path / name, expected="intact chunks", found=str(error)) from None
         if out is None:
             return found
-        out[...] = found
+        out[slice(None) if places is None else places] = found
         return out
 
 

@@ -32,6 +32,9 @@ from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
 from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
 
+# Patches may be finer than the slide by what scanners round their um per pixel.
+FINER_TOLERANCE = 0.98
+
 
 @dataclass(frozen=True)
 class DenseSide:
@@ -102,7 +105,7 @@ def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
     """All squares of the slide."""
     side = record.sparse
     mpp = side.mpp if settings.mpp == "native" else float(settings.mpp)
-    if mpp < side.mpp * 0.98:
+    if mpp < side.mpp * FINER_TOLERANCE:
         raise StatedError(
             slide=record.slide,
             file=side.path,

@@ -19,7 +19,7 @@ def write_curve(path: Path, name: str, history: Sequence[dict[str, Any]]) -> Non
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     epochs = [line["epoch"] for line in history]
-    for key in ("loss", *TERMS):
+    for key in ("loss", *(term for term in TERMS if history and term in history[0])):
         left.plot(epochs, [line[key] for line in history], label=key, lw=2 if key == "loss" else 1.2, marker=".")
     left.set(xlabel="epoch", ylabel="mean over the epoch", title=f"{name}: loss and its weighted terms", yscale="log")
     for key, label in (("embedding_rank", "embedding"), ("feature_rank", "sparse features")):

@@ -40,7 +40,7 @@ class TrainedEncoder:
         rows: the training patches.
         precision: number format in training.
         bf16_cosine: smallest cosine between its features in bfloat16 and float32.
-        last: the last line of the training's history.
+        last: the last line of the training's history; None where nothing was trained.
     """
 
     run: str
@@ -52,7 +52,7 @@ class TrainedEncoder:
     rows: TrainingRows
     precision: str
     bf16_cosine: float
-    last: dict[str, Any]
+    last: dict[str, Any] | None
 
 
 def write_encoder(folder: Path, trained: TrainedEncoder, provenance: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
     }
 
 
-def card(config: dict[str, Any], last: dict[str, Any]) -> str:
+def card(config: dict[str, Any], last: dict[str, Any] | None) -> str:
     """The contents of card.md."""
     own = config["more_from_less"]
     settings, training, patch = own["settings"], own["training"], own["patch"]
@@ -141,7 +141,7 @@ deviation {_figures(config["pretrained_cfg"]["std"])} (R, G, B).
 | epochs, batch, peak rate, seed | {settings["epochs"]}, {settings["batch_size"]}, {settings["lr"]:g}, \
 {settings["seed"]} |
 | initial weights | random; no pretrained weights were used |
-| at the end | loss {last["loss"]:.3f}, effective rank of the features {last["feature_rank"]:.1f} |
+| at the end | {_at_the_end(last)} |
 
 ## Limits
 
@@ -159,6 +159,8 @@ SHA-256 of `model.safetensors`: `{own["weights_sha256"]}`
 
 
 def _what_it_was_trained_beside(settings: dict[str, Any], markers: Sequence[str]) -> str:
+    if not settings["epochs"]:
+        return "A BASELINE: its weights are random, for it was not trained at all."
     if "dense" not in settings["branches"]:
         return "It was trained on H&E patches only: a baseline without a privileged modality."
     names = ", ".join(markers)
@@ -167,6 +169,12 @@ def _what_it_was_trained_beside(settings: dict[str, Any], markers: Sequence[str]
     if settings["pairing"] == "blank":
         return "A CONTROL: beside it stood a dense branch that saw nothing."
     return f"It was trained beside a dense branch that saw the same tissue in {names}; it needs the H&E patch alone."
+
+
+def _at_the_end(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "nothing was trained"
+    return f"loss {last['loss']:.3f}, effective rank of the features {last['feature_rank']:.1f}"
 
 
 def _figures(values: Sequence[float]) -> str:

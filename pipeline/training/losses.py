@@ -1,88 +1,95 @@
-"""The objective between branches, as pure functions of their embeddings.
+"""The objective between branches, as pure functions of their embeddings, summed over all pairs of branches.
 
-An objective takes the embeddings (n, d) of all branches and returns its weighted terms by name; the loss is their
-sum. VICReg: Bardes et al., arXiv 2105.04906, equations 1 to 6.
+An objective takes the embeddings (n, d) of all branches and one weight per pair, in the order of
+`itertools.combinations`, and returns its weighted terms by name; the loss is their sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss, relu
+from torch.nn.functional import mse_loss
 
 from pipeline.settings import RunSettings
+from pipeline.training.barlow_twins import barlow_twins_terms
+from pipeline.training.contrastive import info_nce, nt_xent
+from pipeline.training.vicreg import covariance_term, variance_term
 
 Terms = dict[str, Tensor]
+Weights = Sequence[float]
 Objective = Callable[[Sequence[Tensor]], Terms]
 
-TERMS = ("invariance", "variance", "covariance")
+TERMS = ("invariance", "variance", "covariance", "redundancy", "contrast")
 INVARIANCE_WEIGHT = 25.0
 VARIANCE_WEIGHT = 25.0
 COVARIANCE_WEIGHT = 1.0
+REDUNDANCY_WEIGHT = 5e-3
 
 
 def objective_of(settings: RunSettings) -> Objective:
-    """The objective that a run's settings name."""
-    return {"vicreg": vicreg, "mfl": vicreg_mfl}[settings.convention]
+    """The objective that a run's settings name, with their weights per pair."""
+    weights = settings.pair_weights or (1.0,) * len(list(combinations(settings.branches, 2)))
+    if settings.objective == "vicreg":
+        return partial({"vicreg": vicreg, "mfl": vicreg_mfl}[settings.convention], weights=weights)
+    if settings.objective == "barlow-twins":
+        return partial(barlow_twins, weights=weights)
+    loss = {"infonce": info_nce, "nt-xent": nt_xent}[settings.objective]
+    return partial(contrastive, weights=weights, loss=partial(loss, temperature=settings.temperature))
 
 
-def vicreg(embeddings: Sequence[Tensor]) -> Terms:
+def vicreg(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
     """VICReg as its authors code it, summed over all pairs of branches.
 
     Per pair: the mean squared difference once, half of each branch's variance term, each branch's covariance term;
     unbiased moments, epsilon 1e-4.
     """
-    partners = len(embeddings) - 1
-    pairs = combinations(embeddings, 2)
+    shares = _shares(len(embeddings), weights)
     return {
-        "invariance": INVARIANCE_WEIGHT * _total([mse_loss(a, b) for a, b in pairs]),
-        "variance": VARIANCE_WEIGHT * partners * _total([variance_term(z, 1, 1e-4) for z in embeddings]) / 2,
-        "covariance": COVARIANCE_WEIGHT * partners * _total([covariance_term(z, 1) for z in embeddings]),
+        "invariance": INVARIANCE_WEIGHT * _total([mse_loss(a, b) for a, b in combinations(embeddings, 2)], weights),
+        "variance": VARIANCE_WEIGHT * _total([variance_term(z, 1, 1e-4) for z in embeddings], shares) / 2,
+        "covariance": COVARIANCE_WEIGHT * _total([covariance_term(z, 1) for z in embeddings], shares),
     }
 
 
-def vicreg_mfl(embeddings: Sequence[Tensor]) -> Terms:
+def vicreg_mfl(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
     """VICReg as More From Less codes it (arXiv 2303.10656, public code).
 
     The mean squared difference of every ordered pair, so twice per pair; each branch's variance and covariance term
-    once, however many branches; population moments, epsilon 1e-5.
+    once, however many branches and whatever the pairs' weights; population moments, epsilon 1e-5.
     """
-    pairs = combinations(embeddings, 2)
+    once = [1.0] * len(embeddings)
     return {
-        "invariance": INVARIANCE_WEIGHT * 2 * _total([mse_loss(a, b) for a, b in pairs]),
-        "variance": VARIANCE_WEIGHT * _total([variance_term(z, 0, 1e-5) for z in embeddings]),
-        "covariance": COVARIANCE_WEIGHT * _total([covariance_term(z, 0) for z in embeddings]),
+        "invariance": INVARIANCE_WEIGHT * 2 * _total([mse_loss(a, b) for a, b in combinations(embeddings, 2)], weights),
+        "variance": VARIANCE_WEIGHT * _total([variance_term(z, 0, 1e-5) for z in embeddings], once),
+        "covariance": COVARIANCE_WEIGHT * _total([covariance_term(z, 0) for z in embeddings], once),
     }
 
 
-def variance_term(z: Tensor, correction: int, epsilon: float) -> Tensor:
-    """Mean over the dimensions of how far each standard deviation over the batch falls short of 1.
-
-    Args:
-        z: (n, d) embeddings.
-        correction: 1 for the unbiased variance, 0 for that of the population.
-        epsilon: added to the variance, against the infinite slope of the root at 0.
-    """
-    return relu(1 - torch.sqrt(z.var(dim=0, correction=correction) + epsilon)).mean()
+def barlow_twins(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
+    """Barlow Twins summed over all pairs, the off-diagonal entries weighted by its authors' 5e-3."""
+    terms = [barlow_twins_terms(a, b) for a, b in combinations(embeddings, 2)]
+    return {
+        "invariance": _total([invariance for invariance, _ in terms], weights),
+        "redundancy": REDUNDANCY_WEIGHT * _total([redundancy for _, redundancy in terms], weights),
+    }
 
 
-def covariance_term(z: Tensor, correction: int) -> Tensor:
-    """Sum of the squared off-diagonal entries of the covariance matrix (d, d), divided by d.
-
-    For n < d the sum of all squared entries is taken from the Gram matrix (n, n) of the centred embeddings: Z'Z and
-    ZZ' have the same Frobenius norm. The result is the same and costs n/d of it. The subtraction of the diagonal is
-    safe: with a rank below n, the total is at least d/n times the diagonal's share.
-    """
-    count, width = z.shape
-    centred = z - z.mean(dim=0)
-    product = centred @ centred.T if count < width else centred.T @ centred
-    everything = (product / (count - correction)).square().sum()
-    diagonal = z.var(dim=0, correction=correction).square().sum()
-    return (everything - diagonal) / width
+def contrastive(embeddings: Sequence[Tensor], weights: Weights, loss: Callable[[Tensor, Tensor], Tensor]) -> Terms:
+    """A contrastive loss of a pair, summed over all pairs."""
+    return {"contrast": _total([loss(a, b) for a, b in combinations(embeddings, 2)], weights)}
 
 
-def _total(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).sum()
+def _shares(branches: int, weights: Weights) -> list[float]:
+    """For each branch the sum of the weights of the pairs that it is part of."""
+    pairs = list(combinations(range(branches), 2))
+    return [
+        sum(weight for pair, weight in zip(pairs, weights, strict=True) if branch in pair) for branch in range(branches)
+    ]
+
+
+def _total(values: Sequence[Tensor], weights: Weights) -> Tensor:
+    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,10 @@ from pipeline.training.views import Batch
 MEMORY_BUDGET_BYTES = 2 * 2**30
 _BLOCK_BYTES = 64 * 2**20
 _BATCHES_AHEAD = 3
+_ROWS_PER_JOB = 64
+_ROWS_CONVERTED = 8
+# Each thread holds a batch; more of them than this hardly feed one training process better.
+_MOST_THREADS = 8
 
 Rows = NDArray[np.int64]
 
@@ -26,31 +31,49 @@ Rows = NDArray[np.int64]
 class PatchReader(Protocol):
     """What reads the patches of one slide by row: a store, or patches held in memory."""
 
-    def read_sparse(self, rows: Rows) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8."""
+    def read_sparse(self, rows: Rows, out: NDArray[np.uint8], places: Rows) -> object:
+        """Row i to `out[places[i]]`, (P, P, 3) uint8."""
 
-    def read_dense(self, rows: Rows) -> NDArray[Any]:
-        """(n, C, P, P) in the slide's own dtype."""
+    def read_dense(self, rows: Rows, out: NDArray[Any], places: Rows) -> object:
+        """Row i to `out[places[i]]`, (C, P, P) in the slide's own dtype."""
 
 
 class HeldPatches:
     """The training patches of one slide, read once."""
 
-    def __init__(self, slide: TrainingSlide, *, dense: bool) -> None:
-        order = np.sort(slide.rows)
-        self._rows = order
-        self._sparse = slide.store.read_sparse(order)
-        self._dense = slide.store.read_dense(order) if dense else None
+    def __init__(self, slide: TrainingSlide, *, dense: bool, pool: Executor) -> None:
+        store, known = slide.store, slide.store.attributes
+        side = (known.size_px, known.size_px)
+        self._rows = np.sort(slide.rows)
+        self._sparse = np.empty((len(self._rows), *side, 3), np.uint8)
+        _read_blocks(store.read_sparse, self._rows, self._sparse, pool)
+        self._dense: NDArray[Any] | None = None
+        if dense:
+            self._dense = np.empty((len(self._rows), len(known.markers), *side), store.dense_dtype)
+            _read_blocks(store.read_dense, self._rows, self._dense, pool)
 
-    def read_sparse(self, rows: Rows) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8."""
-        return np.asarray(self._sparse[np.searchsorted(self._rows, rows)])
+    def read_sparse(self, rows: Rows, out: NDArray[np.uint8], places: Rows) -> None:
+        """Row i to `out[places[i]]`, (P, P, 3) uint8."""
+        out[places] = self._sparse[np.searchsorted(self._rows, rows)]
 
-    def read_dense(self, rows: Rows) -> NDArray[Any]:
-        """(n, C, P, P) in the slide's own dtype."""
+    def read_dense(self, rows: Rows, out: NDArray[Any], places: Rows) -> None:
+        """Row i to `out[places[i]]`, (C, P, P) in the slide's own dtype."""
         if self._dense is None:
             raise ValueError("the dense side was not read")
-        return np.asarray(self._dense[np.searchsorted(self._rows, rows)])
+        out[places] = self._dense[np.searchsorted(self._rows, rows)]
+
+
+def _read_blocks(
+    read: Callable[[Rows, NDArray[Any], Rows], object], rows: Rows, out: NDArray[Any], pool: Executor
+) -> None:
+    places = np.arange(len(rows))
+    jobs = [pool.submit(read, rows[part], out, part) for part in _cut(places, _ROWS_PER_JOB)]
+    for job in jobs:
+        job.result()
+
+
+def _cut(values: Rows, length: int) -> list[Rows]:
+    return [values[start : start + length] for start in range(0, len(values), length)]
 
 
 class TrainingPatches:
@@ -65,45 +88,64 @@ class TrainingPatches:
     def __init__(self, rows: TrainingRows, *, dense: bool, budget_bytes: int = MEMORY_BUDGET_BYTES) -> None:
         self.rows = rows
         self.in_memory = _bytes_needed(rows, dense=dense) <= budget_bytes
-        self._readers: list[PatchReader] = [
-            HeldPatches(slide, dense=dense) if self.in_memory else slide.store for slide in rows.slides
-        ]
+        self._readers: list[PatchReader] = [slide.store for slide in rows.slides]
+        if self.in_memory:
+            with ThreadPoolExecutor(reading_threads()) as pool:
+                self._readers = [HeldPatches(slide, dense=dense, pool=pool) for slide in rows.slides]
         self._slide = np.repeat(np.arange(len(rows.slides)), [len(slide.rows) for slide in rows.slides])
         self._row = np.concatenate([slide.rows for slide in rows.slides])
         self._channel = [
-            [rows.markers.index(marker) for marker in slide.store.attributes.markers] for slide in rows.slides
+            np.array([rows.markers.index(marker) for marker in slide.store.attributes.markers], dtype=np.int64)
+            for slide in rows.slides
         ]
 
     def __len__(self) -> int:
         return len(self._row)
 
-    def sparse(self, numbers: Rows) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8 patches in the order of `numbers`."""
+    def sparse(self, numbers: Rows, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(n, P, P, 3) uint8 patches in the order of `numbers`, decoded into `out` where it is given."""
         size_px = self.rows.size_px
-        pixels = np.empty((len(numbers), size_px, size_px, 3), dtype=np.uint8)
-        for slide in np.unique(self._slide[numbers]):
-            here = np.flatnonzero(self._slide[numbers] == slide)
-            pixels[here] = self._readers[slide].read_sparse(self._row[numbers[here]])
+        pixels = np.empty((len(numbers), size_px, size_px, 3), dtype=np.uint8) if out is None else out
+        for slide, here in self._by_slide(numbers):
+            self._readers[slide].read_sparse(self._row[numbers[here]], pixels, here)
         return pixels
 
-    def dense(self, numbers: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def dense(
+        self, numbers: Rows, out: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(n, M, P, P) float32 raw intensities, 0 for absent markers, and (n, M) bool, which are there.
+
+        Args:
+            numbers: which patches.
+            out: array of the first result's shape to read into.
 
         Raises:
             StatedError: if an intensity is not finite.
         """
         size_px, markers = self.rows.size_px, len(self.rows.markers)
-        pixels = np.zeros((len(numbers), markers, size_px, size_px), dtype=np.float32)
+        pixels = np.empty((len(numbers), markers, size_px, size_px), dtype=np.float32) if out is None else out
         present = np.zeros((len(numbers), markers), dtype=np.bool_)
-        for slide in np.unique(self._slide[numbers]):
-            here = np.flatnonzero(self._slide[numbers] == slide)
-            there = np.ix_(here, self._channel[slide])
-            values = self._readers[slide].read_dense(self._row[numbers[here]])
-            if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values).all():
-                self._refuse(self.rows.slides[slide], self._row[numbers[here]], values)
-            pixels[there] = values
-            present[there] = True
+        for slide, here in self._by_slide(numbers):
+            channels, rows = self._channel[slide], self._row[numbers[here]]
+            present[np.ix_(here, channels)] = True
+            absent = np.flatnonzero(~present[here[0]])
+            store = self.rows.slides[slide].store
+            # A few rows at a time: what is converted is still in the processor's cache, and memory is not doubled.
+            values = np.empty((min(_ROWS_CONVERTED, len(here)), len(channels), size_px, size_px), store.dense_dtype)
+            for part in _cut(np.argsort(rows, kind="stable"), _ROWS_CONVERTED):
+                self._readers[slide].read_dense(rows[part], values, np.arange(len(part)))
+                if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values[: len(part)]).all():
+                    self._refuse(self.rows.slides[slide], rows[part], values[: len(part)])
+                for place, value in zip(here[part].tolist(), values, strict=False):
+                    pixels[place, channels] = value
+                    pixels[place, absent] = 0
         return pixels, present
+
+    def _by_slide(self, numbers: Rows) -> Iterator[tuple[int, Rows]]:
+        """Each slide that these patches are of, and their places in `numbers`."""
+        slides = self._slide[numbers]
+        for slide in np.unique(slides).tolist():
+            yield slide, np.flatnonzero(slides == slide)
 
     def blocks(self) -> Iterator[Rows]:
         """All numbers in order, as many at a time as 64 MiB of float32 intensities hold."""
@@ -144,45 +186,70 @@ def partners(count: int, pairing: str, *, seed: int) -> Rows | None:
     return numbers
 
 
-def make_batch(patches: TrainingPatches, numbers: Rows, partner: Rows | None, *, dense: bool) -> Batch:
-    """The batch of these patches, each beside the dense side of its partner."""
-    sparse = torch.from_numpy(patches.sparse(numbers))
+def make_batch(
+    patches: TrainingPatches, numbers: Rows, partner: Rows | None, *, dense: bool, pin: bool = False
+) -> Batch:
+    """The batch of these patches, each beside the dense side of its partner.
+
+    Args:
+        patches: where they are read from.
+        numbers: which.
+        partner: see `partners`.
+        dense: whether there is a dense branch.
+        pin: whether to decode into page-locked memory, from which a GPU fetches while the host goes on.
+    """
+    count, size_px, markers = len(numbers), patches.rows.size_px, len(patches.rows.markers)
+    sparse = torch.empty(count, size_px, size_px, 3, dtype=torch.uint8, pin_memory=pin)
+    patches.sparse(numbers, sparse.numpy())
     if not dense:
         return Batch(sparse, None, None)
-    size_px, markers = patches.rows.size_px, len(patches.rows.markers)
     if partner is None:
-        blank = torch.zeros(len(numbers), markers, size_px, size_px)
-        return Batch(sparse, blank, torch.zeros(len(numbers), markers, dtype=torch.bool))
-    pixels, present = patches.dense(partner[numbers])
-    return Batch(sparse, torch.from_numpy(pixels), torch.from_numpy(present))
+        blank = torch.zeros(count, markers, size_px, size_px, pin_memory=pin)
+        return Batch(sparse, blank, torch.zeros(count, markers, dtype=torch.bool, pin_memory=pin))
+    pixels = torch.empty(count, markers, size_px, size_px, pin_memory=pin)
+    _, present = patches.dense(partner[numbers], pixels.numpy())
+    there = torch.from_numpy(present)
+    return Batch(sparse, pixels, there.pin_memory() if pin else there)
+
+
+def reading_threads() -> int:
+    """How many threads read patches: one per core that this process may use, and no more than eight."""
+    return min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def batches_ahead(
-    patches: TrainingPatches, groups: Iterable[Rows], partner: Rows | None, *, dense: bool, pin: bool
+    patches: TrainingPatches,
+    groups: Iterable[Rows],
+    partner: Rows | None,
+    *,
+    dense: bool,
+    pin: bool,
+    threads: int | None = None,
 ) -> Iterator[Batch]:
-    """The batches of the groups of numbers, in order, read by a thread that stays a few ahead."""
+    """The batches of the groups of numbers, in order, read ahead of their use.
 
-    def read(numbers: Rows) -> Batch:
-        batch = make_batch(patches, numbers, partner, dense=dense)
-        return _pinned(batch) if pin else batch
+    Each batch is one thread's, so the number of threads changes when a batch is ready and nothing else.
 
-    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    Args:
+        patches: where they are read from.
+        groups: numbers of each batch.
+        partner: see `partners`.
+        dense: whether there is a dense branch.
+        pin: whether batches are read into page-locked memory.
+        threads: how many threads read; default `reading_threads`.
+    """
+    threads = reading_threads() if threads is None else threads
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
     try:
         waiting: deque[Future[Batch]] = deque()
         for numbers in groups:
-            waiting.append(pool.submit(read, numbers))
-            if len(waiting) > _BATCHES_AHEAD:
+            waiting.append(pool.submit(make_batch, patches, numbers, partner, dense=dense, pin=pin))
+            if len(waiting) > max(_BATCHES_AHEAD, threads):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _pinned(batch: Batch) -> Batch:
-    dense = None if batch.dense is None else batch.dense.pin_memory()
-    present = None if batch.present is None else batch.present.pin_memory()
-    return Batch(batch.sparse.pin_memory(), dense, present)
 
 
 def _bytes_needed(rows: TrainingRows, *, dense: bool) -> int:
@@ -192,7 +259,7 @@ def _bytes_needed(rows: TrainingRows, *, dense: bool) -> int:
         pixels = len(slide.rows) * known.size_px**2
         total += pixels * 3
         if dense:
-            total += pixels * len(known.markers) * slide.store.read_dense([0]).dtype.itemsize
+            total += pixels * len(known.markers) * slide.store.dense_dtype.itemsize
     return total
 
 

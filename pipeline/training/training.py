@@ -110,7 +110,7 @@ def train(
         rows=rows,
         precision=precision,
         bf16_cosine=_bf16_cosine(encoder, patches, colour, size_px, device),
-        last=history[-1],
+        last=history[-1] if history else None,
     )
     _write(run, trained, history, outputs, provenance)
 
@@ -159,8 +159,8 @@ def _write(
     outputs: TrainingOutputs,
     provenance: dict[str, Any],
 ) -> None:
-    rank = history[-1]["feature_rank"]
-    if rank < _COLLAPSED_RANK:
+    rank = history[-1]["feature_rank"] if history else None
+    if rank is not None and rank < _COLLAPSED_RANK:
         say(f"train {run}: the features have collapsed to an effective rank of {rank:.2f}; their scores mean nothing")
     with finished(outputs.metrics) as temporary:
         temporary.write_text(json_lines(history), encoding="utf-8")

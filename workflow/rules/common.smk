@@ -30,6 +30,9 @@ if not TRAINED and not Path(SETTINGS.embed.encoder).is_dir():
         f"or an encoder folder, found {SETTINGS.embed.encoder}"
     )
 
+# What one training asks a cluster for; `--set-threads train=N` says otherwise.
+CLUSTER_THREADS = 8
+
 SLIDES = list(SHEET)
 PAIRED = [name for name, row in SHEET.items() if row.dense and TRAINED]
 
@@ -98,9 +101,26 @@ def encoder_folder(wildcards):
     return SETTINGS.embed.encoder
 
 
+def per_attempt(mem_mb):
+    """Memory in MB that grows with each attempt: a cluster kills what takes more, and `--retries` tries again."""
+
+    def resource(wildcards, attempt):
+        return mem_mb * attempt
+
+    return resource
+
+
 def cores_per_run(wildcards):
-    """The runs share the cores: several torch threads on contended cores are slower than one each."""
-    return max(1, (workflow.resource_settings.cores or 4) // max(1, len(SETTINGS.runs)))
+    """The threads of a training: a share of this machine's cores, or what a job on a cluster asks for.
+
+    Several torch threads on contended cores are slower than one each. Inside a cluster's job the cores are its own.
+    """
+    cores = workflow.resource_settings.cores
+    if cores is None:
+        return CLUSTER_THREADS
+    return (
+        cores if workflow.remote_exec else max(1, cores // max(1, len(SETTINGS.runs)))
+    )
 
 
 def run_settings(wildcards):

@@ -15,7 +15,7 @@ rule demo:
     conda:
         "../../envs/slides.yaml"
     resources:
-        mem_mb=3000,
+        mem_mb=per_attempt(3000),
         runtime=10,
     params:
         code=code_digest("demo"),
@@ -38,7 +38,7 @@ rule demo_sparse_only:
     conda:
         "../../envs/slides.yaml"
     resources:
-        mem_mb=3000,
+        mem_mb=per_attempt(3000),
         runtime=10,
     params:
         code=code_digest("demo"),

@@ -12,7 +12,7 @@ rule embed:
         "../../envs/torch.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=per_attempt(4000),
         runtime=240,
     params:
         settings=to_json(SETTINGS.embed),
@@ -32,7 +32,7 @@ rule embed_slides:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=30,
     params:
         features=lambda wildcards, input: str(Path(input[0]).parent),

@@ -15,7 +15,7 @@ rule evaluate:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=per_attempt(4000),
         runtime=60,
     params:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),

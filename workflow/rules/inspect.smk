@@ -11,7 +11,7 @@ rule inspect:
     conda:
         "../../envs/slides.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=30,
     params:
         patient=sheet_value("patient"),

@@ -18,7 +18,7 @@ rule register:
         "../../envs/slides.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        mem_mb=per_attempt(6000),
         runtime=60,
     params:
         settings=to_json(SETTINGS.register),

@@ -16,7 +16,7 @@ rule report:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=per_attempt(4000),
         runtime=60,
     params:
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),

@@ -9,7 +9,7 @@ rule split:
     conda:
         "../../envs/slides.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=30,
     params:
         stores=lambda wildcards, input: str(Path(input[0]).parent),

@@ -12,7 +12,7 @@ rule tile:
         "../../envs/slides.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
+        mem_mb=per_attempt(3000),
         runtime=240,
     params:
         pair=lambda wildcards, input: (

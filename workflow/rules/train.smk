@@ -15,7 +15,7 @@ rule train:
     threads: cores_per_run
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        mem_mb=per_attempt(6000),
         runtime=1440,
     params:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),

@@ -1,0 +1,94 @@
+"""Split, trainings, controls and encoder: what the configuration asks for that the cohort cannot give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.doctor.findings import Finding, ok, problem, warning
+from pipeline.errors import StatedError
+from pipeline.settings import Settings
+from pipeline.sheet import SheetRow
+from pipeline.slides.record import SlideRecord
+
+
+def examine_split(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Finding]:
+    """Whether patients can be kept apart, and whether those that are to be held out are in the sheet."""
+    if settings.embed.encoder not in settings.runs:
+        return
+    pairs = [row for row in rows if row.dense]
+    if not pairs:
+        yield problem("split", "expected a slide with a dense partner to train on, found none")
+        return
+    by = settings.split.by
+    patients = {row.patient for row in pairs}
+    names = {row.slide for row in rows} if by == "slide" else {row.patient for row in rows}
+    absent = sorted(set(settings.split.test) - names)
+    if absent and by != "block":
+        yield problem("split", f"split.test names what the sheet lacks: {', '.join(absent)}")
+    if len(patients) > 1:
+        yield ok("split", f"pairs of {len(patients)} patients")
+    else:
+        yield warning("split", "pairs of one patient only: blocks of tissue are held out, which flatters every encoder")
+    if by == "patient" and len({row.patient for row in rows}) < 2:
+        yield problem("split", "split.by is patient, found one patient")
+
+
+def examine_runs(settings: Settings) -> Iterator[Finding]:
+    """Architectures that timm knows, crops no larger than the patches, and the controls a verdict needs."""
+    if settings.embed.encoder not in settings.runs:
+        return
+    try:
+        from pipeline.training.encoders import build_encoder
+    except ImportError:
+        return
+    for name, run in settings.runs.items():
+        size_px = run.size_px or settings.tile.size_px
+        if size_px > settings.tile.size_px:
+            yield problem(f"run {name}", f"size_px {size_px} is more than the patches' {settings.tile.size_px}")
+            continue
+        try:
+            build_encoder(run.encoder, in_chans=3, size_px=size_px)
+        except StatedError as error:
+            yield problem(f"run {name}", str(error))
+    if settings.evaluate.baseline not in settings.runs:
+        found = f"no run {settings.evaluate.baseline!r} (evaluate.baseline): nothing to compare the others with"
+        yield warning("runs", found)
+    elif not any(run.pairing != "true" for run in settings.runs.values()):
+        yield warning(
+            "runs", "no control with pairing shuffled or blank: a gain could have other causes than the pairs"
+        )
+    else:
+        yield ok("runs", f"{len(settings.runs)}, with a baseline and a control")
+
+
+def examine_encoder(records: Sequence[SlideRecord], settings: Settings) -> Iterator[Finding]:
+    """An encoder from elsewhere: whole, and made for patches like these."""
+    wanted = settings.embed.encoder
+    if wanted in settings.runs:
+        return
+    try:
+        from pipeline.embedding.encoder import Encoder
+    except ImportError:
+        return
+    try:
+        known = Encoder.load(Path(wanted)).description
+    except StatedError as error:
+        runs = ", ".join(settings.runs) or "none is configured"
+        yield problem("encoder", f"embed.encoder is no run ({runs}); {error}")
+        return
+    from pipeline.embedding.embed import MPP_TOLERANCE
+
+    tile = settings.tile
+    mpps = {record.slide: record.sparse.mpp if tile.mpp == "native" else float(tile.mpp) for record in records}
+    expected = f"patches of {known.patch_px} px at {known.mpp:g} um/px, as {known.run} was trained on"
+    if tile.size_px != known.patch_px:
+        yield problem("encoder", f"expected {expected}, found tile.size_px {tile.size_px}")
+    unlike = {slide: mpp for slide, mpp in mpps.items() if abs(mpp / known.mpp - 1) > MPP_TOLERANCE}
+    if unlike:
+        shown = ", ".join(f"{slide} {mpp:g}" for slide, mpp in list(unlike.items())[:4])
+        yield problem(
+            "encoder", f"expected {expected} (within {MPP_TOLERANCE:.0%}), found {len(unlike)} others: {shown}"
+        )
+    if not unlike and tile.size_px == known.patch_px:
+        yield ok("encoder", f"{known.architecture} of run {known.run}, {known.feature_dim} features")

@@ -1,0 +1,161 @@
+"""The slides of a sheet: each is opened as inspect would, but not read through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.doctor.findings import Finding, ok, problem, warning
+from pipeline.errors import StatedError
+from pipeline.registration.stain import nuclear_channel
+from pipeline.settings import Settings
+from pipeline.sheet import SheetRow
+from pipeline.slides.inspecting import inspect_slide
+from pipeline.slides.record import SlideRecord
+from pipeline.tiling.tiling import FINER_TOLERANCE
+from pipeline.training.rows import MPP_TOLERANCE
+
+RGB = ("R", "G", "B")
+
+# A dense pixel that covers more than 4 x 4 patch pixels shows no cell any more.
+_COARSE_DENSE = 4.0
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A sheet after a look at each slide: what opens, and what was found."""
+
+    records: tuple[SlideRecord, ...]
+    findings: tuple[Finding, ...]
+
+
+def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
+    """Opens both sides of every slide; of a pair with two faults both are told."""
+    records: list[SlideRecord] = []
+    findings: list[Finding] = []
+    drawn = [row for row in rows if _is_drawn_first(row)]
+    rows = [row for row in rows if row not in drawn]
+    for row in rows:
+        record, faults = _examined(row, settings)
+        findings += [problem(f"slide {row.slide}", fault) for fault in faults]
+        if record is not None:
+            records.append(record)
+            findings += _resolution(record, settings)
+            findings += _nuclei(record, settings)
+    pairs = sum(record.dense is not None for record in records)
+    opened = f"{len(records)} of {len(rows)} open, {pairs} of them pairs"
+    if drawn:
+        findings.insert(0, ok("slides", f"{len(drawn)} of the demo, which the workflow draws first"))
+    if rows:
+        findings.insert(0, ok("slides", opened) if len(records) == len(rows) else problem("slides", opened))
+    findings += _shared_files(rows)
+    findings += _one_resolution(records, settings)
+    return Examined(tuple(records), tuple(findings))
+
+
+def _is_drawn_first(row: SheetRow) -> bool:
+    """Whether the rule demo makes the slide's missing files (see is_demo in workflow/rules/common.smk)."""
+    missing = [Path(path) for path in (row.sparse, row.dense) if path and not Path(path).exists()]
+    return bool(missing) and all(path.parts[:2] == ("resources", "demo") for path in missing)
+
+
+def _examined(row: SheetRow, settings: Settings) -> tuple[SlideRecord | None, list[str]]:
+    try:
+        return inspect_slide(row, settings.inspect, hashed=False), []
+    except StatedError as error:
+        faults = [_without_slide(error)]
+    if row.dense:
+        # The sparse side may have hidden a second fault: the pair is looked at once more from the other side.
+        for alone in (
+            replace(row, dense="", dense_mpp=None, markers="", transform=""),
+            replace(
+                row, sparse=row.dense, sparse_mpp=row.dense_mpp, dense="", dense_mpp=None, markers="", transform=""
+            ),
+        ):
+            try:
+                inspect_slide(alone, settings.inspect, hashed=False)
+            except StatedError as error:
+                fault = _without_slide(error)
+                # A multiplex image is no RGB one, and need not be.
+                if fault not in faults and "on the sparse side" not in error.expected:
+                    faults.append(fault.replace("sparse_mpp", "dense_mpp") if alone.sparse == row.dense else fault)
+    return None, list(dict.fromkeys(faults))
+
+
+def _without_slide(error: StatedError) -> str:
+    return str(StatedError(expected=error.expected, found=error.found, file=error.file))
+
+
+def _resolution(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
+    """The patches' um per pixel against the slide's: tile refuses to invent detail."""
+    subject, wanted = f"slide {record.slide}", settings.tile.mpp
+    mpp = record.sparse.mpp if wanted == "native" else float(wanted)
+    if mpp < record.sparse.mpp * FINER_TOLERANCE:
+        yield problem(subject, f"expected tile.mpp {record.sparse.mpp:g} or coarser, found {mpp:g} um/px")
+    if record.dense is not None and record.dense.mpp > mpp * _COARSE_DENSE:
+        found = f"dense side of {record.dense.mpp:g} um/px for patches of {mpp:g} um/px: too coarse to show cells"
+        yield warning(subject, found)
+    width_um, height_um = record.sparse.extent_um
+    side_um = settings.tile.size_px * mpp
+    if min(width_um, height_um) < side_um:
+        yield problem(subject, f"{width_um:.0f} x {height_um:.0f} um, smaller than one patch of {side_um:.0f} um")
+
+
+def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
+    if record.dense is None or record.dense.channels == RGB:
+        return
+    try:
+        nuclear_channel(record.dense.channels, settings.register.nuclear_channel)
+    except StatedError as error:
+        yield problem(f"slide {record.slide}", str(error))
+    unnamed = [name for name in record.dense.channels if name[:1] == "C" and name[1:].isdecimal()]
+    if unnamed:
+        yield warning(
+            f"slide {record.slide}", f"channels without a name: {', '.join(unnamed)}; the column markers names them"
+        )
+
+
+def _shared_files(rows: Sequence[SheetRow]) -> Iterator[Finding]:
+    """One image under two names: where the patients differ, the split can no longer keep them apart."""
+    first: dict[str, SheetRow] = {}
+    for row in rows:
+        key = os.path.realpath(row.sparse)
+        earlier = first.setdefault(key, row)
+        if earlier is not row:
+            patients = "" if earlier.patient == row.patient else f" of another patient ({earlier.patient})"
+            yield warning(f"slide {row.slide}", f"the same file as slide {earlier.slide}{patients}: {row.sparse}")
+
+
+def _one_resolution(records: Sequence[SlideRecord], settings: Settings) -> Iterator[Finding]:
+    """Native patches of slides of several resolutions cannot be trained on together."""
+    if settings.tile.mpp != "native" or not records:
+        return
+    trained = [record for record in records if record.dense is not None and settings.embed.encoder in settings.runs]
+    for group, said in ((trained, problem), (records, warning)):
+        mpps = {record.slide: record.sparse.mpp for record in group}
+        if mpps and max(mpps.values()) > min(mpps.values()) * (1 + MPP_TOLERANCE):
+            low, high = min(mpps, key=mpps.__getitem__), max(mpps, key=mpps.__getitem__)
+            found = f"native patches from {mpps[low]:g} ({low}) to {mpps[high]:g} um/px ({high}); set tile.mpp"
+            yield said("resolution", found)
+            return
+
+
+def markers_agree(records: Sequence[SlideRecord]) -> Iterator[Finding]:
+    """Markers by how many slides have them: a name that only one slide has is often a spelling."""
+    paired = [record.dense for record in records if record.dense is not None]
+    counts: dict[str, int] = {}
+    for side in paired:
+        for name in side.channels:
+            counts[name] = counts.get(name, 0) + 1
+    if not paired:
+        return
+    alone = [name for name, count in counts.items() if count == 1] if len(paired) > 1 else []
+    folded: dict[str, str] = {}
+    for name in counts:
+        near = folded.setdefault("".join(letter for letter in name.lower() if letter.isalnum()), name)
+        if near != name:
+            yield warning("markers", f"{near!r} and {name!r} differ in spelling only; a markers CSV can rename them")
+    said = f"{len(counts)} in {len(paired)} pairs" + (f"; in one only: {', '.join(alone[:8])}" if alone else "")
+    yield ok("markers", said)

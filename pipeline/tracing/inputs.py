@@ -1,0 +1,163 @@
+"""Where the inputs that a result names by hash lie, by the layout of the results folder, and how each is hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.provenance import file_digest
+from pipeline.slides.inspecting import source_digest
+from pipeline.slides.record import read_record
+from pipeline.splitting import read_slide_patches
+
+
+class Digest(Protocol):
+    """A function that hashes a file or folder in the way that a stage does."""
+
+    __qualname__: str
+
+    def __call__(self, path: Path, /) -> str:
+        """The hash."""
+        ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a result.
+
+    Attributes:
+        name: as the result calls it.
+        wanted: the hash that the result names.
+        path: where it is expected; None where nothing tells.
+        digest: how it is hashed.
+        leaf: whether it is no result of ours, but a slide, a table or a sheet.
+    """
+
+    name: str
+    wanted: str
+    path: Path | None
+    digest: Digest
+    leaf: bool
+
+
+def inputs_of(stage: str, result: Path, named: Mapping[str, str]) -> list[Input]:
+    """The inputs of a result of `stage`, in the order in which it names them."""
+    find = _FINDERS.get(stage, _unknown)
+    return list(find(result, named))
+
+
+def results_folder(result: Path, stage: str) -> Path:
+    """The results folder that a result lies in: above the folder that is named for its stage."""
+    place = stage.split("_")[0]
+    for folder in result.absolute().parents:
+        if folder.name == place:
+            return folder.parent
+    return result.absolute().parent
+
+
+def _unknown(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    for name, wanted in named.items():
+        yield Input(name, wanted, None, file_digest, leaf=True)
+
+
+def _slides(record: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    """The images of a slide, as its record names them."""
+    known = read_record(record) if record.is_file() else None
+    paths = {"sparse": known.sparse.path, "dense": known.dense.path if known.dense else ""} if known else {}
+    if known and known.transform != "identity":
+        paths["transform"] = known.transform
+    for name, wanted in named.items():
+        digest = file_digest if name in ("transform", "markers") else source_digest
+        yield Input(name, wanted, Path(paths[name]) if paths.get(name) else None, digest, leaf=True)
+
+
+def _of_inspect(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    return _slides(result, named)
+
+
+def _of_register(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    slide = result.absolute().parent.name
+    record = results_folder(result, "register") / "inspect" / f"{slide}.json"
+    yield from _slides(record, {name: wanted for name, wanted in named.items() if wanted})
+
+
+def _of_tile(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    root, slide = results_folder(result, "tile"), result.stem
+    images = {name: wanted for name, wanted in named.items() if name in ("sparse", "dense")}
+    yield from _slides(root / "inspect" / f"{slide}.json", images)
+    if "transform" in named:
+        path = root / "register" / slide / "transform.zarr"
+        yield Input("transform", named["transform"], path, file_digest, leaf=False)
+
+
+def _of_split(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    stores = results_folder(result, "split") / "tile"
+    for slide, wanted in named.items():
+        yield Input(slide, wanted, stores / f"{slide}.zarr", _positions, leaf=False)
+
+
+def _of_train(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    root = results_folder(result, "train")
+    for name, wanted in named.items():
+        if name == "split":
+            yield Input(name, wanted, root / "split" / "patches.tsv", file_digest, leaf=False)
+        else:
+            yield Input(name, wanted, root / "tile" / f"{name}.zarr", _described, leaf=False)
+
+
+def _of_embed(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    root = results_folder(result, "embed")
+    for name, wanted in named.items():
+        if name == "store":
+            yield Input(name, wanted, root / "tile" / f"{result.stem}.zarr", _described, leaf=False)
+        else:
+            yield Input(name, wanted, root / "train" / result.absolute().parent.name / "encoder", _weights, leaf=False)
+
+
+def _of_embed_slides(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    for slide, wanted in named.items():
+        yield Input(slide, wanted, result.parent / f"{slide}.h5", file_digest, leaf=False)
+
+
+def _by_path(stage: str) -> Callable[[Path, Mapping[str, str]], Iterator[Input]]:
+    """Inputs named by their path below the results folder; a store by what it says of itself."""
+
+    def find(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+        root = results_folder(result, stage)
+        for name, wanted in named.items():
+            path = root / ("split/patches.tsv" if name == "patches.tsv" else name)
+            is_leaf = name == "sheet"
+            digest = _described if path.suffix == ".zarr" else file_digest
+            yield Input(name, wanted, None if is_leaf else path, digest, leaf=is_leaf)
+
+    return find
+
+
+def _positions(store: Path) -> str:
+    """Hash of a store's positions and qualities, by which split names it."""
+    return read_slide_patches(store).digest
+
+
+def _described(store: Path) -> str:
+    """Hash of what a store says of itself, by which the stages after it name it."""
+    return file_digest(store / "zarr.json")
+
+
+def _weights(encoder: Path) -> str:
+    """Hash of an encoder's weights as they are, not as its config.json has it."""
+    return file_digest(encoder / "model.safetensors")
+
+
+_FINDERS: Mapping[str, Callable[[Path, Mapping[str, str]], Iterator[Input]]] = {
+    "inspect": _of_inspect,
+    "register": _of_register,
+    "tile": _of_tile,
+    "split": _of_split,
+    "train": _of_train,
+    "embed": _of_embed,
+    "embed_slides": _of_embed_slides,
+    "evaluate": _by_path("evaluate"),
+    "report": _by_path("report"),
+}

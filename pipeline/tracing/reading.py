@@ -1,0 +1,89 @@
+"""The provenance that a result carries, wherever its format keeps it."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StatedError
+
+_EXPECTED = "a result of this project, with its provenance in it or beside it"
+_META = re.compile(r'<meta name="provenance" content="([^"]*)">')
+
+# Results whose format has no place for it, or is for people: the file beside them that speaks for them.
+_SPOKEN_FOR = {
+    "transform.h5": "qc.json",
+    "overlay.png": "qc.json",
+    "checkerboard.png": "qc.json",
+    "residual.png": "qc.json",
+    "deformation.png": "qc.json",
+    "patches.tsv": "split.json",
+    "summary.tsv": "details.json",
+    "metrics.jsonl": "encoder",
+    "curve.png": "encoder",
+    "model.safetensors": "config.json",
+    "card.md": "config.json",
+}
+
+
+def spokesman(path: Path) -> Path:
+    """The file or folder whose provenance is that of `path`; itself where it carries its own.
+
+    Raises:
+        StatedError: if `path` is not there.
+    """
+    if not path.exists():
+        raise StatedError(file=path, expected=_EXPECTED, found="no such file or folder")
+    beside = path.parent / _SPOKEN_FOR.get(path.name, path.name)
+    if path.name == "config.json":
+        return path.parent
+    if beside.name == "config.json":
+        return path.parent
+    return beside
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance of a result: a JSON or HTML file, a Zarr folder, an encoder's folder, HDF5, AnnData or Parquet.
+
+    Raises:
+        StatedError: if it carries none that can be read.
+    """
+    try:
+        found = _carried(path)
+        if not isinstance(found, dict) or not isinstance(found["inputs"], dict) or not isinstance(found["stage"], str):
+            raise ValueError("something else than a provenance")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StatedError(file=path, expected=_EXPECTED, found=str(error) or repr(error)) from None
+    return found
+
+
+def _carried(path: Path) -> Any:
+    if path.is_dir():
+        if (path / "zarr.json").is_file():
+            return _json(path / "zarr.json")["attributes"]["provenance"]
+        return _json(path / "config.json")["more_from_less"]["provenance"]
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _json(path)["provenance"]
+    if suffix in (".h5", ".hdf5"):
+        import h5py
+
+        with h5py.File(path) as file:
+            return json.loads(file.attrs["provenance"])
+    if suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        return json.loads((parquet.read_schema(path).metadata or {})[b"provenance"])
+    if suffix in (".html", ".htm"):
+        found = _META.search(path.read_text(encoding="utf-8"))
+        if found is None:
+            raise ValueError("a page without a provenance")
+        return json.loads(unescape(found[1]))
+    raise ValueError(f"a file of kind {suffix or 'without a suffix'}")
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

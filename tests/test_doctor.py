@@ -1,0 +1,190 @@
+"""The doctor finds what would fail, finds it all at once, and lets a sound cohort go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from cohort import REPOSITORY, write_cohort
+from drawn_training import train_tiny
+from slide_files import channels_image, pyramid, smooth_rgb, write_ome, write_rgb
+
+from pipeline.cli import main
+from pipeline.doctor import resources
+from pipeline.doctor.environment import examine_packages, pinned
+from pipeline.doctor.resources import store_bytes
+from pipeline.settings import Settings
+from pipeline.sheet import SheetRow
+from pipeline.slides.inspecting import inspect_slide
+
+RUN = {"encoder": "test_resnet"}
+CONFIG: dict[str, object] = {
+    "tile": {"size_px": 64, "mpp": 0.5},
+    "runs": {
+        "distilled": RUN,
+        "sparse-only": RUN | {"branches": ["sparse", "sparse"]},
+        "shuffled": RUN | {"pairing": "shuffled"},
+    },
+}
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Two sound pairs of two patients in the working directory; returns the rows of their sheet."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("ab"):
+        write_rgb(tmp_path / f"{name}.tif", pyramid(smooth_rgb(300 + number, 260), 2))
+        write_ome(tmp_path / f"{name}.ome.tif", [channels_image(2, 200 + number, 180)], ["DAPI", "CD3"])
+    rows = [
+        {"slide": name, "patient": f"p{name}", "sparse": f"{name}.tif", "dense": f"{name}.ome.tif"} for name in "ab"
+    ]
+    write_cohort(tmp_path, rows, CONFIG)
+    return rows
+
+
+def _findings(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str]]:
+    code = main(["doctor", *words])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def _changed(rows: list[dict[str, str]], **config: object) -> None:
+    write_cohort(Path(), rows, CONFIG | config)
+
+
+def test_a_sound_cohort_passes_with_one_line_per_finding(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = _findings(capsys)
+    assert code == 0, lines
+    assert all(line.split()[0] in ("ok", "warning") for line in lines)
+    assert "ok       slides: 2 of 2 open, 2 of them pairs" in lines
+    assert any(line.startswith("ok       runs: 3") for line in lines)
+
+
+def test_everything_that_is_wrong_is_said_in_one_go(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole = (tmp_path / "b.ome.tif").read_bytes()
+    (tmp_path / "b.ome.tif").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.svs").write_text("no slide\n")
+    write_ome(tmp_path / "blank.ome.tif", [channels_image(2, 50, 40)], ["CD3", "CD8"])
+    write_rgb(tmp_path / "small.tif", [smooth_rgb(40, 300)])
+    rows = [
+        cohort[0] | {"sparse_mpp": "0.25"},
+        cohort[1] | {"sparse": "nowhere.svs"},
+        {"slide": "text", "patient": "p", "sparse": "text.svs"},
+        {"slide": "blank", "patient": "p", "sparse": "a.tif", "dense": "blank.ome.tif"},
+        {"slide": "small", "patient": "p", "sparse": "small.tif"},
+    ]
+    runs = {"one": {"encoder": "resnet19"}, "two": RUN | {"size_px": 128}}
+    _changed(rows, runs=runs, embed={"encoder": "one"}, split={"test": ["nobody"]})
+    code, lines = _findings(capsys)
+    assert code == 1
+    said = [line for line in lines if line.startswith("problem")]
+    for words in (
+        ("slide a:", "sparse_mpp 0.25"),
+        ("slide b:", "nowhere.svs", "no such file"),
+        ("slide b:", "b.ome.tif", "a whole TIFF file"),
+        ("slide text:", "of another kind"),
+        ("slide blank:", "nuclear channel"),
+        ("slide small:", "smaller than one patch"),
+        ("run one:", "resnet19"),
+        ("run two:", "128"),
+        ("split:", "nobody"),
+    ):
+        assert any(all(word in line for word in words) for line in said), (words, lines)
+    assert any("slide blank: the same file as slide a of another patient (pa)" in line for line in lines)
+    assert any("warning  runs: no run 'sparse-only'" in line for line in lines)
+
+
+def test_patches_finer_than_the_slide_and_native_ones_of_two_scanners_are_problems(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_rgb(tmp_path / "b.tif", [smooth_rgb(300, 260)], mpp=0.25)
+    _changed(cohort, tile={"size_px": 64, "mpp": 0.25})
+    code, lines = _findings(capsys)
+    assert code == 1
+    assert any("problem  slide a: expected tile.mpp 0.5 or coarser, found 0.25" in line for line in lines)
+    assert not any("problem  slide b" in line for line in lines)
+    _changed(cohort, tile={"size_px": 64})
+    code, lines = _findings(capsys)
+    assert code == 1
+    assert any("problem  resolution: native patches from 0.25 (b) to 0.5 um/px (a)" in line for line in lines)
+
+
+def test_an_encoder_from_elsewhere_must_be_whole_and_fit_the_patches(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    encoder = train_tiny(tmp_path / "elsewhere")
+    (tmp_path / "a.ome.tif").unlink()
+    _changed(cohort, tile={"size_px": 32, "mpp": 1.0}, embed={"encoder": str(encoder)})
+    code, lines = _findings(capsys)
+    assert code == 0, lines
+    assert any(line.startswith("ok       encoder: test_resnet") for line in lines)
+    _changed(cohort, tile={"size_px": 64, "mpp": 0.5}, embed={"encoder": str(encoder)})
+    code, lines = _findings(capsys)
+    assert code == 1
+    assert sum(line.startswith("problem  encoder: expected patches of 32 px at 1 um/px") for line in lines) == 2
+    weights = encoder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    _changed(cohort, tile={"size_px": 32, "mpp": 1.0}, embed={"encoder": str(encoder)})
+    code, lines = _findings(capsys)
+    assert code == 1
+    assert any("problem  encoder" in line and "SHA-256" in line for line in lines)
+
+
+def test_a_disk_that_is_too_small_is_a_problem_and_stores_that_are_there_count_no_more(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: usage)
+    code, lines = _findings(capsys)
+    assert code == 1
+    assert any(line.startswith("problem  disk: 2 stores") for line in lines)
+    for name in "ab":
+        Path(f"results/tile/{name}.zarr").mkdir(parents=True)
+    assert any(line.startswith("ok       disk: 0 stores") for line in _findings(capsys)[1])
+
+
+def test_the_space_of_a_store_is_estimated_from_slide_and_settings(cohort: list[dict[str, str]]) -> None:
+    row = SheetRow("a", "p", "a.tif", "a.ome.tif")
+    record = inspect_slide(row, Settings().inspect, hashed=False)
+    small, coarse = Settings(tile={"size_px": 64, "mpp": 0.5}), Settings(tile={"size_px": 64, "mpp": 1.0})
+    raw = 300 * 260 * (3 + 2 * 2)
+    assert 0.3 * raw < store_bytes(record, small) < 4 * raw
+    assert store_bytes(record, coarse) == pytest.approx(store_bytes(record, small) / 4)
+
+
+def test_versions_are_compared_with_the_pins(tmp_path: Path) -> None:
+    assert len(pinned(REPOSITORY / "envs")) > 20
+    value = {"dependencies": ["python=3.11", {"pip": ["numpy==0.1", "no-such-thing==1.0"]}]}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(value))
+    found = [str(item) for item in examine_packages(use_conda=False, envs=tmp_path)]
+    assert any(line.startswith("problem  packages: not installed: no-such-thing") for line in found)
+    assert any(line.startswith("warning  packages") and "(0.1)" in line for line in found)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (said,) = examine_packages(use_conda=False, envs=empty)
+    assert said.weight == "warning"
+
+
+@pytest.mark.parametrize(("name", "text"), [("config/config.yaml", "tile: {size: 3}"), ("config/slides.tsv", "x\ny\n")])
+def test_a_broken_configuration_or_sheet_is_a_problem(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    Path(name).write_text(text)
+    code, lines = _findings(capsys)
+    assert code == 1
+    assert sum(line.startswith("problem") for line in lines) == 1
+    assert name in lines[-1]
+
+
+def test_the_demo_before_it_is_drawn_is_no_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").symlink_to(REPOSITORY / "config")
+    code, lines = _findings(capsys)
+    assert code == 0, lines
+    assert "ok       slides: 6 of the demo, which the workflow draws first" in lines

@@ -1,0 +1,82 @@
+"""One workflow, many cohorts: slides that come and go, this workflow as a module of another one, stages alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cohort import REPOSITORY, planned, snakemake, write_cohort
+from slide_files import pyramid, smooth_rgb, write_rgb
+
+CONFIG: dict[str, object] = {"tile": {"size_px": 64}, "runs": {"distilled": {}}}
+
+
+def _row(folder: Path, slide: str) -> dict[str, str]:
+    """The row of a slide that is written into `folder`."""
+    write_rgb(folder / f"{slide}.tif", pyramid(smooth_rgb(300, 200), 2))
+    return {"slide": slide, "patient": f"patient-of-{slide}", "sparse": f"{slide}.tif"}
+
+
+@pytest.fixture
+def tiled(tmp_path: Path) -> tuple[Path, list[dict[str, str]]]:
+    """A cohort of two slides, inspected and tiled."""
+    rows = [_row(tmp_path, slide) for slide in ("a", "b")]
+    write_cohort(tmp_path, rows, CONFIG)
+    done = snakemake(tmp_path, "tile_all", "--cores", "2")
+    assert done.returncode == 0, done.stdout[-3000:]
+    return tmp_path, rows
+
+
+def test_slides_added_to_a_sheet_are_the_only_ones_that_run(tiled: tuple[Path, list[dict[str, str]]]) -> None:
+    folder, rows = tiled
+    write_cohort(folder, [rows[0], _row(folder, "c"), rows[1]], CONFIG)
+    done = snakemake(folder, "tile_all", "--cores", "2")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert planned(done.stdout) == {"inspect": 1, "tile": 1, "tile_all": 1, "total": 3}
+    assert "slide=c" in done.stdout.replace("wildcards: ", "")
+    assert "Nothing to be done" in snakemake(folder, "tile_all", "--cores", "2").stdout
+
+
+def test_a_slide_taken_out_of_the_sheet_leaves_the_others_as_they_are(tiled: tuple[Path, list[dict[str, str]]]) -> None:
+    folder, rows = tiled
+    write_cohort(folder, rows[:1], CONFIG)
+    assert "Nothing to be done" in snakemake(folder, "tile_all", "--cores", "2").stdout
+    assert (folder / "results" / "tile" / "b.zarr" / "zarr.json").is_file()
+
+
+def test_another_workflow_runs_this_one_as_a_module_with_results_of_its_own(tmp_path: Path) -> None:
+    write_cohort(tmp_path, [_row(tmp_path, "a")], CONFIG)
+    (tmp_path / "Snakefile").write_text(
+        f"""configfile: "config/config.yaml"
+
+
+module more_from_less:
+    snakefile:
+        {str(REPOSITORY / "Snakefile")!r}
+    config:
+        config
+    pathvars:
+        results="elsewhere/results",
+        logs="elsewhere/logs",
+
+
+use rule * from more_from_less
+
+
+rule count:
+    input:
+        "elsewhere/results/tile/a.zarr",
+    output:
+        "count.txt",
+    shell:
+        "ls {{input}} > {{output}}"
+"""
+    )
+    words = [sys.executable, "-m", "snakemake", "--directory", str(tmp_path), "-s", str(tmp_path / "Snakefile")]
+    done = subprocess.run([*words, "--cores", "1", "count"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "zarr.json" in (tmp_path / "count.txt").read_text()
+    assert (tmp_path / "elsewhere" / "logs" / "tile" / "a.log").is_file()
+    assert not (tmp_path / "results").exists()
