@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 a stated error (one line), 2 wrong usage, 130 interrupted,
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ VERBS = {
     "split": "assign every patch to a fold, patients kept together",
     "train": "train a sparse encoder beside the dense branch",
     "embed": "turn the patches of one slide into features with a sparse-only encoder",
+    "embed-at": "turn the patches of one slide at the coordinates of TRIDENT or CLAM into features",
     "embed-slides": "sum up the features of each slide in one vector per slide",
     "convert": "write the features of one slide in another tool's format",
     "export": "write an encoder in a form that needs nothing of this project",
@@ -47,10 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StatedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the interpreter's own flush at exit must not fail on it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (OSError, MemoryError) as error:
+        print(f"error: {_from_system(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _from_system(error: OSError | MemoryError) -> StatedError:
+    """A full disk, a folder without permission, a file that vanished: no bug, and told like any other fault."""
+    if isinstance(error, MemoryError):
+        return StatedError(expected="enough memory", found=str(error) or "no more of it")
+    file, found = error.filename, error.strerror or str(error)
+    if "errno = 28" in found:
+        # HDF5 tells the cause within a long story of its own.
+        found = os.strerror(errno.ENOSPC)
+    return StatedError(file=file, expected="files that can be read and written", found=found)
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:

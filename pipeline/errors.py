@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from os import PathLike
 
+# What third-party parsers raise on input that makes no sense.
+BROKEN_INPUT = (
+    ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, OSError,
+    MemoryError,
+)  # fmt: skip
+
 
 class StatedError(Exception):
     """A failure whose cause lies in the input, told in one line; the command line exits with 1.

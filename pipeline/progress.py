@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -16,7 +17,9 @@ SECONDS_BETWEEN_LINES = 15.0
 
 def say(text: str) -> None:
     """One line on stderr, for what the user should know but nothing fails of."""
-    print(text, file=sys.stderr, flush=True)
+    # A reader that is gone, as when a cluster ends all processes of a job, is no reason to lose work.
+    with suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def progress(
@@ -48,8 +51,8 @@ def progress(
         now = time.monotonic()
         if now - told >= SECONDS_BETWEEN_LINES:
             told = now
-            print(_line(label, unit, done, count, now - start), file=sys.stderr, flush=True)
-    print(_line(label, unit, done, count, time.monotonic() - start), file=sys.stderr, flush=True)
+            say(_line(label, unit, done, count, now - start))
+    say(_line(label, unit, done, count, time.monotonic() - start))
 
 
 def _line(label: str, unit: str, done: int, total: int | None, seconds: float) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -87,16 +88,16 @@ def record(stage: str, settings: object, inputs: Mapping[str, str], packages: tu
 def finished(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write a file or folder to; takes the final name only if the block succeeds.
 
-    A folder that stands under the final name is replaced. Snakemake makes the parent; by hand we do.
+    A folder that stands under the final name is replaced. What a process that was killed on this machine left of the
+    same result is removed. Snakemake makes the parent; by hand we do.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _sweep(path)
+    temporary = _partial(path, "new")
     _remove(temporary)
     try:
         yield temporary
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        _put(temporary, path)
     finally:
         _remove(temporary)
 
@@ -105,6 +106,50 @@ def write_json(path: Path, value: Any) -> None:
     """Writes readable JSON under its final name in one step."""
     with finished(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _partial(path: Path, kind: str) -> Path:
+    """A name beside `path` that no other process takes, on whatever machine it runs."""
+    return path.with_name(f".{path.name}.{kind}.{socket.gethostname()}.{os.getpid()}.partial")
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Gives a whole result its final name."""
+    if not path.is_dir() or path.is_symlink():
+        temporary.replace(path)
+        return
+    # Removing a large folder takes time; a process killed meanwhile would leave half of it under a name that is
+    # trusted. So it goes aside first.
+    aside = _partial(path, "old")
+    path.rename(aside)
+    try:
+        temporary.replace(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    _remove(aside)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what dead processes of this machine left of a result; those of other machines cannot be told dead."""
+    begin, end = f".{path.name}.", f".{socket.gethostname()}.%.partial".split("%")
+    for item in list(path.parent.iterdir()):
+        words = item.name.removeprefix(begin).split(".", 1)
+        if not item.name.startswith(begin) or words[0] not in ("new", "old") or not item.name.endswith(end[1]):
+            continue
+        process = item.name.removeprefix(f"{begin}{words[0]}{end[0]}").removesuffix(end[1])
+        if process.isdecimal() and not _is_alive(int(process)):
+            _remove(item)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _REQUIRED = ("slide", "patient", "sparse")
 _MPP = ("sparse_mpp", "dense_mpp")
 
@@ -31,6 +31,7 @@ class SheetRow:
         sparse_mpp: um per pixel of the sparse slide, to supply or check what the file says; None where not given.
         dense_mpp: the same of the dense slide.
         markers: path of a CSV that names the dense channels; empty where there is none.
+        tissue: path of a GeoJSON of annotations that say where tissue is or what to leave out; empty: as found.
     """
 
     slide: str
@@ -41,6 +42,7 @@ class SheetRow:
     sparse_mpp: float | None = None
     dense_mpp: float | None = None
     markers: str = ""
+    tissue: str = ""
 
 
 _COLUMNS = tuple(item.name for item in fields(SheetRow))
@@ -105,7 +107,7 @@ def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str
     if any(extra):
         yield f"more cells than columns: {' '.join(extra)!r}"
     if not _NAME.fullmatch(values["slide"]):
-        yield f"slide {values['slide']!r} must be made of letters, digits, _ and -"
+        yield f"slide {values['slide']!r} must be made of letters, digits, _ and -, and not begin with -"
     for name in ("patient", "sparse"):
         if not values[name]:
             yield f"{name} is empty"
@@ -145,4 +147,5 @@ def _row(values: Mapping[str, str]) -> SheetRow:
         sparse_mpp=_positive(values["sparse_mpp"]),
         dense_mpp=_positive(values["dense_mpp"]),
         markers=values["markers"],
+        tissue=values["tissue"],
     )

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pipeline.errors import StatedError
@@ -36,4 +37,10 @@ def read_split_table(path: Path) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise StatedError(file=path, expected=f"the columns {', '.join(COLUMNS)}", found=f"no {', '.join(missing)}")
+    try:
+        table = table.astype({"row": np.int64, "fold": np.int64, "pair_quality": np.float64})
+    except (ValueError, TypeError, OverflowError) as error:
+        raise StatedError(file=path, expected="numbers in row, fold and pair_quality", found=str(error)) from None
+    if table[["row", "fold"]].min().min() < 0 or not np.isfinite(table["pair_quality"]).all():
+        raise StatedError(file=path, expected="rows and folds from 0, finite pair_quality", found="others")
     return table

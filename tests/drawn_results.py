@@ -148,7 +148,13 @@ def _write_store(path: Path, slide: DrawnSlide, causes: NDArray[np.float64], qua
         markers=slide.markers,
         nuclear_channel=0 if slide.markers else None,
         verdict=slide.verdict,
-        counts={"kept": count, "no_tissue": 40, "pair_outside": 3 if slide.markers else 0, "pair_residual": 0},
+        counts={
+            "kept": count,
+            "no_tissue": 40,
+            "pen": 17,
+            "pair_outside": 3 if slide.markers else 0,
+            "pair_residual": 0,
+        },
         recipe={"size_px": side},
         provenance={"stage": "tile"},
     )

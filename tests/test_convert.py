@@ -12,10 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+import tifffile
 import torch
 from drawn_training import train_tiny
 
 from pipeline.cli import main
+from pipeline.embedding import spatialdata_store
+from pipeline.embedding.features_file import open_features
 
 FORMATS = ("anndata", "clam", "geojson", "parquet", "stamp")
 TRIDENT = {"patch_size": 32, "patch_size_level0": 64, "name": "s 1.a", "overlap": 0, "level0_magnification": 20.0}
@@ -155,6 +158,66 @@ def test_anndata_itself_opens_the_file(features: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.obsm["spatial"], coords + 31.5)
     assert found.uns["more_from_less"]["mpp_level0"] == 0.5
     assert found.uns["more_from_less"]["encoder"] == "distilled-abababababab"
+
+
+NO_SPATIALDATA = [name for name in spatialdata_store.PACKAGES if find_spec(name) is None]
+
+
+def test_absent_packages_are_named_and_nothing_is_written(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(spatialdata_store, "find_spec", lambda name: None if name == "geopandas" else object())
+    assert _convert(features, "spatialdata", tmp_path / "s.zarr") == 1
+    assert capfd.readouterr().err.strip().endswith("(pip install spatialdata), found no geopandas")
+    assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize(("side", "base"), [(256, 509), (224, 447), (240, 240), (49, 101), (1000, 1999)])
+def test_lazyslides_whole_pixels_are_those_of_the_patch(tmp_path: Path, side: int, base: int) -> None:
+    sizes = {"patch_size": side, "patch_size_level0": base, "overlap": 16}
+    with open_features(_write(tmp_path / "f.h5", attributes={**OURS, **sizes})) as opened:
+        found = spatialdata_store.tile_specification(opened)
+    assert int(found["width"] * found["base_downsample"]) == base
+    assert found["stride_width"] == side - 16
+    assert found["mpp"] == 1.0
+
+
+@pytest.mark.skipif(bool(NO_SPATIALDATA), reason=f"not installed: {', '.join(NO_SPATIALDATA)}")
+def test_spatialdata_itself_opens_the_folder(features: Path, tmp_path: Path) -> None:
+    import spatialdata
+
+    assert _convert(features, "spatialdata", tmp_path / "s.zarr") == 0
+    expected, coords = _numbers(features)
+    found = spatialdata.read_zarr(tmp_path / "s.zarr")
+    np.testing.assert_array_equal(found.shapes["tiles"].bounds.to_numpy(), np.hstack([coords, coords + 64]))
+    table = found.tables["distilled-abababababab_tiles"]
+    np.testing.assert_array_equal(table.X, expected)
+    np.testing.assert_array_equal(table.obsm["spatial"], coords + 31.5)
+    assert table.uns["spatialdata_attrs"]["region"] == "tiles"
+    assert found.attrs["slide_properties"]["mpp"] == 0.5
+    assert _convert(features, "spatialdata", tmp_path / "s.zarr") == 1, "a folder is never replaced"
+
+
+@pytest.mark.skipif(find_spec("wsidata") is None, reason="the package wsidata (of LazySlide) is not installed")
+def test_lazyslide_finds_tiles_and_features_beside_the_slide(tmp_path: Path) -> None:
+    import wsidata
+
+    pixels = np.full((400, 600, 3), 200, np.uint8)
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(256, 256), photometric="rgb")
+    size = {"level0_width": 600, "level0_height": 400}
+    features = tmp_path / "f.h5"
+    with h5py.File(features, "w") as file:
+        file["features"] = np.arange(12, dtype=np.float32).reshape(4, 3)
+        file["coords"] = np.array([[0, 0], [64, 0], [0, 64], [512, 320]])
+        file["coords"].attrs.update({**OURS, **size})
+    assert _convert(features, "spatialdata", tmp_path / "s.zarr") == 0
+    slide = wsidata.open_wsi(tmp_path / "slide.tif", store=str(tmp_path / "s.zarr"))
+    specification = slide.tile_spec("tiles")
+    assert (specification.base_width, specification.width, specification.mpp) == (64, 32, 1.0)
+    assert slide.properties.mpp == 0.5
+    fetched = slide.fetch.features_anndata("distilled-abababababab", tile_key="tiles")
+    np.testing.assert_array_equal(fetched.X, np.arange(12).reshape(4, 3))
+    assert [tile.shape for tile in [one.image for one in slide.iter.tile_images("tiles")]] == [(32, 32, 3)] * 4
 
 
 def test_what_embed_writes_converts_to_every_format(tmp_path: Path) -> None:

@@ -147,11 +147,72 @@ def test_one_block_of_tissue_gives_no_interval(drawn: DrawnResults) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "verdict"),
-    [((0.01, 0.2), "helped"), ((-0.1, 0.2), "no difference"), ((-0.2, -0.01), "harmed"), ((np.nan, np.nan), "")],
+    ("ends", "per_seed", "verdict"),
+    [
+        ((0.01, 0.2), (0.1,), "helped"),
+        ((0.01, 0.2), (0.1, 0.02, 0.3), "helped"),
+        ((0.01, 0.2), (0.3, -0.01), "no difference"),
+        ((-0.1, 0.2), (0.1, 0.1), "no difference"),
+        ((-0.2, -0.01), (-0.1,), "harmed"),
+        ((-0.2, -0.01), (-0.3, 0.1), "no difference"),
+        ((np.nan, np.nan), (0.1,), ""),
+    ],
 )
-def test_the_verdict_is_whether_the_interval_excludes_zero(ends: tuple[float, float], verdict: str) -> None:
-    assert verdict_of(Interval(*ends)) == verdict
+def test_the_verdict_asks_that_the_interval_excludes_zero_and_all_seeds_agree(
+    ends: tuple[float, float], per_seed: tuple[float, ...], verdict: str
+) -> None:
+    assert verdict_of(Interval(*ends), per_seed) == verdict
+
+
+@pytest.fixture(scope="module")
+def with_seeds(tmp_path_factory: pytest.TempPathFactory) -> DrawnResults:
+    """Two seeds of a run that is better by much, of a baseline, and of a run that is better in one seed only."""
+    drawn = draw_stores(tmp_path_factory.mktemp("seeds"))
+    noises = {"distilled": (1.0, 1.5), "sparse-only": (4.0, 4.0), "unsteady": (1.0, 9.0)}
+    names = []
+    for run, (first, second) in noises.items():
+        for name, noise in ((run, first), (f"{run}-seed1", second)):
+            draw_features(drawn, name, noise, seed=len(names))
+            names.append(name)
+    repeats = [f"{name}={name.removesuffix('-seed1')}" for name in names if name.endswith("-seed1")]
+    assert main(["evaluate", *drawn.arguments(*names), "--repeats", *repeats]) == 0
+    return drawn
+
+
+def test_the_seeds_of_a_run_make_one_row_with_their_mean_and_spread(with_seeds: DrawnResults, tmp_path: Path) -> None:
+    rows = table(with_seeds)
+    assert set(rows.index.get_level_values("run")) == {"distilled", "sparse-only", "unsteady"}
+    assert (rows.seeds == 2).all()
+    alone = draw_stores(tmp_path)
+    draw_features(alone, "distilled", 1.0, seed=0)
+    draw_features(alone, "distilled-seed1", 1.5, seed=1)
+    assert main(["evaluate", *alone.arguments("distilled", "distilled-seed1")]) == 0
+    scores = table(alone).score
+    for target in (*MARKERS, "mean"):
+        each = [scores[name, "ridge", target] for name in ("distilled", "distilled-seed1")]
+        row = rows.loc[("distilled", "ridge", target)]
+        assert row.score == pytest.approx(np.mean(each), abs=1e-4)
+        assert (row.seed_low, row.seed_high) == pytest.approx((min(each), max(each)), abs=1e-4)
+
+
+def test_a_gain_in_one_seed_and_a_loss_in_the_other_is_no_gain(with_seeds: DrawnResults) -> None:
+    rows = table(with_seeds)
+    assert rows.loc[("distilled", "ridge", "mean"), "verdict"] == "helped"
+    assert rows.loc[("distilled", "ridge", "mean"), "disjoint"] == "yes"
+    assert rows.loc[("unsteady", "ridge", "mean"), "verdict"] == "no difference"
+    assert rows.loc[("unsteady", "ridge", "mean"), "seed_low"] < rows.loc[("sparse-only", "ridge", "mean"), "seed_low"]
+    details = json.loads((with_seeds.results / "evaluate/details.json").read_text())
+    row = next(item for item in details["rows"] if (item["run"], item["target"]) == ("unsteady", "mean"))
+    assert row["difference_per_seed"][0] > 0 > row["difference_per_seed"][1]
+    assert row["difference"] == pytest.approx(np.mean(row["difference_per_seed"]))
+
+
+@pytest.mark.parametrize("words", ["distilled", "nobody=distilled", "distilled=nobody"])
+def test_repetitions_that_name_no_run_are_refused(
+    drawn: DrawnResults, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *drawn.arguments("distilled"), "--repeats", words]) == 1
+    assert "--repeats" in capsys.readouterr().err
 
 
 def test_no_held_out_pairs_is_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:

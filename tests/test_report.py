@@ -116,9 +116,14 @@ def test_the_page_asks_nothing_of_the_network(written: Path, document: Document)
     assert policy.startswith("default-src 'none'")
 
 
+def test_patches_dropped_for_ink_are_told_apart_from_those_on_glass(document: Document) -> None:
+    assert "dropped: pen, 17 of " in document.words
+    assert "dropped: too little tissue, 40 of " in document.words
+
+
 def test_every_picture_has_a_description_and_decodes(document: Document) -> None:
     pictures = document.all("img")
-    assert len(pictures) == 4 * 5 + 5 * 2 + 1
+    assert len(pictures) == 4 * 5 + 5 * 2 + 5 + 1
     for picture in pictures:
         assert picture["alt"].strip()
         kind, data = picture["src"].removeprefix("data:image/").split(";base64,")
@@ -244,7 +249,7 @@ def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.Captu
 
 def evidence(run: str, difference: float, verdict: str) -> Evidence:
     ends = (float("nan"), float("nan")) if run == "sparse-only" else (difference - 0.02, difference + 0.02)
-    return Evidence(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2)
+    return Evidence(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2, 1)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.registration.transform import Transform
 from pipeline.tiling.grid import Grid, lattice
 from pipeline.tiling.sampling import read_dense_patch, read_sparse_patch
 
@@ -69,17 +70,14 @@ def test_dense_patch_is_the_dense_slide_at_the_mapped_points(
     slide = ArraySlide(_ramp(700, 700), mpp=dense_mpp, downsamples=(1, 2), channels=("x", "y"))
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([scale, 1.0])
     centre_um = np.array([225.0, 225.0])
-
-    def to_dense(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (points - [100.0, 100.0]) @ matrix.T + centre_um + shift
-
+    to_dense = Transform(np.column_stack([matrix, centre_um + shift - matrix @ [100.0, 100.0]]))
     grid = _grid(48, mpp, 0.5)
     corner = np.array([150, 170])
     found = read_dense_patch(slide, dense_mpp, grid, corner, to_dense)
     assert found.inside == 1.0
     j = ((np.arange(48) + 0.5) * mpp / 0.5 - 0.5) * 0.5
     points = np.stack(np.meshgrid(corner[0] * 0.5 + j, corner[1] * 0.5 + j), axis=-1).reshape(-1, 2)
-    expected = (to_dense(points) / dense_mpp).T.reshape(2, 48, 48)
+    expected = (to_dense.to_dense(points) / dense_mpp).T.reshape(2, 48, 48)
     # cv2 interpolates on a 1/32-pixel grid.
     np.testing.assert_allclose(found.pixels, expected, atol=0.1)
 
@@ -87,11 +85,11 @@ def test_dense_patch_is_the_dense_slide_at_the_mapped_points(
 def test_dense_patch_beyond_the_slide_is_empty_and_says_so() -> None:
     slide = ArraySlide(np.full((100, 100, 2), 7, dtype=np.uint16), mpp=1.0, channels=("a", "b"))
     grid = _grid(32, 1.0, 1.0)
-    outside = read_dense_patch(slide, 1.0, grid, np.array([500, 500]), lambda points: points)
+    outside = read_dense_patch(slide, 1.0, grid, np.array([500, 500]), Transform.identity())
     assert outside.inside == 0
     assert outside.pixels.shape == (2, 32, 32)
     assert not outside.pixels.any()
-    half = read_dense_patch(slide, 1.0, grid, np.array([84, 0]), lambda points: points)
+    half = read_dense_patch(slide, 1.0, grid, np.array([84, 0]), Transform.identity())
     assert half.inside == pytest.approx(0.5)
     assert half.pixels.dtype == np.uint16
     assert (half.pixels[:, :, :15] == 7).all()
@@ -100,7 +98,7 @@ def test_dense_patch_beyond_the_slide_is_empty_and_says_so() -> None:
 
 def test_dense_patch_reads_only_the_window_it_needs() -> None:
     slide = ArraySlide(_ramp(2000, 2000), mpp=0.5, downsamples=(1, 2, 4), channels=("x", "y"))
-    read_dense_patch(slide, 0.5, _grid(64, 2.0, 0.5), np.array([400, 400]), lambda points: points)
+    read_dense_patch(slide, 0.5, _grid(64, 2.0, 0.5), np.array([400, 400]), Transform.identity())
     ((level, (width, height)),) = slide.reads
     assert level == 2
     assert max(width, height) <= 64 + 12

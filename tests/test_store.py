@@ -195,10 +195,28 @@ def test_a_copied_store_that_was_damaged_is_stated(copied: Path, tmp_path: Path,
     else:
         data[{"chunk": 300, "index": -100, "short": -1}[where]] ^= 0x10
         shard.write_bytes(bytes(data[:-40] if where == "short" else data))
+    if where == "gone":
+        with pytest.raises(StatedError, match="no shard 0 of sparse"):
+            PatchStore.open(tmp_path / "c.zarr")
+        return
     store = PatchStore.open(tmp_path / "c.zarr")
     with pytest.raises(StatedError, match="intact chunks"):
         store.read_sparse(slice(0, 20))
     assert len(store.read_sparse([1400])) == 1
+
+
+def test_blank_patches_are_written_so_that_a_lost_shard_cannot_pass_for_them(tmp_path: Path) -> None:
+    path = tmp_path / "blank.zarr"
+    write_store(
+        path,
+        sparse=np.zeros((5, 16, 16, 3), np.uint8),
+        dense=np.zeros((5, 2, 16, 16), np.uint16),
+        markers=("DAPI", "CD3"),
+    )
+    assert not PatchStore.open(path).read_dense(slice(None)).any()
+    shutil.rmtree(path / "dense" / "c" / "0")
+    with pytest.raises(StatedError, match="no shard 0 of dense"):
+        PatchStore.open(path)
 
 
 def test_a_store_rewritten_with_other_codecs_is_read_through_zarr(two_sided: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from array_slide import ArraySlide
+from skimage.filters import gaussian, threshold_otsu
+from skimage.morphology import remove_small_holes, remove_small_objects
 
 from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
 
@@ -45,6 +47,44 @@ def test_tissue_that_fills_the_slide_is_not_split_by_otsu() -> None:
     rgb[:, 100:] = (225, 190, 215)
     mask = tissue_mask(Overview(np.clip(rgb + rng.normal(0, 4, rgb.shape), 0, 255).astype(np.uint8), 8.0))
     assert mask.mean() > 0.98
+
+
+def _reference(overview: Overview) -> np.ndarray:
+    """The mask as its docstring defines it, by scikit-image in floating point."""
+    smooth = gaussian(np.minimum(1 - overview.rgb.min(axis=2) / 255, 80 / 255), sigma=10 / overview.mpp)
+    smallest = int(150**2 / overview.mpp**2)
+    mask = smooth > np.clip(threshold_otsu(smooth), 25 / 255, 45 / 255)
+    return remove_small_holes(remove_small_objects(mask, max_size=smallest), max_size=smallest)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mask_agrees_with_scikit_image_on_ragged_tissue_with_holes_and_specks(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    coarse, fine = (cv2.GaussianBlur(rng.normal(size=(500, 600)), (0, 0), sigma) * sigma for sigma in (30, 3))
+    amount = np.where((coarse > 0.1) ^ (fine > 0.9), np.clip(0.6 + 0.4 * fine, 0.2, 1), 0)[..., None]
+    rgb = 243 * np.array([0.55, 0.30, 0.62]) ** amount + rng.normal(0, 3, (500, 600, 3))
+    overview = Overview(np.clip(rgb, 0, 255).astype(np.uint8), 8.0)
+    mask, expected = tissue_mask(overview), _reference(overview)
+    assert 0.1 < expected.mean() < 0.9
+    assert (mask & expected).sum() >= 0.95 * (mask | expected).sum()
+
+
+def test_a_slide_smaller_than_the_smallest_piece_can_still_be_tissue() -> None:
+    assert tissue_mask(Overview(np.full((16, 16, 3), (200, 130, 180), dtype=np.uint8), 8.0)).all()
+    assert not tissue_mask(Overview(np.full((16, 16, 3), 243, dtype=np.uint8), 8.0)).any()
+
+
+def test_specks_go_and_small_holes_close_with_what_is_in_them() -> None:
+    rgb = np.full((400, 400, 3), 240, dtype=np.uint8)
+    rgb[50:200, 50:200] = (200, 130, 180)
+    rgb[100:112, 100:112] = 240  # 96 um
+    rgb[105:107, 105:107] = (200, 130, 180)
+    rgb[150:180, 150:180] = 240  # 240 um
+    rgb[300:310, 300:310] = (200, 130, 180)  # 80 um
+    mask = tissue_mask(Overview(rgb, 8.0))
+    assert mask[98:114, 98:114].all()
+    assert not mask[155:175, 155:175].any()
+    assert not mask[290:320, 290:320].any()
 
 
 def test_overview_is_the_mean_of_squares_that_start_at_the_origin() -> None:

@@ -205,3 +205,18 @@ def test_words_of_the_sheet() -> None:
     identity = given_transform("identity")
     assert identity is not None
     assert np.array_equal(identity.affine, np.eye(2, 3))
+
+
+@given(
+    x=st.lists(st.floats(-200, 900), min_size=1, max_size=9),
+    y=st.lists(st.floats(-200, 900), min_size=1, max_size=9),
+)
+def test_a_lattice_is_moved_as_its_points_are(x: list[float], y: list[float]) -> None:
+    """Inside, at and beyond the nodes of a displacement without any smoothness."""
+    values = np.random.default_rng(0).normal(0, 30, (2, 19, 13)).astype(np.float32)
+    affine = np.array([[0.9, -0.3, 40.0], [0.25, 1.1, -7.0]])
+    transform = Transform(affine, DisplacementGrid((-10.0, 25.0), 32.0, values))
+    points = np.stack(np.meshgrid(x, y), axis=-1)
+    found = transform.lattice_to_dense(np.array(x), np.array(y))
+    assert found.shape == (2, len(y), len(x))
+    np.testing.assert_allclose(found, transform.to_dense(points.reshape(-1, 2)).T.reshape(found.shape), atol=1e-6)

@@ -67,6 +67,20 @@ def test_a_missing_slide_is_left_to_inspect_so_that_the_others_go_on(tmp_path: P
     assert planned(done.stdout)["inspect"] == 3
 
 
+def test_annotations_named_in_the_sheet_are_read_by_tile_and_absent_ones_left_to_it(tmp_path: Path) -> None:
+    rows = [row | {"tissue": f"{row['slide']} tissue.geojson"} for row in _slides(tmp_path)]
+    (tmp_path / "a tissue.geojson").touch()
+    write_cohort(tmp_path, rows, {"runs": RUNS})
+    done = snakemake(tmp_path, "-n", "-p", "tile_all")
+    assert done.returncode == 0, done.stdout
+    inputs = [line for line in done.stdout.splitlines() if line.strip().startswith("input:")]
+    assert [line for line in inputs if "a tissue.geojson" in line]
+    assert not [line for line in inputs if "b tissue.geojson" in line]
+    for slide in "abc":
+        assert f"--tissue '{slide} tissue.geojson'" in done.stdout
+    assert "--outlines results/tile/c.geojson" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.embedding.anndata_file import write_anndata
 from pipeline.embedding.features_file import FeaturesFile, open_features
+from pipeline.embedding.spatialdata_store import write_spatialdata
 from pipeline.errors import StatedError
 from pipeline.provenance import finished
 
@@ -132,6 +133,7 @@ FORMATS: dict[str, Writer] = {
     "clam": write_clam,
     "geojson": write_geojson,
     "parquet": write_parquet,
+    "spatialdata": write_spatialdata,
     "stamp": write_stamp,
 }
 

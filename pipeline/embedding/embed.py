@@ -1,4 +1,4 @@
-"""The stage embed: the patches of one store to features, in the HDF5 layout of TRIDENT."""
+"""The stage embed: patches of a store, or of a slide at given coordinates, to features in TRIDENT's HDF5 layout."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.embedding.coordinates import CutAttributes, SlidePatches
 from pipeline.embedding.encoder import Encoder, EncoderDescription
 from pipeline.errors import StatedError
 from pipeline.progress import progress
@@ -28,9 +29,27 @@ _BATCHES_AHEAD = 2
 _UM_PER_PX_AT_1X = 10.0
 _COMPARED_PATCHES = 4
 
+Patches = PatchStore | SlidePatches
+Known = StoreAttributes | CutAttributes
 
-def embed(store: PatchStore, encoder: Encoder, settings: EmbedSettings, out: Path, provenance: dict[str, Any]) -> None:
+
+def embed(
+    store: Patches,
+    encoder: Encoder,
+    settings: EmbedSettings,
+    out: Path,
+    provenance: dict[str, Any],
+    overlap: float = 0.0,
+) -> None:
     """Writes `features` (N, D) float32 and `coords` (N, 2) int64 of all patches of a store, in its row order.
+
+    Args:
+        store: the patches.
+        encoder: what embeds them.
+        settings: of the stage.
+        out: the file to write.
+        provenance: of the result.
+        overlap: of neighbouring patches, as share of their side; for the attribute.
 
     Raises:
         StatedError: if the store's patches differ from those of the encoder's training by more than 5 % in um per
@@ -60,7 +79,7 @@ def embed(store: PatchStore, encoder: Encoder, settings: EmbedSettings, out: Pat
             done += len(found)
         coords = file.create_dataset("coords", data=store.table.position_px.astype(np.int64))
         features.attrs.update({"name": known.slide, "savetodir": str(out.parent)})
-        coords.attrs.update(trident_attributes(known, out) | own_attributes(known, encoder.description))
+        coords.attrs.update(trident_attributes(known, out, overlap) | own_attributes(known, encoder.description))
         file.attrs.update(
             {
                 "schema": SCHEMA_VERSION,
@@ -71,7 +90,7 @@ def embed(store: PatchStore, encoder: Encoder, settings: EmbedSettings, out: Pat
         )
 
 
-def check_patches(store: PatchStore, trained: EncoderDescription) -> None:
+def check_patches(store: Patches, trained: EncoderDescription) -> None:
     """Raises StatedError unless the store's patches are like those that the encoder was trained on."""
     known = store.attributes
     if abs(known.mpp / trained.mpp - 1) > MPP_TOLERANCE or known.size_px != trained.patch_px:
@@ -84,7 +103,7 @@ def check_patches(store: PatchStore, trained: EncoderDescription) -> None:
         )
 
 
-def trident_attributes(known: StoreAttributes, out: Path) -> dict[str, Any]:
+def trident_attributes(known: Known, out: Path, overlap: float = 0.0) -> dict[str, Any]:
     """The nine attributes that TRIDENT puts on `coords`, with true values: magnifications are 10 / mpp, unrounded."""
     width, height = known.size_level0_px
     return {
@@ -92,7 +111,7 @@ def trident_attributes(known: StoreAttributes, out: Path) -> dict[str, Any]:
         "patch_size_level0": known.patch_size_level0,
         "level0_magnification": _UM_PER_PX_AT_1X / known.mpp_level0,
         "target_magnification": _UM_PER_PX_AT_1X / known.mpp,
-        "overlap": 0,
+        "overlap": round(overlap * known.size_px),
         "name": known.slide,
         "savetodir": str(out.parent),
         "level0_width": width,
@@ -100,7 +119,7 @@ def trident_attributes(known: StoreAttributes, out: Path) -> dict[str, Any]:
     }
 
 
-def own_attributes(known: StoreAttributes, encoder: EncoderDescription) -> dict[str, Any]:
+def own_attributes(known: Known, encoder: EncoderDescription) -> dict[str, Any]:
     """What this project adds on `coords`: readers that do not know these ignore them."""
     return {
         "mpp": known.mpp,
@@ -113,7 +132,7 @@ def own_attributes(known: StoreAttributes, encoder: EncoderDescription) -> dict[
     }
 
 
-def recipe_hash(known: StoreAttributes, encoder: EncoderDescription) -> str:
+def recipe_hash(known: Known, encoder: EncoderDescription) -> str:
     """Hash of how patches were cut and by what they were embedded; slides that agree in it can be compared."""
     # Copied or decoded, on the tile lattice or not, the same square has the same pixels: slides of several scanners
     # differ in these and still compare.
@@ -122,7 +141,7 @@ def recipe_hash(known: StoreAttributes, encoder: EncoderDescription) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _batches(store: PatchStore, size: int) -> Iterator[NDArray[np.uint8]]:
+def _batches(store: Patches, size: int) -> Iterator[NDArray[np.uint8]]:
     """All sparse patches in row order, read by a thread that stays a few batches ahead."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="patches")
     try:

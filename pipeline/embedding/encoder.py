@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.embedding.fused import fused_in_bf16
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.json_file import read_json
+from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES
 from pipeline.provenance import file_digest
 from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA, WEIGHTS_NAME, build_encoder
 from pipeline.training.precision import Precision, autocast, best_device, resolve_precision
@@ -87,7 +88,7 @@ class Encoder:
         network = build_encoder(description.architecture, in_chans=3, size_px=description.input_px)
         try:
             network.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, *BROKEN_INPUT) as error:
             raise StatedError(
                 file=path, expected=f"weights of a {description.architecture}", found=str(error)
             ) from None
@@ -148,11 +149,11 @@ def read_description(folder: Path) -> EncoderDescription:
     if not path.is_file():
         raise StatedError(file=folder, expected=_EXPECTED, found=f"no {CONFIG_NAME}")
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(path)
         own = config["more_from_less"]
         if own["schema"] != CONFIG_SCHEMA:
             raise StatedError(file=path, expected=f"schema {CONFIG_SCHEMA}", found=f"schema {own['schema']}")
-        return EncoderDescription(
+        found = EncoderDescription(
             run=str(own["run"]),
             architecture=str(config["architecture"]),
             mean=tuple(float(value) for value in config["pretrained_cfg"]["mean"]),
@@ -164,5 +165,17 @@ def read_description(folder: Path) -> EncoderDescription:
             bf16_cosine=float(own["bf16_cosine"]),
             sha256=str(own["weights_sha256"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check(found)
+    except BROKEN_INPUT as error:
         raise StatedError(file=path, expected=_EXPECTED, found=repr(error)) from None
+    return found
+
+
+def _check(found: EncoderDescription) -> None:
+    """Refuses sizes that no training has, before a network for them is built."""
+    if not 1 <= found.input_px <= found.patch_px <= LARGEST_PATCH_PX:
+        raise ValueError(f"patches of {found.patch_px} px, of which {found.input_px} are seen")
+    if not 1 <= found.feature_dim <= MAX_FEATURES or not found.mpp > 0:
+        raise ValueError(f"{found.feature_dim} features at {found.mpp} um/px")
+    if len(found.mean) != 3 or len(found.std) != 3 or min(found.std) <= 0:
+        raise ValueError(f"a normalisation by {found.mean} and {found.std}")

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.limits import MAX_FEATURES, MAX_PATCHES
 
 BLOCK_ROWS = 8192
 
@@ -114,7 +115,7 @@ def open_features(path: Path, mpp_level0: float | None = None) -> Iterator[Featu
     with file:
         try:
             opened = _described(path, file, mpp_level0)
-        except (OSError, KeyError, ValueError, TypeError, OverflowError) as error:
+        except BROKEN_INPUT as error:
             raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
         yield opened
 
@@ -127,6 +128,10 @@ def _described(path: Path, file: h5py.File, mpp_level0: float | None) -> Feature
         raise ValueError(f"coords of type {coords.dtype}")
     if 0 in features.shape:
         raise ValueError(f"no patch: features {features.shape}")
+    if len(features) > MAX_PATCHES:
+        raise ValueError(f"{len(features)} patches, more than any slide has")
+    if features.shape[1] > MAX_FEATURES:
+        raise ValueError(f"features {features.shape[1]} wide")
     attributes = dict(coords.attrs)
     absent = [name for name in ("name", "patch_size", "patch_size_level0") if name not in attributes]
     if absent:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.provenance import finished
 
 _BLOCK_ROWS = 8192
@@ -65,7 +65,7 @@ def read_slide_vector(path: Path, slide: str) -> SlideVector:
                 mean=mean,
                 std=std,
             )
-    except (OSError, KeyError) as error:
+    except BROKEN_INPUT as error:
         raise StatedError(slide=slide, file=path, expected=expected, found=str(error)) from None
 
 

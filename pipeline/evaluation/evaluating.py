@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.evaluation.bootstrap import block_labels
 from pipeline.evaluation.evidence import EvidenceRow, compare
-from pipeline.evaluation.prediction import check_runs, held_out, predict, training_rows
+from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, predict, training_rows
 from pipeline.evaluation.reading import Cohort, encoder_of, read_cohort
 from pipeline.evaluation.targets import DESCRIPTION
 from pipeline.progress import progress
@@ -36,10 +36,12 @@ COLUMNS = (
     "train_patches",
     "test_patches",
     "test_slides",
+    "seed_low",
+    "seed_high",
+    "disjoint",
 )
 
 _METRIC = "pearson_r"
-_SEEDS = 1  # each run is one training with one seed
 
 
 def evaluate(
@@ -50,6 +52,7 @@ def evaluate(
     settings: EvaluateSettings,
     out_summary: Path,
     out_details: Path,
+    repeats: Mapping[str, str] | None = None,
 ) -> list[EvidenceRow]:
     """Probes the frozen features of every run and writes `summary.tsv` and `details.json`.
 
@@ -61,11 +64,15 @@ def evaluate(
         settings: of the stage.
         out_summary: one row per run, probe and marker, and their mean.
         out_details: the same with further measures, the choices made and the provenance.
+        repeats: for each run that repeats another one with a further seed, the name of that one; its scores join
+            those of the other.
 
     Raises:
         StatedError: see `read_cohort`, `read_features`, `encoder_of` and `check_runs`.
     """
+    repeats = repeats or {}
     check_runs(embeddings, list(runs))
+    check_repeats(runs, repeats)
     cohort = read_cohort(split, stores)
     names = [slide.slide for slide in cohort.slides]
     encoders = {run: encoder_of(embeddings / run, names) for run in runs}
@@ -74,7 +81,7 @@ def evaluate(
         run: predict(embeddings / run, cohort, training, settings)
         for run in progress(runs, label="probing", unit="runs")
     }
-    rows = compare(cohort, predictions, settings)
+    rows = compare(cohort, predictions, settings, repeats)
     inputs = {split.name: file_digest(split)}
     for name in names:
         inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
@@ -84,6 +91,7 @@ def evaluate(
         "metric": _METRIC,
         "target": DESCRIPTION,
         "baseline": settings.baseline if settings.baseline in runs else "",
+        "repeats": dict(repeats),
         "runs": {
             run: {"encoder": encoder, "features": width, "train_patches_at_most": settings.max_train_patches}
             for run, (encoder, width) in encoders.items()
@@ -112,8 +120,11 @@ def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
                 row.difference_within.low,
                 row.difference_within.high,
             )
-            counts = (_SEEDS, row.train_patches, row.test_patches, row.test_slides)
-            writer.writerow((row.run, row.probe, row.target, _METRIC, *map(_decimals, numbers), row.verdict, *counts))
+            counts = (len(row.per_seed), row.train_patches, row.test_patches, row.test_slides)
+            seeds = (_decimals(min(row.per_seed)), _decimals(max(row.per_seed)))
+            disjoint = "" if row.disjoint is None else "yes" if row.disjoint else "no"
+            named = (row.run, row.probe, row.target, _METRIC)
+            writer.writerow((*named, *map(_decimals, numbers), row.verdict, *counts, *seeds, disjoint))
 
 
 def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
@@ -134,6 +145,8 @@ def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
 def _details(row: EvidenceRow) -> dict[str, Any]:
     """The row as JSON values: null for nan."""
     values = {item.name: getattr(row, item.name) for item in fields(row)}
+    for name in ("per_seed", "difference_per_seed"):
+        values[name] = [None if math.isnan(value) else value for value in values[name]]
     for name, prefix in (("within", ""), ("difference_within", "difference_")):
         interval = values.pop(name)
         values |= {f"{prefix}low": interval.low, f"{prefix}high": interval.high}

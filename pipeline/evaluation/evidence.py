@@ -1,10 +1,15 @@
-"""Scores of every run, probe and marker with intervals, and the verdict against the baseline run."""
+"""Scores of every run, probe and marker with intervals, and the verdict against the baseline run.
+
+A run trained with several seeds is one row: the mean of its seeds' scores. Two spreads are told beside it, and kept
+apart: the interval from resampled blocks of tissue (of the seeds' mean), and the lowest and highest seed. Runs are
+compared seed by seed, in the order of the seeds, where both have as many: such seeds share initial weights and order.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,18 +39,22 @@ class EvidenceRow:
     """One run, probe and target; floats are nan where nothing can be said.
 
     Attributes:
-        run: name of the training.
+        run: name of the training; with several seeds, of the first.
         probe: `ridge` or `knn`.
         target: a marker, or `mean` for the mean of the markers' scores.
-        score: Pearson r on held-out patches within slides, averaged over slides.
+        score: Pearson r on held-out patches within slides, averaged over slides, then over seeds.
         within: its 95 % interval.
         difference: score minus the baseline run's.
         difference_within: its 95 % interval, from the same resamples in both runs.
         verdict: `helped`, `no difference` or `harmed`; empty for the baseline and where nothing can be said.
         r2: explained variance.
         spearman: rank correlation, averaged as the score is.
-        penalty: the ridge penalty; nan for other probes and for `mean`.
+        penalty: the ridge penalty, the median of the seeds'; nan for other probes and for `mean`.
         per_slide: Pearson r of each held-out slide.
+        per_seed: the score of each seed.
+        difference_per_seed: its difference to the baseline's same seed; empty for the baseline.
+        disjoint: whether the intervals of this score and the baseline's share no value, a stricter demand than a
+            difference whose interval excludes 0; None for the baseline and where nothing can be said.
         train_patches: patches fitted on.
         test_patches: held-out patches scored.
         test_slides: held-out slides scored.
@@ -63,6 +72,9 @@ class EvidenceRow:
     spearman: float
     penalty: float
     per_slide: dict[str, float]
+    per_seed: tuple[float, ...]
+    difference_per_seed: tuple[float, ...]
+    disjoint: bool | None
     train_patches: int
     test_patches: int
     test_slides: int
@@ -70,7 +82,7 @@ class EvidenceRow:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Of one run and probe: point scores (T + 1,) and resampled scores (resamples, T + 1), the mean last."""
+    """Of one run and probe, S seeds: scores (S, T + 1) and resampled scores (S, resamples, T + 1), the mean last."""
 
     point: Floats
     resampled: Floats
@@ -79,8 +91,22 @@ class _Scores:
     spearman: Floats
 
 
-def compare(cohort: Cohort, runs: Mapping[str, RunPredictions], settings: EvaluateSettings) -> list[EvidenceRow]:
-    """The evidence table: runs in the given order, then probes, then markers with their mean last."""
+def compare(
+    cohort: Cohort,
+    runs: Mapping[str, RunPredictions],
+    settings: EvaluateSettings,
+    repeats: Mapping[str, str] | None = None,
+) -> list[EvidenceRow]:
+    """The evidence table: runs in the given order, then probes, then markers with their mean last.
+
+    Args:
+        cohort: the pairs.
+        runs: predictions of each training.
+        settings: of the stage.
+        repeats: for a training that repeats another one with a further seed, the name of that one.
+    """
+    repeats = repeats or {}
+    groups = {run: [run, *(name for name in runs if repeats.get(name) == run)] for run in runs if run not in repeats}
     slides = held_out(cohort)
     truths = [held_out_truth(slide) for slide in slides]
     blocks = [block_labels(slide.position_um[slide.fold == 0], settings.block_um) for slide in slides]
@@ -88,13 +114,17 @@ def compare(cohort: Cohort, runs: Mapping[str, RunPredictions], settings: Evalua
     enough = any(len(np.unique(labels)) > 1 for labels in blocks)
     rows = []
     for probe in PROBES:
-        scores = {run: _scores(truths, made.predicted[probe], blocks, counts) for run, made in runs.items()}
+        scores = {
+            run: _stacked([_scores(truths, runs[name].predicted[probe], blocks, counts) for name in names])
+            for run, names in groups.items()
+        }
         baseline = scores.get(settings.baseline)
-        for run, made in runs.items():
+        for run, names in groups.items():
+            made = [runs[name] for name in names]
             for column, target in enumerate((*cohort.markers, MEAN)):
                 against = None if run == settings.baseline else baseline
                 rows.append(_row(run, probe, target, column, scores[run], against, made, truths, slides_of(cohort)))
-    order = {run: index for index, run in enumerate(runs)}
+    order = {run: index for index, run in enumerate(groups)}
     rows.sort(key=lambda row: order[row.run])  # stable: probes and markers keep their order
     return rows if enough else [_without_intervals(row) for row in rows]
 
@@ -104,13 +134,19 @@ def slides_of(cohort: Cohort) -> tuple[str, ...]:
     return tuple(slide.slide for slide in held_out(cohort))
 
 
-def verdict_of(difference: Interval) -> str:
-    """What an interval of the difference to the baseline says: whether, and on which side, it excludes 0."""
+def verdict_of(difference: Interval, per_seed: Sequence[float]) -> str:
+    """What the differences to the baseline say.
+
+    `helped` needs an interval above 0 and a difference above 0 in every seed, `harmed` the same below; all else is
+    `no difference`. Empty where there is no interval.
+    """
     if math.isnan(difference.low):
         return ""
-    if difference.low > 0:
+    if difference.low > 0 and all(value > 0 for value in per_seed):
         return "helped"
-    return "harmed" if difference.high < 0 else "no difference"
+    if difference.high < 0 and all(value < 0 for value in per_seed):
+        return "harmed"
+    return "no difference"
 
 
 def _scores(
@@ -131,6 +167,10 @@ def _scores(
         r2=_averaged([explained(y, p) for y, p in zip(known, predicted, strict=True)], weight),
         spearman=_averaged([spearman(y, p) for y, p in zip(known, predicted, strict=True)], weight),
     )
+
+
+def _stacked(seeds: Sequence[_Scores]) -> _Scores:
+    return _Scores(*(np.stack([getattr(one, item.name) for one in seeds]) for item in fields(_Scores)))
 
 
 def _averaged(values: Sequence[Floats], weight: Floats) -> Floats:
@@ -157,41 +197,56 @@ def _row(
     column: int,
     scores: _Scores,
     baseline: _Scores | None,
-    made: RunPredictions,
+    made: Sequence[RunPredictions],
     truths: Sequence[Floats],
     slides: Sequence[str],
 ) -> EvidenceRow:
-    unknown = Interval(math.nan, math.nan)
-    difference, around = math.nan, unknown
+    within = interval(scores.resampled[:, :, column].mean(axis=0))
+    difference, around, per_seed, disjoint = math.nan, Interval(math.nan, math.nan), [], None
     if baseline is not None:
-        difference = float(scores.point[column] - baseline.point[column])
-        around = interval(scores.resampled[:, column] - baseline.resampled[:, column])
+        per_seed = _paired(scores.point[:, column], baseline.point[:, column]).tolist()
+        difference = float(np.mean(per_seed))
+        theirs = baseline.resampled[:, :, column].mean(axis=0)
+        around = interval(scores.resampled[:, :, column].mean(axis=0) - theirs)
+        disjoint = _disjoint(within, interval(theirs))
     is_mean = target == MEAN
-    tested = np.isfinite(scores.per_slide[:, column])
+    per_slide = scores.per_slide[:, :, column].mean(axis=0)
+    tested = np.isfinite(per_slide)
+    first = made[0]
     return EvidenceRow(
         run=run,
         probe=probe,
         target=target,
-        score=float(scores.point[column]),
-        within=interval(scores.resampled[:, column]),
+        score=float(scores.point[:, column].mean()),
+        within=within,
         difference=difference,
         difference_within=around,
-        verdict=verdict_of(around),
-        r2=float(scores.r2[column]),
-        spearman=float(scores.spearman[column]),
-        penalty=math.nan if is_mean or probe != "ridge" else float(made.penalty[column]),
-        per_slide={
-            slide: float(r)
-            for slide, r, known in zip(slides, scores.per_slide[:, column], tested, strict=True)
-            if known
-        },
-        train_patches=int(made.train_patches.max(initial=0) if is_mean else made.train_patches[column]),
+        verdict=verdict_of(around, per_seed),
+        r2=float(scores.r2[:, column].mean()),
+        spearman=float(scores.spearman[:, column].mean()),
+        penalty=math.nan if is_mean or probe != "ridge" else float(np.median([one.penalty[column] for one in made])),
+        per_slide={slide: float(r) for slide, r, known in zip(slides, per_slide, tested, strict=True) if known},
+        per_seed=tuple(scores.point[:, column].tolist()),
+        difference_per_seed=tuple(per_seed),
+        disjoint=disjoint,
+        train_patches=int(first.train_patches.max(initial=0) if is_mean else first.train_patches[column]),
         test_patches=sum(len(y) for y, known in zip(truths, tested, strict=True) if known),
         test_slides=int(tested.sum()),
     )
 
 
+def _paired(scores: Floats, baseline: Floats) -> Floats:
+    """Differences (S,), seed by seed where there are as many, otherwise to the mean of the baseline's seeds."""
+    return scores - (baseline if len(scores) == len(baseline) else baseline.mean())
+
+
+def _disjoint(one: Interval, other: Interval) -> bool | None:
+    if math.isnan(one.low) or math.isnan(other.low):
+        return None
+    return one.low > other.high or one.high < other.low
+
+
 def _without_intervals(row: EvidenceRow) -> EvidenceRow:
     """The row of a test on one block of tissue only, of which no interval can be drawn."""
     unknown = Interval(math.nan, math.nan)
-    return replace(row, within=unknown, difference_within=unknown, verdict="")
+    return replace(row, within=unknown, difference_within=unknown, verdict="", disjoint=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,3 +151,18 @@ def check_runs(embeddings: Path, runs: list[str]) -> None:
             )
         if runs.count(run) > 1:
             raise StatedError(file="--runs", expected="each run once", found=f"{run} {runs.count(run)} times")
+
+
+def check_repeats(runs: Sequence[str], repeats: Mapping[str, str]) -> None:
+    """Refuses repetitions of, or by, runs that are not evaluated, and repetitions of repetitions.
+
+    Raises:
+        StatedError: naming both runs.
+    """
+    for name, first in repeats.items():
+        if name not in runs or first not in runs or first in repeats:
+            raise StatedError(
+                file="--repeats",
+                expected=f"RUN=FIRST, both among {', '.join(runs)} and FIRST no repetition",
+                found=f"{name}={first}",
+            )

@@ -55,17 +55,36 @@ class DisplacementGrid:
         """Displacements (N, 2) in um at points (N, 2) in um."""
         _, height, width = self.values_um.shape
         position = (np.asarray(points_xy_um, np.float64) - np.asarray(self.origin_um)) / self.spacing_um
-        x = np.clip(position[:, 0], 0, width - 1)
-        y = np.clip(position[:, 1], 0, height - 1)
-        left = np.minimum(x.astype(np.int64), max(width - 2, 0))
-        top = np.minimum(y.astype(np.int64), max(height - 2, 0))
-        across, down = x - left, y - top
-        right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+        left, right, across = _neighbours(position[:, 0], width)
+        top, bottom, down = _neighbours(position[:, 1], height)
         values = self.values_um
         upper = values[:, top, left] * (1 - across) + values[:, top, right] * across
         lower = values[:, bottom, left] * (1 - across) + values[:, bottom, right] * across
         interpolated: Floats = (upper * (1 - down) + lower * down).T
         return interpolated
+
+    def on_lattice(self, x_um: NDArray[Any], y_um: NDArray[Any]) -> Floats:
+        """Displacements (2, H, W) in um, x before y, at all points of columns `x_um` (W,) and rows `y_um` (H,).
+
+        What `at` gives; bilinear interpolation goes along x and then along y, so few nodes are met per pixel.
+        """
+        _, height, width = self.values_um.shape
+        left, right, across = _neighbours((np.asarray(x_um, np.float64) - self.origin_um[0]) / self.spacing_um, width)
+        top, bottom, down = _neighbours((np.asarray(y_um, np.float64) - self.origin_um[1]) / self.spacing_um, height)
+        first, last = int(top.min()), int(bottom.max())
+        nodes = self.values_um[:, first : last + 1]
+        # `take`, because indexing would lay the two components side by side, which is slow to go through later.
+        rows = nodes.take(left, axis=2) * (1 - across) + nodes.take(right, axis=2) * across
+        upper, lower = rows.take(top - first, axis=1), rows.take(bottom - first, axis=1)
+        interpolated: Floats = upper * (1 - down)[:, None] + lower * down[:, None]
+        return interpolated
+
+
+def _neighbours(position: Floats, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """The nodes before and after positions in node spacings, and how far along from one to the other each lies."""
+    clamped = np.clip(position, 0, count - 1)
+    before = np.minimum(clamped.astype(np.int64), max(count - 2, 0))
+    return before, np.minimum(before + 1, count - 1), clamped - before
 
 
 def solve_inverse(affine: Floats, forward: DisplacementGrid, points_dense_um: Floats) -> Floats:

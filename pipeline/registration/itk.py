@@ -15,8 +15,9 @@ import SimpleITK
 
 from pipeline.errors import StatedError
 from pipeline.provenance import finished
-from pipeline.registration.displacement import DisplacementGrid, Floats
-from pipeline.registration.transform import GRID_SPACING_UM, Transform, checked_affine
+from pipeline.registration.displacement import Floats
+from pipeline.registration.sampled import fitted_affine, sampled
+from pipeline.registration.transform import Transform, checked_affine
 
 # SimpleITK carries no types.
 sitk: Any = SimpleITK
@@ -71,19 +72,12 @@ def read_itk(path: Path) -> Transform:
         raise StatedError(
             file=path, expected="a transform of the plane", found=f"{transform.GetDimension()} dimensions"
         )
-    domain = _domain(transform)
+    domain = _domain(transform, path)
     if domain is None:
         return Transform(checked_affine(_affine_at(transform, np.zeros(2), 1000.0, path), path))
-    low, high = domain
-    affine = checked_affine(_fitted_affine(transform, low, high), path)
-    grid = DisplacementGrid.covering((float(low[0]), float(low[1])), (float(high[0]), float(high[1])), GRID_SPACING_UM)
-    nodes = grid.nodes_um()
-    # Rounding may put the last nodes just outside the file's own domain, where ITK knows no displacement.
-    inside = np.clip(nodes, low, high)
-    residual = _mapped(transform, inside) - inside @ affine[:, :2].T - affine[:, 2]
-    forward = grid.with_values(residual)
-    corners = Transform(affine, forward).to_dense(nodes)
-    return Transform.with_inverse(affine, forward, np.stack([corners.min(0), corners.max(0)]))
+    # Rounding of the grid may put its last nodes just outside the file's own domain, where ITK knows no displacement.
+    affine = checked_affine(fitted_affine(lambda points: _mapped(transform, points), *domain), path)
+    return sampled(lambda points: _mapped(transform, points), np.stack(domain), affine)
 
 
 def _mapped(transform: Any, points: Floats) -> Floats:
@@ -105,23 +99,24 @@ def _affine_at(transform: Any, centre: Floats, step: float, path: Path) -> Float
     return affine
 
 
-def _fitted_affine(transform: Any, low: Floats, high: Floats) -> Floats:
-    """The affine map closest to a transform over its domain, by least squares."""
-    across = np.linspace(0, 1, 21)
-    points: Floats = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2) * (high - low) + low
-    design = np.column_stack([points, np.ones(len(points))])
-    solution = np.linalg.lstsq(design, _mapped(transform, points), rcond=None)[0]
-    return np.asarray(solution.T, np.float64)
+def _domain(transform: Any, path: Path) -> tuple[Floats, Floats] | None:
+    """Lower and upper corner of where a transform's first non-linear part is known; None for a linear transform.
 
-
-def _domain(transform: Any) -> tuple[Floats, Floats] | None:
-    """Lower and upper corner of the domain of the first non-linear part; None for a linear transform."""
+    Raises:
+        StatedError: if a part that is applied before it cannot be inverted.
+    """
     kind = transform.GetTransformEnum()
     if kind == sitk.sitkComposite:
         composite = sitk.CompositeTransform(transform)
-        parts = [composite.GetNthTransform(i) for i in range(composite.GetNumberOfTransforms())]
-        domains = [domain for domain in map(_domain, reversed(parts)) if domain is not None]
-        return domains[0] if domains else None
+        before: list[Any] = []
+        # The last added part is applied first.
+        for number in reversed(range(composite.GetNumberOfTransforms())):
+            part = composite.GetNthTransform(number)
+            found = _domain(part, path)
+            if found is not None:
+                return _carried_back(found, before, path)
+            before.append(part)
+        return None
     if kind == sitk.sitkDisplacementField:
         field = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
         origin, spacing, size = (
@@ -133,3 +128,15 @@ def _domain(transform: Any) -> tuple[Floats, Floats] | None:
         origin = np.array(spline.GetTransformDomainOrigin())
         return origin, origin + np.array(spline.GetTransformDomainPhysicalDimensions())
     return None
+
+
+def _carried_back(domain: tuple[Floats, Floats], before: list[Any], path: Path) -> tuple[Floats, Floats]:
+    """The rectangle around what linear parts, the first applied first, carry onto a domain."""
+    if not before:
+        return domain
+    low, high = domain
+    corners = np.array([low, (high[0], low[1]), (low[0], high[1]), high])
+    for part in reversed(before):
+        affine = checked_affine(_affine_at(part, np.zeros(2), 1000.0, path), path)
+        corners = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
+    return corners.min(0), corners.max(0)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import StatedError
+from pipeline.json_file import read_json
 from pipeline.registration.displacement import Floats
 from pipeline.registration.transform import checked_affine
 
@@ -24,8 +24,8 @@ def read_matrix(path: Path) -> Floats:
         StatedError: if it is none of these, or the matrix is projective or cannot be inverted.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        values = _from_json(text) if path.suffix.lower() == ".json" else _from_rows(text)
+        is_json = path.suffix.lower() == ".json"
+        values = _from_json(path) if is_json else _from_rows(path.read_text(encoding="utf-8"))
         matrix = np.asarray(values, np.float64)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
@@ -34,8 +34,8 @@ def read_matrix(path: Path) -> Floats:
     return checked_affine(matrix[:2], path)
 
 
-def _from_json(text: str) -> Any:
-    value = json.loads(text)
+def _from_json(path: Path) -> Any:
+    value = read_json(path)
     return value["matrix"] if isinstance(value, dict) else value
 
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.provenance import finished
 from pipeline.registration.displacement import DisplacementGrid, Floats, solve_inverse
 
 SCHEMA_VERSION = 1
+_ITK_TEXT = b"#Insight Transform File"
 GRID_SPACING_UM = 16.0
 GRID_MARGIN_UM = 64.0
+# 16 um apart, these cover a square of 130 mm.
+_MAX_GRID_VALUES = 2 * 2**26
 DIRECTION = (
     "forward carries sparse (H&E) points to dense points: q = A p + b + D_forward(p); "
     "inverse carries dense points to sparse points: p = A^-1 (q - b) + D_inverse(q); "
@@ -71,6 +75,16 @@ class Transform:
         points = np.asarray(points_xy_um, np.float64)
         moved: Floats = points @ self.affine[:, :2].T + self.affine[:, 2]
         return moved if self.forward is None else moved + self.forward.at(points)
+
+    def lattice_to_dense(self, x_um: NDArray[Any], y_um: NDArray[Any]) -> Floats:
+        """Dense points (2, H, W) in um, x before y, of all sparse points in columns `x_um` (W,) and rows `y_um` (H,).
+
+        The same as `to_dense`, many times faster, because a patch's pixels are such a lattice.
+        """
+        x, y = np.asarray(x_um, np.float64), np.asarray(y_um, np.float64)
+        matrix, shift = self.affine[:, :2, None], self.affine[:, 2, None]
+        moved: Floats = (matrix[:, 0] * x)[:, None, :] + (matrix[:, 1] * y + shift)[:, :, None]
+        return moved if self.forward is None else moved + self.forward.on_lattice(x, y)
 
     def to_sparse(self, points_xy_um: NDArray[Any]) -> Floats:
         """Dense points (N, 2) in um as sparse points (N, 2) in um."""
@@ -129,7 +143,10 @@ def write_transform(path: Path, transform: Transform, provenance: Mapping[str, A
 
 
 def read_transform(path: Path) -> Transform:
-    """The transform of a file: our `.zarr`, a matrix as `.csv`, `.txt` or `.json`, or an ITK `.h5` or `.tfm`.
+    """The transform of a file, known by its name and by how it begins.
+
+    Our `.zarr`; an ITK file (`.h5`, `.tfm`, `.txt`); pairs of points (`.csv` with named columns); a matrix (`.csv`,
+    `.txt`, `.json`).
 
     Raises:
         StatedError: if it is absent, broken, not of these kinds, or no map between two planes.
@@ -139,10 +156,19 @@ def read_transform(path: Path) -> Transform:
     suffix = path.suffix.lower()
     if suffix == ".zarr" or path.is_dir():
         return _read_zarr(path)
-    if suffix in (".h5", ".hdf5", ".tfm"):
+    if suffix in (".pickle", ".pkl"):
+        # Reading one runs whatever its maker put in.
+        raise StatedError(
+            file=path, expected="a transform; of a VALIS result, pairs of points (docs/transforms.md)", found="a pickle"
+        )
+    if suffix in (".h5", ".hdf5", ".tfm") or (suffix == ".txt" and _begins_with(path, _ITK_TEXT)):
         from pipeline.registration.itk import read_itk
 
         return read_itk(path)
+    if suffix == ".csv" and _names_columns(path):
+        from pipeline.registration.point_pairs import read_point_pairs
+
+        return read_point_pairs(path)
     from pipeline.registration.matrix import read_matrix
 
     return Transform(read_matrix(path))
@@ -178,13 +204,24 @@ def checked_affine(values: Any, path: Path) -> Floats:
     return affine
 
 
+def _begins_with(path: Path, words: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(words)) == words
+
+
+def _names_columns(path: Path) -> bool:
+    """Whether the first line that is no remark holds the names of point pairs, not the numbers of a matrix."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        first = next((line for line in stream if line.strip() and not line.startswith("#")), "")
+    return "_um" in first
+
+
 def _frame_of(name: str) -> str:
     return "nodes in the sparse frame" if name == "forward" else "nodes in the dense frame"
 
 
 def _read_zarr(path: Path) -> Transform:
     import zarr
-    from zarr.errors import BaseZarrError
 
     try:
         group = zarr.open_group(path, mode="r")
@@ -197,7 +234,7 @@ def _read_zarr(path: Path) -> Transform:
             )
         grids = {name: _read_grid(group, name) for name in ("forward", "inverse")}
         return Transform(checked_affine(attributes["affine"], path), grids["forward"], grids["inverse"])
-    except (OSError, ValueError, KeyError, TypeError, BaseZarrError) as error:
+    except BROKEN_INPUT as error:
         raise StatedError(file=path, expected="a transform written by register", found=repr(error)) from None
 
 
@@ -206,6 +243,8 @@ def _read_grid(group: Any, name: str) -> DisplacementGrid | None:
     if key not in group:
         return None
     array = group[key]
+    if prod(array.shape) > _MAX_GRID_VALUES:
+        raise ValueError(f"{key} of shape {array.shape}")
     values = np.asarray(array[:], np.float32)
     if not np.isfinite(values).all():
         raise ValueError(f"{key} has values that are not finite")

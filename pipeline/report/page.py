@@ -18,8 +18,9 @@ from pipeline.report import pairs, views, words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import fit_components, slide_map
 from pipeline.report.figures import COLOURS, scatter, swatch
-from pipeline.report.pictures import longest_side_px
+from pipeline.report.pictures import Picture, longest_side_px
 from pipeline.report.reading import Results, read_results
+from pipeline.report.regions_picture import regions_picture
 from pipeline.report.sources import sources
 from pipeline.settings import ReportSettings
 
@@ -48,6 +49,7 @@ class Page:
     fates: tuple[str, ...]
     tiles: Markup | None
     tile_rows: list[tuple[str, list[int]]]
+    regions: list[tuple[str, Picture]]
     trained: Legend
     curves: list[Markup]
     scatter: Markup | None
@@ -129,6 +131,11 @@ def build_page(results: Results, embedding: str, settings: ReportSettings) -> Pa
         fates=views.FATES,
         tiles=views.tiles_figure(tiled),
         tile_rows=[(slide.slide, [count for _, count in views.tile_counts(slide)]) for slide in tiled],
+        regions=[
+            (slide.slide, regions_picture(slide.store, round(side_px * 0.6)))
+            for slide in tiled
+            if slide.store is not None
+        ],
         trained=_legend({run: series[run] for run in results.curves}),
         curves=views.training_curves(results, series),
         scatter=embedded.scatter,

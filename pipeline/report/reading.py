@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import StatedError
+from pipeline.json_file import read_json
 from pipeline.slides.record import SlideRecord, read_record
 from pipeline.tiling.store import PatchStore
 
@@ -80,6 +81,7 @@ class Evidence:
     train_patches: int
     test_patches: int
     test_slides: int
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _evidence(path: Path) -> tuple[Evidence, ...]:
     if not path.is_file():
         return ()
     names = ("score", "low", "high", "difference", "difference_low", "difference_high")
-    counts = ("train_patches", "test_patches", "test_slides")
+    counts = ("train_patches", "test_patches", "test_slides", "seeds")
     rows = []
     for row in _table(path, ("run", "probe", "target", *names, "verdict", *counts)):
         values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict")}
@@ -270,8 +272,8 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
         raise StatedError(file=path, expected="valid JSON", found=str(error)) from None
     if not isinstance(value, dict):
         raise StatedError(file=path, expected="a JSON object", found=type(value).__name__)

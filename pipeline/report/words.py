@@ -82,7 +82,7 @@ def limits(results: Results, note: str) -> list[str]:
     if results.evidence:
         told += [
             "The intervals describe these held-out slides: blocks of their tissue are drawn again and again. They do "
-            "not cover the differences between patients, nor between trainings, of which there is one per run.",
+            f"not cover the differences between patients, nor between trainings: {_seeds(results)}",
             "The intervals of single markers are not corrected for the number of markers; the mean over markers is the "
             "one comparison to go by.",
         ]
@@ -123,6 +123,16 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     """Names in a sentence; the surplus of a long list as a number."""
     shown = list(names[:most]) + ([f"{len(names) - most} more"] if len(names) > most else [])
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "none"
+
+
+def _seeds(results: Results) -> str:
+    fewest = min(row.seeds for row in results.evidence)
+    if fewest < 2:
+        return "there is one per run, or of some run only one."
+    return (
+        f"there are at least {fewest} per run, the scores are their means, and any verdict but “no difference” "
+        "asks that all seeds agree."
+    )
 
 
 def _held_out(results: Results) -> str:

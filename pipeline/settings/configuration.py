@@ -6,6 +6,7 @@ The Snakefile and the command line read it through the same classes, so both ref
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from pipeline.settings.split import SplitSettings
 from pipeline.settings.tile import TileSettings
 from pipeline.settings.train import RunSettings
 
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+# A name that begins with - would be taken for an option.
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -76,6 +78,8 @@ def one_run_per_seed(runs: Mapping[str, RunSettings]) -> dict[str, RunSettings]:
 
 
 S = TypeVar("S")
+# No section lies deeper; aliases let a YAML of a few lines stand for more than fits in memory.
+_DEEPEST_KEY = 3
 
 
 def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
@@ -93,7 +97,8 @@ def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
         return TypeAdapter(kind).validate_python(_words(values))
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']} (value {item['input']!r:.60})"
+            f"{'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']} "
+            f"(value {reprlib.repr(item['input']):.60})"
             for item in error.errors(include_url=False)
         ]
         raise StatedError(file=source, expected="a valid configuration", found="; ".join(problems)) from None
@@ -114,7 +119,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise StatedError(file=path, expected="a readable YAML file", found=str(error)) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StatedError(file=path, expected="valid YAML", found=str(error)) from None
     if not isinstance(values, dict):
         raise StatedError(file=path, expected="a mapping of keys to values", found=type(values).__name__)
@@ -126,8 +131,11 @@ def to_json(settings: object) -> str:
     return json.dumps(asdict(settings), sort_keys=True, separators=(",", ":"))  # type: ignore[call-overload]
 
 
-def _words(values: Any) -> Any:
+def _words(values: Any, depth: int = 0) -> Any:
     """`pairing: true` is a boolean to YAML and a word to us; nothing else is touched."""
-    if isinstance(values, Mapping):
-        return {key: "true" if key == "pairing" and value is True else _words(value) for key, value in values.items()}
+    if isinstance(values, Mapping) and depth < _DEEPEST_KEY:
+        return {
+            key: "true" if key == "pairing" and value is True else _words(value, depth + 1)
+            for key, value in values.items()
+        }
     return values

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.limits import LARGEST_PATCH_PX
 from pipeline.settings.closed import CLOSED
 
 
@@ -14,12 +15,17 @@ from pipeline.settings.closed import CLOSED
 class TileSettings:
     """Settings of the stage tile."""
 
-    size_px: int = Field(default=256, ge=16, le=4096, description="side of a patch in pixels")
-    mpp: float | Literal["native"] = Field(
+    size_px: int = Field(default=256, ge=16, le=LARGEST_PATCH_PX, description="side of a patch in pixels")
+    mpp: Annotated[float, Field(gt=0, le=50)] | Literal["native"] = Field(
         default="native", description="um per pixel of the patches; native takes the sparse slide's level 0"
     )
     min_tissue: float = Field(
         default=0.5, ge=0, le=1, description="smallest fraction of tissue in a patch that is kept"
+    )
+    drop: tuple[Literal["pen", "fold"], ...] = Field(
+        default=("pen", "fold"),
+        description="what is looked for on the overview and does not count as tissue; both are cautious: violet ink, "
+        "thin ink on tissue and folds of pale tissue stay (annotate those, or blur, in the sheet's column `tissue`)",
     )
     max_residual_um: float = Field(
         default=8.0,

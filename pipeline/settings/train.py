@@ -54,7 +54,7 @@ class RunSettings:
     seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
     seeds: tuple[Seed, ...] = Field(
         default=(),
-        description="several seeds: the run {run} gets the first, further runs {run}-seed{seed} the others, and evaluate "
+        description="several seeds: the run {run} gets the first, further runs {run}-seed{seed} the others; evaluate "
         "scores them together",
     )
     repeats: str = Field(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.json_file import read_json
 from pipeline.slides.base import Level
 
 SCHEMA_VERSION = 1
@@ -86,12 +86,12 @@ def read_record(path: Path) -> SlideRecord:
         StatedError: if the file is absent or is not such a record.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         if value["schema"] != SCHEMA_VERSION:
             raise StatedError(file=path, expected=f"schema {SCHEMA_VERSION}", found=f"schema {value['schema']}")
         dense = _side(value["dense"]) if value["dense"] else None
         return SlideRecord(value["slide"], value["patient"], _side(value["sparse"]), dense, value["transform"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except BROKEN_INPUT as error:
         raise StatedError(file=path, expected="a record written by inspect", found=repr(error)) from None
 
 

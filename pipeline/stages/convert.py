@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-_SUFFIXES = {"anndata": ".h5ad", "geojson": ".geojson", "parquet": ".parquet", "stamp": ".h5"}
+_SUFFIXES = {"anndata": ".h5ad", "geojson": ".geojson", "parquet": ".parquet", "spatialdata": ".zarr", "stamp": ".h5"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
-        choices=("anndata", "clam", "geojson", "parquet", "stamp"),
+        choices=("anndata", "clam", "geojson", "parquet", "spatialdata", "stamp"),
         required=True,
-        help="clam: a folder that many slides may share; the others: one file per slide",
+        help="clam: a folder that many slides may share; spatialdata: a Zarr folder per slide, for LazySlide too; the "
+        "others: one file per slide",
     )
     parser.add_argument(
         "--out",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.errors import StatedError
 from pipeline.settings import EvaluateSettings
 from pipeline.stages.arguments import add_settings, settings_of
 
@@ -17,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--embeddings", type=Path, required=True, metavar="DIR", help="folder that holds RUN/SLIDE.h5 for every run"
     )
     parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="the runs, in the table's order")
+    parser.add_argument(
+        "--repeats", nargs="*", default=[], metavar="RUN=FIRST", help="runs that repeat FIRST with another seed"
+    )
     parser.add_argument("--out-summary", type=Path, required=True, metavar="TSV", help="the table of scores")
     parser.add_argument("--out-details", type=Path, required=True, metavar="JSON", help="choices and further measures")
     add_settings(parser, EvaluateSettings)
@@ -35,4 +40,20 @@ def run(parsed: argparse.Namespace) -> None:
         settings,
         parsed.out_summary,
         parsed.out_details,
+        repeats_of(parsed.repeats),
     )
+
+
+def repeats_of(words: Sequence[str]) -> dict[str, str]:
+    """The mapping that `--repeats` gives.
+
+    Raises:
+        StatedError: for a word that is no RUN=FIRST.
+    """
+    repeats = {}
+    for word in words:
+        name, sign, first = word.partition("=")
+        if not (name and sign and first):
+            raise StatedError(file="--repeats", expected="RUN=FIRST", found=word)
+        repeats[name] = first
+    return repeats

@@ -32,10 +32,12 @@ def run(parsed: argparse.Namespace) -> None:
     """
     import resource
     import time
+    from dataclasses import replace
 
     from pipeline import provenance
     from pipeline.registration import engine, pictures, quality
     from pipeline.registration.itk import write_itk
+    from pipeline.registration.mistaken import likely_mistakes
     from pipeline.registration.transform import given_transform, write_transform
     from pipeline.slides.record import read_record
 
@@ -52,6 +54,8 @@ def run(parsed: argparse.Namespace) -> None:
         else:
             transform = given
             found = engine.assess(pair, transform, settings)
+            if found.verdict == "fail":
+                found = replace(found, reasons=found.reasons + likely_mistakes(pair, transform, settings))
         view = pictures.View.of(pair.sparse, pair.dense, transform)
     pictures.write_png(parsed.out_overlay, pictures.overlay(view))
     pictures.write_png(parsed.out_checkerboard, pictures.checkerboard(view))

@@ -26,11 +26,17 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 | `patient` | whom the slide comes from; a split never parts a patient |
 | `sparse` | path of the H&E slide |
 | `dense` | path of its multiplex partner, or empty |
-| `transform` | empty: register; `identity`: already registered; or the path of a transform (see the docs of register) |
+| `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
 | `sparse_mpp`, `dense_mpp` | um per pixel where the file does not say; must agree with the file where it does |
 | `markers` | path of a CSV `channel,marker` that names or renames the dense channels |
+| `tissue` | path of a GeoJSON of annotations, see below; empty: tissue as found |
 
 `slide`, `patient` and `sparse` are required. Paths are relative to the working directory.
+
+The file in `tissue` is what QuPath exports as GeoJSON: polygons in level-0 pixels, each classified (or else named)
+Tissue, Exclude (or Ignore*), Pen, Fold or Blur. With Tissue in it nothing else counts as tissue and nothing is looked
+for; without, the others are taken out of the tissue that is found. What was found stands in
+`results/tile/{slide}.geojson`; a copy of it is a file to start from.
 """
 
 

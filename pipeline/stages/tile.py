@@ -14,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--record", type=Path, required=True, metavar="JSON", help="what inspect wrote of the slide")
     parser.add_argument("--transform", type=Path, metavar="ZARR", help="what register wrote; without it: no pairs")
     parser.add_argument("--qc", type=Path, metavar="JSON", help="register's qc.json, which goes with --transform")
+    parser.add_argument("--tissue", type=Path, metavar="GEOJSON", help="annotations: Tissue, Exclude, Pen, Fold, Blur")
+    parser.add_argument("--outlines", type=Path, metavar="GEOJSON", help="to write what was found to, for QuPath")
     parser.add_argument("--out", type=Path, required=True, metavar="ZARR", help="the store to write")
     parser.add_argument("--threads", type=int, default=1, help="threads that read and write patches")
     add_settings(parser, TileSettings)
@@ -23,16 +25,30 @@ def run(parsed: argparse.Namespace) -> None:
     """Writes the store."""
     from pipeline.provenance import file_digest, record
     from pipeline.slides.record import read_record
+    from pipeline.tiling.annotations import read_annotations
     from pipeline.tiling.pairing import read_pairing
     from pipeline.tiling.tiling import tile
 
     settings = settings_of(parsed, TileSettings)
     slide = read_record(parsed.record)
     inputs = {"sparse": slide.sparse.sha256}
+    given = None
+    if parsed.tissue:
+        given = read_annotations(parsed.tissue, slide.sparse.size_xy, slide=slide.slide)
+        inputs |= {"tissue": file_digest(parsed.tissue)}
     pairing = None
     if parsed.transform and slide.dense:
         pairing = read_pairing(slide, parsed.transform, parsed.qc)
         inputs |= {"dense": slide.dense.sha256, "transform": file_digest(parsed.transform)}
     packages = ("imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
     provenance = record("tile", settings, inputs, packages)
-    tile(slide, pairing, settings, parsed.out, threads=parsed.threads, provenance=provenance)
+    tile(
+        slide,
+        pairing,
+        settings,
+        parsed.out,
+        threads=parsed.threads,
+        provenance=provenance,
+        given=given,
+        outlines=parsed.outlines,
+    )

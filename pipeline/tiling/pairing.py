@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.json_file import read_json
 from pipeline.registration.transform import Transform, read_transform
 from pipeline.slides.record import SlideRecord
 
@@ -47,7 +47,7 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
     """
     expected = "the qc.json of this slide's registration"
     try:
-        known = json.loads(qc.read_text(encoding="utf-8"))
+        known = read_json(qc)
         verdict, channel = known["verdict"], known["channel"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=repr(error)) from None

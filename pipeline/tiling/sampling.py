@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
@@ -12,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import um_to_pixel
+from pipeline.registration.transform import Transform
 from pipeline.slides.base import Level, Pixels, Slide, level_for
 from pipeline.tiling.grid import Grid
-
-PointMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 # Below a hundredth of a pixel a patch is a plain copy: interpolation would only soften it.
 _ALIGNED_PX = 0.01
@@ -102,7 +100,7 @@ class DensePatch:
 
 
 def read_dense_patch(
-    slide: Slide, mpp: float, grid: Grid, corner_px: NDArray[np.int64], to_dense: PointMap
+    slide: Slide, mpp: float, grid: Grid, corner_px: NDArray[np.int64], transform: Transform
 ) -> DensePatch:
     """The dense side of the square at `corner_px`: only the window it needs is read, from the right level.
 
@@ -111,40 +109,43 @@ def read_dense_patch(
         mpp: its um per level-0 pixel.
         grid: the sparse grid.
         corner_px: xy of the square's upper-left level-0 pixel on the sparse slide.
-        to_dense: map of (N, 2) points in um from the sparse to the dense frame.
+        transform: from the sparse to the dense frame.
     """
     header = slide.header
     index = level_for(header.levels, grid.mpp / mpp)
     level = header.levels[index]
-    size = grid.size_px
-    wanted = to_dense(_pixel_centres_um(grid, corner_px))
-    position = np.asarray(um_to_pixel(wanted, downsample=level.downsample, mpp=mpp)).reshape(size, size, 2)
-    inside = float(np.mean(_on_level(position, level)))
-    low = np.maximum(np.floor(position.min(axis=(0, 1))).astype(int) - _MARGIN_PX, 0)
-    high = np.minimum(np.ceil(position.max(axis=(0, 1))).astype(int) + _MARGIN_PX + 1, level.size_xy)
-    if inside == 0 or (high <= low).any():
-        return DensePatch(np.zeros((len(header.channels), size, size), dtype=header.dtype), 0.0)
-    width, height = int(high[0] - low[0]), int(high[1] - low[1])
-    window = slide.read_region(index, (int(low[0]), int(low[1])), (width, height))
-    planes = np.ascontiguousarray(np.moveaxis(window, -1, 0))
-    step = grid.mpp / (mpp * level.downsample)
-    map_x, map_y = np.moveaxis((position - low).astype(np.float32), -1, 0)
-    pixels = np.stack([_remap(_smooth(plane, step), map_x, map_y) for plane in planes])
-    return DensePatch(pixels, inside)
-
-
-def _pixel_centres_um(grid: Grid, corner_px: NDArray[np.int64]) -> NDArray[np.float64]:
+    out = np.zeros((len(header.channels), grid.size_px, grid.size_px), dtype=header.dtype)
     beyond_um = ((np.arange(grid.size_px) + 0.5) * grid.downsample - 0.5) * grid.mpp_level0
-    x, y = (corner_px[axis] * grid.mpp_level0 + beyond_um for axis in (0, 1))
-    return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
+    x_um, y_um = (corner_px[axis] * grid.mpp_level0 + beyond_um for axis in (0, 1))
+    wanted = transform.lattice_to_dense(x_um, y_um)
+    position = np.asarray(um_to_pixel(wanted, downsample=level.downsample, mpp=mpp))
+    flat = position.reshape(2, -1)
+    lowest, highest = flat.min(axis=1), flat.max(axis=1)
+    inside = _share_on_level(position, lowest, highest, level)
+    low = np.maximum(np.floor(lowest).astype(int) - _MARGIN_PX, 0)
+    high = np.minimum(np.ceil(highest).astype(int) + _MARGIN_PX + 1, level.size_xy)
+    if inside == 0 or (high <= low).any():
+        return DensePatch(out, 0.0)
+    width, height = (high - low).tolist()
+    window = slide.read_region(index, (int(low[0]), int(low[1])), (width, height))
+    step = grid.mpp / (mpp * level.downsample)
+    map_x, map_y = (position - low[:, None, None]).astype(np.float32)
+    # One plane at a time: measured against three planes, or all channels, interleaved for one remap, it is the
+    # fastest (uint16: twice), and needs no fixed-point map, which would round to 1/32 px.
+    for plane, into in zip(np.moveaxis(window, -1, 0), out, strict=True):
+        smooth = _smooth(np.ascontiguousarray(plane), step)
+        cv2.remap(smooth, map_x, map_y, cv2.INTER_LINEAR, dst=into, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    return DensePatch(out, inside)
 
 
-def _on_level(position: NDArray[np.float64], level: Level) -> NDArray[np.bool_]:
-    return np.asarray(((position >= -0.5) & (position <= np.array(level.size_xy) - 0.5)).all(axis=-1))
-
-
-def _remap(plane: NDArray[Any], map_x: NDArray[np.float32], map_y: NDArray[np.float32]) -> NDArray[Any]:
-    return np.asarray(cv2.remap(plane, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0))
+def _share_on_level(
+    position: NDArray[np.float64], lowest: NDArray[np.float64], highest: NDArray[np.float64], level: Level
+) -> float:
+    """Fraction of the positions (2, H, W), whose extremes are given, that lie on the level's pixels."""
+    end = np.array(level.size_xy) - 0.5
+    if (lowest >= -0.5).all() and (highest <= end).all():
+        return 1.0
+    return float(np.mean(((position >= -0.5) & (position <= end[:, None, None])).all(axis=0)))
 
 
 def _smooth(image: NDArray[Any], step: float) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,12 +19,15 @@ from imagecodecs import blosc_encode
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.limits import LARGEST_PATCH_PX, MAX_PATCHES
 from pipeline.tiling.jpeg_codec import JpegCodec
 from pipeline.tiling.sharded_rows import Rows, ShardedRows
 from pipeline.tiling.shards import Piece, shard_path, write_shard
 
 SCHEMA_VERSION = 1
+_MAX_COLUMNS = 4096
+_MAX_OVERVIEW_PX = 2**26
 _SHARD_BYTES = 64 * 2**20
 _SHARD_ROWS = 512
 # Copied patches stay compressed, so more of them fit in memory, and fewer files hold them.
@@ -42,7 +46,7 @@ class StoreAttributes:
         mpp_level0: um per level-0 pixel of the sparse slide.
         size_level0_px: width and height of the sparse slide, level-0 pixels.
         patch_size_level0: side of a patch in level-0 pixels, rounded.
-        overview_mpp: um per pixel of `overview` and `overview_tissue`.
+        overview_mpp: um per pixel of `overview` and `overview_regions`.
         markers: names of the dense channels; empty where there is no dense side.
         nuclear_channel: index into `markers` of the channel that shows nuclei; None where there is none.
         verdict: `pass`, `warn` or `fail` of the registration; empty where there was none.
@@ -147,6 +151,8 @@ class StoreWriter:
             serializer=JpegCodec() if copied else "auto",
             compressors=(Crc32cCodec(),) if copied else (blosc, Crc32cCodec()),
             fill_value=0,
+            # Blank patches too: a shard that is lost must not read as one of blank patches.
+            config={"write_empty_chunks": True},
         )
 
     def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
@@ -178,10 +184,10 @@ class StoreWriter:
         attributes: StoreAttributes,
         table: PatchTable,
         overview: NDArray[np.uint8],
-        overview_tissue: NDArray[np.bool_],
+        overview_regions: NDArray[np.uint8],
     ) -> None:
         """Adds the small arrays and, last of all, the attributes that make the folder a store."""
-        small = {**vars(table), "overview": overview, "overview_tissue": overview_tissue}
+        small = {**vars(table), "overview": overview, "overview_regions": overview_regions}
         for name, values in small.items():
             self._group.create_array(
                 name, data=np.ascontiguousarray(values), chunks=tuple(max(1, n) for n in values.shape)
@@ -217,9 +223,11 @@ class PatchStore:
             width, height = attributes.pop("size_level0_px")
             markers = tuple(attributes.pop("markers"))
             known = StoreAttributes(size_level0_px=(width, height), markers=markers, **attributes)
+            _check_shapes(group, known)
             columns: dict[str, Any] = {name: _array(group, name)[...] for name in PatchTable.__dataclass_fields__}
             table = PatchTable(**columns)
-        except (KeyError, TypeError, ValueError) as error:
+            _check_shards(path, group)
+        except BROKEN_INPUT as error:
             raise StatedError(file=path, expected=expected, found=repr(error)) from None
         return cls(path, group, known, table)
 
@@ -237,9 +245,9 @@ class PatchStore:
         return np.asarray(_array(self._group, "overview")[...])
 
     @property
-    def overview_tissue(self) -> NDArray[np.bool_]:
-        """(h, w) bool: where the overview shows tissue."""
-        return np.asarray(_array(self._group, "overview_tissue")[...])
+    def overview_regions(self) -> NDArray[np.uint8]:
+        """(h, w) uint8: what each pixel of the overview is, a code of `pipeline.tiling.regions`."""
+        return np.asarray(_array(self._group, "overview_regions")[...]).astype(np.uint8)
 
     @property
     def dense_dtype(self) -> np.dtype[Any]:
@@ -278,6 +286,44 @@ class PatchStore:
             return found
         out[slice(None) if places is None else places] = found
         return out
+
+
+def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
+    """Refuses arrays that do not belong together or have an absurd size, before they are read into memory."""
+    sparse, position = _array(group, "sparse").shape, _array(group, "position_px").shape
+    count, side, channels = sparse[0], known.size_px, len(known.markers)
+    expected: dict[str, tuple[int, ...]] = {
+        "sparse": (count, side, side, 3),
+        "position_px": (count, 2),
+        "position_um": (count, 2),
+        "tissue": (count,),
+        "residual_um": (count,),
+        "pair_quality": (count,),
+        "marker_mean": (count, channels),
+    }
+    if channels:
+        expected["dense"] = (count, channels, side, side)
+    if not 0 < count <= MAX_PATCHES or not 0 < side <= LARGEST_PATCH_PX or channels > _MAX_COLUMNS:
+        raise ValueError(f"sparse {sparse}, position_px {position}, {channels} markers")
+    for name, shape in expected.items():
+        found = _array(group, name).shape
+        if found != shape:
+            raise ValueError(f"{name} {found} where {shape} goes with the others")
+    for name in ("overview", "overview_tissue"):
+        found = _array(group, name).shape
+        if prod(found[:2]) > _MAX_OVERVIEW_PX:
+            raise ValueError(f"{name} {found}")
+
+
+def _check_shards(path: Path, group: zarr.Group) -> None:
+    """Refuses a store of which a shard was lost: zarr would read it as blank patches."""
+    for name in ("sparse", "dense"):
+        array = _array(group, name) if name in group else None
+        if array is None or array.shards is None:
+            continue
+        for number in range(-(-array.shape[0] // array.shards[0])):
+            if not shard_path(path / name, number, array.ndim).is_file():
+                raise ValueError(f"no shard {number} of {name}")
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

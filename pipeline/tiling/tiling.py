@@ -23,14 +23,16 @@ from pipeline.settings import TileSettings
 from pipeline.slides.base import CorruptTileError, Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SideRecord, SlideRecord
-from pipeline.tiling.grid import Grid, tissue_fraction
+from pipeline.tiling.annotations import GivenRegions, write_annotations
+from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
+from pipeline.tiling.regions import GLASS, TISSUE, Regions, dropped, fates, find_regions
 from pipeline.tiling.sampling import DensePatch, read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
-from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
+from pipeline.tiling.tissue import Overview, read_overview
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98
@@ -53,6 +55,8 @@ def tile(
     *,
     threads: int,
     provenance: dict[str, Any],
+    given: GivenRegions | None = None,
+    outlines: Path | None = None,
 ) -> None:
     """Writes the store of one slide to `out`.
 
@@ -66,6 +70,8 @@ def tile(
         out: the store; replaced as a whole once the new one is complete.
         threads: patches are read and written by this many threads.
         provenance: to be stored with the result.
+        given: what someone annotated on the slide.
+        outlines: GeoJSON to write tissue and all that was told from it to.
 
     Raises:
         StatedError: if the slide has no tissue, its resolution is coarser than the patches', or more of its patches
@@ -75,13 +81,14 @@ def tile(
     with ExitStack() as stack:
         sparse = stack.enter_context(open_side(record.sparse, slide=record.slide))
         overview = read_overview(sparse, record.sparse.mpp)
-        mask = tissue_mask(overview)
+        regions = _regions(record, settings, overview, given)
         grid = _squares(record, settings)
-        squares = len(grid.position_px)
         lattice = wanted_lattice(record, settings, sparse, grid)
         if lattice is not None:
             stack.enter_context(lattice.tiles)
-        kept, tissue = _with_tissue(record, settings, grid, lattice, mask, overview.mpp)
+        fate, tissue = _with_tissue(record, settings, grid, lattice, regions, overview.mpp)
+        kept = fate == TISSUE
+        tissue = tissue[kept]
         source = SparseSide.of(sparse, grid.take(kept), lattice.take(kept) if lattice else None, settings)
         paired = record.dense is not None and pairing is not None and pairing.verdict != "fail"
         dense = None
@@ -96,9 +103,13 @@ def tile(
             source, tissue = source.without(corrupt), tissue[~corrupt]
             shutil.rmtree(temporary)
             writer, evidence = _write_patches(record.slide, temporary, source, dense, threads)
-        table, counts = _table(source.grid, tissue, evidence, settings, squares, int(corrupt.sum()))
+        drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
+        table, counts = _table(source.grid, tissue, evidence, settings, drops)
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
-        writer.finish(attributes, table, overview.rgb, mask)
+        writer.finish(attributes, table, overview.rgb, regions)
+        if outlines is not None:
+            partial = stack.enter_context(finished(outlines))
+            write_annotations(partial, regions, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
 
 
 def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
@@ -115,27 +126,36 @@ def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
     return all_squares(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
 
 
+def _regions(record: SlideRecord, settings: TileSettings, overview: Overview, given: GivenRegions | None) -> Regions:
+    """What each part of the slide is: as found, as given, or as found with what is given laid over it."""
+    if given is None:
+        return find_regions(overview, settings.drop)
+    blank = np.full(overview.rgb.shape[:2], GLASS, dtype=np.uint8)
+    found = blank if given.decides_tissue else find_regions(overview, settings.drop)
+    return given.laid_over(found, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
+
+
 def _with_tissue(
     record: SlideRecord,
     settings: TileSettings,
     grid: Grid,
     lattice: TileLattice | None,
-    mask: NDArray[np.bool_],
-    mask_mpp: float,
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Which squares have enough tissue, and how much those have; a tile that the scanner left out has none."""
-    fraction = tissue_fraction(grid, mask, mask_mpp)
-    kept = fraction >= max(settings.min_tissue, 1e-6)
+    regions: Regions,
+    regions_mpp: float,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """What becomes of each square, and its share of tissue; a tile that the scanner left out has none."""
+    fate, tissue = fates(grid, regions, regions_mpp, settings.min_tissue)
     if lattice is not None:
-        kept &= lattice.has_pixels
-    if not kept.any():
+        fate[~lattice.has_pixels] = GLASS
+    if not (fate == TISSUE).any():
+        others = ", ".join(f"{count} {reason}" for reason, count in dropped(fate).items() if count)
         raise StatedError(
             slide=record.slide,
             file=record.sparse.path,
             expected=f"a patch of {grid.size_px * grid.mpp:g} um with at least {settings.min_tissue:.0%} tissue",
-            found=f"{len(kept)} squares, {mask.mean():.1%} of the slide is tissue",
+            found=f"{len(fate)} squares ({others}), {(regions == TISSUE).mean():.1%} of the slide is tissue",
         )
-    return kept, fraction[kept]
+    return fate, tissue
 
 
 def _check_corrupt(record: SlideRecord, corrupt: NDArray[np.bool_], settings: TileSettings) -> None:
@@ -223,7 +243,7 @@ def _write_shard(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
     """The dense side of the square at `corner_px`; None where it cannot be decoded."""
     try:
-        return read_dense_patch(dense.slide, dense.record.mpp, grid, corner_px, dense.pairing.transform.to_dense)
+        return read_dense_patch(dense.slide, dense.record.mpp, grid, corner_px, dense.pairing.transform)
     except CorruptTileError:
         return None
 
@@ -240,12 +260,7 @@ def _residuals(
 
 
 def _table(
-    grid: Grid,
-    tissue: NDArray[np.float32],
-    evidence: _Evidence,
-    settings: TileSettings,
-    squares: int,
-    corrupt: int,
+    grid: Grid, tissue: NDArray[np.float32], evidence: _Evidence, settings: TileSettings, drops: dict[str, int]
 ) -> tuple[PatchTable, dict[str, int]]:
     quality = pair_quality(
         evidence.residual_um, evidence.confidence, evidence.inside, max_residual_um=settings.max_residual_um
@@ -254,8 +269,7 @@ def _table(
     outside = evidence.inside < SMALLEST_INSIDE
     counts = {
         "kept": len(tissue),
-        "no_tissue": squares - len(tissue) - corrupt,
-        "corrupt": corrupt,
+        **drops,
         "pair_outside": int(outside.sum()) if has_dense else 0,
         "pair_residual": int(((quality == 0) & ~outside).sum()) if has_dense else 0,
     }

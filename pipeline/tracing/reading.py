@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StatedError
+from pipeline.json_file import read_json
 
 _EXPECTED = "a result of this project, with its provenance in it or beside it"
 _META = re.compile(r'<meta name="provenance" content="([^"]*)">')
@@ -86,4 +87,4 @@ def _carried(path: Path) -> Any:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)

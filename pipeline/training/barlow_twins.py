@@ -23,10 +23,8 @@ def barlow_twins_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     count, width = a.shape
     a, b = _standardised(a), _standardised(b)
     diagonal = (a * b).sum(dim=0) / count
-    if count < width:
-        everything = ((a @ a.T) * (b @ b.T)).sum() / count**2
-    else:
-        everything = (a.T @ b / count).square().sum()
+    product = a @ a.T * (b @ b.T) if count < width else (a.T @ b).square()
+    everything = product.sum() / count**2
     return (1 - diagonal).square().sum(), everything - diagonal.square().sum()
 
 

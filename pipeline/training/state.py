@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import signal
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import BROKEN_INPUT
 from pipeline.progress import say
 from pipeline.provenance import finished
 
 FILE_NAME = "state.pt"
+_DIGEST_BYTES = 32
 
 
 @dataclass
@@ -50,8 +52,11 @@ def recipe_of(values: Mapping[str, Any]) -> str:
 
 def save_state(folder: Path, state: TrainingState, recipe: str) -> None:
     """Writes the state in one step; a process killed meanwhile leaves the one before."""
+    stream = io.BytesIO()
+    torch.save({"recipe": recipe, **vars(state)}, stream)
+    # torch notices a file that is cut off, but not a flipped bit; a damaged weight would train on unseen.
     with finished(folder / FILE_NAME) as temporary:
-        torch.save({"recipe": recipe, **vars(state)}, temporary)
+        temporary.write_bytes(hashlib.sha256(stream.getbuffer()).digest() + stream.getbuffer())
     with finished(folder / "metrics.jsonl") as temporary:
         temporary.write_text(json_lines(state.history), encoding="utf-8")
 
@@ -62,12 +67,15 @@ def load_state(folder: Path, recipe: str) -> TrainingState | None:
     if not path.is_file():
         return None
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+        if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+            raise ValueError("another checksum than was written")
+        values = torch.load(io.BytesIO(data[_DIGEST_BYTES:]), map_location="cpu", weights_only=True)
         if values.pop("recipe") != recipe:
             say(f"{path}: left by a training with other settings, patches or code; starting afresh")
             return None
         return TrainingState(**values)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, TypeError, OSError) as error:
+    except (*BROKEN_INPUT, pickle.UnpicklingError, EOFError) as error:
         say(f"{path}: unreadable ({type(error).__name__}); starting afresh")
         return None
 

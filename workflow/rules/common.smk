@@ -1,5 +1,7 @@
 """The configuration, the sheet, and what the rules ask of them."""
 
+import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -23,18 +25,23 @@ except StatedError as error:
 
 # An encoder from elsewhere needs neither training nor the dense side of any slide.
 TRAINED = SETTINGS.embed.encoder in SETTINGS.runs
-EMBEDDING = Path(SETTINGS.embed.encoder).name
+# The folder's own name, whatever way leads to it: `.` and `..` would lead out of the results.
+EMBEDDING = Path(os.path.abspath(SETTINGS.embed.encoder)).name
 if not TRAINED and not Path(SETTINGS.embed.encoder).is_dir():
     raise WorkflowError(
         f"embed.encoder: expected the name of a run ({', '.join(SETTINGS.runs) or 'none is configured'}) "
         f"or an encoder folder, found {SETTINGS.embed.encoder}"
     )
-
-# What one training asks a cluster for; `--set-threads train=N` says otherwise.
-CLUSTER_THREADS = 8
+if not re.fullmatch(r"[^{}/\\]*[^{}/\\.]", EMBEDDING) or not EMBEDDING.isprintable():
+    raise WorkflowError(
+        f"embed.encoder: expected a folder whose name can name results, found {EMBEDDING!r}"
+    )
 
 SLIDES = list(SHEET)
 PAIRED = [name for name, row in SHEET.items() if row.dense and TRAINED]
+
+# What one training asks a cluster for; `--set-threads train=N` says otherwise.
+CLUSTER_THREADS = 8
 
 
 wildcard_constraints:
@@ -64,6 +71,12 @@ def given_transform(wildcards):
     """The transform that the sheet names for a slide, if it is a file."""
     path = SHEET[wildcards.slide].transform
     return [path] if path not in ("", "identity") and Path(path).exists() else []
+
+
+def given_tissue(wildcards):
+    """The annotations that the sheet names for a slide, if there are any; tile says so where there are none."""
+    path = SHEET[wildcards.slide].tissue
+    return [path] if path and Path(path).exists() else []
 
 
 def sheet_value(column):

@@ -21,11 +21,16 @@ rule evaluate:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),
         runs=list(SETTINGS.runs),
+        repeats=[
+            f"{name}={run.repeats}"
+            for name, run in SETTINGS.runs.items()
+            if run.repeats
+        ],
         settings=to_json(SETTINGS.evaluate),
         code=code_digest("evaluate"),
     shell:
         "python -P -m pipeline evaluate --stores {params.stores:q} --split {input.split:q}"
-        " --embeddings {params.embeddings:q} --runs {params.runs} --out-summary {output.summary:q}"
+        " --embeddings {params.embeddings:q} --runs {params.runs} --repeats {params.repeats} --out-summary {output.summary:q}"
         " --out-details {output.details:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 

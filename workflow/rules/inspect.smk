@@ -24,8 +24,8 @@ rule inspect:
         settings=to_json(SETTINGS.inspect),
         code=code_digest("inspect"),
     shell:
-        "python -P -m pipeline inspect --slide {wildcards.slide} --patient {params.patient:q}"
-        " --sparse {params.sparse:q} --dense={params.dense:q} --transform={params.transform:q}"
+        "python -P -m pipeline inspect --slide {wildcards.slide} --patient={params.patient:q}"
+        " --sparse={params.sparse:q} --dense={params.dense:q} --transform={params.transform:q}"
         " --sparse-mpp={params.sparse_mpp:q} --dense-mpp={params.dense_mpp:q} --markers={params.markers:q}"
         " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
 

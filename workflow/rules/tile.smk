@@ -1,9 +1,11 @@
 rule tile:
     input:
         unpack(pair_files),
+        given_tissue,
         record="<results>/inspect/{slide}.json",
     output:
-        directory("<results>/tile/{slide}.zarr"),
+        store=directory("<results>/tile/{slide}.zarr"),
+        outlines="<results>/tile/{slide}.geojson",
     log:
         "<logs>/tile/{slide}.log",
     benchmark:
@@ -20,10 +22,16 @@ rule tile:
             if wildcards.slide in PAIRED
             else ""
         ),
+        tissue=lambda wildcards: (
+            f"--tissue {shlex.quote(SHEET[wildcards.slide].tissue)}"
+            if SHEET[wildcards.slide].tissue
+            else ""
+        ),
         settings=to_json(SETTINGS.tile),
         code=code_digest("tile"),
     shell:
-        "python -P -m pipeline tile --record {input.record:q} {params.pair} --out {output:q}"
+        "python -P -m pipeline tile --record {input.record:q} {params.pair} {params.tissue}"
+        " --out {output.store:q} --outlines {output.outlines:q}"
         " --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 

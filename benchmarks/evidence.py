@@ -1,0 +1,149 @@
+"""Does the dense stain help? Trainings and their controls on real tissue, by the whole workflow.
+
+Usage: python benchmarks/evidence.py --folder DIR [--held-out west|centre] [--encoder NAME] [--epochs N] [--size-px N]
+[--colour X] [--crop X] [--seeds N ...] [--runs NAME ...] [--cores N] [--check]. Needs MFL_REAL_DATA with
+`orion_crc01`: H&E and 18-channel fluorescence of one section, in two regions.
+
+`--held-out west` uses the region west alone and holds out blocks of it: settings are chosen there. `--held-out centre`
+trains on west and probes on centre: one look per claim. All runs have the same patches, batches, seeds and number of
+steps. The folder is kept; a run that is there with the same settings is not trained again. Prints a table of ridge
+probes per marker; the last line is JSON. With --check the exit code is 1 where the goal is missed: distilled above
+sparse-only with disjoint 95 % intervals on at least half of the markers, and shuffled not ahead of sparse-only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RUNS: dict[str, dict[str, object]] = {
+    "random": {"branches": ["sparse", "sparse"], "epochs": 0},
+    "sparse-only": {"branches": ["sparse", "sparse"]},
+    "distilled": {"branches": ["sparse", "dense"]},
+    "three-branch": {"branches": ["sparse", "sparse", "dense"]},
+    "shuffled": {"branches": ["sparse", "dense"], "pairing": "shuffled"},
+}
+BASELINE = "sparse-only"
+SPLITS: dict[str, dict[str, object]] = {
+    "west": {"by": "block", "folds": 4, "block_um": 2000},
+    "centre": {"by": "slide", "test": ["centre"]},
+}
+
+
+def main() -> int:
+    """Runs all; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="where configuration and results go")
+    parser.add_argument("--held-out", choices=SPLITS, default="west", help="what is probed")
+    parser.add_argument("--encoder", default="test_resnet", help="timm name of the encoder")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the training patches")
+    parser.add_argument("--size-px", type=int, default=64, help="side of the patches, at 1.3 um per pixel")
+    parser.add_argument("--colour", type=float, default=1.0, help="strength of the colour augmentation")
+    parser.add_argument("--crop", type=float, default=0.75, help="smallest side of a window")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of each run per seed")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="which runs")
+    parser.add_argument("--cores", type=int, default=2, help="cores for Snakemake")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where the goal is missed")
+    parsed = parser.parse_args()
+    training = {
+        "encoder": parsed.encoder,
+        "epochs": parsed.epochs,
+        "batch_size": 128,
+        "projector": [512, 512],
+        "colour": parsed.colour,
+        "crop": parsed.crop,
+        "seeds": parsed.seeds,
+    }
+    write_cohort(
+        parsed.folder, parsed.held_out, parsed.size_px, {name: {**training, **RUNS[name]} for name in parsed.runs}
+    )
+    command = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), "--directory", str(parsed.folder)]
+    command += ["--cores", str(parsed.cores), "--quiet", "all", "evaluate_all"]
+    done = subprocess.run([sys.executable, "-m", *command], check=False)
+    if done.returncode:
+        return done.returncode
+    table = pd.read_csv(parsed.folder / "results/evaluate/summary.tsv", sep="\t").set_index(["probe", "run", "target"])
+    print_table(table.loc["ridge"])
+    goals = judged(table.loc["ridge"])
+    summary = table.loc["ridge"].xs("mean", level="target")
+    result = {
+        "benchmark": "evidence",
+        "held_out": parsed.held_out,
+        "size_px": parsed.size_px,
+        "training": training,
+        "mean_r": {run: [row.score, row.low, row.high] for run, row in summary.iterrows()},
+        "goals": goals,
+    }
+    print(json.dumps(result))
+    return 1 if parsed.check and not all(goal["met"] for goal in goals) else 0
+
+
+def write_cohort(folder: Path, held_out: str, size_px: int, runs: dict[str, dict[str, object]]) -> None:
+    """Writes the sheet and the configuration."""
+    source = Path(os.environ["MFL_REAL_DATA"]).resolve() / "orion_crc01"
+    rows = ["slide\tpatient\tsparse\tdense\ttransform"]
+    rows.append(f"west\tcrc01\t{source}/west_he.tif\t{source}/west_mif.ome.tif\tidentity")
+    if held_out == "centre":
+        rows.append(f"centre\tcrc01\t{source}/centre_he.tif\t{source}/centre_mif_moved.ome.tif\t")
+    config = {
+        "slides": "config/slides.tsv",
+        "tile": {"size_px": size_px},
+        "split": SPLITS[held_out],
+        "runs": runs,
+        "embed": {"encoder": next(iter(runs))},
+        "evaluate": {"baseline": BASELINE},
+    }
+    (folder / "config").mkdir(parents=True, exist_ok=True)
+    (folder / "config" / "slides.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def print_table(ridge: pd.DataFrame) -> None:
+    """One line per marker: each run's score, and what the comparison with the baseline says."""
+    runs = list(dict.fromkeys(ridge.index.get_level_values("run")))
+    print("Pearson r [95 % over blocks] (lowest to highest seed); * helped, - harmed, ! intervals disjoint")
+    print(f"{'':18}" + "".join(f"{run:>38}" for run in runs))
+    for target in dict.fromkeys(ridge.index.get_level_values("target")):
+        cells = ""
+        for run in runs:
+            row = ridge.loc[(run, target)]
+            mark = {"helped": "*", "harmed": "-"}.get(row.verdict, " ") + ("!" if row.disjoint == "yes" else " ")
+            spread = f"[{row.low:.3f} {row.high:.3f}] ({row.seed_low:.3f} {row.seed_high:.3f})"
+            cells += f"{f'{row.score:.3f} {spread}{mark}':>38}"
+        print(f"{target:18}{cells}")
+
+
+def judged(ridge: pd.DataFrame) -> list[dict[str, object]]:
+    """The goals, each with what was found; nothing is met by a run that is not there."""
+    runs = set(ridge.index.get_level_values("run"))
+    goals: list[dict[str, object]] = []
+    if "distilled" in runs:
+        markers = ridge.loc["distilled"].drop("mean")
+        ahead = int(((markers.disjoint == "yes") & (markers.difference > 0)).sum())
+        helped = int((markers.verdict == "helped").sum())
+        goals.append(
+            {
+                "goal": "distilled above sparse-only, disjoint intervals, on at least half of the markers",
+                "found": f"{ahead} of {len(markers)}; by paired intervals {helped}",
+                "met": 2 * ahead >= len(markers),
+            }
+        )
+    if "shuffled" in runs:
+        row = ridge.loc[("shuffled", "mean")]
+        found = f"{row.difference:+.3f} [{row.difference_low:+.3f} {row.difference_high:+.3f}]"
+        goals.append({"goal": "shuffled not ahead of sparse-only", "found": found, "met": row.verdict != "helped"})
+    for goal in goals:
+        print(f"{goal['goal']}: {goal['found']}  {'met' if goal['met'] else 'MISSED'}")
+    return goals
+
+
+if __name__ == "__main__":
+    sys.exit(main())

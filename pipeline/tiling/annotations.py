@@ -1,0 +1,193 @@
+"""Regions of a slide as GeoJSON, as QuPath reads and writes it: annotations in level-0 pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.frame import Floats
+from pipeline.tiling.outlines import Polygon, paint, polygons_of
+from pipeline.tiling.regions import EXCLUDED, GLASS, REGIONS, TISSUE, Regions
+
+_COLOURS = {
+    "tissue": (60, 160, 80),
+    "blur": (120, 120, 120),
+    "fold": (200, 120, 0),
+    "pen": (30, 80, 220),
+    "exclude": (200, 30, 30),
+}
+# QuPath's own class for what is not to be looked at.
+_OTHER_NAMES = {"ignore*": EXCLUDED}
+_NO_REGIONS = ("detection", "cell", "tile", "tma_core", "root")
+_LARGEST_BYTES = 200 * 2**20
+_FARTHEST_PX = 1e7
+
+
+@dataclass(frozen=True)
+class GivenRegions:
+    """The annotations of one slide.
+
+    Attributes:
+        polygons: region (a code of `pipeline.tiling.regions`) and rings of each polygon, in level-0 pixels.
+    """
+
+    polygons: tuple[tuple[int, Polygon], ...]
+
+    @property
+    def decides_tissue(self) -> bool:
+        """Whether tissue is annotated; then the annotations are all there is, and nothing is looked for."""
+        return any(region == TISSUE for region, _ in self.polygons)
+
+    def laid_over(self, regions: Regions, mpp: float, mpp_level0: float, size_level0_px: tuple[int, int]) -> Regions:
+        """The regions of an overview with these laid over them, in the order of the codes.
+
+        A pixel belongs to a polygon if the centre of the part of it that lies on the slide does.
+        """
+        laid = np.full_like(regions, GLASS) if self.decides_tissue else regions.copy()
+        x, y = (
+            _centres(count, mpp / mpp_level0, size)
+            for count, size in zip(regions.shape[::-1], size_level0_px, strict=True)
+        )
+        for region, polygon in sorted(self.polygons, key=lambda item: item[0]):
+            paint(laid, polygon, region, x, y)
+        return laid
+
+
+def write_annotations(
+    path: Path, regions: Regions, mpp: float, mpp_level0: float, size_level0_px: tuple[int, int]
+) -> None:
+    """Writes one annotation per connected piece of each region that is no glass."""
+    features = []
+    for name, region in REGIONS.items():
+        for rings in polygons_of(regions == region):
+            scaled = [np.asarray(ring * (mpp / mpp_level0), dtype=np.float64) for ring in rings]
+            coordinates = [_closed(ring, size_level0_px) for ring in scaled]
+            features.append(_feature(name, coordinates))
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write('{"type": "FeatureCollection", "features": [\n')
+        stream.write(",\n".join(json.dumps(feature) for feature in features))
+        stream.write("\n]}\n")
+
+
+def read_annotations(path: Path, size_level0_px: tuple[int, int], *, slide: str) -> GivenRegions:
+    """The annotations in a GeoJSON file: a FeatureCollection, a list of features, or one feature.
+
+    An annotation's classification, or where it has none its name, says what it is: Tissue, Exclude (or QuPath's
+    Ignore*), Pen, Fold or Blur, in small letters or capitals. Detections, cells and tiles are passed over.
+
+    Raises:
+        StatedError: if the file cannot be read, holds another kind of annotation or shape, or lies off the slide.
+    """
+    reading = _Reading(path, slide, size_level0_px)
+    polygons = [
+        item for number, feature in enumerate(reading.features(), 1) for item in reading.regions(feature, number)
+    ]
+    if not polygons:
+        reading.refuse("none")
+    return GivenRegions(tuple(polygons))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A file that is being read."""
+
+    path: Path
+    slide: str
+    size_px: tuple[int, int]
+
+    def refuse(self, found: str) -> NoReturn:
+        names = ", ".join(name.capitalize() for name in REGIONS)
+        expected = f"GeoJSON polygons in level-0 pixels, annotated {names}"
+        raise StatedError(slide=self.slide, file=self.path, expected=expected, found=found)
+
+    def features(self) -> list[Any]:
+        """All features, unchecked."""
+        try:
+            if self.path.stat().st_size > _LARGEST_BYTES:
+                self.refuse(f"a file over {_LARGEST_BYTES >> 20} MiB")
+            value = json.loads(self.path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
+            self.refuse(str(error))
+        except RecursionError:
+            self.refuse("brackets nested too deeply")
+        if isinstance(value, dict):
+            value = [value] if value.get("type") == "Feature" else value.get("features")
+        if not isinstance(value, list):
+            self.refuse("no features")
+        return value
+
+    def regions(self, feature: Any, number: int) -> Iterator[tuple[int, Polygon]]:
+        """Region and rings of the polygons of one feature."""
+        properties = feature.get("properties") if isinstance(feature, dict) else None
+        geometry = feature.get("geometry") if isinstance(feature, dict) else None
+        if not isinstance(properties, dict) or not isinstance(geometry, dict):
+            self.refuse(f"feature {number} without properties or geometry")
+        if str(properties.get("objectType", "annotation")).lower() in _NO_REGIONS:
+            return
+        name = _name(properties)
+        known = REGIONS | _OTHER_NAMES
+        if name.strip().lower() not in known:
+            self.refuse(f"feature {number} named {name!r:.60}" if name else f"feature {number} without a class or name")
+        kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+        if kind not in ("Polygon", "MultiPolygon"):
+            self.refuse(f"feature {number}, a {kind!s:.40}")
+        polygons = [coordinates] if kind == "Polygon" else coordinates
+        if not isinstance(polygons, list) or not polygons:
+            self.refuse(f"feature {number} without coordinates")
+        for polygon in polygons:
+            if not isinstance(polygon, list) or not polygon:
+                self.refuse(f"feature {number} with an empty polygon")
+            rings = [self._ring(ring, number) for ring in polygon]
+            if (rings[0].max(axis=0) < 0).any() or (rings[0].min(axis=0) > self.size_px).any():
+                self.refuse(f"feature {number} off the slide of {self.size_px[0]} x {self.size_px[1]} px")
+            yield known[name.strip().lower()], rings
+
+    def _ring(self, ring: Any, number: int) -> Floats:
+        try:
+            points = np.array([point[:2] for point in ring], dtype=np.float64)
+        except (TypeError, ValueError, KeyError, OverflowError):
+            self.refuse(f"feature {number} with coordinates that are no pairs of numbers")
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
+            self.refuse(f"feature {number} with a ring of fewer than three points")
+        if not (np.abs(points) < _FARTHEST_PX).all():
+            self.refuse(f"feature {number} with coordinates that are not finite or beyond {_FARTHEST_PX:g}")
+        return points
+
+
+def _name(properties: dict[str, Any]) -> str:
+    given = properties.get("classification")
+    if isinstance(given, dict):
+        names = given.get("names")
+        found = given.get("name") or (": ".join(map(str, names)) if isinstance(names, list) else "")
+        return str(found or "")
+    return str(given or properties.get("name") or "")
+
+
+def _feature(name: str, rings: list[list[list[float]]]) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": rings},
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": name.capitalize(), "color": list(_COLOURS[name])},
+        },
+    }
+
+
+def _closed(ring: Floats, size_px: Sequence[int]) -> list[list[float]]:
+    """The ring with its first point repeated, as GeoJSON wants, cut where the last overview pixel leaves the slide."""
+    inside = np.round(np.minimum(ring, size_px), 3)
+    points: list[list[float]] = [*inside.tolist(), inside[0].tolist()]
+    return points
+
+
+def _centres(count: int, side_px: float, size_px: int) -> NDArray[np.float64]:
+    edges = np.minimum(np.arange(count + 1) * side_px, size_px)
+    return np.asarray((edges[:-1] + edges[1:]) / 2, dtype=np.float64)

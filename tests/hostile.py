@@ -1,0 +1,54 @@
+"""Valid inputs made invalid: at random for text and bytes, by place for JSON."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+
+WORDS = [
+    b"", b"\0", b"\n", b"\r", b"\t", b'"', b"'", b"[", b"{", b"}", b"-", b"-1", b"0", b"1e999", b"NaN", b"null",
+    b"99999999999999999999999", b"\xe2\x80\xa8", b"\xff", b"../../x", b"$(touch pwned)", b"9" * 5000, b"[" * 20000,
+]  # fmt: skip
+
+VALUES: list[Any] = [
+    None, True, -1, 0, 1, 2**31, 2**63, 10**40, 1e308, -0.5, "", "x", "../../x", "\0", [], [None], {}, {"a": 1}, [[[]]],
+    [10**12], [10**12, 10**12], [1, 2, 3, 4, 5], "1e999",
+]  # fmt: skip
+
+
+@st.composite
+def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
+    """The bytes with a few pieces cut out, replaced or put in."""
+    data = valid
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(data)))
+        stop = min(len(data), start + draw(st.sampled_from([0, 0, 1, 1, 4, 40, len(data)])))
+        data = data[:start] + draw(st.one_of(st.sampled_from(WORDS), st.binary(max_size=8))) + data[stop:]
+    return data
+
+
+@st.composite
+def changed(draw: st.DrawFn, valid: Any) -> bytes:
+    """JSON with one or two of its values replaced or left out."""
+    value = copy.deepcopy(valid)
+    for _ in range(draw(st.integers(1, 2))):
+        places = list(_places(value))
+        if not places:
+            break
+        holder, key = draw(st.sampled_from(places))
+        if draw(st.integers(0, 4)):
+            holder[key] = copy.deepcopy(draw(st.sampled_from(VALUES)))
+        elif isinstance(holder, dict):
+            del holder[key]
+    return json.dumps(value).replace('"1e999"', "1e999").encode()
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield value, key
+        yield from _places(value[key])

@@ -1,0 +1,36 @@
+"""Runs a verb of the command line that meets its end in the middle: `python stopped.py SIGNAL NUMBER VERB …`.
+
+The signal comes when the result of that number, from 1, is whole under its temporary name and about to be renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pipeline.cli import main
+
+
+def stop_before_rename(name: str, number: int) -> None:
+    """The `number`-th rename of a partial result never comes: the process gets the signal first."""
+    replace, count = Path.replace, 0
+
+    def stopped(path: Path, target: Path) -> Path:
+        nonlocal count
+        if path.name.endswith(".partial"):
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), getattr(signal, name))
+                time.sleep(0.05)
+        return replace(path, target)
+
+    Path.replace = stopped  # type: ignore[method-assign,assignment]
+
+
+if __name__ == "__main__":
+    stop_before_rename(sys.argv[1], int(sys.argv[2]))
+    sys.argv[1:] = sys.argv[3:]
+    sys.exit(main())
