@@ -309,7 +309,7 @@ def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
         found = _array(group, name).shape
         if found != shape:
             raise ValueError(f"{name} {found} where {shape} goes with the others")
-    for name in ("overview", "overview_tissue"):
+    for name in ("overview", "overview_regions"):
         found = _array(group, name).shape
         if prod(found[:2]) > _MAX_OVERVIEW_PX:
             raise ValueError(f"{name} {found}")
