@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -35,14 +36,17 @@ from pipeline.tiling.store import PatchStore, StoreWriter
 from pipeline.tiling.tiling import tile
 
 # The slow ways do fewer tiles; rates are compared.
-SMALL_PX = 4096
+SMALL_PX = 8192
 OPENSLIDE_PATCHES = 128
 LATTICE_GOALS = [
     ("copy", "pyvips dzsave", 50.0),
     ("copy", "openslide into zarr", 200.0),
     ("copy", "cp", 0.5),
 ]
-EXACT_GOALS = [("tile stage, exact 0.5 um", "openslide into zarr, 0.5 um", 4.0)]
+EXACT_GOALS = [
+    ("tile stage, exact 0.5 um", "openslide into zarr, 0.5 um", 4.0),
+    ("tile stage, exact 0.497 um", "openslide into zarr, 0.5 um", 4.0),
+]
 
 
 def main() -> int:
@@ -87,10 +91,12 @@ def works(large: SlideRecord, small: SlideRecord, folder: Path, threads: int) ->
     out = folder / "out.zarr"
     return {
         "cp": lambda: cp(large, folder / "copy.tif"),
-        "copy": lambda: copy(large, out),
+        "copy": lambda: copy(large, out, threads),
         "tile stage, copied": lambda: stage(large, out, threads, TileSettings(min_tissue=0.0)),
         "tile stage, decoded": lambda: stage(small, out, threads, TileSettings(min_tissue=0.0, grid="exact")),
         "tile stage, exact 0.5 um": lambda: stage(small, out, threads, TileSettings(min_tissue=0.0, mpp=0.5)),
+        # As of a scanner whose pixels are not 0.25 um: 1.988 of them make one, so that patches are interpolated.
+        "tile stage, exact 0.497 um": lambda: stage(small, out, threads, TileSettings(min_tissue=0.0, mpp=0.497)),
         "pyvips dzsave": lambda: dzsave(small, folder / "dz"),
         "openslide into zarr": lambda: openslide_into_zarr(small, out, 1),
         "openslide into zarr, 0.5 um": lambda: openslide_into_zarr(small, out, 2),
@@ -98,18 +104,22 @@ def works(large: SlideRecord, small: SlideRecord, folder: Path, threads: int) ->
 
 
 def check_equal(record: SlideRecord, folder: Path) -> None:
-    """Our stores, copied and decoded, hold what OpenSlide shows."""
-    for settings, codec in (
-        (TileSettings(min_tissue=0.0), "jpeg-copied"),
-        (TileSettings(min_tissue=0.0, grid="exact"), "blosc-zstd"),
+    """Our stores hold what OpenSlide shows: copied, decoded, and the means of 2 x 2 pixels within rounding."""
+    for settings, codec, factor in (
+        (TileSettings(min_tissue=0.0), "jpeg-copied", 1),
+        (TileSettings(min_tissue=0.0, grid="exact"), "blosc-zstd", 1),
+        (TileSettings(min_tissue=0.0, mpp=0.5), "blosc-zstd", 2),
     ):
         stage(record, folder / "check.zarr", 1, settings)
         store = PatchStore.open(folder / "check.zarr")
         rows = np.random.default_rng(0).integers(0, len(store), 32)
+        side = TILE_PX * factor
         with OpenSlide(record.sparse.path) as slide:
             for row, patch in zip(rows, store.read_sparse(rows), strict=True):
-                shown = slide.read_region(tuple(store.table.position_px[row].tolist()), 0, (TILE_PX, TILE_PX))
-                if not np.array_equal(np.asarray(shown)[..., :3], patch) or store.attributes.recipe["codec"] != codec:
+                shown = slide.read_region(tuple(store.table.position_px[row].tolist()), 0, (side, side))
+                pixels = np.asarray(shown)[..., :3].astype(np.float64)
+                means = pixels.reshape(TILE_PX, factor, TILE_PX, factor, 3).mean(axis=(1, 3))
+                if np.abs(means - patch).max() > 0.5 or store.attributes.recipe["codec"] != codec:
                     raise SystemExit(f"row {row} of the {codec} store is not what OpenSlide shows")
         shutil.rmtree(folder / "check.zarr")
 
@@ -120,7 +130,7 @@ def cp(record: SlideRecord, out: Path) -> int:
     return sum((-(-level.size_xy[0] // TILE_PX)) ** 2 for level in record.sparse.levels)
 
 
-def copy(record: SlideRecord, out: Path) -> int:
+def copy(record: SlideRecord, out: Path, threads: int) -> int:
     """Every tile of the slide into the sharded array of a store."""
     side = record.sparse
     with open_side(side) as slide:
@@ -134,9 +144,13 @@ def copy(record: SlideRecord, out: Path) -> int:
             writer = StoreWriter(
                 out, patches=count, size_px=TILE_PX, dense_channels=0, dense_dtype="uint8", copied=True
             )
-            for start in range(0, count, writer.shard_rows):
+
+            def shard(start: int) -> None:
                 numbers = found.numbers[start : start + writer.shard_rows, 0]
                 writer.copy(start, found.tiles.streams(numbers, transform), None)
+
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(shard, range(0, count, writer.shard_rows)))
     return count
 
 

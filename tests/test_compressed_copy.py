@@ -250,6 +250,15 @@ def test_zarr_itself_can_write_through_the_codec(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
+def test_patches_of_four_tiles_of_an_aperio_slide_are_openslides_pixels(tmp_path: Path, real_data: Path) -> None:
+    slide = real_data / "formats" / "CMU-1-Small-Region.svs"
+    store = _tile(tmp_path, slide, size_px=480)
+    assert (store.attributes.recipe["grid"], store.attributes.recipe["codec"]) == ("lattice", "blosc-zstd")
+    assert len(store) > 12
+    _assert_pixels_of(store, slide, store.read_sparse(slice(None)))
+
+
+@pytest.mark.realdata
 def test_an_aperio_slide_is_copied_as_openslide_shows_it(tmp_path: Path, real_data: Path) -> None:
     slide = real_data / "formats" / "CMU-1-Small-Region.svs"
     store = _tile(tmp_path, slide, size_px=240)

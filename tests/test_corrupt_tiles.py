@@ -16,6 +16,7 @@ from pipeline.provenance import write_json
 from pipeline.registration.transform import Transform, write_transform
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
+from pipeline.slides.base import CorruptTileError
 from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.jpeg_tiles import JpegTiles, decode_strictly
 from pipeline.slides.record import to_mapping
@@ -142,6 +143,23 @@ def test_more_broken_tiles_than_allowed_end_the_job(
     assert "expected at most 5.00% of the patches corrupt (tile.max_corrupt), found 3 of 48" in error
     assert "slide s1" in error
     assert not (tmp_path / "s1.zarr").exists()
+
+
+def test_a_tile_that_claims_another_size_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """A few bytes could ask for 12 GB of pixels."""
+    slide = _slide(tmp_path / "he.tif")
+    data = slide.read_bytes()
+    with tifffile.TiffFile(slide) as tif:
+        frame = data.index(b"\xff\xc0", tif.pages.first.dataoffsets[BROKEN])
+    slide.write_bytes(data[: frame + 5] + (65500).to_bytes(2, "big") * 2 + data[frame + 9 :])
+    with (
+        JpegTiles.open(slide, (512, 384)) as tiles,
+        pytest.raises(CorruptTileError, match="65500 x 65500 px"),
+    ):
+        tiles.stream(BROKEN, 0)
+    for options in ({}, {"grid": "exact"}):
+        assert _job(tmp_path, slide, **options) == 0
+        assert PatchStore.open(tmp_path / "s1.zarr").attributes.counts["corrupt"] == 1
 
 
 def test_a_broken_overview_does_not_stop_the_slide(tmp_path: Path) -> None:

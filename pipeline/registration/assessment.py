@@ -82,7 +82,7 @@ def quality_of(
     Args:
         pair: the open pair.
         settings: of the stage.
-        transform: what is stored; the last of `maps` may be fitted to a half of the blocks, so that the other can judge.
+        transform: what is stored; the last of `maps` may be fitted to half of the blocks, so that the rest can judge.
         found: blocks of one side on the other.
         maps: name, map and whether it was kept, of every step in order.
         step: how the blocks were matched.

@@ -26,6 +26,7 @@ FATES = (
     "dropped: fold",
     "dropped: blur",
     "dropped: too little tissue",
+    "dropped: cannot be decoded",
 )
 NOTHING = "—"
 
@@ -212,7 +213,7 @@ def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
     outside, residual = counts.get("pair_outside", 0), counts.get("pair_residual", 0)
     rest = counts.get("kept", 0) - outside - residual
     paired = bool(slide.store and slide.store.has_dense)
-    dropped = (counts.get(reason, 0) for reason in ("excluded", "pen", "fold", "blur", "no_tissue"))
+    dropped = (counts.get(reason, 0) for reason in ("excluded", "pen", "fold", "blur", "no_tissue", "corrupt"))
     numbers = (rest if paired else 0, 0 if paired else rest, outside, residual, *dropped)
     return list(zip(FATES, numbers, strict=True))
 

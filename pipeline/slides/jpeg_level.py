@@ -73,9 +73,11 @@ class JpegLevel:
             number = y // side * self._tiles.across + x // side
             if self._tiles.counts[number]:
                 return self._decode(number)
-        out = np.full((size_xy[1], size_xy[0], 3), 255, dtype=np.uint8)
+        out = np.empty((size_xy[1], size_xy[0], 3), dtype=np.uint8)
         window = clip_window(corner_xy, size_xy, self._size_xy)
         (left, top), (right, bottom) = window.start_xy, window.stop_xy
+        if (left, top) != (0, 0) or (right, bottom) != size_xy:
+            out[...] = 255
         if not window.is_empty:
             self._paint(out[top:bottom, left:right], window.corner_xy)
         return out
@@ -94,17 +96,21 @@ class JpegLevel:
         """Fills `target`, which lies on the level."""
         (x, y), (height, width) = corner_xy, target.shape[:2]
         side = self._tiles.side_px
+        scratch = np.empty((side, side, 3), dtype=np.uint8)
         for row in range(y // side, (y + height - 1) // side + 1):
             top, bottom = max(row * side, y), min((row + 1) * side, y + height)
             for column in range(x // side, (x + width - 1) // side + 1):
                 number = row * self._tiles.across + column
-                if not self._tiles.counts[number]:
-                    continue
                 left, right = max(column * side, x), min((column + 1) * side, x + width)
-                is_whole = (bottom - top, right - left) == (side, side)
-                tile = self._decode(number) if is_whole else self._kept(number)
-                part = tile[top - row * side : bottom - row * side, left - column * side : right - column * side]
-                target[top - y : bottom - y, left - x : right - x] = part
+                part = target[top - y : bottom - y, left - x : right - x]
+                if not self._tiles.counts[number]:
+                    part[...] = 255
+                elif part.shape[:2] == (side, side):
+                    part[...] = self._decode(number, scratch)
+                else:
+                    part[...] = self._kept(number)[
+                        top - row * side : bottom - row * side, left - column * side : right - column * side
+                    ]
 
     def _kept(self, number: int) -> NDArray[np.uint8]:
         with self._lock:
@@ -119,11 +125,11 @@ class JpegLevel:
                 self._cache.popitem(last=False)
         return tile
 
-    def _decode(self, number: int) -> NDArray[np.uint8]:
+    def _decode(self, number: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         stream = b""
         try:
             stream = self._tiles.stream(number, self._transform)
-            return decode_strictly(stream)
+            return decode_strictly(stream, out)
         except (CorruptTileError, ValueError):
             self._corrupt.add(number)
             return decode_leniently(stream, self._tiles.side_px)

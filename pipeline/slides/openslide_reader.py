@@ -112,6 +112,8 @@ class OpenSlideSlide:
 
     def _jpeg_level(self, level: int) -> JpegLevel | None:
         """The tiles of a level, where they are met exactly; opened when first asked for."""
+        if level in self._jpeg_levels:
+            return self._jpeg_levels[level]
         with self._lock:
             if level not in self._jpeg_levels:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import Any
 
 import cv2
@@ -46,32 +47,35 @@ def sparse_window(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> Spa
     """
     levels = slide.header.levels
     index = level_for(levels, grid.downsample)
-    level = levels[index]
-    step = grid.downsample / level.downsample
+    downsample = levels[index].downsample
+    step = grid.downsample / downsample
     whole_step = round(step)
     # Where the first pixel of the patch begins, counted in pixels of the level from the edge of its first.
-    edge = corner_px / level.downsample
-    whole_edge = np.rint(edge)
-    drift = np.abs(edge - whole_edge).max() + abs(step - whole_step) * grid.size_px
+    left, top = (int(side) / downsample for side in corner_px)
+    whole = round(left), round(top)
+    drift = max(abs(left - whole[0]), abs(top - whole[1])) + abs(step - whole_step) * grid.size_px
     if drift < _ALIGNED_PX:
         side = whole_step * grid.size_px
-        return SparseWindow(index, (int(whole_edge[0]), int(whole_edge[1])), (side, side), whole_step, None)
-    start = edge + step / 2 - 0.5
-    first = np.floor(start).astype(int) - _MARGIN_PX
-    side = int(np.ceil(step * grid.size_px)) + 2 * _MARGIN_PX + 1
-    offset = start - first
-    return SparseWindow(index, (int(first[0]), int(first[1])), (side, side), step, (float(offset[0]), float(offset[1])))
+        return SparseWindow(index, whole, (side, side), whole_step, None)
+    start = left + step / 2 - 0.5, top + step / 2 - 0.5
+    first = floor(start[0]) - _MARGIN_PX, floor(start[1]) - _MARGIN_PX
+    side = ceil(step * grid.size_px) + 2 * _MARGIN_PX + 1
+    return SparseWindow(index, first, (side, side), step, (start[0] - first[0], start[1] - first[1]))
 
 
 def read_sparse_patch(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """(P, P, 3) uint8: the square at `corner_px`, resampled only where the slide has no level of just that mpp.
+    """(P, P, 3) uint8: the square at `corner_px`; see `read_window`."""
+    return read_window(slide, sparse_window(slide, grid, corner_px), grid.size_px)
+
+
+def read_window(slide: Slide, window: SparseWindow, size_px: int) -> NDArray[np.uint8]:
+    """(P, P, 3) uint8: the patch of a window, resampled only where the slide has no level of just its mpp.
 
     Where whole squares of a level's pixels make the patch's pixels, these are their means. Elsewhere the level is
     smoothed as much as such means would, and interpolated.
     """
-    window = sparse_window(slide, grid, corner_px)
     pixels = np.ascontiguousarray(slide.read_region(window.level, window.corner_xy, window.size_xy))
-    size = (grid.size_px, grid.size_px)
+    size = (size_px, size_px)
     if window.offset_xy is None:
         return pixels if window.step == 1 else np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     step, (x, y) = window.step, window.offset_xy

@@ -16,7 +16,7 @@ from pipeline.slides.jpeg_tiles import Stream, decode_strictly, joined
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.lattice import TileLattice, copied_transform, find_lattice
-from pipeline.tiling.sampling import read_sparse_patch, sparse_window
+from pipeline.tiling.sampling import read_window, sparse_window
 
 # Squares side by side in a block of which all rows of a shard are read before the next block is.
 _SQUARES_PER_BLOCK = 8
@@ -75,13 +75,13 @@ class SparseSide:
         that each tile is decoded about once while it is kept.
         """
         corners, side = self.grid.position_px[rows], self.grid.size_px
-        pixels = np.zeros((len(corners), side, side, 3), dtype=np.uint8)
+        pixels = np.empty((len(corners), side, side, 3), dtype=np.uint8)
         corrupt = np.zeros(len(corners), dtype=np.bool_)
         blocks = (corners[:, 0] / (_SQUARES_PER_BLOCK * self.grid.size_level0_px)).astype(np.int64)
         for place in np.lexsort((corners[:, 0], corners[:, 1], blocks)).tolist():
             window = sparse_window(self.slide, self.grid, corners[place])
             try:
-                pixels[place] = read_sparse_patch(self.slide, self.grid, corners[place])
+                pixels[place] = read_window(self.slide, window, side)
                 corrupt[place] = self.slide.is_corrupt(window.level, window.corner_xy, window.size_xy)
             except CorruptTileError:
                 corrupt[place] = True
