@@ -92,8 +92,8 @@ def draw(path: Path, count: int) -> list[bytes]:
     writer = StoreWriter(
         path, patches=count, size_px=TILE_PX, dense_channels=CHANNELS, dense_dtype="uint16", copied=True
     )
-    for start in range(0, count, writer.shard_rows):
-        rows = np.arange(start, min(start + writer.shard_rows, count)) % len(streams)
+    for start in range(0, count, writer.block_rows):
+        rows = np.arange(start, min(start + writer.block_rows, count)) % len(streams)
         writer.copy(start, [(streams[row],) for row in rows], planes[rows])
     nothing = np.zeros(count, np.float32)
     table = PatchTable(

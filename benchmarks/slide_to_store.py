@@ -134,8 +134,8 @@ def copy(record: SlideRecord, out: Path) -> int:
             writer = StoreWriter(
                 out, patches=count, size_px=TILE_PX, dense_channels=0, dense_dtype="uint8", copied=True
             )
-            for start in range(0, count, writer.shard_rows):
-                numbers = found.numbers[start : start + writer.shard_rows, 0]
+            for start in range(0, count, writer.block_rows):
+                numbers = found.numbers[start : start + writer.block_rows, 0]
                 writer.copy(start, found.tiles.streams(numbers, transform), None)
     return count
 

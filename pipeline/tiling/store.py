@@ -1,8 +1,8 @@
 """The store: one Zarr v3 group with all patches of a slide, row i being patch i in every array.
 
 Plain Zarr with sharding, one chunk per patch: stock zarr-python reads any part of it, once this module or the
-package imagecodecs-zarr has told it what `imagecodecs_jpeg` is. Rows that share a shard
-are written by one writer, together; the group takes its final name only when all are there.
+package imagecodecs-zarr has told it what `imagecodecs_jpeg` is. Pixels come a block of rows at a time, from threads
+in any order, and are stored in theirs; the group takes its final name only when all are there.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from typing import Any, Self
 
 import numpy as np
 import zarr
+from imagecodecs import jpeg8_encode
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import Crc32cCodec
 
 from pipeline.errors import StatedError
+from pipeline.tiling.blosc_encoding import BloscEncoding, dense_encoding
 from pipeline.tiling.jpeg_codec import JpegCodec
 from pipeline.tiling.sharded_rows import Rows, ShardedRows
-from pipeline.tiling.shards import Piece, shard_path, write_shard
+from pipeline.tiling.shards import Piece, ShardWriter, shard_path
 
 SCHEMA_VERSION = 1
-_SHARD_BYTES = 64 * 2**20
-_SHARD_ROWS = 512
-# Copied patches stay compressed, so more of them fit in memory, and fewer files hold them.
-_COPIED_SHARD_ROWS = 1024
+# Rows of a file: a slide of 50,000 patches is 2 x 33 files of pixels and 20 of everything else.
+SHARD_ROWS = 1536
+_BLOCK_BYTES = 64 * 2**20
+_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,33 @@ class PatchTable:
     marker_mean: NDArray[np.float32]
 
 
-def rows_per_shard(size_px: int, channels: int, itemsize: int, *, copied: bool = False) -> int:
-    """Patches per shard, so that a writer's memory is bounded.
+@dataclass(frozen=True)
+class JpegEncoding:
+    """How decoded patches are encoded again.
+
+    Attributes:
+        quality: of libjpeg, 0 to 100.
+        subsampling: `444` keeps the colours' resolution, `420` halves it.
+    """
+
+    quality: int
+    subsampling: str
+
+
+def rows_per_block(size_px: int, channels: int, itemsize: int, *, copied: bool = False) -> int:
+    """Patches that are handed to a writer at once, so that its memory is bounded; a divisor of `SHARD_ROWS`.
 
     At most 64 MiB of pixels of either side and 512 patches; copied patches without a dense side are never pixels,
-    and half the 64 MiB holds 1024 of 256 px as scanners compress them.
+    and half the 64 MiB holds 768 of 256 px as scanners compress them.
     """
     pixel_bytes = size_px * size_px * max(3, channels * itemsize)
-    if copied and not channels:
-        return max(1, min(_COPIED_SHARD_ROWS, 4 * _SHARD_BYTES // pixel_bytes))
-    return max(1, min(_SHARD_ROWS, _SHARD_BYTES // pixel_bytes))
+    only_copied = copied and not channels
+    most = 4 * _BLOCK_BYTES // pixel_bytes if only_copied else min(_BLOCK_ROWS, _BLOCK_BYTES // pixel_bytes)
+    return max(rows for rows in range(1, SHARD_ROWS // 2 + 1) if SHARD_ROWS % rows == 0 and rows <= max(1, most))
 
 
 class StoreWriter:
-    """Creates a store and fills its pixel arrays, a shard's worth of rows at a time.
+    """Creates a store and fills its pixel arrays, a block of rows at a time.
 
     Args:
         path: folder to create; hand in a temporary name and rename it when `finish` has returned.
@@ -109,6 +124,7 @@ class StoreWriter:
         dense_channels: channels of the dense side; 0 where there is none.
         dense_dtype: numpy name of its pixel type.
         copied: whether the sparse patches come as JPEG streams, through `copy`, rather than as pixels.
+        jpeg: how sparse patches that come as pixels are encoded; None keeps them exactly, with zstd.
     """
 
     def __init__(
@@ -120,49 +136,69 @@ class StoreWriter:
         dense_channels: int,
         dense_dtype: str,
         copied: bool = False,
+        jpeg: JpegEncoding | None = None,
     ) -> None:
-        self._path = path
+        self._patches, self._jpeg = patches, jpeg
         self._group = zarr.create_group(path, zarr_format=3)
-        itemsize = np.dtype(dense_dtype).itemsize
-        self.shard_rows = rows_per_shard(size_px, dense_channels, itemsize, copied=copied)
-        self._sparse = self._pixels("sparse", (patches, size_px, size_px, 3), "uint8", copied=copied)
+        dtype = np.dtype(dense_dtype)
+        self.block_rows = rows_per_block(size_px, dense_channels, dtype.itemsize, copied=copied)
+        # Level 1: pixels that were JPEG hardly get smaller, and level 3 takes four times as long for 3 %.
+        self._sparse_codec = None if copied or jpeg else BloscEncoding(1, "noshuffle", 1)
+        self._dense_codec = dense_encoding(dtype)
+        sparse_shape = (patches, size_px, size_px, 3)
+        self._sparse = self._pixels(path / "sparse", sparse_shape, "uint8", self._sparse_codec)
+        dense_shape = (patches, dense_channels, size_px, size_px)
         self._dense = (
-            self._pixels("dense", (patches, dense_channels, size_px, size_px), dense_dtype) if dense_channels else None
+            self._pixels(path / "dense", dense_shape, dense_dtype, self._dense_codec) if dense_channels else None
         )
 
-    def _pixels(self, name: str, shape: tuple[int, ...], dtype: str, *, copied: bool = False) -> zarr.Array[Any]:
-        blosc = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
-        return self._group.create_array(
-            name,
+    def _pixels(self, path: Path, shape: tuple[int, ...], dtype: str, codec: BloscEncoding | None) -> list[ShardWriter]:
+        """The array's metadata, written by zarr-python, and a writer for each of its shards."""
+        blosc = codec.zarr_codec if codec else None
+        self._group.create_array(
+            path.name,
             shape=shape,
             dtype=dtype,
             chunks=(1, *shape[1:]),
-            shards=(self.shard_rows, *shape[1:]),
-            serializer=JpegCodec() if copied else "auto",
-            compressors=(Crc32cCodec(),) if copied else (blosc, Crc32cCodec()),
+            shards=(SHARD_ROWS, *shape[1:]),
+            serializer="auto" if blosc else JpegCodec(),
+            compressors=(blosc, Crc32cCodec()) if blosc else (Crc32cCodec(),),
             fill_value=0,
         )
+        starts = range(0, shape[0], SHARD_ROWS)
+        return [
+            ShardWriter(shard_path(path, number, len(shape)), SHARD_ROWS, min(SHARD_ROWS, shape[0] - start))
+            for number, start in enumerate(starts)
+        ]
 
     def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
-        """Writes consecutive rows, which must start at a shard's first row; safe from one thread per shard."""
-        self._sparse[self._shard(first_row, len(sparse))] = sparse
-        self._write_dense(first_row, dense)
+        """Writes consecutive rows, which start at a block's first row and end at a block's last or the last of all.
+
+        Safe from several threads at once, each with rows of its own, in any order.
+        """
+        if self._sparse_codec:
+            codec = self._sparse_codec
+            self.copy(first_row, [codec.encode(patch) for patch in sparse], dense)
+        elif self._jpeg:
+            quality, sampling = self._jpeg.quality, self._jpeg.subsampling
+            streams = [(bytes(jpeg8_encode(patch, level=quality, subsampling=sampling)),) for patch in sparse]
+            self.copy(first_row, streams, dense)
+        else:
+            raise ValueError("a store of copied patches takes streams, not pixels")
 
     def copy(self, first_row: int, sparse: Sequence[Sequence[Piece]], dense: NDArray[Any] | None) -> None:
-        """Writes consecutive rows as `write` does, the sparse side as complete JPEG streams, each in pieces."""
-        self._shard(first_row, len(sparse))
-        path = shard_path(self._path / "sparse", first_row // self.shard_rows, self._sparse.ndim)
-        write_shard(path, sparse, self.shard_rows)
-        self._write_dense(first_row, dense)
-
-    def _write_dense(self, first_row: int, dense: NDArray[Any] | None) -> None:
+        """Writes consecutive rows as `write` does, the sparse side as encoded chunks, each in pieces."""
+        self._add(self._sparse, first_row, sparse)
         if self._dense is not None and dense is not None:
-            self._dense[self._shard(first_row, len(dense))] = dense
+            self._add(self._dense, first_row, [self._dense_codec.encode(patch) for patch in dense])
 
-    def _shard(self, first_row: int, count: int) -> slice:
-        if first_row % self.shard_rows:
-            raise ValueError(f"row {first_row} is not the first of a shard of {self.shard_rows} rows")
-        return slice(first_row, first_row + count)
+    def _add(self, shards: list[ShardWriter], first_row: int, chunks: Sequence[Sequence[Piece]]) -> None:
+        stop = first_row + len(chunks)
+        if first_row % self.block_rows or (stop % self.block_rows and stop != self._patches):
+            raise ValueError(f"rows {first_row} to {stop} are no whole blocks of {self.block_rows} rows")
+        for first in range(first_row, stop, self.block_rows):
+            number, within = divmod(first, SHARD_ROWS)
+            shards[number].add(within, chunks[first - first_row :][: self.block_rows])
 
     def finish(
         self,
@@ -171,7 +207,13 @@ class StoreWriter:
         overview: NDArray[np.uint8],
         overview_tissue: NDArray[np.bool_],
     ) -> None:
-        """Adds the small arrays and, last of all, the attributes that make the folder a store."""
+        """Adds the small arrays and, last of all, the attributes that make the folder a store.
+
+        Raises:
+            ValueError: if rows were never written.
+        """
+        if not all(shard.is_complete for shard in (*self._sparse, *(self._dense or ()))):
+            raise ValueError("a store can be finished when all its rows are written")
         small = {**vars(table), "overview": overview, "overview_tissue": overview_tissue}
         for name, values in small.items():
             self._group.create_array(

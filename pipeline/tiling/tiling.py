@@ -28,7 +28,7 @@ from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
 from pipeline.tiling.sampling import read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
-from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
+from pipeline.tiling.store import JpegEncoding, PatchTable, StoreAttributes, StoreWriter
 from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
 
 
@@ -52,7 +52,7 @@ def tile(
 ) -> None:
     """Writes the store of one slide to `out`.
 
-    Memory is bounded by the overview plus, per thread, the rows of one shard (`store.rows_per_shard`), whatever
+    Memory is bounded by the overview plus, per thread, one block of rows (`store.rows_per_block`), whatever
     the slide's size.
 
     Args:
@@ -90,6 +90,7 @@ def tile(
             dense_channels=len(dense.record.channels) if dense else 0,
             dense_dtype=dense.record.dtype if dense else "uint8",
             copied=source.transform is not None,
+            jpeg=JpegEncoding(settings.jpeg_quality, settings.jpeg_subsampling) if settings.codec == "jpeg" else None,
         )
         evidence = _write_patches(record.slide, writer, source, dense, threads)
         table, counts = _table(source.grid, tissue, evidence, settings, squares)
@@ -147,22 +148,22 @@ class _Evidence:
 def _write_patches(
     name: str, writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, threads: int
 ) -> _Evidence:
-    starts = range(0, len(sparse.grid.position_px), writer.shard_rows)
+    starts = range(0, len(sparse.grid.position_px), writer.block_rows)
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(_write_shard, writer, sparse, dense, start) for start in starts]
+        jobs = [pool.submit(_write_block, writer, sparse, dense, start) for start in starts]
         try:
-            parts = [job.result() for job in progress(jobs, label=f"tile {name}", unit="shards")]
+            parts = [job.result() for job in progress(jobs, label=f"tile {name}", unit="blocks")]
         except BaseException:
-            # Without this an error in one shard would be told only after all the others are written.
+            # Without this an error in one block would be told only after all the others are written.
             pool.shutdown(cancel_futures=True)
             raise
     joined = {key: np.concatenate([vars(part)[key] for part in parts]) for key in _Evidence.__dataclass_fields__}
     return _Evidence(**joined)
 
 
-def _write_shard(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, start: int) -> _Evidence:
-    """Reads the rows of one shard, writes them, and returns what they tell of the pairs."""
-    rows = slice(start, start + writer.shard_rows)
+def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, start: int) -> _Evidence:
+    """Reads the rows of one block, writes them, and returns what they tell of the pairs."""
+    rows = slice(start, start + writer.block_rows)
     corners, grid = sparse.grid.position_px[rows], sparse.grid
     streams = sparse.streams(rows)
     count = len(corners)
@@ -238,7 +239,11 @@ def _attributes(
     grid = sparse.grid
     used = {
         "grid": "exact" if sparse.lattice is None else "lattice",
-        "codec": "blosc-zstd" if sparse.transform is None else "jpeg-copied",
+        "codec": "jpeg-copied"
+        if sparse.transform is not None
+        else "jpeg"
+        if settings.codec == "jpeg"
+        else "blosc-zstd",
     }
     return StoreAttributes(
         slide=record.slide,
