@@ -19,6 +19,7 @@ from PIL.JpegImagePlugin import get_sampling
 
 from pipeline.errors import StatedError
 from pipeline.provenance import file_digest
+from pipeline.tiling.blosc_encoding import dense_encoding
 from pipeline.tiling.store import JpegEncoding, PatchStore, PatchTable, StoreAttributes, StoreWriter, rows_per_block
 
 
@@ -273,3 +274,9 @@ def test_reading_a_whole_side_takes_little_more_memory_than_its_pixels(tmp_path:
     tracemalloc.stop()
     np.testing.assert_array_equal(found, sparse)
     assert peak < 1.5 * sparse.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_chunks_are_shuffled_by_the_width_of_their_pixels(dtype: str) -> None:
+    (chunk,) = dense_encoding(np.dtype(dtype)).encode(np.ones((2, 64, 64), dtype))
+    assert chunk[3] == np.dtype(dtype).itemsize

@@ -42,8 +42,9 @@ class BloscEncoding:
         """The chunk in pieces; none for pixels that are all 0, which Zarr does not store."""
         if not pixels.any():
             return ()
+        # The encoder believes the array's type rather than `typesize`: of bytes it would shuffle nothing.
         encoded = blosc_encode(
-            np.ascontiguousarray(pixels).tobytes(),
+            np.ascontiguousarray(pixels),
             level=self.level,
             compressor="zstd",
             shuffle=_SHUFFLE[self.shuffle],
