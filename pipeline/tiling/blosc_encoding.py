@@ -9,7 +9,7 @@ for what a slide takes on disk decides whether a cohort is kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from imagecodecs import blosc_encode
@@ -44,7 +44,7 @@ class BloscEncoding:
             return ()
         # The encoder believes the array's type rather than `typesize`: of bytes it would shuffle nothing.
         encoded = blosc_encode(
-            np.ascontiguousarray(pixels),
+            cast(bytes, np.ascontiguousarray(pixels)),
             level=self.level,
             compressor="zstd",
             shuffle=_SHUFFLE[self.shuffle],
