@@ -2,10 +2,11 @@
 
 Usage: python benchmarks/dense_warp.py [--repeats N] [--check]. 18 channels in memory are brought onto 256-px patches
 through an affine map with a displacement of up to 6 um: read, warped, and, in the works called so, compressed and
-written as a store's shard, which is what the goal against cv2 is about. "bare cv2.remap" has the windows and the maps ready, which no lazy reader can have;
-SimpleITK resamples the same windows through the same transform with linear interpolation. All must agree within one
-grey level of 4000 first. With MFL_REAL_DATA one patch at a time is also read out of the ORION image. By one thread. The
-last line is JSON; with --check the exit code is 1 where a goal is missed.
+written as a store's shard, which is what the goal against cv2 is about. "bare cv2.remap" has the windows and the maps
+ready, which no lazy reader can have; SimpleITK resamples the same windows through the same transform with linear
+interpolation. All must agree within one grey level of 255, four of 4000, first. With MFL_REAL_DATA one patch at a time
+is also read out of the ORION image. By one thread. The last line is JSON; with --check the exit code is 1 where a goal
+is missed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from pipeline.slides.base import Level, SlideHeader
 from pipeline.slides.tiff_reader import TiffSlide
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.sampling import read_dense_patch
-from pipeline.tiling.store import StoreWriter
+from pipeline.tiling.store_writer import StoreWriter
 
 CHANNELS, SIDE_PX, PATCH_PX, MPP = 18, 2048, 256, 0.5
 PATCH_GOAL_MS = 20

@@ -28,7 +28,8 @@ from drawn_slide import interleaved, jpeg_tiles, judged, versions
 from pipeline.embedding.embed import embed
 from pipeline.embedding.encoder import Encoder, EncoderDescription
 from pipeline.settings import EmbedSettings
-from pipeline.tiling.store import PatchStore, PatchTable, StoreAttributes, StoreWriter
+from pipeline.tiling.store import PatchStore, PatchTable, StoreAttributes
+from pipeline.tiling.store_writer import StoreWriter
 from pipeline.training.encoders import build_encoder
 
 SIDE_PX = 224

@@ -27,7 +27,8 @@ from pipeline.embedding.pooling import SlideVector, write_slide_vectors
 from pipeline.provenance import write_json
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord, SlideRecord, to_mapping
-from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
+from pipeline.tiling.store import PatchTable, StoreAttributes
+from pipeline.tiling.store_writer import StoreWriter
 
 DISTINCT = 8
 OVERVIEW_PX = (2500, 1900)

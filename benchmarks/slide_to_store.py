@@ -32,7 +32,8 @@ from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.grid import lattice
 from pipeline.tiling.lattice import TileLattice, copied_transform, find_lattice
-from pipeline.tiling.store import PatchStore, StoreWriter
+from pipeline.tiling.store import PatchStore
+from pipeline.tiling.store_writer import StoreWriter
 from pipeline.tiling.tiling import tile
 
 # The slow ways do fewer tiles; rates are compared.
@@ -145,12 +146,12 @@ def copy(record: SlideRecord, out: Path, threads: int) -> int:
                 out, patches=count, size_px=TILE_PX, dense_channels=0, dense_dtype="uint8", copied=True
             )
 
-            def shard(start: int) -> None:
-                numbers = found.numbers[start : start + writer.shard_rows, 0]
+            def block(start: int) -> None:
+                numbers = found.numbers[start : start + writer.block_rows, 0]
                 writer.copy(start, found.tiles.streams(numbers, transform), None)
 
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(shard, range(0, count, writer.shard_rows)))
+                list(pool.map(block, range(0, count, writer.block_rows)))
     return count
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord, SlideRecord, to_mapping
-from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
+from pipeline.tiling.store import PatchTable, StoreAttributes
+from pipeline.tiling.store_writer import StoreWriter
 
 MARKERS = ("DAPI", "CD45", "Pan-CK")
 SIDE_UM = 100.0
@@ -128,8 +129,8 @@ def _write_store(path: Path, slide: DrawnSlide, causes: NDArray[np.float64], qua
     rng = np.random.default_rng(5)
     position_px = _positions_px(slide)
     writer = StoreWriter(path, patches=count, size_px=side, dense_channels=len(slide.markers), dense_dtype="uint16")
-    for first in range(0, count, writer.shard_rows):
-        rows = min(writer.shard_rows, count - first)
+    for first in range(0, count, writer.block_rows):
+        rows = min(writer.block_rows, count - first)
         dense = np.zeros((rows, len(slide.markers), side, side), np.uint16) if slide.markers else None
         writer.write(first, rng.integers(150, 250, (rows, side, side, 3), np.uint8), dense)
     used = [MARKERS.index(m) if m in MARKERS else index for index, m in enumerate(slide.markers)]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
+from pipeline.tiling.store import PatchTable, StoreAttributes
+from pipeline.tiling.store_writer import StoreWriter
 
 
 def write_store(
@@ -32,8 +33,8 @@ def write_store(
         dense_channels=0 if dense is None else dense.shape[1],
         dense_dtype="uint8" if dense is None else dense.dtype.name,
     )
-    for start in range(0, count, writer.shard_rows):
-        rows = slice(start, start + writer.shard_rows)
+    for start in range(0, count, writer.block_rows):
+        rows = slice(start, start + writer.block_rows)
         writer.write(start, sparse[rows], None if dense is None else dense[rows])
     if position_px is None:
         position_px = np.stack([np.arange(count) * size_px, np.zeros(count)], axis=1).astype(np.int64)

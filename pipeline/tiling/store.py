@@ -1,13 +1,13 @@
 """The store: one Zarr v3 group with all patches of a slide, row i being patch i in every array.
 
 Plain Zarr with sharding, one chunk per patch: stock zarr-python reads any part of it, once this module or the
-package imagecodecs-zarr has told it what `imagecodecs_jpeg` is. Rows that share a shard
-are written by one writer, together; the group takes its final name only when all are there.
+package imagecodecs-zarr has told it what `imagecodecs_jpeg` is. Pixels come a block of rows at a time, from threads
+in any order, and are stored in theirs; the group takes its final name only when all are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,23 +15,16 @@ from typing import Any, Self
 
 import numpy as np
 import zarr
-from imagecodecs import blosc_encode
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.limits import LARGEST_PATCH_PX, MAX_PATCHES
-from pipeline.tiling.jpeg_codec import JpegCodec
 from pipeline.tiling.sharded_rows import Rows, ShardedRows
-from pipeline.tiling.shards import Piece, shard_path, write_shard
+from pipeline.tiling.shards import shard_path
 
 SCHEMA_VERSION = 1
 _MAX_COLUMNS = 4096
 _MAX_OVERVIEW_PX = 2**26
-_SHARD_BYTES = 64 * 2**20
-_SHARD_ROWS = 512
-# Copied patches stay compressed, so more of them fit in memory, and fewer files hold them.
-_COPIED_SHARD_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -90,109 +83,6 @@ class PatchTable:
     residual_um: NDArray[np.float32]
     pair_quality: NDArray[np.float32]
     marker_mean: NDArray[np.float32]
-
-
-def rows_per_shard(size_px: int, channels: int, itemsize: int, *, copied: bool = False) -> int:
-    """Patches per shard, so that a writer's memory is bounded.
-
-    At most 64 MiB of pixels of either side and 512 patches; copied patches without a dense side are never pixels,
-    and half the 64 MiB holds 1024 of 256 px as scanners compress them.
-    """
-    pixel_bytes = size_px * size_px * max(3, channels * itemsize)
-    if copied and not channels:
-        return max(1, min(_COPIED_SHARD_ROWS, 4 * _SHARD_BYTES // pixel_bytes))
-    return max(1, min(_SHARD_ROWS, _SHARD_BYTES // pixel_bytes))
-
-
-class StoreWriter:
-    """Creates a store and fills its pixel arrays, a shard's worth of rows at a time.
-
-    Args:
-        path: folder to create; hand in a temporary name and rename it when `finish` has returned.
-        patches: number of patches.
-        size_px: side of a patch.
-        dense_channels: channels of the dense side; 0 where there is none.
-        dense_dtype: numpy name of its pixel type.
-        copied: whether the sparse patches come as JPEG streams, through `copy`, rather than as pixels.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        patches: int,
-        size_px: int,
-        dense_channels: int,
-        dense_dtype: str,
-        copied: bool = False,
-    ) -> None:
-        self._path = path
-        self._group = zarr.create_group(path, zarr_format=3)
-        itemsize = np.dtype(dense_dtype).itemsize
-        self.shard_rows = rows_per_shard(size_px, dense_channels, itemsize, copied=copied)
-        self._sparse = self._pixels("sparse", (patches, size_px, size_px, 3), "uint8", copied=copied)
-        self._dense = (
-            self._pixels("dense", (patches, dense_channels, size_px, size_px), dense_dtype) if dense_channels else None
-        )
-
-    def _pixels(self, name: str, shape: tuple[int, ...], dtype: str, *, copied: bool = False) -> zarr.Array[Any]:
-        # H&E as JPEG leaves it: smaller without a shuffle than with one, and higher levels take far longer for little.
-        blosc = (
-            BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle")
-            if name == "sparse"
-            else BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
-        )
-        return self._group.create_array(
-            name,
-            shape=shape,
-            dtype=dtype,
-            chunks=(1, *shape[1:]),
-            shards=(self.shard_rows, *shape[1:]),
-            serializer=JpegCodec() if copied else "auto",
-            compressors=(Crc32cCodec(),) if copied else (blosc, Crc32cCodec()),
-            fill_value=0,
-            # Blank patches too: a shard that is lost must not read as one of blank patches.
-            config={"write_empty_chunks": True},
-        )
-
-    def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
-        """Writes consecutive rows, which must start at a shard's first row; safe from one thread per shard."""
-        chunks = [
-            (bytes(blosc_encode(patch, level=1, compressor="zstd", shuffle=0, typesize=1, numthreads=1)),)
-            for patch in np.ascontiguousarray(sparse)
-        ]
-        self.copy(first_row, chunks, dense)
-
-    def copy(self, first_row: int, sparse: Sequence[Sequence[Piece]], dense: NDArray[Any] | None) -> None:
-        """Writes consecutive rows as `write` does, the sparse side as complete JPEG streams, each in pieces."""
-        self._shard(first_row, len(sparse))
-        path = shard_path(self._path / "sparse", first_row // self.shard_rows, self._sparse.ndim)
-        write_shard(path, sparse, self.shard_rows)
-        self._write_dense(first_row, dense)
-
-    def _write_dense(self, first_row: int, dense: NDArray[Any] | None) -> None:
-        if self._dense is not None and dense is not None:
-            self._dense[self._shard(first_row, len(dense))] = dense
-
-    def _shard(self, first_row: int, count: int) -> slice:
-        if first_row % self.shard_rows:
-            raise ValueError(f"row {first_row} is not the first of a shard of {self.shard_rows} rows")
-        return slice(first_row, first_row + count)
-
-    def finish(
-        self,
-        attributes: StoreAttributes,
-        table: PatchTable,
-        overview: NDArray[np.uint8],
-        overview_regions: NDArray[np.uint8],
-    ) -> None:
-        """Adds the small arrays and, last of all, the attributes that make the folder a store."""
-        small = {**vars(table), "overview": overview, "overview_regions": overview_regions}
-        for name, values in small.items():
-            self._group.create_array(
-                name, data=np.ascontiguousarray(values), chunks=tuple(max(1, n) for n in values.shape)
-            )
-        self._group.update_attributes({"schema": SCHEMA_VERSION, **vars(attributes)})
 
 
 class PatchStore:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.progress import progress
 from pipeline.provenance import finished
-from pipeline.registration.quality import patch_residual
-from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
-from pipeline.slides.base import CorruptTileError, Slide
 from pipeline.slides.opening import open_side
-from pipeline.slides.record import SideRecord, SlideRecord
+from pipeline.slides.record import SlideRecord
 from pipeline.tiling.annotations import GivenRegions, write_annotations
+from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
 from pipeline.tiling.regions import GLASS, TISSUE, Regions, dropped, fates, find_regions
-from pipeline.tiling.sampling import DensePatch, read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
-from pipeline.tiling.store import PatchTable, StoreAttributes, StoreWriter
+from pipeline.tiling.store import PatchTable, StoreAttributes
 from pipeline.tiling.tissue import Overview, read_overview
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98
-
-
-@dataclass(frozen=True)
-class DenseSide:
-    """The open dense slide, its record, and how it is paired with the sparse one."""
-
-    slide: Slide
-    record: SideRecord
-    pairing: Pairing
 
 
 def tile(
@@ -60,7 +45,7 @@ def tile(
 ) -> None:
     """Writes the store of one slide to `out`.
 
-    Memory is bounded by the overview plus, per thread, the rows of one shard (`store.rows_per_shard`), whatever
+    Memory is bounded by the overview plus, per thread, one block of rows (`store.rows_per_block`), whatever
     the slide's size.
 
     Args:
@@ -95,14 +80,14 @@ def tile(
         if paired and record.dense is not None and pairing is not None:
             dense = DenseSide(stack.enter_context(open_side(record.dense, slide=record.slide)), record.dense, pairing)
         temporary = stack.enter_context(finished(out))
-        writer, evidence = _write_patches(record.slide, temporary, source, dense, threads)
+        writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
         corrupt = evidence.corrupt
         if corrupt.any():
             # Rows must follow one another, so what is left is written again: rare, and simpler than moving rows.
             _check_corrupt(record, corrupt, settings)
             source, tissue = source.without(corrupt), tissue[~corrupt]
             shutil.rmtree(temporary)
-            writer, evidence = _write_patches(record.slide, temporary, source, dense, threads)
+            writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
         drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
         table, counts = _table(source.grid, tissue, evidence, settings, drops)
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
@@ -168,99 +153,8 @@ def _check_corrupt(record: SlideRecord, corrupt: NDArray[np.bool_], settings: Ti
         )
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) marker means.
-
-    `corrupt` (N,) is true where the pixels of either side cannot be decoded.
-    """
-
-    residual_um: NDArray[np.float32]
-    confidence: NDArray[np.float32]
-    inside: NDArray[np.float32]
-    marker_mean: NDArray[np.float32]
-    corrupt: NDArray[np.bool_]
-
-
-def _write_patches(
-    name: str, out: Path, sparse: SparseSide, dense: DenseSide | None, threads: int
-) -> tuple[StoreWriter, _Evidence]:
-    writer = StoreWriter(
-        out,
-        patches=len(sparse.grid.position_px),
-        size_px=sparse.grid.size_px,
-        dense_channels=len(dense.record.channels) if dense else 0,
-        dense_dtype=dense.record.dtype if dense else "uint8",
-        copied=sparse.transform is not None,
-    )
-    starts = range(0, len(sparse.grid.position_px), writer.shard_rows)
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(_write_shard, writer, sparse, dense, start) for start in starts]
-        try:
-            parts = [job.result() for job in progress(jobs, label=f"tile {name}", unit="shards")]
-        except BaseException:
-            # Without this an error in one shard would be told only after all the others are written.
-            pool.shutdown(cancel_futures=True)
-            raise
-    joined = {key: np.concatenate([vars(part)[key] for part in parts]) for key in _Evidence.__dataclass_fields__}
-    return writer, _Evidence(**joined)
-
-
-def _write_shard(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, start: int) -> _Evidence:
-    """Reads the rows of one shard, writes them unless some are corrupt, and returns what they tell of the pairs."""
-    rows = slice(start, start + writer.shard_rows)
-    corners, grid = sparse.grid.position_px[rows], sparse.grid
-    count = len(corners)
-    streams = sparse.streams(rows)
-    corrupt = np.array([stream is None for stream in streams or []], dtype=np.bool_)
-    pixels = np.zeros((0, grid.size_px, grid.size_px, 3), dtype=np.uint8)
-    if streams is None:
-        pixels, corrupt = sparse.pixels(rows)
-    elif dense is not None:
-        pixels, corrupt = sparse.decoded(streams)
-    patches = [_dense_patch(dense, grid, corner) for corner in corners] if dense else []
-    if dense is not None:
-        corrupt = corrupt | np.array([patch is None for patch in patches])
-    planes = np.stack([patch.pixels for patch in patches if patch]) if any(patches) else None
-    if corrupt.any():
-        nothing = np.zeros(count, dtype=np.float32)
-        channels = len(dense.record.channels) if dense else 0
-        return _Evidence(nothing, nothing, nothing, np.zeros((count, channels), dtype=np.float32), corrupt)
-    if streams is None:
-        writer.write(start, pixels, planes)
-    else:
-        writer.copy(start, [stream for stream in streams if stream], planes)
-    if dense is None or planes is None:
-        nothing = np.full(count, np.nan, dtype=np.float32)
-        zeros = np.zeros(count, dtype=np.float32)
-        return _Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32), corrupt)
-    residual, confidence = np.array(list(_residuals(pixels, planes, dense.pairing.nuclear_channel, grid.mpp))).T
-    inside = np.array([patch.inside for patch in patches if patch], dtype=np.float32)
-    mean = planes.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
-    return _Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, mean, corrupt)
-
-
-def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
-    """The dense side of the square at `corner_px`; None where it cannot be decoded."""
-    try:
-        return read_dense_patch(dense.slide, dense.record.mpp, grid, corner_px, dense.pairing.transform)
-    except CorruptTileError:
-        return None
-
-
-def _residuals(
-    sparse: NDArray[np.uint8], dense: NDArray[Any], nuclear_channel: int | None, mpp: float
-) -> Iterator[tuple[float, float]]:
-    for rgb, planes in zip(sparse, dense, strict=True):
-        # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.
-        brightfield = nuclear_channel is None
-        nuclei = hematoxylin(np.moveaxis(planes, 0, -1)) ** 2 if brightfield else planes[nuclear_channel]
-        found = patch_residual(rgb, nuclei, mpp)
-        yield found.residual_um, found.confidence
-
-
 def _table(
-    grid: Grid, tissue: NDArray[np.float32], evidence: _Evidence, settings: TileSettings, drops: dict[str, int]
+    grid: Grid, tissue: NDArray[np.float32], evidence: Evidence, settings: TileSettings, drops: dict[str, int]
 ) -> tuple[PatchTable, dict[str, int]]:
     quality = pair_quality(
         evidence.residual_um, evidence.confidence, evidence.inside, max_residual_um=settings.max_residual_um
@@ -297,7 +191,11 @@ def _attributes(
     grid = sparse.grid
     used = {
         "grid": "exact" if sparse.lattice is None else "lattice",
-        "codec": "blosc-zstd" if sparse.transform is None else "jpeg-copied",
+        "codec": "jpeg-copied"
+        if sparse.transform is not None
+        else "jpeg"
+        if settings.codec == "jpeg"
+        else "blosc-zstd",
     }
     return StoreAttributes(
         slide=record.slide,

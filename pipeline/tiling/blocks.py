@@ -1,0 +1,136 @@
+"""Blocks of rows: both sides of the patches are read, written, and told what they show of each pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.progress import progress
+from pipeline.registration.quality import patch_residual
+from pipeline.registration.stain import hematoxylin
+from pipeline.settings import TileSettings
+from pipeline.slides.base import CorruptTileError, Slide
+from pipeline.slides.record import SideRecord
+from pipeline.tiling.grid import Grid
+from pipeline.tiling.pairing import Pairing
+from pipeline.tiling.sampling import DensePatch, read_dense_patch
+from pipeline.tiling.sparse_side import SparseSide
+from pipeline.tiling.store_writer import JpegEncoding, StoreWriter
+
+
+@dataclass(frozen=True)
+class DenseSide:
+    """The open dense slide, its record, and how it is paired with the sparse one."""
+
+    slide: Slide
+    record: SideRecord
+    pairing: Pairing
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) marker means.
+
+    `corrupt` (N,) is true where the pixels of either side cannot be decoded.
+    """
+
+    residual_um: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    inside: NDArray[np.float32]
+    marker_mean: NDArray[np.float32]
+    corrupt: NDArray[np.bool_]
+
+
+def write_patches(
+    name: str, out: Path, sparse: SparseSide, dense: DenseSide | None, settings: TileSettings, threads: int
+) -> tuple[StoreWriter, Evidence]:
+    """Writes all patches of a slide below `out`; where some are corrupt, `Evidence` names them and the rows are void.
+
+    Args:
+        name: of the slide, for the progress bar.
+        out: folder of the store.
+        sparse: the H&E side of the patches.
+        dense: the other side; None where there is none.
+        settings: the section `tile`.
+        threads: blocks that are read and written at once.
+    """
+    writer = StoreWriter(
+        out,
+        patches=len(sparse.grid.position_px),
+        size_px=sparse.grid.size_px,
+        dense_channels=len(dense.record.channels) if dense else 0,
+        dense_dtype=dense.record.dtype if dense else "uint8",
+        copied=sparse.transform is not None,
+        jpeg=JpegEncoding(settings.jpeg_quality, settings.jpeg_subsampling) if settings.codec == "jpeg" else None,
+    )
+    starts = range(0, len(sparse.grid.position_px), writer.block_rows)
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(_write_block, writer, sparse, dense, start) for start in starts]
+        try:
+            parts = [job.result() for job in progress(jobs, label=f"tile {name}", unit="blocks")]
+        except BaseException:
+            # Without this an error in one block would be told only after all the others are written.
+            pool.shutdown(cancel_futures=True)
+            raise
+    joined = {key: np.concatenate([vars(part)[key] for part in parts]) for key in Evidence.__dataclass_fields__}
+    return writer, Evidence(**joined)
+
+
+def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, start: int) -> Evidence:
+    """Reads the rows of one block, writes them unless some are corrupt, and returns what they tell of the pairs."""
+    rows = slice(start, start + writer.block_rows)
+    corners, grid = sparse.grid.position_px[rows], sparse.grid
+    count = len(corners)
+    streams = sparse.streams(rows)
+    corrupt = np.array([stream is None for stream in streams or []], dtype=np.bool_)
+    pixels = np.zeros((0, grid.size_px, grid.size_px, 3), dtype=np.uint8)
+    if streams is None:
+        pixels, corrupt = sparse.pixels(rows)
+    elif dense is not None:
+        pixels, corrupt = sparse.decoded(streams)
+    patches = [_dense_patch(dense, grid, corner) for corner in corners] if dense else []
+    if dense is not None:
+        corrupt = corrupt | np.array([patch is None for patch in patches])
+    planes = np.stack([patch.pixels for patch in patches if patch]) if any(patches) else None
+    if corrupt.any():
+        writer.skip(start, count)
+        nothing = np.zeros(count, dtype=np.float32)
+        channels = len(dense.record.channels) if dense else 0
+        return Evidence(nothing, nothing, nothing, np.zeros((count, channels), dtype=np.float32), corrupt)
+    if streams is None:
+        writer.write(start, pixels, planes)
+    else:
+        writer.copy(start, [stream for stream in streams if stream], planes)
+    if dense is None or planes is None:
+        nothing = np.full(count, np.nan, dtype=np.float32)
+        zeros = np.zeros(count, dtype=np.float32)
+        return Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32), corrupt)
+    residual, confidence = np.array(list(_residuals(pixels, planes, dense.pairing.nuclear_channel, grid.mpp))).T
+    inside = np.array([patch.inside for patch in patches if patch], dtype=np.float32)
+    mean = planes.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
+    return Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, mean, corrupt)
+
+
+def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
+    """The dense side of the square at `corner_px`; None where it cannot be decoded."""
+    try:
+        return read_dense_patch(dense.slide, dense.record.mpp, grid, corner_px, dense.pairing.transform)
+    except CorruptTileError:
+        return None
+
+
+def _residuals(
+    sparse: NDArray[np.uint8], dense: NDArray[Any], nuclear_channel: int | None, mpp: float
+) -> Iterator[tuple[float, float]]:
+    for rgb, planes in zip(sparse, dense, strict=True):
+        # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.
+        brightfield = nuclear_channel is None
+        nuclei = hematoxylin(np.moveaxis(planes, 0, -1)) ** 2 if brightfield else planes[nuclear_channel]
+        found = patch_residual(rgb, nuclei, mpp)
+        yield found.residual_um, found.confidence
