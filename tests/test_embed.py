@@ -119,6 +119,50 @@ def test_slide_vectors_are_means_and_deviations_of_the_features(trained: Path, t
     np.testing.assert_allclose(table["mean_std"][0], np.concatenate([mean, deviation]), atol=1e-5)
 
 
+def _groups(folder: Path, composition: dict[str, list[int]]) -> None:
+    """Features around far corners; a slide's list counts its patches at each, in that order."""
+    random = np.random.default_rng(2)
+    for slide, counts in composition.items():
+        corner = np.repeat(np.arange(len(counts)), counts)
+        with h5py.File(folder / f"{slide}.h5", "w") as file:
+            values = 10 * np.eye(len(counts))[corner] + random.normal(0, 0.1, (len(corner), len(counts)))
+            file["features"] = values.astype(np.float32)
+            file["coords"] = np.zeros((len(corner), 2), np.int64)
+            file["coords"].attrs.update({"patient": slide, "recipe": "r", "encoder": "e"})
+
+
+def test_prototypes_count_what_a_slide_is_made_of_and_come_from_training_slides_only(tmp_path: Path) -> None:
+    # The fourth corner is seen in the held-out slide alone: it must not become a prototype.
+    composition = {"a": [60, 30, 10, 0], "b": [50, 40, 10, 0], "held": [0, 10, 30, 40]}
+    _groups(tmp_path, composition)
+    lines = ["slide\trow\tpatient\tfold\tpair_quality"]
+    for slide, counts in composition.items():
+        lines += [f"{slide}\t{row}\t{slide}\t{int(slide != 'held')}\t1" for row in range(sum(counts))]
+    (tmp_path / "split.tsv").write_text("\n".join(lines) + "\n")
+    words = [
+        "embed-slides",
+        "--features",
+        str(tmp_path),
+        "--slides",
+        *composition,
+        "--out",
+        str(tmp_path / "s.parquet"),
+    ]
+    more = ["--split", str(tmp_path / "split.tsv"), "--prototypes"]
+    assert main([*words, *more, "3"]) == 0
+    table = pd.read_parquet(tmp_path / "s.parquet")
+    np.testing.assert_allclose(table["prototypes"][0], [0.6, 0.3, 0.1], atol=1e-6)
+    np.testing.assert_allclose(table["prototypes"][1], [0.5, 0.4, 0.1], atol=1e-6)
+    assert sum(table["prototypes"][2]) == pytest.approx(1)
+
+    first = (tmp_path / "s.parquet").read_bytes()
+    assert main([*words, *more, "3"]) == 0
+    assert (tmp_path / "s.parquet").read_bytes() == first
+    assert main([*words, *more, "0"]) == 0
+    assert "prototypes" not in pd.read_parquet(tmp_path / "s.parquet")
+    assert main([*words, *more, "500"]) == 1
+
+
 def test_block_by_block_sums_are_those_of_the_whole() -> None:
     features = np.random.default_rng(0).normal(50, 1, (20000, 3)).astype(np.float32)
     mean, std = mean_and_std(features)

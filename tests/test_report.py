@@ -205,6 +205,26 @@ def test_a_cohort_without_any_result_still_has_a_page(tmp_path: Path) -> None:
     assert {section["id"] for section in document.all("section")} == {"cohort", "limits"}
 
 
+def test_a_slide_without_a_result_is_shown_with_the_reason_in_its_log_and_the_command(tmp_path: Path) -> None:
+    results, slides = tmp_path / "results", COHORT[:3]
+    drawn = draw_stores(results, slides)
+    draw_features(drawn, "distilled", 1.0, slides=slides[:1])
+    (results / "inspect/b1.json").unlink()
+    for slide in slides:
+        draw_registration(drawn, slide)
+    logs = tmp_path / "logs"
+    (logs / "inspect").mkdir(parents=True)
+    (logs / "embed/distilled").mkdir(parents=True)
+    (logs / "inspect/b1.log").write_text("inspect b1\nerror: slide b1, file x.svs: expected <a>, found an empty file\n")
+    (logs / "embed/distilled/b2.log").write_text("Traceback (most recent call last):\n  File x\nMemoryError: 3 GB\n\n")
+    document = Document(write(results, draw_sheet(tmp_path / "slides.tsv", slides)).read_text())
+    assert "b1 : nothing from inspect. slide b1, file x.svs: expected <a>, found an empty file." in document.words
+    assert "results/inspect/b1.json" in document.words
+    assert "b2 : nothing from embed. MemoryError: 3 GB." in document.words
+    assert "results/embed/distilled/b2.h5" in document.words
+    assert "a1 : nothing" not in document.words
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'&"
     slides = tuple(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
+from pipeline.embedding.prototypes import Prototypes
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.provenance import finished
 
@@ -32,6 +33,7 @@ class SlideVector:
         encoder: hash of the encoder's weights.
         mean: (D,) float32 over the patches.
         std: (D,) float32 over the patches, of the population.
+        prototypes: (K,) float32 shares of the patches nearest to each prototype; None where there are none.
     """
 
     slide: str
@@ -41,10 +43,16 @@ class SlideVector:
     encoder: str
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
+    prototypes: NDArray[np.float32] | None = None
 
 
-def read_slide_vector(path: Path, slide: str) -> SlideVector:
+def read_slide_vector(path: Path, slide: str, prototypes: Prototypes | None = None) -> SlideVector:
     """The vector of one slide from the HDF5 file that embed wrote, read block by block.
+
+    Args:
+        path: the file.
+        slide: name of the slide.
+        prototypes: of the cohort, to count the patches by.
 
     Raises:
         StatedError: if there is no such file or it is none of embed's.
@@ -64,6 +72,7 @@ def read_slide_vector(path: Path, slide: str) -> SlideVector:
                 encoder=str(attributes["encoder"]),
                 mean=mean,
                 std=std,
+                prototypes=None if prototypes is None else prototypes.shares(features),
             )
     except BROKEN_INPUT as error:
         raise StatedError(slide=slide, file=path, expected=expected, found=str(error)) from None
@@ -79,23 +88,16 @@ def mean_and_std(features: h5py.Dataset | NDArray[np.float32]) -> tuple[NDArray[
 
 
 def write_slide_vectors(vectors: Sequence[SlideVector], out: Path, provenance: dict[str, Any]) -> None:
-    """Writes one row per slide: slide, patient, patches, recipe, encoder, and the lists mean and mean_std.
+    """Writes one row per slide: slide, patient, patches, recipe, encoder, and the lists mean, mean_std, prototypes.
 
-    `mean` has the length of a feature vector, `mean_std` twice that: means, then standard deviations.
+    `mean` has the length of a feature vector, `mean_std` twice that: means, then standard deviations; `prototypes`,
+    the shares of the patches nearest to each, is there only where prototypes were fitted.
 
     Raises:
         StatedError: if the slides were embedded by different encoders, or from patches of different recipes.
     """
-    first = vectors[0]
-    for item in vectors[1:]:
-        if item.recipe != first.recipe:
-            raise StatedError(
-                slide=item.slide,
-                expected=f"features of the encoder {first.encoder[:12]} and the recipe {first.recipe}, as of slide "
-                f"{first.slide}",
-                found=f"encoder {item.encoder[:12]}, recipe {item.recipe}",
-            )
-    width = len(first.mean)
+    check_comparable(vectors)
+    width = len(vectors[0].mean)
     table = pa.table(
         {
             "slide": [item.slide for item in vectors],
@@ -107,9 +109,25 @@ def write_slide_vectors(vectors: Sequence[SlideVector], out: Path, provenance: d
             "mean_std": _lists([np.concatenate([item.mean, item.std]) for item in vectors], 2 * width),
         }
     )
+    shares = [item.prototypes for item in vectors if item.prototypes is not None]
+    if len(shares) == len(vectors):
+        table = table.append_column("prototypes", _lists(shares, len(shares[0])))
     table = table.replace_schema_metadata({"provenance": json.dumps(provenance, sort_keys=True)})
     with finished(out) as temporary:
         parquet.write_table(table, temporary)
+
+
+def check_comparable(vectors: Sequence[SlideVector]) -> None:
+    """Raises StatedError unless all slides were embedded by one encoder, from patches of one recipe."""
+    first = vectors[0]
+    for item in vectors[1:]:
+        if item.recipe != first.recipe:
+            raise StatedError(
+                slide=item.slide,
+                expected=f"features of the encoder {first.encoder[:12]} and the recipe {first.recipe}, as of slide "
+                f"{first.slide}",
+                found=f"encoder {item.encoder[:12]}, recipe {item.recipe}",
+            )
 
 
 def _lists(rows: Sequence[NDArray[np.float32]], width: int) -> pa.FixedSizeListArray:

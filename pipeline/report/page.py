@@ -17,6 +17,7 @@ from pipeline.provenance import finished, record
 from pipeline.report import pairs, views, words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import fit_components, slide_map
+from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, scatter, swatch
 from pipeline.report.pictures import Picture, longest_side_px
 from pipeline.report.reading import Results, read_results
@@ -40,7 +41,7 @@ class Page:
     headline: words.Headline | None
     headline_figure: Markup | None
     cohort: list[views.CohortRow]
-    missing: list[tuple[str, str]]
+    failures: list[Failure]
     runs: Legend
     evidence: list[views.EvidencePart]
     evidence_means: list[views.EvidenceRow]
@@ -83,7 +84,7 @@ class _EmbeddingViews:
     maps: list[views.MapView]
 
 
-def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSettings, out: Path) -> None:
+def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSettings, out: Path, logs: Path) -> None:
     """Writes the report of a cohort: one HTML file that needs nothing else.
 
     Args:
@@ -92,12 +93,13 @@ def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSet
         embedding: name of the embedding to map, and of the run that the headline is about.
         settings: of the stage.
         out: the page.
+        logs: the folder of the stages' logs, which tell why a slide failed.
 
     Raises:
         StatedError: if something that is there cannot be read.
     """
     shown = read_results(results, sheet, embedding)
-    page = build_page(shown, embedding, settings)
+    page = build_page(shown, embedding, settings, logs)
     provenance = record(
         "report", settings, sources(results, sheet, shown, embedding), ("jinja2", "matplotlib", "numpy")
     )
@@ -105,7 +107,7 @@ def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSet
         temporary.write_text(render(page, provenance), encoding="utf-8")
 
 
-def build_page(results: Results, embedding: str, settings: ReportSettings) -> Page:
+def build_page(results: Results, embedding: str, settings: ReportSettings, logs: Path) -> Page:
     """What the page shows."""
     series = _series(results)
     side_px = longest_side_px(settings.picture_px, len(results.slides))
@@ -122,7 +124,7 @@ def build_page(results: Results, embedding: str, settings: ReportSettings) -> Pa
         headline=words.headline(results, embedding),
         headline_figure=views.headline_figure(results, series, words.HEADLINE_PROBE),
         cohort=[views.cohort_row(slide) for slide in results.slides],
-        missing=views.missing(results.slides),
+        failures=failures(results, embedding, logs),
         runs=_legend({row.run: series[row.run] for row in results.evidence}),
         evidence=views.evidence_parts(results, series),
         evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from pipeline.errors import StatedError
 from pipeline.json_file import read_json
 from pipeline.slides.record import SlideRecord, read_record
+from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
 
 PICTURES = ("overlay", "checkerboard", "residual", "deformation")
@@ -214,18 +213,10 @@ def _pairs(path: Path) -> tuple[dict[str, int] | None, dict[str, tuple[int, ...]
     """Usable pairs and folds by slide; None and nothing where there is no split."""
     if not path.is_file():
         return None, {}
-    try:
-        table = pd.read_csv(
-            path, sep="\t", usecols=["slide", "fold", "pair_quality"], dtype={"slide": str}, keep_default_na=False
-        )
-        table["pair_quality"] = pd.to_numeric(table["pair_quality"].replace("", 0)) > 0
-        rows = table.groupby("slide", sort=False)
-        folds = {
-            str(slide): tuple(sorted({int(fold) for fold in found})) for slide, found in rows["fold"].unique().items()
-        }
-        return {str(slide): int(count) for slide, count in rows["pair_quality"].sum().items()}, folds
-    except (ValueError, OSError) as error:
-        raise StatedError(file=path, expected="the table that split wrote", found=str(error)) from None
+    rows = read_split_table(path).groupby("slide", sort=False)
+    folds = {str(slide): tuple(sorted(map(int, found))) for slide, found in rows["fold"].unique().items()}
+    usable = rows["pair_quality"].agg(lambda quality: int((quality > 0).sum()))
+    return {str(slide): int(count) for slide, count in usable.items()}, folds
 
 
 def _curves(folder: Path) -> dict[str, tuple[Mapping[str, float], ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -126,20 +125,6 @@ def cohort_row(slide: SlideResults) -> CohortRow:
         fold=", ".join(map(str, slide.folds)) or NOTHING,
         verdict=badge(verdict),
     )
-
-
-def missing(slides: Sequence[SlideResults]) -> list[tuple[str, str]]:
-    """Slides that a stage left nothing of, and the command that tries again."""
-    told = []
-    for slide in slides:
-        stages: list[tuple[str, object, str]] = [("inspect", slide.record, f"inspect/{slide.slide}.json")]
-        if slide.has_dense:
-            stages.append(("register", slide.registration, f"register/{slide.slide}/qc.json"))
-        stages.append(("tile", slide.store, f"tile/{slide.slide}.zarr"))
-        lost = next((path for _, found, path in stages if found is None), None)
-        if lost:
-            told.append((slide.slide, f"snakemake --cores all {shlex.quote(f'results/{lost}')}"))
-    return told
 
 
 def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:

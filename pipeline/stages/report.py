@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sheet", type=Path, required=True, metavar="TSV", help="the sheet of slides")
     parser.add_argument("--embedding", required=True, metavar="NAME", help="the embedding to show, results/embed/NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="the stages' logs; by default beside the results")
     add_settings(parser, ReportSettings)
 
 
@@ -23,4 +24,5 @@ def run(parsed: argparse.Namespace) -> None:
     settings = settings_of(parsed, ReportSettings)
     from pipeline.report.page import write_report
 
-    write_report(parsed.results, parsed.sheet, parsed.embedding, settings, parsed.out)
+    logs = parsed.logs or parsed.results.absolute().parent / "logs"
+    write_report(parsed.results, parsed.sheet, parsed.embedding, settings, parsed.out, logs)

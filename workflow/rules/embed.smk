@@ -24,7 +24,9 @@ rule embed:
 
 rule embed_slides:
     input:
-        collect("<results>/embed/{{name}}/{slide}.h5", slide=SLIDES),
+        features=collect("<results>/embed/{{name}}/{slide}.h5", slide=SLIDES),
+        # Prototypes are fitted on training patches; a cohort that brings its encoder along has none.
+        split=["<results>/split/patches.tsv"] if TRAINED else [],
     output:
         "<results>/embed/{name}/slides.parquet",
     log:
@@ -35,12 +37,13 @@ rule embed_slides:
         mem_mb=per_attempt(2000),
         runtime=30,
     params:
-        features=lambda wildcards, input: str(Path(input[0]).parent),
+        features=lambda wildcards, input: str(Path(input.features[0]).parent),
+        split="--split" if TRAINED else "",
         slides=SLIDES,
         code=code_digest("embed_slides"),
     shell:
         "python -P -m pipeline embed-slides --features {params.features:q} --slides {params.slides}"
-        " --out {output:q} 2>&1 | tee {log:q}"
+        " {params.split} {input.split:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule embed_all:
