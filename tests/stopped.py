@@ -20,7 +20,7 @@ def stop_before_rename(name: str, number: int) -> None:
 
     def stopped(path: Path, target: Path) -> Path:
         nonlocal count
-        if path.name.endswith(".partial"):
+        if path.name.startswith(".") and path.name.endswith(".partial"):
             count += 1
             if count == number:
                 os.kill(os.getpid(), getattr(signal, name))
