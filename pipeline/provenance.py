@@ -7,6 +7,7 @@ clock, so equal inputs give equal bytes. They are written under a temporary name
 from __future__ import annotations
 
 import ast
+import ctypes
 import hashlib
 import json
 import os
@@ -23,6 +24,8 @@ from typing import Any
 import pipeline
 
 SCHEMA_VERSION = 1
+# AT_FDCWD and RENAME_EXCHANGE of Linux.
+_HERE, _EXCHANGE = -100, 2
 SOURCE_ROOT = Path(pipeline.__file__).parents[1]
 
 # Doors and bookkeeping: what they decide reaches a stage as a parameter, so their code is no reason to rerun it.
@@ -119,7 +122,9 @@ def _put(temporary: Path, path: Path) -> None:
         temporary.replace(path)
         return
     # Removing a large folder takes time; a process killed meanwhile would leave half of it under a name that is
-    # trusted. So it goes aside first.
+    # trusted. So the two change places, or where the file system cannot do that, the old one goes aside first.
+    if _exchange(temporary, path):
+        return
     aside = _partial(path, "old")
     path.rename(aside)
     try:
@@ -128,6 +133,15 @@ def _put(temporary: Path, path: Path) -> None:
         aside.rename(path)
         raise
     _remove(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names in one step, where system and file system can (renameat2 of Linux, not on NFS)."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    done: int = rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+    return done == 0
 
 
 def _sweep(path: Path) -> None:

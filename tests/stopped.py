@@ -11,23 +11,32 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline import provenance
 from pipeline.cli import main
 
 
 def stop_before_rename(name: str, number: int) -> None:
     """The `number`-th rename of a partial result never comes: the process gets the signal first."""
-    replace, count = Path.replace, 0
+    replace, exchange, count = Path.replace, provenance._exchange, 0
 
-    def stopped(path: Path, target: Path) -> Path:
+    def stop(path: Path) -> None:
         nonlocal count
-        if path.name.endswith(".partial"):
+        if path.name.startswith(".") and path.name.endswith(".partial"):
             count += 1
             if count == number:
                 os.kill(os.getpid(), getattr(signal, name))
                 time.sleep(0.05)
+
+    def stopped_replace(path: Path, target: Path) -> Path:
+        stop(path)
         return replace(path, target)
 
-    Path.replace = stopped  # type: ignore[method-assign,assignment]
+    def stopped_exchange(one: Path, other: Path) -> bool:
+        stop(one)
+        return exchange(one, other)
+
+    Path.replace = stopped_replace  # type: ignore[method-assign,assignment]
+    provenance._exchange = stopped_exchange
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _partial(folder: Path) -> list[Path]:
-    return list(folder.rglob("*.partial"))
+    return list(folder.rglob(".*.partial"))
 
 
 def _remove(path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_stage_killed_in_the_middle_leaves_nothing_broken_and_its_rerun_the_un
     outputs = _outputs(words)
     for path in outputs:
         _remove(path)
-    for number, name in ((1, "SIGKILL"), (max(1, len(outputs) - 1), "SIGKILL"), (1, "SIGTERM")):
+    for number, name in ((1, "SIGTERM"), (1, "SIGKILL"), (max(1, len(outputs) - 1), "SIGKILL")):
         done = _run(words, name, str(number))
         assert done.returncode in (-getattr(signal, name), 128 + getattr(signal, name)), done.stderr
         assert "Traceback" not in done.stderr

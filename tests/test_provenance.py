@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,37 @@ def test_code_digest_ignores_comments_docstrings_and_settings(sources: Path) -> 
     (sources / "shared.py").write_text('"""Another text."""\n# why\nA = 1\n')
     (sources / "settings.py").write_text("A = 1\nB = 2\n")
     assert _digests() == before
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host = socket.gethostname()
+    litter = tmp_path / f".result.json.new.{host}.{gone.pid}.partial"
+    others = [
+        tmp_path / f".result.json.new.{host}.{os.getppid()}.partial",
+        tmp_path / f".result.json.new.elsewhere.{gone.pid}.partial",
+        tmp_path / f".another.json.new.{host}.{gone.pid}.partial",
+    ]
+    for path in (litter, *others):
+        path.mkdir()
+    with finished(target) as temporary:
+        temporary.write_text("whole")
+    assert not litter.exists()
+    assert all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_an_old_folder_stays_whole_until_the_new_one_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(provenance, "_exchange", lambda one, other: False)
+    target = tmp_path / "store.zarr"
+    for content in ("old", "new"):
+        with finished(target) as temporary:
+            temporary.mkdir()
+            (temporary / "a").write_text(content)
+    assert (target / "a").read_text() == "new"
+    assert [item.name for item in tmp_path.iterdir()] == ["store.zarr"]

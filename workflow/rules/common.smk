@@ -37,6 +37,13 @@ if not re.fullmatch(r"[^{}/\\]*[^{}/\\.]", EMBEDDING) or not EMBEDDING.isprintab
         f"embed.encoder: expected a folder whose name can name results, found {EMBEDDING!r}"
     )
 
+for name, row in SHEET.items():
+    for path in (row.sparse, row.dense, row.transform, row.markers):
+        if "{" in path or "}" in path:
+            raise WorkflowError(
+                f"slide {name}: expected a path without braces, which Snakemake takes for wildcards, found {path}"
+            )
+
 SLIDES = list(SHEET)
 PAIRED = [name for name, row in SHEET.items() if row.dense and TRAINED]
 
