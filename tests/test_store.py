@@ -91,7 +91,7 @@ def test_patches_encoded_again_are_jpeg_that_pillow_reads_the_same(tmp_path: Pat
         tmp_path / "s.zarr", patches=6, size_px=32, dense_channels=0, dense_dtype="uint8", jpeg=encoding
     )
     writer.write(0, sparse, None)
-    _finish(writer, 6)
+    _finish(writer, 6, size_px=32)
     found = PatchStore.open(tmp_path / "s.zarr").read_sparse(slice(None))
     assert np.abs(found.astype(int) - sparse).max() <= 12
     np.testing.assert_array_equal(found, zarr.open_group(tmp_path / "s.zarr", mode="r")["sparse"][...])
@@ -166,7 +166,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _finish(writer: StoreWriter, count: int = 2000) -> None:
+def _finish(writer: StoreWriter, count: int = 2000, size_px: int = 16) -> None:
     table = PatchTable(
         position_px=np.zeros((count, 2), np.int64),
         position_um=np.zeros((count, 2)),
@@ -176,7 +176,7 @@ def _finish(writer: StoreWriter, count: int = 2000) -> None:
         marker_mean=np.zeros((count, 0), np.float32),
     )
     known = StoreAttributes(
-        "s1", "p1", 16, 1.0, 1.0, (16, 16), 16, 8.0, (), None, "", {"kept": count}, {"codec": "jpeg-copied"}, {}
+        "s1", "p1", size_px, 1.0, 1.0, (16, 16), 16, 8.0, (), None, "", {"kept": count}, {"codec": "jpeg-copied"}, {}
     )
     writer.finish(known, table, np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), bool))
 

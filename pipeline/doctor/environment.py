@@ -61,10 +61,17 @@ def examine_packages(*, use_conda: bool, envs: Path = SOURCE_ROOT / "envs") -> I
         yield ok("packages", f"{len(pins)} as tested")
 
 
+def examine_engine(engine: str, *, use_conda: bool, root: Path = SOURCE_ROOT) -> Iterator[Finding]:
+    """Whether the interpreter of the engine valis is there; the other engine needs none of its own."""
+    if engine == "valis" and not use_conda and not (root / ".venv-valis" / "bin" / "python").exists():
+        yield problem("engine", f"expected .venv-valis in {root} (make valis), found none")
+
+
 def pinned(envs: Path) -> dict[str, str]:
     """Version by distribution of all conda environments of the project."""
     pins: dict[str, str] = {}
-    files = sorted(envs.glob("*.yaml"))
+    # The environment of the engine valis is another interpreter's.
+    files = sorted(path for path in envs.glob("*.yaml") if path.stem != "valis")
     if not files:
         raise FileNotFoundError(f"no .yaml in {envs}")
     for path in files:

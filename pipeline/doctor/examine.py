@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.doctor.environment import examine_packages, examine_python
+from pipeline.doctor.environment import examine_engine, examine_packages, examine_python
 from pipeline.doctor.findings import Finding, ok, problem
 from pipeline.errors import StatedError
 from pipeline.settings import Settings, load
@@ -28,6 +28,7 @@ def examine(config: Path, results: Path, *, use_conda: bool) -> Iterator[Finding
         yield problem("configuration", str(error))
         return
     yield ok("configuration", f"{config}, {len(settings.runs)} runs")
+    yield from examine_engine(settings.register.engine, use_conda=use_conda)
     try:
         rows = read_sheet(Path(settings.slides))
     except StatedError as error:

@@ -193,7 +193,7 @@ def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
     }
     if channels:
         expected["dense"] = (count, channels, side, side)
-    if not 0 < count <= MAX_PATCHES or not 0 < side <= LARGEST_PATCH_PX or channels > _MAX_COLUMNS:
+    if not count <= MAX_PATCHES or not 0 < side <= LARGEST_PATCH_PX or channels > _MAX_COLUMNS:
         raise ValueError(f"sparse {sparse}, position_px {position}, {channels} markers")
     for name, shape in expected.items():
         found = _array(group, name).shape
