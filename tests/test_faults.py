@@ -149,7 +149,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_under_a_final_name(
     assert not _partial(small_disk)
 
 
-def test_a_disk_that_fills_up_in_training_costs_no_finished_epoch(copy: Path, small_results: Path) -> None:
+def test_a_training_killed_between_epochs_costs_no_finished_one(copy: Path, small_results: Path) -> None:
     """The state of the last finished epoch stays, and the rerun goes on from it to the undisturbed weights."""
     words = COMMANDS["train"]
     for path in _outputs(words):
