@@ -30,7 +30,8 @@ from pipeline.registration.valis_import import valis_registration
 from pipeline.settings import RegisterSettings
 from pipeline.slides.opening import open_slide
 
-# H&E, partner, and um per pixel of both: scanned at 0.227 and 0.174 um/px, published at 5 %.
+# H&E, partner, and um per pixel of both at the published 5 %. The files name no scale: these are our assumption, and
+# matter to the engines' physical scales only, for errors are told in pixels.
 LANDMARKS = {
     "kidney": ("Rat-Kidney_HE", "Rat-Kidney_PanCytokeratin", 4.54),
     "lesion": ("Izd2-29-041-w35_HE", "Izd2-29-041-w35_proSPC", 3.48),

@@ -12,7 +12,7 @@ import tifffile
 from synthetic_pair import SyntheticPair, Truth, synthetic_pair
 
 from pipeline.errors import StatedError
-from pipeline.registration.quality import PatchResidual, patch_residual
+from pipeline.registration.patch_residual import PatchResidual, patch_residual
 from pipeline.registration.stain import hematoxylin, nuclear_channel
 
 PATCH_PX = 256

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.progress import progress
-from pipeline.registration.quality import patch_residual
+from pipeline.registration.patch_residual import patch_residual
 from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
 from pipeline.slides.base import CorruptTileError, Slide
