@@ -119,6 +119,7 @@ def test_the_page_asks_nothing_of_the_network(written: Path, document: Document)
 def test_patches_dropped_for_ink_are_told_apart_from_those_on_glass(document: Document) -> None:
     assert "dropped: pen, 17 of " in document.words
     assert "dropped: too little tissue, 40 of " in document.words
+    assert "dropped: fold" not in document.words, "a reason that no patch met"
 
 
 def test_every_picture_has_a_description_and_decodes(document: Document) -> None:

@@ -47,7 +47,7 @@ class Page:
     evidence_means: list[views.EvidenceRow]
     evidence_rows: list[views.EvidenceRow]
     pairs: list[pairs.PairView]
-    fates: tuple[str, ...]
+    fates: list[tuple[int, str]]
     tiles: Markup | None
     tile_rows: list[tuple[str, list[int]]]
     regions: list[tuple[str, Picture]]
@@ -112,6 +112,7 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
     series = _series(results)
     side_px = longest_side_px(settings.picture_px, len(results.slides))
     tiled = [slide for slide in results.slides if slide.store]
+    fates = views.fates_met(tiled)
     embedded = _embedding_views(results, settings, side_px)
     registered = sum(slide.registration is not None for slide in results.slides)
     return Page(
@@ -130,9 +131,9 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
         evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),
         evidence_rows=views.evidence_rows([row for row in results.evidence if row.target != words.MEAN]),
         pairs=list(progress(pairs.pair_views(results, side_px), label="pairs", unit="pairs", total=registered)),
-        fates=views.FATES,
+        fates=fates,
         tiles=views.tiles_figure(tiled),
-        tile_rows=[(slide.slide, [count for _, count in views.tile_counts(slide)]) for slide in tiled],
+        tile_rows=[(slide.slide, [views.tile_counts(slide)[place][1] for place, _ in fates]) for slide in tiled],
         regions=[
             (slide.slide, regions_picture(slide.store, round(side_px * 0.6)))
             for slide in tiled

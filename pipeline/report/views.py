@@ -203,6 +203,12 @@ def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
     return list(zip(FATES, numbers, strict=True))
 
 
+def fates_met(slides: Sequence[SlideResults]) -> list[tuple[int, str]]:
+    """Place in `FATES` and name of each fate that any patch of these slides met."""
+    counts = [[count for _, count in tile_counts(slide)] for slide in slides]
+    return [(place, name) for place, name in enumerate(FATES) if any(row[place] for row in counts)]
+
+
 def tiles_figure(slides: Sequence[SlideResults]) -> Markup | None:
     """The bars of all slides that have a store; None where none has."""
     rows = [(slide.slide, tile_counts(slide)) for slide in slides if slide.store]

@@ -68,7 +68,7 @@ shell.prefix(_prefix)
 
 
 def register_python():
-    """The interpreter of the rule register: without conda, that of .venv-valis where the engine asks for it."""
+    """The interpreter that registers: without conda, that of .venv-valis where the engine asks for it."""
     own = provenance.SOURCE_ROOT / ".venv-valis" / "bin" / "python"
     with_conda = (
         DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
