@@ -108,8 +108,9 @@ def test_small_fields_are_asked_in_smaller_blocks() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.7])
-def test_scale_is_told_whatever_the_turn(factor: float) -> None:
-    points = np.random.default_rng(1).uniform(0, 500, (40, 2))
+@pytest.mark.parametrize("columns", [0, 500], ids=["in one column", "scattered"])
+def test_scale_is_told_whatever_the_turn_and_the_layout(factor: float, columns: int) -> None:
+    points = np.random.default_rng(1).uniform(0, [columns, 500], (40, 2))
     turn = np.array([[np.cos(2.0), -np.sin(2.0)], [np.sin(2.0), np.cos(2.0)]]) @ np.diag([-1.0, 1.0])
     assert scale_between(points, points @ turn.T / factor + 30) == pytest.approx(factor)
 

@@ -53,9 +53,13 @@ def other_scales(sparse: NuclearImage, dense: NuclearImage) -> list[ScaledPose]:
 
 
 def scale_between(sparse_um: Floats, dense_um: Floats) -> float:
-    """True um per stated um of the dense slide, by the affine map that fits correspondences (N, 2) best."""
-    matrix = np.linalg.lstsq(sparse_um - sparse_um.mean(0), dense_um - dense_um.mean(0), rcond=None)[0]
-    return float(1 / np.sqrt(abs(np.linalg.det(matrix))))
+    """True um per stated um of the dense slide, from correspondences (N, 2) of at least two places.
+
+    By how far the points lie from their centre on either side, which is the scale of the similarity between them and
+    asks nothing of their layout: blocks of a narrow strip may all stand in one column.
+    """
+    spreads = [float(np.linalg.norm(points - points.mean(0))) for points in (sparse_um, dense_um)]
+    return spreads[0] / spreads[1]
 
 
 def _scaled(image: NuclearImage, scale: float) -> NuclearImage:
