@@ -454,7 +454,7 @@ def test_the_page_works_in_a_browser(written: Path, tmp_path: Path, scheme: int,
     told = json.loads(match[1].replace("&lt;", "<").replace("&amp;", "&"))
     assert told["errors"] == []
     assert "CONSOLE" not in found.stderr
-    assert told["pictures"] == 4 * 5 + 5 * 2 + 1
+    assert told["pictures"] == 4 * 5 + 5 * 2 + 5 + 1
     assert told["overflow"] <= 0, "the page scrolls sideways at 360 px"
     (narrow, _), (wide, _) = told["swipe"]
     assert narrow != wide
