@@ -100,8 +100,8 @@ def draw(path: Path, count: int) -> PatchStore:
     """A store of these patches, H&E only."""
     writer = StoreWriter(path, patches=count, size_px=SIDE_PX, dense_channels=0, dense_dtype="uint8")
     pixels = patches(count)
-    for start in range(0, count, writer.shard_rows):
-        writer.write(start, pixels[start : start + writer.shard_rows], None)
+    for start in range(0, count, writer.block_rows):
+        writer.write(start, pixels[start : start + writer.block_rows], None)
     nothing = np.zeros(count, np.float32)
     corner = np.zeros((count, 2), np.int64)
     table = PatchTable(corner, corner * 0.5, nothing + 1, nothing, nothing, np.zeros((count, 0), np.float32))

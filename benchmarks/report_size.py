@@ -121,8 +121,8 @@ def draw_distinct(results: Path, names: list[str]) -> np.ndarray:
         )
         pixels = rng.integers(90, 240, (PATCHES, SIDE_PX, SIDE_PX, 3), np.uint8)
         dense = np.zeros((PATCHES, len(MARKERS), SIDE_PX, SIDE_PX), np.uint16)
-        for start in range(0, PATCHES, writer.shard_rows):
-            rows = slice(start, start + writer.shard_rows)
+        for start in range(0, PATCHES, writer.block_rows):
+            rows = slice(start, start + writer.block_rows)
             writer.write(start, pixels[rows], dense[rows])
         table = PatchTable(
             position_px,
@@ -218,13 +218,13 @@ def draw_tables(results: Path, names: list[str], patches: int) -> None:
         (results / "train" / run).mkdir(parents=True)
         (results / "train" / run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     columns = "run probe target score low high difference difference_low difference_high verdict "
-    columns += "train_patches test_patches test_slides"
+    columns += "train_patches test_patches test_slides seeds"
     table = ["\t".join(columns.split())]
     for run in RUNS:
         gain = "\t\t\t" if run == RUNS[1] else "0.05\t0.03\t0.07\thelped"
         for probe in ("ridge", "knn"):
             for target in ("mean", *MARKERS):
-                table.append(f"{run}\t{probe}\t{target}\t0.6\t0.55\t0.65\t{gain}\t640000\t160000\t{len(held_out)}")
+                table.append(f"{run}\t{probe}\t{target}\t0.6\t0.55\t0.65\t{gain}\t640000\t160000\t{len(held_out)}\t1")
     (results / "evaluate").mkdir()
     (results / "evaluate/summary.tsv").write_text("\n".join(table) + "\n")
     write_json(results / "evaluate/details.json", {"baseline": RUNS[1]})
@@ -232,7 +232,7 @@ def draw_tables(results: Path, names: list[str], patches: int) -> None:
     vectors = [
         SlideVector(name, f"p{n // 2}", patches, "r", "e", means[n], np.abs(means[n])) for n, name in enumerate(names)
     ]
-    write_slide_vectors(vectors, results / f"embed/{RUNS[0]}/slides.parquet")
+    write_slide_vectors(vectors, results / f"embed/{RUNS[0]}/slides.parquet", {})
 
 
 if __name__ == "__main__":
