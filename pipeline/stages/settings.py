@@ -68,7 +68,8 @@ def _section(name: str, kind: Any) -> str:
 
 def _row(item: Field[Any], schema: dict[str, Any]) -> str:
     key: Any = item.default
-    default = json.dumps(list(key.default) if isinstance(key.default, tuple) else key.default)
+    value = key.default_factory() if key.default_factory else key.default
+    default = json.dumps(list(value) if isinstance(value, tuple) else value)
     return f"| `{item.name}` | {_values(schema)} | `{default}` | {key.description} |"
 
 
@@ -82,6 +83,8 @@ def _values(schema: dict[str, Any]) -> str:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
         return f"list of {_values(schema['items'])}"
+    if schema["type"] == "object":
+        return f"name: {_values(schema['additionalProperties'])}"
     words = {
         "integer": "whole number",
         "number": "number",

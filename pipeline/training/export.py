@@ -99,6 +99,7 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
             "precision": trained.precision,
             "bf16_cosine": round(trained.bf16_cosine, 6),
             "markers": [asdict(item) for item in trained.markers],
+            "markers_absent": {marker: list(slides) for marker, slides in rows.panel.absent().items()},
             "training": {
                 "slides": [item.store.attributes.slide for item in rows.slides],
                 "patients": sorted({item.store.attributes.patient for item in rows.slides}),
@@ -135,6 +136,7 @@ deviation {_figures(config["pretrained_cfg"]["std"])} (R, G, B).
 | slides | {len(training["slides"])}: {", ".join(training["slides"])} |
 | patients | {len(training["patients"])}: {", ".join(training["patients"])} |
 | patches | {training["patches"]} of {patch["size_px"]} x {patch["size_px"]} px |
+| markers | {_panel(own)} |
 | branches | {", ".join(settings["branches"])} |
 | objective | {settings["objective"]}, convention {settings["convention"]} |
 | pairing | {settings["pairing"]} |
@@ -169,6 +171,13 @@ def _what_it_was_trained_beside(settings: dict[str, Any], markers: Sequence[str]
     if settings["pairing"] == "blank":
         return "A CONTROL: beside it stood a dense branch that saw nothing."
     return f"It was trained beside a dense branch that saw the same tissue in {names}; it needs the H&E patch alone."
+
+
+def _panel(own: dict[str, Any]) -> str:
+    absent = own["markers_absent"]
+    names = [item["marker"] for item in own["markers"]]
+    masked = {name: f" (masked in {', '.join(slides)})" for name, slides in absent.items()}
+    return ", ".join(f"{name}{masked.get(name, '')}" for name in names) or "none"
 
 
 def _at_the_end(last: dict[str, Any] | None) -> str:

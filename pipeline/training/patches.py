@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.slides.marker_names import UNUSED
 from pipeline.training.rows import TrainingRows, TrainingSlide
 from pipeline.training.seeds import seed_of
 from pipeline.training.views import Batch
@@ -94,9 +95,9 @@ class TrainingPatches:
                 self._readers = [HeldPatches(slide, dense=dense, pool=pool) for slide in rows.slides]
         self._slide = np.repeat(np.arange(len(rows.slides)), [len(slide.rows) for slide in rows.slides])
         self._row = np.concatenate([slide.rows for slide in rows.slides])
-        self._channel = [
-            np.array([rows.markers.index(marker) for marker in slide.store.attributes.markers], dtype=np.int64)
-            for slide in rows.slides
+        # Where each slide's channels stand in the panel, and which of them are in it at all.
+        self._places = [
+            np.array(rows.panel.places.get(slide.store.attributes.slide, ()), dtype=np.int64) for slide in rows.slides
         ]
 
     def __len__(self) -> int:
@@ -126,18 +127,20 @@ class TrainingPatches:
         pixels = np.empty((len(numbers), markers, size_px, size_px), dtype=np.float32) if out is None else out
         present = np.zeros((len(numbers), markers), dtype=np.bool_)
         for slide, here in self._by_slide(numbers):
-            channels, rows = self._channel[slide], self._row[numbers[here]]
+            places, rows = self._places[slide], self._row[numbers[here]]
+            used = np.flatnonzero(places != UNUSED)
+            channels = places[used]
             present[np.ix_(here, channels)] = True
             absent = np.flatnonzero(~present[here[0]])
             store = self.rows.slides[slide].store
             # A few rows at a time: what is converted is still in the processor's cache, and memory is not doubled.
-            values = np.empty((min(_ROWS_CONVERTED, len(here)), len(channels), size_px, size_px), store.dense_dtype)
+            values = np.empty((min(_ROWS_CONVERTED, len(here)), len(places), size_px, size_px), store.dense_dtype)
             for part in _cut(np.argsort(rows, kind="stable"), _ROWS_CONVERTED):
                 self._readers[slide].read_dense(rows[part], values, np.arange(len(part)))
                 if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values[: len(part)]).all():
                     self._refuse(self.rows.slides[slide], rows[part], values[: len(part)])
                 for place, value in zip(here[part].tolist(), values, strict=False):
-                    pixels[place, channels] = value
+                    pixels[place, channels] = value[used]
                     pixels[place, absent] = 0
         return pixels, present
 

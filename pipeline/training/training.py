@@ -90,7 +90,7 @@ def train(
     colour, markers = _statistics(patches, settings)
     make_views = ViewMaker(
         settings.branches,
-        Augmentation(size_px, settings.crop, settings.colour, settings.blur),
+        Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
         shared_geometry=settings.shared_geometry,
         normalisation=Normalisation(colour, markers, device),
     )

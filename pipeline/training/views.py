@@ -87,7 +87,7 @@ class ViewMaker:
         if modality == "dense":
             if present is None:
                 raise ValueError("a dense view needs to know which markers are present")
-            return jitter_intensity(view, present, strength, generator)
+            return jitter_intensity(view, present, strength, self._augmentation.channel_dropout, generator)
         coloured = jitter_stain(view, strength, generator)
         return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, generator))
 
