@@ -154,4 +154,7 @@ def test_the_encoder_tells_its_panel_and_what_was_masked_where(
     assert [item["marker"] for item in own["markers"]] == ["DNA", "CD3", "CD8"]
     assert own["markers_absent"] == {"CD3": ["s1"], "CD8": ["s0"]}
     assert own["provenance"]["settings"]["panel"]["aliases"] == {"DNA": ["DAPI", "nuc"]}
-    assert "| markers | DNA, CD3 (masked in s1), CD8 (masked in s0) |" in (tmp_path / "e" / "card.md").read_text()
+    assert (
+        "| dense side | fluorescence: DNA, CD3 (masked in s1), CD8 (masked in s0) |"
+        in (tmp_path / "e" / "card.md").read_text()
+    )

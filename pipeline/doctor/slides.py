@@ -16,10 +16,9 @@ from pipeline.sheet import SheetRow
 from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.marker_names import Aliases, check_overlap, panel_of, respelt
 from pipeline.slides.record import SlideRecord
+from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.tiling import FINER_TOLERANCE
 from pipeline.training.rows import MPP_TOLERANCE
-
-RGB = ("R", "G", "B")
 
 # A dense pixel that covers more than 4 x 4 patch pixels shows no cell any more.
 _COARSE_DENSE = 4.0
@@ -71,9 +70,16 @@ def _examined(row: SheetRow, settings: Settings) -> tuple[SlideRecord | None, li
     if row.dense:
         # The sparse side may have hidden a second fault: the pair is looked at once more from the other side.
         for alone in (
-            replace(row, dense="", dense_mpp=None, markers="", transform=""),
+            replace(row, dense="", dense_mpp=None, markers="", transform="", dense_kind=""),
             replace(
-                row, sparse=row.dense, sparse_mpp=row.dense_mpp, dense="", dense_mpp=None, markers="", transform=""
+                row,
+                sparse=row.dense,
+                sparse_mpp=row.dense_mpp,
+                dense="",
+                dense_mpp=None,
+                markers="",
+                transform="",
+                dense_kind="",
             ),
         ):
             try:
@@ -106,7 +112,7 @@ def _resolution(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
 
 
 def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
-    if record.dense is None or record.dense.channels == RGB:
+    if record.dense is None or record.dense.kind != "fluorescence":
         return
     try:
         nuclear_channel(record.dense.channels, settings.register.nuclear_channel)
@@ -146,7 +152,7 @@ def _one_resolution(records: Sequence[SlideRecord], settings: Settings) -> Itera
 
 def markers_agree(records: Sequence[SlideRecord], panel: PanelSettings) -> Iterator[Finding]:
     """Markers by how many slides have them: what only one slide has is often another name of a known one."""
-    channels = {record.slide: record.dense.channels for record in records if record.dense is not None}
+    channels = {record.slide: value_names(record.dense) for record in records if record.dense is not None}
     if not channels:
         return
     aliases = Aliases(panel.aliases, panel.known_aliases)

@@ -32,7 +32,8 @@ class SlidePairs:
         rows: (n,) rows of the store.
         fold: (n,) 0 is held out.
         position_um: (n, 2) xy of the patches.
-        marker_mean: (n, T) mean intensities in the slide's own units, nan where the slide lacks the marker.
+        marker_mean: (n, T) values of the dense side in the slide's own units, nan where the slide lacks the marker.
+        dense_kind: `fluorescence`, `brightfield` or `mask`: what these values are.
         coords_px: (N, 2) xy level-0 position of ALL patches of the store, to check features against.
     """
 
@@ -42,6 +43,7 @@ class SlidePairs:
     fold: Integers
     position_um: Floats
     marker_mean: Floats
+    dense_kind: str
     coords_px: Integers
 
 
@@ -162,5 +164,6 @@ def _slide_pairs(
         fold=part["fold"].to_numpy(np.int64),
         position_um=np.asarray(store.table.position_um[rows], dtype=np.float64),
         marker_mean=values,
+        dense_kind=store.attributes.dense_kind,
         coords_px=np.asarray(store.table.position_px, dtype=np.int64),
     )

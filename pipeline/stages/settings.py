@@ -28,7 +28,8 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 | `dense` | path of its multiplex partner, or empty |
 | `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
 | `sparse_mpp`, `dense_mpp` | um per pixel where the file does not say; must agree with the file where it does |
-| `markers` | path of a CSV `channel,marker` that names or renames the dense channels |
+| `markers` | path of a CSV `channel,marker` that names or renames the dense channels, or the labels of a mask |
+| `dense_kind` | `fluorescence`, `brightfield`, `mask` (docs/markers.md); empty: RGB is brightfield, else fluorescence |
 | `tissue` | path of a GeoJSON of annotations, see below; empty: tissue as found |
 
 `slide`, `patient` and `sparse` are required. Paths are relative to the working directory.

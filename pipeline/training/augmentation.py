@@ -68,11 +68,14 @@ def draw_orientations(count: int, generator: Generator) -> Tensor:
     return torch.stack([torch.stack([cosine * mirror, -sine], 1), torch.stack([sine * mirror, cosine], 1)], 1)
 
 
-def resample(images: Tensor, windows: Tensor, orientations: Tensor, size_px: int) -> Tensor:
-    """(n, C, size_px, size_px): each image seen through its window and orientation, bilinear, mirrored at the edge."""
+def resample(images: Tensor, windows: Tensor, orientations: Tensor, size_px: int, mode: str = "bilinear") -> Tensor:
+    """(n, C, size_px, size_px): each image seen through its window and orientation, mirrored at the edge.
+
+    `mode` is `bilinear` or `nearest`.
+    """
     theta = torch.cat([orientations * windows[:, :1, None], windows[:, 1:, None]], dim=2)
     grid = affine_grid(theta, [len(images), images.shape[1], size_px, size_px], align_corners=False)
-    return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
 
 def jitter_stain(rgb: Tensor, strength: float, generator: Generator) -> Tensor:
@@ -118,6 +121,12 @@ def blur_some(images: Tensor, probability: float, generator: Generator) -> Tenso
     return planes.view(count, channels, height, width)
 
 
+def drop_channels(images: Tensor, present: Tensor, dropout: float, generator: Generator) -> Tensor:
+    """Images (n, C, P, P) of which absent channels (`present` (n, C) false) and dropped ones, never all, are 0."""
+    draw = torch.rand(present.shape, generator=generator, device=images.device)
+    return torch.where(_kept(present, draw, dropout), images, 0.0)
+
+
 def jitter_intensity(
     normalised: Tensor, present: Tensor, strength: float, dropout: float, generator: Generator
 ) -> Tensor:
@@ -130,6 +139,10 @@ def jitter_intensity(
     draw = torch.rand(3, count, markers, generator=generator, device=normalised.device)
     gain = 1 + strength * _GAIN_JITTER * (2 * draw[0] - 1)
     offset = strength * _OFFSET_JITTER * (2 * draw[1] - 1)
-    kept = present & (draw[2] >= dropout)
-    kept = torch.where(kept.any(dim=1, keepdim=True), kept, present)[:, :, None, None]
-    return torch.where(kept, normalised * gain[:, :, None, None] + offset[:, :, None, None], 0.0)
+    changed = normalised * gain[:, :, None, None] + offset[:, :, None, None]
+    return torch.where(_kept(present, draw[2], dropout), changed, 0.0)
+
+
+def _kept(present: Tensor, draw: Tensor, dropout: float) -> Tensor:
+    kept = present & (draw >= dropout)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, present)[:, :, None, None]

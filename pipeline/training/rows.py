@@ -36,12 +36,19 @@ class TrainingRows:
         mpp: um per pixel of the first slide's patches; the others differ by at most 5 %.
         panel: the markers that the dense branch sees, and where each slide's channels stand in it; without a dense
             branch empty.
+        dense_kind: `fluorescence`, `brightfield` or `mask`; without a dense branch empty.
     """
 
     slides: tuple[TrainingSlide, ...]
     size_px: int
     mpp: float
     panel: Panel
+    dense_kind: str = ""
+
+    @property
+    def dense_channels(self) -> int:
+        """Channels of a dense view: R, G, B of brightfield, a marker or a class each of the others."""
+        return 3 if self.dense_kind == "brightfield" else len(self.markers)
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -74,7 +81,7 @@ def read_training_rows(
     Raises:
         StatedError: for a table that is not the stores', no pairs, fewer patches than a batch, no dense side for a
             dense branch, slides that share no marker with each other or with `markers`, or stores whose patches differ
-            in size or resolution.
+            in size, resolution or kind of dense side.
     """
     table = read_split_table(split)
     chosen = table[(table["fold"] != 0) & (table["pair_quality"] > 0)]
@@ -91,17 +98,18 @@ def read_training_rows(
         for name, part in chosen.groupby("slide", sort=False)
     )
     if "dense" in branches:
-        _check_dense(slides)
+        _check_dense(slides, markers)
         own = panel or PanelSettings()
         channels = {slide.store.attributes.slide: slide.store.attributes.markers for slide in slides}
+        kind = slides[0].store.attributes.dense_kind
         joint = panel_of(channels, Aliases(own.aliases, own.known_aliases), markers)
         check_overlap(joint, channels)
     else:
-        joint = Panel((), {})
+        joint, kind = Panel((), {}), ""
     first = slides[0].store.attributes
     for slide in slides[1:]:
         _check_recipe(first.slide, first.size_px, first.mpp, slide.store)
-    return TrainingRows(slides, first.size_px, first.mpp, joint)
+    return TrainingRows(slides, first.size_px, first.mpp, joint, kind)
 
 
 def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64], total: int) -> TrainingSlide:
@@ -111,9 +119,23 @@ def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64
     return TrainingSlide(store, rows)
 
 
-def _check_dense(slides: Sequence[TrainingSlide]) -> None:
+def _check_dense(slides: Sequence[TrainingSlide], markers: Sequence[str]) -> None:
+    first = slides[0].store.attributes
     for slide in slides:
         known = slide.store.attributes
+        if known.markers and known.dense_kind != first.dense_kind:
+            raise StatedError(
+                slide=known.slide,
+                file=slide.store.path,
+                expected=f"dense sides of one kind, {first.dense_kind} as of slide {first.slide}",
+                found=known.dense_kind,
+            )
+        if markers and known.dense_kind == "brightfield":
+            raise StatedError(
+                slide=known.slide,
+                expected="no choice of markers, for the dense side is brightfield",
+                found=", ".join(markers),
+            )
         if not known.markers:
             raise StatedError(
                 slide=known.slide,
