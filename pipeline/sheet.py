@@ -15,6 +15,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _REQUIRED = ("slide", "patient", "sparse")
 _MPP = ("sparse_mpp", "dense_mpp")
 
+DENSE_KINDS = ("fluorescence", "brightfield", "mask")
+
 Line = tuple[int, list[str]]
 
 
@@ -31,6 +33,7 @@ class SheetRow:
         sparse_mpp: um per pixel of the sparse slide, to supply or check what the file says; None where not given.
         dense_mpp: the same of the dense slide.
         markers: path of a CSV that names the dense channels; empty where there is none.
+        dense_kind: `fluorescence`, `brightfield` or `mask`; empty where the file leaves no doubt.
         tissue: path of a GeoJSON of annotations that say where tissue is or what to leave out; empty: as found.
     """
 
@@ -43,6 +46,7 @@ class SheetRow:
     dense_mpp: float | None = None
     markers: str = ""
     tissue: str = ""
+    dense_kind: str = ""
 
 
 _COLUMNS = tuple(item.name for item in fields(SheetRow))
@@ -114,9 +118,11 @@ def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str
     for name in _MPP:
         if values[name] and _positive(values[name]) is None:
             yield f"{name} must be a positive number, not {values[name]!r}"
-    for name in ("transform", "dense_mpp", "markers"):
+    for name in ("transform", "dense_mpp", "markers", "dense_kind"):
         if values[name] and not values["dense"]:
             yield f"{name} is given without a dense slide"
+    if values["dense_kind"] and values["dense_kind"] not in DENSE_KINDS:
+        yield f"dense_kind must be {', '.join(DENSE_KINDS)} or empty, not {values['dense_kind']!r}"
 
 
 def _name_faults(names: Sequence[tuple[int, str]]) -> Iterator[str]:
@@ -148,4 +154,5 @@ def _row(values: Mapping[str, str]) -> SheetRow:
         dense_mpp=_positive(values["dense_mpp"]),
         markers=values["markers"],
         tissue=values["tissue"],
+        dense_kind=values["dense_kind"],
     )

@@ -23,6 +23,8 @@ def write_store(
     markers: tuple[str, ...] = (),
     pair_quality: NDArray[np.float32] | None = None,
     position_px: NDArray[np.int64] | None = None,
+    dense_kind: str = "fluorescence",
+    marker_mean: NDArray[Any] | None = None,
 ) -> None:
     """Writes a store through the project's own writer; rows lie on a line unless positions are given."""
     count, size_px = sparse.shape[:2]
@@ -40,7 +42,7 @@ def write_store(
         position_px = np.stack([np.arange(count) * size_px, np.zeros(count)], axis=1).astype(np.int64)
     if pair_quality is None:
         pair_quality = np.full(count, 0.0 if dense is None else 1.0, dtype=np.float32)
-    mean = np.zeros((count, 0)) if dense is None else dense.mean(axis=(2, 3))
+    mean = np.zeros((count, 0)) if dense is None else dense.mean(axis=(2, 3)) if marker_mean is None else marker_mean
     table = PatchTable(
         position_px=position_px,
         position_um=position_px * mpp,
@@ -65,6 +67,7 @@ def write_store(
         counts={"kept": count, "no_tissue": 0, "pair_outside": 0, "pair_residual": 0},
         recipe={"size_px": size_px, "mpp": mpp},
         provenance={"stage": "tile"},
+        dense_kind=dense_kind,
     )
     shape = tuple(int(-(-side * mpp // 8)) for side in extent[::-1])
     writer.finish(attributes, table, np.full((*shape, 3), 230, dtype=np.uint8), np.ones(shape, dtype=bool))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -255,3 +256,18 @@ def test_features_of_another_encoder_are_a_stated_error(
     text = error_of(capsys, drawn, "distilled")
     assert "slide c1" in text
     assert "one encoder" in text
+
+
+def test_a_marker_under_two_names_is_one_target_over_the_slides_that_have_it(tmp_path: Path) -> None:
+    renamed = {"b1": ("Hoechst", "ptprc", "Pan Cytokeratin"), "b2": ("dna-1", "panck")}
+    slides = tuple(replace(slide, markers=renamed.get(slide.slide, slide.markers)) for slide in COHORT)
+    drawn = draw_stores(tmp_path, slides)
+    draw_features(drawn, "distilled", 1.0)
+    assert main(["evaluate", *drawn.arguments("distilled")]) == 0
+    rows = table(drawn).loc["distilled", "ridge"]
+    assert set(rows.index) == {*MARKERS, "mean"}
+    assert rows.loc["DAPI", "train_patches"] == 3 * (256 - 3)
+    assert rows.loc["CD45", "train_patches"] == 2 * (256 - 3)
+    arguments = [*drawn.arguments("distilled"), "--panel", '{"known_aliases": false}']
+    assert main(["evaluate", *arguments]) == 0
+    assert {"dna-1", "ptprc"} < set(table(drawn).loc["distilled", "ridge"].index)

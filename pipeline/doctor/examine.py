@@ -49,7 +49,7 @@ def _examine_cohort(rows: tuple[SheetRow, ...], settings: Settings, results: Pat
         rows = tuple(SheetRow(row.slide, row.patient, row.sparse, sparse_mpp=row.sparse_mpp) for row in rows)
     examined = examine_slides(rows, settings)
     yield from examined.findings
-    yield from markers_agree(examined.records)
+    yield from markers_agree(examined.records, settings.panel)
     yield from examine_split(rows, settings)
     yield from examine_runs(settings)
     yield from examine_encoder(examined.records, settings)

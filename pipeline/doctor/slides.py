@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +11,14 @@ from pathlib import Path
 from pipeline.doctor.findings import Finding, ok, problem, warning
 from pipeline.errors import StatedError
 from pipeline.registration.stain import nuclear_channel
-from pipeline.settings import Settings
+from pipeline.settings import PanelSettings, Settings
 from pipeline.sheet import SheetRow
 from pipeline.slides.inspecting import inspect_slide
+from pipeline.slides.marker_names import Aliases, check_overlap, panel_of, respelt
 from pipeline.slides.record import SlideRecord
+from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.tiling import FINER_TOLERANCE
 from pipeline.training.rows import MPP_TOLERANCE
-
-RGB = ("R", "G", "B")
 
 # A dense pixel that covers more than 4 x 4 patch pixels shows no cell any more.
 _COARSE_DENSE = 4.0
@@ -69,9 +70,16 @@ def _examined(row: SheetRow, settings: Settings) -> tuple[SlideRecord | None, li
     if row.dense:
         # The sparse side may have hidden a second fault: the pair is looked at once more from the other side.
         for alone in (
-            replace(row, dense="", dense_mpp=None, markers="", transform=""),
+            replace(row, dense="", dense_mpp=None, markers="", transform="", dense_kind=""),
             replace(
-                row, sparse=row.dense, sparse_mpp=row.dense_mpp, dense="", dense_mpp=None, markers="", transform=""
+                row,
+                sparse=row.dense,
+                sparse_mpp=row.dense_mpp,
+                dense="",
+                dense_mpp=None,
+                markers="",
+                transform="",
+                dense_kind="",
             ),
         ):
             try:
@@ -104,7 +112,7 @@ def _resolution(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
 
 
 def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
-    if record.dense is None or record.dense.channels == RGB:
+    if record.dense is None or record.dense.kind != "fluorescence":
         return
     try:
         nuclear_channel(record.dense.channels, settings.register.nuclear_channel)
@@ -142,20 +150,26 @@ def _one_resolution(records: Sequence[SlideRecord], settings: Settings) -> Itera
             return
 
 
-def markers_agree(records: Sequence[SlideRecord]) -> Iterator[Finding]:
-    """Markers by how many slides have them: a name that only one slide has is often a spelling."""
-    paired = [record.dense for record in records if record.dense is not None]
-    counts: dict[str, int] = {}
-    for side in paired:
-        for name in side.channels:
-            counts[name] = counts.get(name, 0) + 1
-    if not paired:
+def markers_agree(records: Sequence[SlideRecord], panel: PanelSettings) -> Iterator[Finding]:
+    """Markers by how many slides have them: what only one slide has is often another name of a known one."""
+    channels = {record.slide: value_names(record.dense) for record in records if record.dense is not None}
+    if not channels:
         return
-    alone = [name for name, count in counts.items() if count == 1] if len(paired) > 1 else []
-    folded: dict[str, str] = {}
-    for name in counts:
-        near = folded.setdefault("".join(letter for letter in name.lower() if letter.isalnum()), name)
-        if near != name:
-            yield warning("markers", f"{near!r} and {name!r} differ in spelling only; a markers CSV can rename them")
-    said = f"{len(counts)} in {len(paired)} pairs" + (f"; in one only: {', '.join(alone[:8])}" if alone else "")
+    aliases = Aliases(panel.aliases, panel.known_aliases)
+    try:
+        joint = panel_of(channels, aliases)
+    except StatedError as error:
+        yield problem("markers", str(error))
+        return
+    try:
+        check_overlap(joint, channels)
+    except StatedError as error:
+        yield warning("markers", str(error))
+    counts = Counter(place for places in joint.places.values() for place in places)
+    alone = [joint.markers[place] for place, count in counts.items() if count == 1] if len(channels) > 1 else []
+    said = f"{len(joint.markers)} in {len(channels)} pairs" + (
+        f"; in one only: {', '.join(alone[:8])}" if alone else ""
+    )
+    names = [" = ".join(group) for group in respelt([name for side in channels.values() for name in side], aliases)]
+    said += f"; taken as one: {', '.join(names)}" if names else ""
     yield ok("markers", said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.evaluation.reading import Cohort, encoder_of, read_cohort
 from pipeline.evaluation.targets import DESCRIPTION
 from pipeline.progress import progress
 from pipeline.provenance import file_digest, finished, record, write_json
-from pipeline.settings import EvaluateSettings
+from pipeline.settings import EvaluateSettings, PanelSettings
 
 COLUMNS = (
     "run",
@@ -53,6 +53,7 @@ def evaluate(
     out_summary: Path,
     out_details: Path,
     repeats: Mapping[str, str] | None = None,
+    panel: PanelSettings | None = None,
 ) -> list[EvidenceRow]:
     """Probes the frozen features of every run and writes `summary.tsv` and `details.json`.
 
@@ -66,14 +67,15 @@ def evaluate(
         out_details: the same with further measures, the choices made and the provenance.
         repeats: for each run that repeats another one with a further seed, the name of that one; its scores join
             those of the other.
+        panel: what slides call the same marker.
 
     Raises:
         StatedError: see `read_cohort`, `read_features`, `encoder_of` and `check_runs`.
     """
-    repeats = repeats or {}
+    repeats, panel = repeats or {}, panel or PanelSettings()
     check_runs(embeddings, list(runs))
     check_repeats(runs, repeats)
-    cohort = read_cohort(split, stores)
+    cohort = read_cohort(split, stores, panel)
     names = [slide.slide for slide in cohort.slides]
     encoders = {run: encoder_of(embeddings / run, names) for run in runs}
     training = training_rows(cohort, settings)
@@ -87,7 +89,9 @@ def evaluate(
         inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
         inputs |= {f"embed/{run}/{name}.h5": file_digest(embeddings / run / f"{name}.h5") for run in runs}
     details = {
-        "provenance": record("evaluate", settings, inputs, packages=("numpy", "scipy", "h5py", "zarr")),
+        "provenance": record(
+            "evaluate", asdict(settings) | {"panel": asdict(panel)}, inputs, packages=("numpy", "scipy", "h5py", "zarr")
+        ),
         "metric": _METRIC,
         "target": DESCRIPTION,
         "baseline": settings.baseline if settings.baseline in runs else "",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.evaluation.probes import KnnProbe, RidgeProbe, fit_knn, fit_ridge
 from pipeline.evaluation.reading import Cohort, Features, SlidePairs, read_features
-from pipeline.evaluation.targets import logarithmic, standardised
+from pipeline.evaluation.targets import comparable, standardised
 from pipeline.settings import EvaluateSettings
 
 Floats = NDArray[np.float64]
@@ -63,7 +63,7 @@ def training_rows(cohort: Cohort, settings: EvaluateSettings) -> TrainingRows:
         picked = np.sort(rng.choice(rows, wanted, replace=False)) if wanted < len(rows) else rows
         chosen.append(picked)
         if len(picked):
-            targets.append(standardised(logarithmic(slide.marker_mean[picked])))
+            targets.append(standardised(comparable(slide.marker_mean[picked], slide.dense_kind)))
     return TrainingRows(tuple(chosen), np.concatenate(targets), _groups(cohort, chosen))
 
 
@@ -103,8 +103,8 @@ def held_out(cohort: Cohort) -> list[SlidePairs]:
 
 
 def held_out_truth(slide: SlidePairs) -> Floats:
-    """log(1 + x) of the slide's held-out marker means (n, T), nan where it lacks the marker."""
-    return logarithmic(slide.marker_mean[slide.fold == 0])
+    """Targets of the slide's held-out pairs (n, T), nan where it lacks the marker."""
+    return comparable(slide.marker_mean[slide.fold == 0], slide.dense_kind)
 
 
 def _fit(

@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.settings import PanelSettings
+from pipeline.slides.marker_names import Aliases, panel_of
 from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
 
@@ -30,7 +32,8 @@ class SlidePairs:
         rows: (n,) rows of the store.
         fold: (n,) 0 is held out.
         position_um: (n, 2) xy of the patches.
-        marker_mean: (n, T) mean intensities in the slide's own units, nan where the slide lacks the marker.
+        marker_mean: (n, T) values of the dense side in the slide's own units, nan where the slide lacks the marker.
+        dense_kind: `fluorescence`, `brightfield` or `mask`: what these values are.
         coords_px: (N, 2) xy level-0 position of ALL patches of the store, to check features against.
     """
 
@@ -40,6 +43,7 @@ class SlidePairs:
     fold: Integers
     position_um: Floats
     marker_mean: Floats
+    dense_kind: str
     coords_px: Integers
 
 
@@ -51,16 +55,17 @@ class Cohort:
     slides: tuple[SlidePairs, ...]
 
 
-def read_cohort(split: Path, stores: Path) -> Cohort:
+def read_cohort(split: Path, stores: Path, panel: PanelSettings | None = None) -> Cohort:
     """The pairs (pair_quality above 0) of every slide in `patches.tsv`.
 
     Args:
         split: the `patches.tsv` of the stage split.
         stores: folder of the stores, `{slide}.zarr`.
+        panel: what slides call the same marker.
 
     Raises:
-        StatedError: where the table is no such table, a store is absent or has other rows, or where fold 0 or
-            the other folds have no pair.
+        StatedError: where the table is no such table, two channels of a slide are the same marker, a store is absent
+            or has other rows, or where fold 0 or the other folds have no pair.
     """
     table = read_split_table(split)
     pairs = table[table["pair_quality"] > 0]
@@ -76,8 +81,12 @@ def read_cohort(split: Path, stores: Path) -> Cohort:
         if rows != len(store) or int(part["row"].max()) >= len(store):
             raise StatedError(slide=name, file=split, expected=f"the {len(store)} rows of the store", found=str(rows))
         opened.append((name, str(part["patient"].iloc[0]), part, store))
-    markers = tuple(dict.fromkeys(marker for *_, store in opened for marker in store.attributes.markers))
-    return Cohort(markers, tuple(_slide_pairs(*item, markers) for item in opened))
+    own = panel or PanelSettings()
+    joint = panel_of(
+        {name: store.attributes.markers for name, *_, store in opened}, Aliases(own.aliases, own.known_aliases)
+    )
+    slides = tuple(_slide_pairs(*item, joint.places[item[0]], len(joint.markers)) for item in opened)
+    return Cohort(joint.markers, slides)
 
 
 def read_features(folder: Path, slide: SlidePairs) -> Features:
@@ -143,12 +152,11 @@ def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
 
 
 def _slide_pairs(
-    slide: str, patient: str, part: pd.DataFrame, store: PatchStore, markers: tuple[str, ...]
+    slide: str, patient: str, part: pd.DataFrame, store: PatchStore, places: tuple[int, ...], markers: int
 ) -> SlidePairs:
     rows = part["row"].to_numpy(np.int64)
-    values = np.full((len(rows), len(markers)), np.nan)
-    for index, marker in enumerate(store.attributes.markers):
-        values[:, markers.index(marker)] = store.table.marker_mean[rows, index]
+    values = np.full((len(rows), markers), np.nan)
+    values[:, list(places)] = store.table.marker_mean[rows]
     return SlidePairs(
         slide=slide,
         patient=patient,
@@ -156,5 +164,6 @@ def _slide_pairs(
         fold=part["fold"].to_numpy(np.int64),
         position_um=np.asarray(store.table.position_um[rows], dtype=np.float64),
         marker_mean=values,
+        dense_kind=store.attributes.dense_kind,
         coords_px=np.asarray(store.table.position_px, dtype=np.int64),
     )

@@ -1,4 +1,6 @@
-"""What the probes predict: the mean intensity of a marker in a patch, made comparable between slides.
+"""What the probes predict: what the dense side tells of a patch in a few numbers, made comparable between slides.
+
+Fluorescence: mean intensity of each marker. Brightfield: mean optical density of each stain. Mask: share of each class.
 
 Intensities are in each slide's own units: exposure, gain and background differ between scans. They are
 taken as log(1 + x), which tames the long right tail, and each training slide is brought to mean 0 and
@@ -14,15 +16,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 DESCRIPTION = (
-    "log(1 + mean intensity of the marker in the patch); for fitting, standardised within each training slide "
+    "of fluorescence log(1 + mean intensity of the marker in the patch), of brightfield the mean optical density of "
+    "the stain, of a mask the share of the class; for fitting, standardised within each training slide "
     "from its training patches; held-out slides are scored one by one, and the slides' scores are averaged with "
     "the number of patches as weight"
 )
 
 
-def logarithmic(marker_mean: Floats) -> Floats:
-    """log(1 + x) of intensities (n, T), negative ones (background-corrected images have them) taken as 0."""
-    return np.log1p(np.clip(marker_mean, 0, None))
+def comparable(values: Floats, dense_kind: str) -> Floats:
+    """log(1 + x) of intensities (n, T), negative ones (background-corrected images have them) taken as 0.
+
+    Densities and shares, of the other kinds, are on scales of their own already and stay as they are.
+    """
+    return np.log1p(np.clip(values, 0, None)) if dense_kind == "fluorescence" else values
 
 
 def standardised(values: Floats) -> Floats:

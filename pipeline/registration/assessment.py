@@ -66,6 +66,30 @@ def assess_steps(
     return replace(quality, verdict=word, reasons=(*quality.reasons, reason))
 
 
+def unmeasured(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
+    """What can be said of a given transform to a mask, which shows no nuclei: how it bends, and that it is untested."""
+    return Quality(
+        mode=settings.mode,
+        engine="given",
+        verdict="warn",
+        reasons=("a mask shows no nuclei by which the given transform could be measured; look at the pictures",),
+        channel=pair.channel,
+        pose=None,
+        margin=None,
+        steps=(),
+        held_out=UNKNOWN,
+        scale=None,
+        support=0.0,
+        supported=False,
+        determinant_range=determinant_range(transform),
+        fold_fraction=fold_fraction(transform),
+        round_trip_um=_round_trip(pair, transform),
+        block_um=np.zeros((0, 2)),
+        block_side_um=0.0,
+        block_residual_um=np.zeros(0),
+    )
+
+
 def quality_of(
     pair: Pair,
     settings: RegisterSettings,

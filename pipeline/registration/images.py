@@ -55,13 +55,14 @@ class NuclearSource:
         mpp: um per level-0 pixel.
         channel: index of the nuclear channel; None for brightfield.
         shows: of brightfield: `nuclei`, its hematoxylin, or `tissue`, where there is any at all. Sections that share no
-            nuclei and are stained otherwise still share their outlines, gaps and lumina.
+            nuclei and are stained otherwise still share their outlines, gaps and lumina. Of a mask: `labels`, where
+            it has any.
     """
 
     slide: Slide
     mpp: float
     channel: int | None
-    shows: Literal["nuclei", "tissue"] = "nuclei"
+    shows: Literal["nuclei", "tissue", "labels"] = "nuclei"
 
     @property
     def extent_um(self) -> Floats:
@@ -118,6 +119,8 @@ class NuclearSource:
     def _signal(self, pixels: NDArray[np.float32], *, colour: bool) -> Any:
         if colour:
             return pixels
+        if self.shows == "labels":
+            return (pixels > 0).any(axis=-1)
         if self.channel is None:
             seen = hematoxylin if self.shows == "nuclei" else tissue_presence
             return seen(np.rint(pixels).astype(np.uint8))

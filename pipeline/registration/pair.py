@@ -66,6 +66,10 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
         open_side(record.sparse, slide=record.slide) as sparse,
         open_side(record.dense, slide=record.slide) as dense,
     ):
+        if record.dense.kind == "mask":
+            labels = NuclearSource(dense, record.dense.mpp, None, "labels")
+            yield Pair(NuclearSource(sparse, record.sparse.mpp, None), labels, "mask")
+            return
         try:
             pair = Pair.of(sparse, dense, (record.sparse.mpp, record.dense.mpp), settings.nuclear_channel)
         except StatedError as error:

@@ -21,6 +21,7 @@ from pipeline.settings.closed import CLOSED
 from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import EvaluateSettings
 from pipeline.settings.inspect import InspectSettings
+from pipeline.settings.panel import PanelSettings
 from pipeline.settings.register import RegisterSettings
 from pipeline.settings.report import ReportSettings
 from pipeline.settings.split import SplitSettings
@@ -40,6 +41,7 @@ class Settings:
     register: RegisterSettings = field(default_factory=RegisterSettings)
     tile: TileSettings = field(default_factory=TileSettings)
     split: SplitSettings = field(default_factory=SplitSettings)
+    panel: PanelSettings = field(default_factory=PanelSettings)
     runs: dict[RunName, RunSettings] = Field(default_factory=dict, description="the trainings, by name")
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)

@@ -42,6 +42,11 @@ class RunSettings:
     pairing: Literal["true", "shuffled", "blank"] = Field(
         default="true", description="true pairs, or the controls: dense patches permuted, or made blank"
     )
+    markers: tuple[str, ...] = Field(
+        default=(),
+        description="markers that the dense branch sees; empty: all that any training slide has. What a slide lacks "
+        "is masked (0, the mean of a normalised marker)",
+    )
     epochs: int = Field(
         default=20,
         ge=0,
@@ -80,6 +85,12 @@ class RunSettings:
     )
     colour: float = Field(
         default=1.0, ge=0, le=2, description="strength of stain, colour and intensity changes; 0 switches them off"
+    )
+    channel_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="probability that a marker is masked in a dense view, never all of them; 0 switches it off",
     )
     blur: float = Field(default=0.0, ge=0, le=1, description="probability that a sparse view is blurred")
 

@@ -10,7 +10,7 @@ from pipeline.provenance import file_digest
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.base import SlideHeader
-from pipeline.slides.markers import named_channels
+from pipeline.slides.dense_kind import Described, described_dense
 from pipeline.slides.opening import open_slide
 from pipeline.slides.record import SideRecord, SlideRecord
 
@@ -27,7 +27,8 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
 
     Raises:
         StatedError: if an image cannot be opened or is cut off, if its mpp is unknown, absurd or contradicted by the
-            sheet, if the sparse image is not RGB of 8 bits, or if channel names repeat.
+            sheet, if the sparse image is not RGB of 8 bits, if channel names repeat, or if the dense image is not of
+            the kind that the sheet says, could be of several, or is a mask without names of classes or a transform.
     """
     sparse = _side(row, settings, "sparse", hashed=hashed)
     if (sparse.channels, sparse.dtype) != (("R", "G", "B"), "uint8"):
@@ -35,7 +36,9 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
         raise StatedError(
             slide=row.slide, file=row.sparse, expected="an RGB image of 8 bits on the sparse side", found=found
         )
-    needy = [name for name in ("transform", "dense_mpp", "markers") if getattr(row, name) and not row.dense]
+    needy = [
+        name for name in ("transform", "dense_mpp", "markers", "dense_kind") if getattr(row, name) and not row.dense
+    ]
     if needy:
         found = f"{' and '.join(needy)} without one"
         raise StatedError(slide=row.slide, expected="a dense slide", found=found)
@@ -74,28 +77,18 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, *, hashed: bool) 
             # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
             opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
     mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide)
-    channels = header.channels if side == "sparse" else _dense_channels(row, header)
+    described = Described(header.channels, ()) if side == "sparse" else described_dense(row, header)
     return SideRecord(
         path=str(path),
         reader=header.reader,
         mpp=mpp,
         mpp_source=source,
         levels=header.levels,
-        channels=channels,
+        channels=described.channels,
         dtype=header.dtype,
         sha256=source_digest(path) if hashed else "",
+        classes=described.classes,
     )
-
-
-def _dense_channels(row: SheetRow, header: SlideHeader) -> tuple[str, ...]:
-    if header.is_rgb and row.markers:
-        raise StatedError(
-            slide=row.slide, file=row.markers, expected="markers for a multi-channel dense slide", found="an RGB one"
-        )
-    try:
-        return named_channels(header.channels, Path(row.markers) if row.markers else None, file=header.path)
-    except StatedError as error:
-        raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
 
 
 def _mpp(header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str) -> tuple[float, str]:

@@ -76,3 +76,29 @@ def _index(channel: str, channels: Sequence[str]) -> int | None:
     if channel.isdecimal() and int(channel) < len(channels):
         return int(channel)
     return None
+
+
+def named_labels(markers: Path, *, largest: int, most: int) -> tuple[tuple[int, str], ...]:
+    """Label and class of each line of a CSV `channel,marker` that describes a mask, in its order.
+
+    Raises:
+        StatedError: naming every label that is no whole number up to `largest` and every label or class that is
+            missing or repeats, or if there are more than `most` classes or none.
+    """
+    classes: list[tuple[int, str]] = []
+    faults: list[str] = []
+    for line, label, name in _read(markers):
+        known = (number for number, _ in classes)
+        if not label.isdecimal() or int(label) > largest or int(label) in known:
+            faults.append(f"line {line}: label {label!r}")
+        elif not name or name in (other for _, other in classes):
+            faults.append(f"line {line}: class {name!r}")
+        else:
+            classes.append((int(label), name))
+    if faults or not 0 < len(classes) <= most:
+        raise StatedError(
+            file=markers,
+            expected=f"each label (0 to {largest}) and each class once, at most {most} of them",
+            found="; ".join(faults) or f"{len(classes)}",
+        )
+    return tuple(classes)

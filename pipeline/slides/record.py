@@ -26,6 +26,7 @@ class SideRecord:
         channels: names, `("R", "G", "B")` or the markers.
         dtype: numpy name of the pixel type.
         sha256: hash of the file (of all files where a slide is several).
+        classes: of a mask: label and name of each class; with one channel per class, labels are their numbers from 1.
     """
 
     path: str
@@ -36,6 +37,14 @@ class SideRecord:
     channels: tuple[str, ...]
     dtype: str
     sha256: str
+    classes: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """`mask` where there are classes, `brightfield` for RGB, else `fluorescence`."""
+        if self.classes:
+            return "mask"
+        return "brightfield" if self.channels == ("R", "G", "B") else "fluorescence"
 
     @property
     def size_xy(self) -> tuple[int, int]:
@@ -105,6 +114,8 @@ def _side_mapping(side: SideRecord) -> dict[str, Any]:
         "channels": list(side.channels),
         "dtype": side.dtype,
         "sha256": side.sha256,
+        "kind": side.kind,
+        "classes": [list(item) for item in side.classes],
     }
 
 
@@ -119,4 +130,5 @@ def _side(value: dict[str, Any]) -> SideRecord:
         channels=tuple(value["channels"]),
         dtype=value["dtype"],
         sha256=value["sha256"],
+        classes=tuple((int(label), str(name)) for label, name in value["classes"]),
     )

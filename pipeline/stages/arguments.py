@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import StatedError
-from pipeline.settings import build, read_mapping
+from pipeline.settings import PanelSettings, build, read_mapping
 
 S = TypeVar("S")
 
@@ -34,11 +34,26 @@ def settings_of(parsed: argparse.Namespace, kind: type[S]) -> S:
     Raises:
         StatedError: if they are no valid JSON or YAML, or break a rule of `kind`.
     """
-    text: str = parsed.settings
+    return _given(parsed.settings, kind, "--settings")
+
+
+def add_panel(parser: argparse.ArgumentParser) -> None:
+    """Adds `--panel`: what slides call the same marker."""
+    parser.add_argument(
+        "--panel", default="{}", metavar="JSON|FILE", help="the section panel of the configuration: aliases of markers"
+    )
+
+
+def panel_settings_of(parsed: argparse.Namespace) -> PanelSettings:
+    """The checked settings that `--panel` gave; StatedError as in `settings_of`."""
+    return _given(parsed.panel, PanelSettings, "--panel")
+
+
+def _given(text: str, kind: type[S], argument: str) -> S:
     if not text.lstrip().startswith("{"):
         return build(kind, read_mapping(Path(text)), source=text)
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise StatedError(file="--settings", expected="valid JSON", found=str(error)) from None
-    return build(kind, values, source="--settings")
+        raise StatedError(file=argument, expected="valid JSON", found=str(error)) from None
+    return build(kind, values, source=argument)

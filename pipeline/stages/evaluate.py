@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 from pipeline.settings import EvaluateSettings
-from pipeline.stages.arguments import add_settings, settings_of
+from pipeline.stages.arguments import add_panel, add_settings, panel_settings_of, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out-summary", type=Path, required=True, metavar="TSV", help="the table of scores")
     parser.add_argument("--out-details", type=Path, required=True, metavar="JSON", help="choices and further measures")
+    add_panel(parser)
     add_settings(parser, EvaluateSettings)
 
 
@@ -41,6 +42,7 @@ def run(parsed: argparse.Namespace) -> None:
         parsed.out_summary,
         parsed.out_details,
         repeats_of(parsed.repeats),
+        panel_settings_of(parsed),
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.settings import InspectSettings
+from pipeline.sheet import DENSE_KINDS
 from pipeline.stages.arguments import add_settings, settings_of
 
 
@@ -21,12 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sparse-mpp", type=_number, metavar="UM", help="um per pixel of the sparse slide")
     parser.add_argument("--dense-mpp", type=_number, metavar="UM", help="um per pixel of the dense slide")
     parser.add_argument("--markers", default="", metavar="CSV", help="columns channel,marker: names of dense channels")
+    parser.add_argument(
+        "--dense-kind",
+        default="",
+        metavar="KIND",
+        help=f"{', '.join(DENSE_KINDS)}; empty where the file leaves no doubt",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the record to write")
     add_settings(parser, InspectSettings)
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Writes the record."""
+    from pipeline.progress import say
     from pipeline.provenance import file_digest, record, write_json
     from pipeline.sheet import SheetRow
     from pipeline.slides.inspecting import inspect_slide
@@ -42,8 +50,11 @@ def run(parsed: argparse.Namespace) -> None:
         sparse_mpp=parsed.sparse_mpp,
         dense_mpp=parsed.dense_mpp,
         markers=parsed.markers,
+        dense_kind=parsed.dense_kind,
     )
     inspected = inspect_slide(row, settings)
+    if inspected.dense and inspected.dense.kind == "brightfield" and not row.dense_kind:
+        say(f"inspect {row.slide}: dense side taken as brightfield, for it is RGB")
     inputs = {"sparse": inspected.sparse.sha256}
     if inspected.dense:
         inputs["dense"] = inspected.dense.sha256

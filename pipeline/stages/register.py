@@ -38,7 +38,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     from pipeline import provenance
     from pipeline.registration import engine, pictures, quality, valis_engine
-    from pipeline.registration.assessment import assess
+    from pipeline.registration.assessment import assess, unmeasured
     from pipeline.registration.itk import write_itk
     from pipeline.registration.mistaken import likely_mistakes
     from pipeline.registration.pair import opened
@@ -56,6 +56,8 @@ def run(parsed: argparse.Namespace) -> None:
         if given is None:
             align = valis_engine.align if settings.engine == "valis" else engine.align
             transform, found = align(pair, settings)
+        elif record.dense and record.dense.kind == "mask":
+            transform, found = given, unmeasured(pair, given, settings)
         else:
             transform = given
             found = assess(pair, transform, settings)

@@ -28,7 +28,8 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 | `dense` | path of its multiplex partner, or empty |
 | `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
 | `sparse_mpp`, `dense_mpp` | um per pixel where the file does not say; must agree with the file where it does |
-| `markers` | path of a CSV `channel,marker` that names or renames the dense channels |
+| `markers` | path of a CSV `channel,marker` that names or renames the dense channels, or the labels of a mask |
+| `dense_kind` | `fluorescence`, `brightfield`, `mask` (docs/markers.md); empty: RGB is brightfield, else fluorescence |
 | `tissue` | path of a GeoJSON of annotations, see below; empty: tissue as found |
 
 `slide`, `patient` and `sparse` are required. Paths are relative to the working directory.
@@ -68,7 +69,8 @@ def _section(name: str, kind: Any) -> str:
 
 def _row(item: Field[Any], schema: dict[str, Any]) -> str:
     key: Any = item.default
-    default = json.dumps(list(key.default) if isinstance(key.default, tuple) else key.default)
+    value = key.default_factory() if key.default_factory else key.default
+    default = json.dumps(list(value) if isinstance(value, tuple) else value)
     return f"| `{item.name}` | {_values(schema)} | `{default}` | {key.description} |"
 
 
@@ -82,6 +84,8 @@ def _values(schema: dict[str, Any]) -> str:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
         return f"list of {_values(schema['items'])}"
+    if schema["type"] == "object":
+        return f"name: {_values(schema['additionalProperties'])}"
     words = {
         "integer": "whole number",
         "number": "number",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.settings import RunSettings
-from pipeline.stages.arguments import add_settings, settings_of
+from pipeline.stages.arguments import add_panel, add_settings, panel_settings_of, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-metrics", type=Path, required=True, metavar="JSONL", help="one line per epoch")
     parser.add_argument("--out-curve", type=Path, required=True, metavar="PNG", help="picture of the training")
     parser.add_argument("--threads", type=int, default=1, help="threads of the computation on the CPU")
+    add_panel(parser)
     add_settings(parser, RunSettings)
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Writes encoder, metrics and curve."""
-    settings = settings_of(parsed, RunSettings)
+    settings, panel = settings_of(parsed, RunSettings), panel_settings_of(parsed)
+    from dataclasses import asdict
+
     import torch
 
     from pipeline.provenance import file_digest, record
@@ -31,8 +34,15 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.training.training import TrainingOutputs, store_digests, train
 
     torch.set_num_threads(parsed.threads)
-    rows = read_training_rows(parsed.split, parsed.stores, branches=settings.branches, batch_size=settings.batch_size)
+    rows = read_training_rows(
+        parsed.split,
+        parsed.stores,
+        branches=settings.branches,
+        batch_size=settings.batch_size,
+        markers=settings.markers,
+        panel=panel,
+    )
     inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
-    provenance = record("train", settings, inputs, ("numpy", "timm", "torch"))
+    provenance = record("train", asdict(settings) | {"panel": asdict(panel)}, inputs, ("numpy", "timm", "torch"))
     outputs = TrainingOutputs(parsed.out_encoder, parsed.out_metrics, parsed.out_curve)
     train(parsed.name, rows, settings, outputs, provenance)

@@ -17,6 +17,7 @@ from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
 from pipeline.slides.base import CorruptTileError, Slide
 from pipeline.slides.record import SideRecord
+from pipeline.tiling.dense_values import patch_values, stored_channels, stored_dtype, stored_pixels, value_names
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.pairing import Pairing
 from pipeline.tiling.sampling import DensePatch, read_dense_patch
@@ -35,7 +36,7 @@ class DenseSide:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) marker means.
+    """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) values.
 
     `corrupt` (N,) is true where the pixels of either side cannot be decoded.
     """
@@ -64,8 +65,8 @@ def write_patches(
         out,
         patches=len(sparse.grid.position_px),
         size_px=sparse.grid.size_px,
-        dense_channels=len(dense.record.channels) if dense else 0,
-        dense_dtype=dense.record.dtype if dense else "uint8",
+        dense_channels=stored_channels(dense.record) if dense else 0,
+        dense_dtype=stored_dtype(dense.record) if dense else "uint8",
         copied=sparse.transform is not None,
         jpeg=JpegEncoding(settings.jpeg_quality, settings.jpeg_subsampling) if settings.codec == "jpeg" else None,
     )
@@ -98,11 +99,13 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
     if dense is not None:
         corrupt = corrupt | np.array([patch is None for patch in patches])
     planes = np.stack([patch.pixels for patch in patches if patch]) if any(patches) else None
+    if dense is not None and planes is not None:
+        planes = stored_pixels(dense.record, planes)
     if corrupt.any():
         writer.skip(start, count)
         nothing = np.zeros(count, dtype=np.float32)
-        channels = len(dense.record.channels) if dense else 0
-        return Evidence(nothing, nothing, nothing, np.zeros((count, channels), dtype=np.float32), corrupt)
+        columns = len(value_names(dense.record)) if dense else 0
+        return Evidence(nothing, nothing, nothing, np.zeros((count, columns), dtype=np.float32), corrupt)
     if streams is None:
         writer.write(start, pixels, planes)
     else:
@@ -111,26 +114,36 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
         nothing = np.full(count, np.nan, dtype=np.float32)
         zeros = np.zeros(count, dtype=np.float32)
         return Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32), corrupt)
-    residual, confidence = np.array(list(_residuals(pixels, planes, dense.pairing.nuclear_channel, grid.mpp))).T
+    residual, confidence = np.array(list(_residuals(pixels, planes, dense, grid.mpp))).T
     inside = np.array([patch.inside for patch in patches if patch], dtype=np.float32)
-    mean = planes.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
-    return Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, mean, corrupt)
+    values = patch_values(dense.record, planes)
+    return Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, values, corrupt)
 
 
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
     """The dense side of the square at `corner_px`; None where it cannot be decoded."""
     try:
-        return read_dense_patch(dense.slide, dense.record.mpp, grid, corner_px, dense.pairing.transform)
+        return read_dense_patch(
+            dense.slide,
+            dense.record.mpp,
+            grid,
+            corner_px,
+            dense.pairing.transform,
+            labels=dense.record.kind == "mask",
+        )
     except CorruptTileError:
         return None
 
 
 def _residuals(
-    sparse: NDArray[np.uint8], dense: NDArray[Any], nuclear_channel: int | None, mpp: float
+    sparse: NDArray[np.uint8], planes_of_all: NDArray[Any], dense: DenseSide, mpp: float
 ) -> Iterator[tuple[float, float]]:
-    for rgb, planes in zip(sparse, dense, strict=True):
+    for rgb, planes in zip(sparse, planes_of_all, strict=True):
+        if dense.record.kind == "mask":
+            yield float("nan"), 0.0
+            continue
         # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.
-        brightfield = nuclear_channel is None
-        nuclei = hematoxylin(np.moveaxis(planes, 0, -1)) ** 2 if brightfield else planes[nuclear_channel]
+        channel = dense.pairing.nuclear_channel
+        nuclei = hematoxylin(np.moveaxis(planes, 0, -1)) ** 2 if channel is None else planes[channel]
         found = patch_residual(rgb, nuclei, mpp)
         yield found.residual_um, found.confidence

@@ -13,8 +13,6 @@ from pipeline.json_file import read_json
 from pipeline.registration.transform import Transform, read_transform
 from pipeline.slides.record import SlideRecord
 
-RGB = ("R", "G", "B")
-
 # A residual is believed from this confidence on; below it the patch shows too few nuclei to measure anything.
 BELIEVED_CONFIDENCE = 0.3
 # Such a patch rests on the slide's transform alone, which has passed its own test elsewhere on the slide.
@@ -30,8 +28,8 @@ class Pairing:
     Attributes:
         transform: from the sparse to the dense frame.
         verdict: `pass`, `warn` or `fail`; patches of a failed pair are not paired.
-        nuclear_channel: index of the dense channel that shows nuclei; None where the dense side is brightfield, in
-            which hematoxylin shows them.
+        nuclear_channel: index of the dense channel that shows nuclei; None where there is none: brightfield shows
+            them by its hematoxylin, a mask not at all.
     """
 
     transform: Transform
@@ -51,10 +49,10 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
         verdict, channel = known["verdict"], known["channel"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=repr(error)) from None
-    channels = record.dense.channels if record.dense else ()
-    if channel in channels:
+    channels, kind = (record.dense.channels, record.dense.kind) if record.dense else ((), "")
+    if kind == "fluorescence" and channel in channels:
         return Pairing(read_transform(transform), verdict, channels.index(channel))
-    if channels != RGB:
+    if kind == "fluorescence":
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=f"nuclear channel {channel}")
     return Pairing(read_transform(transform), verdict, None)
 

@@ -91,7 +91,7 @@ class DensePatch:
     """A dense patch on the sparse patch's pixels.
 
     Attributes:
-        pixels: (C, P, P) in the dense slide's dtype; 0 where the dense slide does not reach.
+        pixels: (C, P, P) in the dense slide's dtype; beyond the dense slide white if RGB, else 0.
         inside: fraction of the pixels that lie on the dense slide.
     """
 
@@ -100,7 +100,13 @@ class DensePatch:
 
 
 def read_dense_patch(
-    slide: Slide, mpp: float, grid: Grid, corner_px: NDArray[np.int64], transform: Transform
+    slide: Slide,
+    mpp: float,
+    grid: Grid,
+    corner_px: NDArray[np.int64],
+    transform: Transform,
+    *,
+    labels: bool = False,
 ) -> DensePatch:
     """The dense side of the square at `corner_px`: only the window it needs is read, from the right level.
 
@@ -110,11 +116,13 @@ def read_dense_patch(
         grid: the sparse grid.
         corner_px: xy of the square's upper-left level-0 pixel on the sparse slide.
         transform: from the sparse to the dense frame.
+        labels: whether pixels are labels: the nearest of level 0 is taken, for no mean of two labels is one.
     """
     header = slide.header
-    index = level_for(header.levels, grid.mpp / mpp)
+    index = 0 if labels else level_for(header.levels, grid.mpp / mpp)
     level = header.levels[index]
-    out = np.zeros((len(header.channels), grid.size_px, grid.size_px), dtype=header.dtype)
+    fill = 255 if header.is_rgb else 0
+    out = np.full((len(header.channels), grid.size_px, grid.size_px), fill, dtype=header.dtype)
     beyond_um = ((np.arange(grid.size_px) + 0.5) * grid.downsample - 0.5) * grid.mpp_level0
     x_um, y_um = (corner_px[axis] * grid.mpp_level0 + beyond_um for axis in (0, 1))
     wanted = transform.lattice_to_dense(x_um, y_um)
@@ -130,11 +138,12 @@ def read_dense_patch(
     window = slide.read_region(index, (int(low[0]), int(low[1])), (width, height))
     step = grid.mpp / (mpp * level.downsample)
     map_x, map_y = (position - low[:, None, None]).astype(np.float32)
+    how = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
     # One plane at a time: measured against three planes, or all channels, interleaved for one remap, it is the
     # fastest (uint16: twice), and needs no fixed-point map, which would round to 1/32 px.
     for plane, into in zip(np.moveaxis(window, -1, 0), out, strict=True):
-        smooth = _smooth(np.ascontiguousarray(plane), step)
-        cv2.remap(smooth, map_x, map_y, cv2.INTER_LINEAR, dst=into, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        smooth = np.ascontiguousarray(plane) if labels else _smooth(np.ascontiguousarray(plane), step)
+        cv2.remap(smooth, map_x, map_y, how, dst=into, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
     return DensePatch(out, inside)
 
 

@@ -40,12 +40,15 @@ class StoreAttributes:
         size_level0_px: width and height of the sparse slide, level-0 pixels.
         patch_size_level0: side of a patch in level-0 pixels, rounded.
         overview_mpp: um per pixel of `overview` and `overview_regions`.
-        markers: names of the dense channels; empty where there is no dense side.
+        markers: what the dense side tells of a patch, the columns of `marker_mean`: names of its channels, of a
+            brightfield slide its stains, of a mask its classes; empty where there is no dense side.
         nuclear_channel: index into `markers` of the channel that shows nuclei; None where there is none.
         verdict: `pass`, `warn` or `fail` of the registration; empty where there was none.
         counts: number of grid positions by what became of them.
         recipe: the settings that fix what a patch is.
         provenance: inputs, settings, code and versions.
+        dense_kind: `fluorescence`: `dense` holds a channel per marker; `brightfield`: R, G, B; `mask`: one channel of
+            labels, i + 1 for class i of `markers`, 0 for none.
     """
 
     slide: str
@@ -62,6 +65,12 @@ class StoreAttributes:
     counts: Mapping[str, int]
     recipe: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    dense_kind: str = "fluorescence"
+
+    @property
+    def dense_channels(self) -> int:
+        """Number of channels of `dense`."""
+        return len(self.markers) and {"brightfield": 3, "mask": 1}.get(self.dense_kind, len(self.markers))
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ class PatchTable:
         tissue: (N,) float32, fraction of the patch that is tissue.
         residual_um: (N,) float32, shift left between the two sides; nan where it cannot be measured.
         pair_quality: (N,) float32 in [0, 1]; 0 means that the row is not to be used as a pair.
-        marker_mean: (N, C) float32, mean of each marker over the patch in the dense slide's own units.
+        marker_mean: (N, C) float32, of each marker: its mean over the patch in the dense slide's own units; of a stain
+            its mean optical density; of a class its share of the patch.
     """
 
     position_px: NDArray[np.int64]
@@ -181,7 +191,7 @@ class PatchStore:
 def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
     """Refuses arrays that do not belong together or have an absurd size, before they are read into memory."""
     sparse, position = _array(group, "sparse").shape, _array(group, "position_px").shape
-    count, side, channels = sparse[0], known.size_px, len(known.markers)
+    count, side, columns = sparse[0], known.size_px, len(known.markers)
     expected: dict[str, tuple[int, ...]] = {
         "sparse": (count, side, side, 3),
         "position_px": (count, 2),
@@ -189,12 +199,12 @@ def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
         "tissue": (count,),
         "residual_um": (count,),
         "pair_quality": (count,),
-        "marker_mean": (count, channels),
+        "marker_mean": (count, columns),
     }
-    if channels:
-        expected["dense"] = (count, channels, side, side)
-    if not count <= MAX_PATCHES or not 0 < side <= LARGEST_PATCH_PX or channels > _MAX_COLUMNS:
-        raise ValueError(f"sparse {sparse}, position_px {position}, {channels} markers")
+    if columns:
+        expected["dense"] = (count, known.dense_channels, side, side)
+    if not count <= MAX_PATCHES or not 0 < side <= LARGEST_PATCH_PX or columns > _MAX_COLUMNS:
+        raise ValueError(f"sparse {sparse}, position_px {position}, {columns} markers")
     for name, shape in expected.items():
         found = _array(group, name).shape
         if found != shape:

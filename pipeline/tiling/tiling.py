@@ -20,6 +20,7 @@ from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.annotations import GivenRegions, write_annotations
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
+from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.focus import blur_mask
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
@@ -215,10 +216,11 @@ def _attributes(
         size_level0_px=record.sparse.size_xy,
         patch_size_level0=round(grid.size_level0_px),
         overview_mpp=overview.mpp,
-        markers=dense.record.channels if dense else (),
+        markers=value_names(dense.record) if dense else (),
         nuclear_channel=dense.pairing.nuclear_channel if dense else None,
         verdict=pairing.verdict if pairing else "",
         counts=counts,
         recipe=asdict(settings) | used,
         provenance=provenance,
+        dense_kind=dense.record.kind if dense else "fluorescence",
     )

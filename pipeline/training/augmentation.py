@@ -23,7 +23,6 @@ _SATURATION_JITTER = 0.3
 _BRIGHTNESS_JITTER = 0.08
 _GAIN_JITTER = 0.3
 _OFFSET_JITTER = 0.3
-_CHANNEL_DROPOUT = 0.1
 _BLUR_SIGMA_PX = (0.3, 1.5)
 _BLUR_RADIUS_PX = 4
 
@@ -37,12 +36,14 @@ class Augmentation:
         crop: smallest side of a view's window, as a fraction of `size_px` pixels of the patch.
         colour: strength of colour and intensity changes; 0 switches them off.
         blur: probability that a sparse view is blurred.
+        channel_dropout: probability that a marker of a dense view is masked.
     """
 
     size_px: int
     crop: float
     colour: float
     blur: float
+    channel_dropout: float = 0.0
 
 
 def draw_windows(count: int, patch_px: int, augmentation: Augmentation, generator: Generator) -> Tensor:
@@ -67,11 +68,14 @@ def draw_orientations(count: int, generator: Generator) -> Tensor:
     return torch.stack([torch.stack([cosine * mirror, -sine], 1), torch.stack([sine * mirror, cosine], 1)], 1)
 
 
-def resample(images: Tensor, windows: Tensor, orientations: Tensor, size_px: int) -> Tensor:
-    """(n, C, size_px, size_px): each image seen through its window and orientation, bilinear, mirrored at the edge."""
+def resample(images: Tensor, windows: Tensor, orientations: Tensor, size_px: int, mode: str = "bilinear") -> Tensor:
+    """(n, C, size_px, size_px): each image seen through its window and orientation, mirrored at the edge.
+
+    `mode` is `bilinear` or `nearest`.
+    """
     theta = torch.cat([orientations * windows[:, :1, None], windows[:, 1:, None]], dim=2)
     grid = affine_grid(theta, [len(images), images.shape[1], size_px, size_px], align_corners=False)
-    return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
 
 def jitter_stain(rgb: Tensor, strength: float, generator: Generator) -> Tensor:
@@ -117,15 +121,28 @@ def blur_some(images: Tensor, probability: float, generator: Generator) -> Tenso
     return planes.view(count, channels, height, width)
 
 
-def jitter_intensity(normalised: Tensor, present: Tensor, strength: float, generator: Generator) -> Tensor:
-    """Dense patches (n, M, P, P) with changed gain and offset per marker and a tenth of the markers dropped.
+def drop_channels(images: Tensor, present: Tensor, dropout: float, generator: Generator) -> Tensor:
+    """Images (n, C, P, P) of which absent channels (`present` (n, C) false) and dropped ones, never all, are 0."""
+    draw = torch.rand(present.shape, generator=generator, device=images.device)
+    return torch.where(_kept(present, draw, dropout), images, 0.0)
 
-    Absent markers (`present` (n, M) false) and dropped ones are 0, the mean of a normalised marker.
+
+def jitter_intensity(
+    normalised: Tensor, present: Tensor, strength: float, dropout: float, generator: Generator
+) -> Tensor:
+    """Dense patches (n, M, P, P) with changed gain and offset per marker and some markers dropped.
+
+    Absent markers (`present` (n, M) false) and dropped ones, each with probability `dropout` but never all of a patch,
+    are 0, the mean of a normalised marker.
     """
     count, markers = present.shape
     draw = torch.rand(3, count, markers, generator=generator, device=normalised.device)
     gain = 1 + strength * _GAIN_JITTER * (2 * draw[0] - 1)
     offset = strength * _OFFSET_JITTER * (2 * draw[1] - 1)
-    kept = present & (draw[2] >= min(1.0, strength) * _CHANNEL_DROPOUT)
-    kept = torch.where(kept.any(dim=1, keepdim=True), kept, present)[:, :, None, None]
-    return torch.where(kept, normalised * gain[:, :, None, None] + offset[:, :, None, None], 0.0)
+    changed = normalised * gain[:, :, None, None] + offset[:, :, None, None]
+    return torch.where(_kept(present, draw[2], dropout), changed, 0.0)
+
+
+def _kept(present: Tensor, draw: Tensor, dropout: float) -> Tensor:
+    kept = present & (draw >= dropout)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, present)[:, :, None, None]

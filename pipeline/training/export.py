@@ -36,7 +36,8 @@ class TrainedEncoder:
         settings: of the run.
         size_px: side of the patches' part that the encoder sees.
         colour: normalisation of its input.
-        markers: statistics of the dense side that it was trained beside; empty for a sparse-only run.
+        markers: statistics of a fluorescence dense side that it was trained beside, otherwise empty.
+        dense_colour: statistics of a brightfield one.
         rows: the training patches.
         precision: number format in training.
         bf16_cosine: smallest cosine between its features in bfloat16 and float32.
@@ -49,6 +50,7 @@ class TrainedEncoder:
     size_px: int
     colour: ColourStatistics
     markers: tuple[MarkerStatistics, ...]
+    dense_colour: ColourStatistics | None
     rows: TrainingRows
     precision: str
     bf16_cosine: float
@@ -99,6 +101,8 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
             "precision": trained.precision,
             "bf16_cosine": round(trained.bf16_cosine, 6),
             "markers": [asdict(item) for item in trained.markers],
+            "dense": _dense(trained),
+            "markers_absent": {marker: list(slides) for marker, slides in rows.panel.absent().items()},
             "training": {
                 "slides": [item.store.attributes.slide for item in rows.slides],
                 "patients": sorted({item.store.attributes.patient for item in rows.slides}),
@@ -110,11 +114,20 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
     }
 
 
+def _dense(trained: TrainedEncoder) -> dict[str, Any] | None:
+    """The dense side: its kind, its panel (markers, stains or classes) and colours; null where there was none."""
+    rows, colour = trained.rows, trained.dense_colour
+    if not rows.dense_kind:
+        return None
+    told = {"kind": rows.dense_kind, "panel": list(rows.markers)}
+    return told | ({} if colour is None else {"mean": list(colour.mean), "std": list(colour.std)})
+
+
 def card(config: dict[str, Any], last: dict[str, Any] | None) -> str:
     """The contents of card.md."""
     own = config["more_from_less"]
     settings, training, patch = own["settings"], own["training"], own["patch"]
-    beside = _what_it_was_trained_beside(settings, [item["marker"] for item in own["markers"]])
+    beside = _what_it_was_trained_beside(settings, own["dense"])
     return f"""# {own["run"]}: encoder of H&E patches
 
 A `{config["architecture"]}` that turns an H&E patch of {patch["input_px"]} x {patch["input_px"]} pixels at \
@@ -135,6 +148,7 @@ deviation {_figures(config["pretrained_cfg"]["std"])} (R, G, B).
 | slides | {len(training["slides"])}: {", ".join(training["slides"])} |
 | patients | {len(training["patients"])}: {", ".join(training["patients"])} |
 | patches | {training["patches"]} of {patch["size_px"]} x {patch["size_px"]} px |
+| dense side | {_panel(own)} |
 | branches | {", ".join(settings["branches"])} |
 | objective | {settings["objective"]}, convention {settings["convention"]} |
 | pairing | {settings["pairing"]} |
@@ -158,17 +172,27 @@ SHA-256 of `model.safetensors`: `{own["weights_sha256"]}`
 """
 
 
-def _what_it_was_trained_beside(settings: dict[str, Any], markers: Sequence[str]) -> str:
+def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] | None) -> str:
     if not settings["epochs"]:
         return "A BASELINE: its weights are random, for it was not trained at all."
-    if "dense" not in settings["branches"]:
+    if dense is None:
         return "It was trained on H&E patches only: a baseline without a privileged modality."
-    names = ", ".join(markers)
+    names = ", ".join(dense["panel"])
+    names = {"mask": f"a mask of {names}", "brightfield": "a brightfield stain"}.get(dense["kind"], names)
     if settings["pairing"] == "shuffled":
         return f"A CONTROL: beside it stood dense patches ({names}) of OTHER places, in a fixed random pairing."
     if settings["pairing"] == "blank":
         return "A CONTROL: beside it stood a dense branch that saw nothing."
     return f"It was trained beside a dense branch that saw the same tissue in {names}; it needs the H&E patch alone."
+
+
+def _panel(own: dict[str, Any]) -> str:
+    if own["dense"] is None:
+        return "none"
+    absent, names = own["markers_absent"], own["dense"]["panel"]
+    masked = {name: f" (masked in {', '.join(slides)})" for name, slides in absent.items()}
+    panel = ", ".join(f"{name}{masked.get(name, '')}" for name in names)
+    return f"{own['dense']['kind']}: {panel}"
 
 
 def _at_the_end(last: dict[str, Any] | None) -> str:

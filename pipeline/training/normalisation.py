@@ -97,24 +97,44 @@ class Normalisation:
 
     Args:
         colour: statistics of the sparse side.
-        markers: statistics of the dense side; empty where there is none.
+        markers: statistics of the dense side where it is fluorescence, otherwise empty.
         device: where the pixels will be.
+        dense_colour: statistics of the dense side where it is brightfield.
     """
 
-    def __init__(self, colour: ColourStatistics, markers: Sequence[MarkerStatistics], device: torch.device) -> None:
-        self._colour_mean = torch.tensor(colour.mean, device=device).view(1, 3, 1, 1)
-        self._colour_std = torch.tensor(colour.std, device=device).view(1, 3, 1, 1)
+    def __init__(
+        self,
+        colour: ColourStatistics,
+        markers: Sequence[MarkerStatistics],
+        device: torch.device,
+        dense_colour: ColourStatistics | None = None,
+    ) -> None:
+        self._colour = _colour_tensors(colour, device)
+        self._dense_colour = None if dense_colour is None else _colour_tensors(dense_colour, device)
         self._cofactor = torch.tensor([item.cofactor for item in markers], device=device)
         self._mean = torch.tensor([item.mean for item in markers], device=device).view(1, -1, 1, 1)
         self._std = torch.tensor([item.std for item in markers], device=device).view(1, -1, 1, 1)
 
     def sparse(self, rgb: Tensor) -> Tensor:
         """(n, 3, P, P) on the scale 0 to 1, standardised."""
-        return (rgb - self._colour_mean) / self._colour_std
+        mean, std = self._colour
+        return (rgb - mean) / std
+
+    def brightfield(self, rgb: Tensor) -> Tensor:
+        """(n, 3, P, P) of a brightfield dense side on the scale 0 to 1, standardised."""
+        if self._dense_colour is None:
+            raise ValueError("no statistics of a brightfield dense side were given")
+        mean, std = self._dense_colour
+        return (rgb - mean) / std
 
     def dense(self, intensity: Tensor) -> Tensor:
         """(n, M, P, P) raw intensities, compressed and standardised; `intensity` is overwritten."""
         return _compress(intensity, self._cofactor).sub_(self._mean).div_(self._std)
+
+
+def _colour_tensors(colour: ColourStatistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (colour.mean, colour.std))
+    return mean, std
 
 
 def _compress(intensity: Tensor, cofactor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.slides.marker_names import UNUSED
 from pipeline.training.rows import TrainingRows, TrainingSlide
 from pipeline.training.seeds import seed_of
 from pipeline.training.views import Batch
@@ -49,7 +50,7 @@ class HeldPatches:
         _read_blocks(store.read_sparse, self._rows, self._sparse, pool)
         self._dense: NDArray[Any] | None = None
         if dense:
-            self._dense = np.empty((len(self._rows), len(known.markers), *side), store.dense_dtype)
+            self._dense = np.empty((len(self._rows), known.dense_channels, *side), store.dense_dtype)
             _read_blocks(store.read_dense, self._rows, self._dense, pool)
 
     def read_sparse(self, rows: Rows, out: NDArray[np.uint8], places: Rows) -> None:
@@ -94,8 +95,11 @@ class TrainingPatches:
                 self._readers = [HeldPatches(slide, dense=dense, pool=pool) for slide in rows.slides]
         self._slide = np.repeat(np.arange(len(rows.slides)), [len(slide.rows) for slide in rows.slides])
         self._row = np.concatenate([slide.rows for slide in rows.slides])
-        self._channel = [
-            np.array([rows.markers.index(marker) for marker in slide.store.attributes.markers], dtype=np.int64)
+        # Where each slide's channels stand in the panel, and which of them are in it at all.
+        self._places = [
+            np.arange(rows.dense_channels)
+            if rows.dense_kind == "brightfield"
+            else np.array(rows.panel.places.get(slide.store.attributes.slide, ()), dtype=np.int64)
             for slide in rows.slides
         ]
 
@@ -113,7 +117,10 @@ class TrainingPatches:
     def dense(
         self, numbers: Rows, out: NDArray[np.float32] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(n, M, P, P) float32 raw intensities, 0 for absent markers, and (n, M) bool, which are there.
+        """(n, M, P, P) float32 and (n, M) bool, which of the M channels are there.
+
+        Fluorescence: raw intensities of the panel's markers. Brightfield: R, G, B, 0 to 255. Mask: 1 where the panel's
+        class is, 0 elsewhere. Absent markers and classes are 0.
 
         Args:
             numbers: which patches.
@@ -122,22 +129,27 @@ class TrainingPatches:
         Raises:
             StatedError: if an intensity is not finite.
         """
-        size_px, markers = self.rows.size_px, len(self.rows.markers)
+        size_px, markers = self.rows.size_px, self.rows.dense_channels
         pixels = np.empty((len(numbers), markers, size_px, size_px), dtype=np.float32) if out is None else out
         present = np.zeros((len(numbers), markers), dtype=np.bool_)
         for slide, here in self._by_slide(numbers):
-            channels, rows = self._channel[slide], self._row[numbers[here]]
+            places, rows = self._places[slide], self._row[numbers[here]]
+            used = np.flatnonzero(places != UNUSED)
+            channels = places[used]
+            classes = used[:, None, None] + 1 if self.rows.dense_kind == "mask" else None
             present[np.ix_(here, channels)] = True
             absent = np.flatnonzero(~present[here[0]])
             store = self.rows.slides[slide].store
             # A few rows at a time: what is converted is still in the processor's cache, and memory is not doubled.
-            values = np.empty((min(_ROWS_CONVERTED, len(here)), len(channels), size_px, size_px), store.dense_dtype)
+            values = np.empty(
+                (min(_ROWS_CONVERTED, len(here)), store.attributes.dense_channels, size_px, size_px), store.dense_dtype
+            )
             for part in _cut(np.argsort(rows, kind="stable"), _ROWS_CONVERTED):
                 self._readers[slide].read_dense(rows[part], values, np.arange(len(part)))
                 if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values[: len(part)]).all():
                     self._refuse(self.rows.slides[slide], rows[part], values[: len(part)])
                 for place, value in zip(here[part].tolist(), values, strict=False):
-                    pixels[place, channels] = value
+                    pixels[place, channels] = value[used] if classes is None else value == classes
                     pixels[place, absent] = 0
         return pixels, present
 
@@ -149,7 +161,7 @@ class TrainingPatches:
 
     def blocks(self) -> Iterator[Rows]:
         """All numbers in order, as many at a time as 64 MiB of float32 intensities hold."""
-        patch_bytes = 4 * self.rows.size_px**2 * max(3, len(self.rows.markers))
+        patch_bytes = 4 * self.rows.size_px**2 * max(3, self.rows.dense_channels)
         rows = max(1, _BLOCK_BYTES // patch_bytes)
         for start in range(0, len(self), rows):
             yield np.arange(start, min(start + rows, len(self)))
@@ -198,7 +210,7 @@ def make_batch(
         dense: whether there is a dense branch.
         pin: whether to decode into page-locked memory, from which a GPU fetches while the host goes on.
     """
-    count, size_px, markers = len(numbers), patches.rows.size_px, len(patches.rows.markers)
+    count, size_px, markers = len(numbers), patches.rows.size_px, patches.rows.dense_channels
     sparse = torch.empty(count, size_px, size_px, 3, dtype=torch.uint8, pin_memory=pin)
     patches.sparse(numbers, sparse.numpy())
     if not dense:
@@ -259,7 +271,7 @@ def _bytes_needed(rows: TrainingRows, *, dense: bool) -> int:
         pixels = len(slide.rows) * known.size_px**2
         total += pixels * 3
         if dense:
-            total += pixels * len(known.markers) * slide.store.dense_dtype.itemsize
+            total += pixels * known.dense_channels * slide.store.dense_dtype.itemsize
     return total
 
 

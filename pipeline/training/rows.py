@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.settings import PanelSettings
+from pipeline.slides.marker_names import Aliases, Panel, check_overlap, panel_of
 from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
 
@@ -32,19 +34,40 @@ class TrainingRows:
         slides: those with training rows, in sheet order.
         size_px: side of all patches.
         mpp: um per pixel of the first slide's patches; the others differ by at most 5 %.
-        markers: of all these slides, in order of appearance; empty where none has a dense side.
+        panel: the markers that the dense branch sees, and where each slide's channels stand in it; without a dense
+            branch empty.
+        dense_kind: `fluorescence`, `brightfield` or `mask`; without a dense branch empty.
     """
 
     slides: tuple[TrainingSlide, ...]
     size_px: int
     mpp: float
-    markers: tuple[str, ...]
+    panel: Panel
+    dense_kind: str = ""
+
+    @property
+    def dense_channels(self) -> int:
+        """Channels of a dense view: R, G, B of brightfield, a marker or a class each of the others."""
+        return 3 if self.dense_kind == "brightfield" else len(self.markers)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Names of the panel's markers."""
+        return self.panel.markers
 
     def __len__(self) -> int:
         return sum(len(slide.rows) for slide in self.slides)
 
 
-def read_training_rows(split: Path, stores: Path, *, branches: Sequence[str], batch_size: int) -> TrainingRows:
+def read_training_rows(
+    split: Path,
+    stores: Path,
+    *,
+    branches: Sequence[str],
+    batch_size: int,
+    markers: Sequence[str] = (),
+    panel: PanelSettings | None = None,
+) -> TrainingRows:
     """The usable pairs outside fold 0, the same for every run of a cohort, with or without a dense branch.
 
     Args:
@@ -52,10 +75,13 @@ def read_training_rows(split: Path, stores: Path, *, branches: Sequence[str], ba
         stores: folder of the stores, `{slide}.zarr`.
         branches: modality of each branch.
         batch_size: patches per step.
+        markers: those that the dense branch sees; empty for all.
+        panel: what slides call the same marker.
 
     Raises:
         StatedError: for a table that is not the stores', no pairs, fewer patches than a batch, no dense side for a
-            dense branch, or stores whose patches differ in size or resolution.
+            dense branch, slides that share no marker with each other or with `markers`, or stores whose patches differ
+            in size, resolution or kind of dense side.
     """
     table = read_split_table(split)
     chosen = table[(table["fold"] != 0) & (table["pair_quality"] > 0)]
@@ -72,12 +98,18 @@ def read_training_rows(split: Path, stores: Path, *, branches: Sequence[str], ba
         for name, part in chosen.groupby("slide", sort=False)
     )
     if "dense" in branches:
-        _check_dense(slides)
+        _check_dense(slides, markers)
+        own = panel or PanelSettings()
+        channels = {slide.store.attributes.slide: slide.store.attributes.markers for slide in slides}
+        kind = slides[0].store.attributes.dense_kind
+        joint = panel_of(channels, Aliases(own.aliases, own.known_aliases), markers)
+        check_overlap(joint, channels)
+    else:
+        joint, kind = Panel((), {}), ""
     first = slides[0].store.attributes
     for slide in slides[1:]:
         _check_recipe(first.slide, first.size_px, first.mpp, slide.store)
-    markers = tuple(dict.fromkeys(marker for slide in slides for marker in slide.store.attributes.markers))
-    return TrainingRows(slides, first.size_px, first.mpp, markers)
+    return TrainingRows(slides, first.size_px, first.mpp, joint, kind)
 
 
 def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64], total: int) -> TrainingSlide:
@@ -87,22 +119,29 @@ def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64
     return TrainingSlide(store, rows)
 
 
-def _check_dense(slides: Sequence[TrainingSlide]) -> None:
+def _check_dense(slides: Sequence[TrainingSlide], markers: Sequence[str]) -> None:
+    first = slides[0].store.attributes
     for slide in slides:
         known = slide.store.attributes
+        if known.markers and known.dense_kind != first.dense_kind:
+            raise StatedError(
+                slide=known.slide,
+                file=slide.store.path,
+                expected=f"dense sides of one kind, {first.dense_kind} as of slide {first.slide}",
+                found=known.dense_kind,
+            )
+        if markers and known.dense_kind == "brightfield":
+            raise StatedError(
+                slide=known.slide,
+                expected="no choice of markers, for the dense side is brightfield",
+                found=", ".join(markers),
+            )
         if not known.markers:
             raise StatedError(
                 slide=known.slide,
                 file=slide.store.path,
                 expected="a dense side, because the run has a dense branch",
                 found="a store of sparse patches only",
-            )
-        if len(set(known.markers)) < len(known.markers):
-            raise StatedError(
-                slide=known.slide,
-                file=slide.store.path,
-                expected="markers with different names",
-                found=", ".join(known.markers),
             )
 
 

@@ -79,7 +79,7 @@ def train(
     network = BranchNetwork(
         settings.branches,
         encoder=settings.encoder,
-        channels={"sparse": 3, "dense": len(rows.markers)},
+        channels={"sparse": 3, "dense": rows.dense_channels},
         size_px=size_px,
         projector=settings.projector,
         seed=settings.seed,
@@ -87,12 +87,13 @@ def train(
     network.to(memory_format=torch.channels_last).to(device)
     precision = resolve_precision(settings.precision, network, device)
     patches = TrainingPatches(rows, dense="dense" in settings.branches)
-    colour, markers = _statistics(patches, settings)
+    colour, markers, dense_colour = _statistics(patches, settings)
     make_views = ViewMaker(
         settings.branches,
-        Augmentation(size_px, settings.crop, settings.colour, settings.blur),
+        Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
         shared_geometry=settings.shared_geometry,
-        normalisation=Normalisation(colour, markers, device),
+        normalisation=Normalisation(colour, markers, device, dense_colour),
+        dense_kind=rows.dense_kind,
     )
     recipe = recipe_of({"settings": asdict(settings), "precision": precision, "provenance": provenance})
     state = load_state(outputs.state, recipe) or TrainingState()
@@ -107,6 +108,7 @@ def train(
         size_px=size_px,
         colour=colour,
         markers=markers,
+        dense_colour=dense_colour,
         rows=rows,
         precision=precision,
         bf16_cosine=_bf16_cosine(encoder, patches, colour, size_px, device),
@@ -117,15 +119,19 @@ def train(
 
 def _statistics(
     patches: TrainingPatches, settings: RunSettings
-) -> tuple[ColourStatistics, tuple[MarkerStatistics, ...]]:
+) -> tuple[ColourStatistics, tuple[MarkerStatistics, ...], ColourStatistics | None]:
+    """Of the sparse side, and of the dense side where it is fluorescence or brightfield; labels need none."""
     colour = colour_statistics(patches.sparse(block) for block in patches.blocks())
-    if "dense" not in settings.branches:
-        return colour, ()
+    if "dense" not in settings.branches or patches.rows.dense_kind == "mask":
+        return colour, (), None
+    if patches.rows.dense_kind == "brightfield":
+        blocks = (patches.dense(block)[0] for block in patches.blocks())
+        return colour, (), colour_statistics(np.moveaxis(pixels, 1, -1).astype(np.uint8) for pixels in blocks)
 
     def dense_blocks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         return (patches.dense(block) for block in patches.blocks())
 
-    return colour, marker_statistics(patches.rows.markers, dense_blocks)
+    return colour, marker_statistics(patches.rows.markers, dense_blocks), None
 
 
 def _bf16_cosine(

@@ -13,6 +13,7 @@ from pipeline.training.augmentation import (
     blur_some,
     draw_orientations,
     draw_windows,
+    drop_channels,
     jitter_intensity,
     jitter_stain,
     resample,
@@ -26,8 +27,9 @@ class Batch:
 
     Attributes:
         sparse: (n, P, P, 3) uint8.
-        dense: (n, M, P, P) float32, raw intensities; zero where `present` is false; None without a dense branch.
-        present: (n, M) bool, whether the row's slide shows the marker; all false for blank pairing.
+        dense: (n, M, P, P) float32, see `TrainingPatches.dense`; zero where `present` is false; None without a dense
+            branch.
+        present: (n, M) bool, whether the row's slide shows the channel; all false for blank pairing.
     """
 
     sparse: Tensor
@@ -50,6 +52,7 @@ class ViewMaker:
         shared_geometry: whether the first sparse and the first dense branch (the second ones, and so on) see the same
             window of the patch. Orientation and colour are always drawn for each branch on its own.
         normalisation: of both modalities.
+        dense_kind: `fluorescence`, `brightfield` or `mask`.
     """
 
     def __init__(
@@ -59,10 +62,12 @@ class ViewMaker:
         *,
         shared_geometry: bool,
         normalisation: Normalisation,
+        dense_kind: str = "fluorescence",
     ) -> None:
         self._branches = tuple(branches)
         self._augmentation = augmentation
         self._normalisation = normalisation
+        self._dense_kind = dense_kind
         self._window_of = window_numbers(branches, shared_geometry=shared_geometry)
 
     def __call__(self, batch: Batch, generator: Generator) -> list[Tensor]:
@@ -71,14 +76,16 @@ class ViewMaker:
         numbers = range(max(self._window_of) + 1)
         windows = [draw_windows(count, patch_px, self._augmentation, generator) for _ in numbers]
         rgb = batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-        dense = None if batch.dense is None else self._normalisation.dense(batch.dense)
+        dense = None if batch.dense is None else self._prepared(batch.dense)
         views = []
         for modality, number in zip(self._branches, self._window_of, strict=True):
             orientations = draw_orientations(count, generator)
             source = rgb if modality == "sparse" else dense
             if source is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
-            view = resample(source, windows[number], orientations, self._augmentation.size_px)
+            # Between two classes there is none.
+            mode = "nearest" if modality == "dense" and self._dense_kind == "mask" else "bilinear"
+            view = resample(source, windows[number], orientations, self._augmentation.size_px, mode)
             views.append(self._recolour(modality, view, batch.present, generator))
         return views
 
@@ -87,9 +94,24 @@ class ViewMaker:
         if modality == "dense":
             if present is None:
                 raise ValueError("a dense view needs to know which markers are present")
-            return jitter_intensity(view, present, strength, generator)
+            return self._recolour_dense(view, present, strength, generator)
         coloured = jitter_stain(view, strength, generator)
         return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, generator))
+
+    def _prepared(self, dense: Tensor) -> Tensor:
+        """The dense side as it is resampled; overwrites it."""
+        if self._dense_kind == "fluorescence":
+            return self._normalisation.dense(dense)
+        return dense.div_(255) if self._dense_kind == "brightfield" else dense
+
+    def _recolour_dense(self, view: Tensor, present: Tensor, strength: float, generator: Generator) -> Tensor:
+        dropout = self._augmentation.channel_dropout
+        if self._dense_kind == "fluorescence":
+            return jitter_intensity(view, present, strength, dropout, generator)
+        if self._dense_kind == "mask":
+            return drop_channels(view, present, dropout, generator)
+        standard = self._normalisation.brightfield(jitter_stain(view, strength, generator))
+        return torch.where(present[:, :, None, None], standard, 0.0)
 
 
 def window_numbers(branches: Sequence[str], *, shared_geometry: bool) -> tuple[int, ...]:

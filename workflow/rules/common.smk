@@ -103,7 +103,9 @@ def sheet_value(column):
     """A function that looks one column of the sheet up; the dense side is hidden where nothing is trained."""
 
     def value(wildcards):
-        hidden = column in ("dense", "transform", "dense_mpp") and not TRAINED
+        hidden = (
+            column in ("dense", "transform", "dense_mpp", "dense_kind") and not TRAINED
+        )
         found = getattr(SHEET[wildcards.slide], column)
         return "" if hidden or found is None else str(found)
 

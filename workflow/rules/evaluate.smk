@@ -27,11 +27,12 @@ rule evaluate:
             if run.repeats
         ],
         settings=to_json(SETTINGS.evaluate),
+        panel=to_json(SETTINGS.panel),
         code=code_digest("evaluate"),
     shell:
         "python -P -m pipeline evaluate --stores {params.stores:q} --split {input.split:q}"
         " --embeddings {params.embeddings:q} --runs {params.runs} --repeats {params.repeats} --out-summary {output.summary:q}"
-        " --out-details {output.details:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --out-details {output.details:q} --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate_all:

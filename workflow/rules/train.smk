@@ -20,11 +20,12 @@ rule train:
     params:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         settings=run_settings,
+        panel=to_json(SETTINGS.panel),
         code=code_digest("train"),
     shell:
         "python -P -m pipeline train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
         " --out-encoder {output.encoder:q} --out-metrics {output.metrics:q} --out-curve {output.curve:q}"
-        " --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --threads {threads} --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule train_all:
