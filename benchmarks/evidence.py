@@ -6,7 +6,7 @@ Usage: python benchmarks/evidence.py --folder DIR [--held-out west|centre] [--en
 
 `--held-out west` uses the region west alone and holds out blocks of it: settings are chosen there. `--held-out centre`
 trains on west and probes on centre: one look per claim. All runs have the same patches, batches, seeds and number of
-steps. The folder is kept; a run that is there with the same settings is not trained again. `colour-statistics` is no
+steps; `sparse-only-full-colour` has the colour augmentation that suits two sparse branches better than less of it. The folder is kept; a run that is there with the same settings is not trained again. `colour-statistics` is no
 network: mean, spread and quantiles of each patch's optical density, to tell what stain density alone foretells. Prints
 a table of ridge probes per marker; the last line is JSON. With --check the exit code is 1 where the goal is missed:
 distilled above sparse-only with disjoint 95 % intervals on at least half of the markers, and shuffled not ahead of
@@ -33,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RUNS: dict[str, dict[str, object]] = {
     "random": {"branches": ["sparse", "sparse"], "epochs": 0},
     "sparse-only": {"branches": ["sparse", "sparse"]},
+    "sparse-only-full-colour": {"branches": ["sparse", "sparse"], "colour": 1.0},
     "distilled": {"branches": ["sparse", "dense"]},
     "three-branch": {"branches": ["sparse", "sparse", "dense"]},
     "shuffled": {"branches": ["sparse", "dense"], "pairing": "shuffled"},
