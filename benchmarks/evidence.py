@@ -4,13 +4,14 @@ Usage: python benchmarks/evidence.py --folder DIR [--held-out west|centre] [--en
 [--colour X] [--crop X] [--seeds N ...] [--runs NAME ...] [--cores N] [--check]. Needs MFL_REAL_DATA with
 `orion_crc01`: H&E and 18-channel fluorescence of one section, in two regions.
 
-`--held-out west` uses the region west alone and holds out blocks of it: settings are chosen there. `--held-out centre`
-trains on west and probes on centre: one look per claim. All runs have the same patches, batches, seeds and number of
-steps; `sparse-only-full-colour` has the colour augmentation that suits two sparse branches better than less of it. The folder is kept; a run that is there with the same settings is not trained again. `colour-statistics` is no
-network: mean, spread and quantiles of each patch's optical density, to tell what stain density alone foretells. Prints
-a table of ridge probes per marker; the last line is JSON. With --check the exit code is 1 where the goal is missed:
-distilled above sparse-only with disjoint 95 % intervals on at least half of the markers, and shuffled not ahead of
-sparse-only.
+`--held-out west` uses the region west alone and holds out blocks of it: settings are chosen there. `--held-out
+centre` trains on west and probes on centre: one look per claim. All runs have the same patches, batches, seeds and
+number of steps; `sparse-only-full-colour` has the colour augmentation that suits two sparse branches better than less
+of it. The folder is kept; a run that is there with the same settings is not trained again. `colour-statistics` is no
+network: mean, spread and quantiles of each patch's optical density, to tell what stain density alone foretells.
+Prints a table of ridge probes per marker; the last line is JSON. With --check the exit code is 1 where the goal is
+missed: distilled above sparse-only with disjoint 95 % intervals on at least half of the markers, and shuffled not
+ahead of sparse-only.
 """
 
 from __future__ import annotations
