@@ -4,6 +4,7 @@ from pipeline.settings.configuration import Settings, build, load, read_mapping,
 from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import EvaluateSettings
 from pipeline.settings.inspect import InspectSettings
+from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
 from pipeline.settings.report import ReportSettings
 from pipeline.settings.split import SplitSettings
@@ -14,6 +15,7 @@ __all__ = [
     "EmbedSettings",
     "EvaluateSettings",
     "InspectSettings",
+    "PredictSettings",
     "RegisterSettings",
     "ReportSettings",
     "RunSettings",
