@@ -29,6 +29,8 @@ VERBS = {
     "convert": "write the features of one slide in another tool's format",
     "export": "write an encoder in a form that needs nothing of this project",
     "evaluate": "probe frozen features on held-out patches and compare the runs",
+    "evaluate-probe": "keep the ridge probe of one run, with its held-out scores, for use on other slides",
+    "predict": "draw the marker intensities that a probe predicts over one slide, from H&E features alone",
     "report": "build the self-contained HTML report of a cohort",
     "doctor": "say what will fail before a long run does",
     "trace": "print the whole ancestry of a result, and what of it has changed",

@@ -37,6 +37,15 @@ if not re.fullmatch(r"[^{}/\\]*[^{}/\\.]", EMBEDDING) or not EMBEDDING.isprintab
         f"embed.encoder: expected a folder whose name can name results, found {EMBEDDING!r}"
     )
 
+# A probe from elsewhere, or the one that the embedding's own training gives.
+PROBE = SETTINGS.predict.probe or (
+    f"<results>/evaluate/probes/{EMBEDDING}" if TRAINED else ""
+)
+if SETTINGS.predict.probe and not Path(SETTINGS.predict.probe).is_dir():
+    raise WorkflowError(
+        f"predict.probe: expected the folder of a probe, found {SETTINGS.predict.probe}"
+    )
+
 for name, row in SHEET.items():
     for path in (row.sparse, row.dense, row.transform, row.markers):
         if "{" in path or "}" in path:
