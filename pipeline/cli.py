@@ -27,6 +27,7 @@ VERBS = {
     "embed-at": "turn the patches of one slide at the coordinates of TRIDENT or CLAM into features",
     "embed-slides": "sum up the features of each slide in one vector per slide",
     "convert": "write the features of one slide in another tool's format",
+    "dataset": "turn a published set of paired patches into a cohort",
     "export": "write an encoder in a form that needs nothing of this project",
     "evaluate": "probe frozen features on held-out patches and compare the runs",
     "evaluate-probe": "keep the ridge probe of one run, with its held-out scores, for use on other slides",
