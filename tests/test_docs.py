@@ -24,7 +24,7 @@ from pipeline.registration.transform import Transform, read_transform, write_tra
 from pipeline.stages.settings import sections, with_keys
 
 DOCS = REPOSITORY / "docs"
-STAGES = ("inspect", "register", "tile", "split", "train", "embed", "evaluate", "report")
+STAGES = ("inspect", "register", "tile", "split", "train", "embed", "evaluate", "predict", "report")
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "config" / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
