@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,10 @@ class Batch:
         dense = None if self.dense is None else self.dense.to(device, non_blocking=True)
         present = None if self.present is None else self.present.to(device, non_blocking=True)
         return Batch(self.sparse.to(device, non_blocking=True), dense, present)
+
+
+# From a batch to one view (n, C, size_px, size_px) per branch.
+MakeViews = Callable[[Batch, Generator], list[Tensor]]
 
 
 class ViewMaker:
