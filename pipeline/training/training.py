@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -79,6 +80,8 @@ def train(
         _check_eight_bits(rows)
     device = best_device()
     torch.backends.cudnn.benchmark = True
+    # Views are made by threads of our own, as many as torch has.
+    cv2.setNumThreads(1)
     network = BranchNetwork(
         settings.branches,
         encoder=settings.encoder,
