@@ -13,6 +13,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
+from pipeline.training import cpu_images
+
 # Optical density of haematoxylin, eosin and the rest in R, G, B (Ruifrok and Johnston, 2001), one stain per row.
 _STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 
@@ -46,6 +48,11 @@ class Augmentation:
     channel_dropout: float = 0.0
 
 
+def by_opencv(images: Tensor) -> bool:
+    """Whether images are changed by OpenCV rather than by torch: on the CPU."""
+    return images.device.type == "cpu"
+
+
 def draw_windows(count: int, patch_px: int, augmentation: Augmentation, generator: Generator) -> Tensor:
     """(count, 3): half side, centre x and centre y of each view's window, in the units of `grid_sample` (-1 to 1).
 
@@ -73,9 +80,41 @@ def resample(images: Tensor, windows: Tensor, orientations: Tensor, size_px: int
 
     `mode` is `bilinear` or `nearest`.
     """
-    theta = torch.cat([orientations * windows[:, :1, None], windows[:, 1:, None]], dim=2)
+    theta = theta_of(windows, orientations)
+    if by_opencv(images) and mode == "bilinear":
+        return cpu_images.warped(images, theta, size_px)
     grid = affine_grid(theta, [len(images), images.shape[1], size_px, size_px], align_corners=False)
     return grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
+
+
+def theta_of(windows: Tensor, orientations: Tensor) -> Tensor:
+    """(n, 2, 3): places in the view to places in the image, as `affine_grid` takes them."""
+    return torch.cat([orientations * windows[:, :1, None], windows[:, 1:, None]], dim=2)
+
+
+def sparse_views_by_opencv(
+    patches: Tensor,
+    windows: Tensor,
+    orientations: Tensor,
+    augmentation: Augmentation,
+    normalisation: tuple[Tensor, Tensor],
+    generator: Generator,
+) -> Tensor:
+    """(n, 3, size_px, size_px): uint8 patches (n, P, P, 3) after `resample`, `jitter_stain`, `blur_some`, normalised.
+
+    The same numbers are drawn, and the views are the same to some millionths.
+    """
+    colours = draw_colour_matrix(len(patches), augmentation.colour, generator)
+    blur = draw_blur(len(patches), augmentation.blur, generator)
+    return cpu_images.rgb_views(
+        patches,
+        theta_of(windows, orientations),
+        colours,
+        blur,
+        normalisation,
+        size_px=augmentation.size_px,
+        radius_px=_BLUR_RADIUS_PX,
+    )
 
 
 def jitter_stain(rgb: Tensor, strength: float, generator: Generator) -> Tensor:
@@ -102,13 +141,21 @@ def draw_colour_matrix(count: int, strength: float, generator: Generator) -> tup
     return contrast * (saturate @ restain), offset
 
 
+def draw_blur(count: int, probability: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """(count,) standard deviations of 0.3 to 1.5 px, and (count,) bool, whether an image is blurred."""
+    if probability <= 0:
+        return torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+    draw = torch.rand(count, 2, generator=generator, device=generator.device)
+    low, high = _BLUR_SIGMA_PX
+    return low + (high - low) * draw[:, 1], draw[:, 0] < probability
+
+
 def blur_some(images: Tensor, probability: float, generator: Generator) -> Tensor:
     """Images (n, C, P, P), each blurred with the given probability by a Gaussian of 0.3 to 1.5 px."""
     if probability <= 0:
         return images
-    draw = torch.rand(len(images), 2, generator=generator, device=images.device)
-    low, high = _BLUR_SIGMA_PX
-    sigma = torch.where(draw[:, 0] < probability, low + (high - low) * draw[:, 1], 1e-3)
+    drawn, chosen = draw_blur(len(images), probability, generator)
+    sigma = torch.where(chosen, drawn, 1e-3)
     distance = torch.arange(-_BLUR_RADIUS_PX, _BLUR_RADIUS_PX + 1, device=images.device)
     kernel = torch.softmax(-(distance**2) / (2 * sigma[:, None] ** 2), dim=1)
     count, channels, height, width = images.shape

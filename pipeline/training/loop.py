@@ -26,7 +26,7 @@ from pipeline.training.patches import TrainingPatches, batches_ahead, epoch_orde
 from pipeline.training.precision import Precision, autocast
 from pipeline.training.seeds import seed_of
 from pipeline.training.state import TrainingState, asked_to_stop, save_state
-from pipeline.training.views import Batch, ViewMaker
+from pipeline.training.views import Batch, MakeViews
 
 STOPPED_BY_SIGTERM = 143
 
@@ -67,7 +67,7 @@ class Trainer:
         name: str,
         network: BranchNetwork,
         patches: TrainingPatches,
-        make_views: ViewMaker,
+        make_views: MakeViews,
         settings: RunSettings,
         *,
         precision: Precision,

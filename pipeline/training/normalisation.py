@@ -115,6 +115,11 @@ class Normalisation:
         self._mean = torch.tensor([item.mean for item in markers], device=device).view(1, -1, 1, 1)
         self._std = torch.tensor([item.std for item in markers], device=device).view(1, -1, 1, 1)
 
+    @property
+    def colour(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of R, G, B on the scale 0 to 1, each (1, 3, 1, 1)."""
+        return self._colour
+
     def sparse(self, rgb: Tensor) -> Tensor:
         """(n, 3, P, P) on the scale 0 to 1, standardised."""
         mean, std = self._colour

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,9 +32,10 @@ from pipeline.training.normalisation import (
 )
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.precision import autocast, best_device, resolve_precision
+from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.rows import TrainingRows
 from pipeline.training.state import TrainingState, json_lines, load_state, recipe_of
-from pipeline.training.views import ViewMaker
+from pipeline.training.views import MakeViews, ViewMaker
 
 _COSINE_PATCHES = 256
 _COLLAPSED_RANK = 2.0
@@ -74,8 +76,12 @@ def train(
     size_px = settings.size_px or rows.size_px
     if size_px > rows.size_px:
         raise StatedError(expected=f"size_px of run {run} up to the patches' {rows.size_px}", found=str(size_px))
+    if settings.augmentation == "mfl" and "dense" in settings.branches:
+        _check_eight_bits(rows)
     device = best_device()
     torch.backends.cudnn.benchmark = True
+    # Views are made by threads of our own, as many as torch has.
+    cv2.setNumThreads(1)
     network = BranchNetwork(
         settings.branches,
         encoder=settings.encoder,
@@ -88,13 +94,8 @@ def train(
     precision = resolve_precision(settings.precision, network, device)
     patches = TrainingPatches(rows, dense="dense" in settings.branches)
     colour, markers, dense_colour = _statistics(patches, settings)
-    make_views = ViewMaker(
-        settings.branches,
-        Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
-        shared_geometry=settings.shared_geometry,
-        normalisation=Normalisation(colour, markers, device, dense_colour),
-        dense_kind=rows.dense_kind,
-    )
+    normalisation = Normalisation(colour, markers, device, dense_colour)
+    make_views = _view_maker(settings, size_px, normalisation, rows.dense_kind)
     recipe = recipe_of({"settings": asdict(settings), "precision": precision, "provenance": provenance})
     state = load_state(outputs.state, recipe) or TrainingState()
     say(_opening_line(run, patches, precision, device, state))
@@ -115,6 +116,30 @@ def train(
         last=history[-1] if history else None,
     )
     _write(run, trained, history, outputs, provenance)
+
+
+def _view_maker(settings: RunSettings, size_px: int, normalisation: Normalisation, dense_kind: str) -> MakeViews:
+    if settings.augmentation == "mfl":
+        return PublishedViewMaker(settings.branches, size_px, normalisation=normalisation, dense_kind=dense_kind)
+    return ViewMaker(
+        settings.branches,
+        Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
+        shared_geometry=settings.shared_geometry,
+        normalisation=normalisation,
+        dense_kind=dense_kind,
+    )
+
+
+def _check_eight_bits(rows: TrainingRows) -> None:
+    """Refuses dense sides of which 255 is not white, because the published views invert and cut there."""
+    for slide in rows.slides:
+        if slide.store.dense_dtype != np.uint8:
+            raise StatedError(
+                slide=slide.store.attributes.slide,
+                file=slide.store.path,
+                expected="a dense side of uint8, for augmentation mfl",
+                found=str(slide.store.dense_dtype),
+            )
 
 
 def _statistics(

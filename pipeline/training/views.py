@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +11,14 @@ from torch import Generator, Tensor
 from pipeline.training.augmentation import (
     Augmentation,
     blur_some,
+    by_opencv,
     draw_orientations,
     draw_windows,
     drop_channels,
     jitter_intensity,
     jitter_stain,
     resample,
+    sparse_views_by_opencv,
 )
 from pipeline.training.normalisation import Normalisation
 
@@ -41,6 +43,10 @@ class Batch:
         dense = None if self.dense is None else self.dense.to(device, non_blocking=True)
         present = None if self.present is None else self.present.to(device, non_blocking=True)
         return Batch(self.sparse.to(device, non_blocking=True), dense, present)
+
+
+# From a batch to one view (n, C, size_px, size_px) per branch.
+MakeViews = Callable[[Batch, Generator], list[Tensor]]
 
 
 class ViewMaker:
@@ -75,11 +81,17 @@ class ViewMaker:
         count, patch_px = batch.sparse.shape[:2]
         numbers = range(max(self._window_of) + 1)
         windows = [draw_windows(count, patch_px, self._augmentation, generator) for _ in numbers]
-        rgb = batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+        opencv = by_opencv(batch.sparse)
+        rgb = None if opencv else batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
         dense = None if batch.dense is None else self._prepared(batch.dense)
         views = []
         for modality, number in zip(self._branches, self._window_of, strict=True):
             orientations = draw_orientations(count, generator)
+            if modality == "sparse" and opencv:
+                known, colour = self._augmentation, self._normalisation.colour
+                drawn = (windows[number], orientations, known, colour, generator)
+                views.append(sparse_views_by_opencv(batch.sparse, *drawn))
+                continue
             source = rgb if modality == "sparse" else dense
             if source is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
