@@ -21,9 +21,9 @@ from pipeline.tiling.patch_places import PatchPlaces, patch_places
 from pipeline.tiling.store import PatchStore
 
 _COLUMNS = 3
-_PANEL_INCHES = 4.2
-_PANEL_PX = 900
-_DPI = 150
+_COLUMN_INCHES, _PICTURE_INCHES = 4.8, 3.5  # the scale and its label take the rest
+_PANEL_PX = 600
+_DPI = 120
 _OPACITY = 0.78
 
 
@@ -44,7 +44,7 @@ def write_overlay(predictions: Predictions, store: PatchStore, path: Path, about
     columns = min(_COLUMNS, panels)
     rows = -(-panels // columns)
     aspect = float(np.clip(shown.shape[0] / shown.shape[1], 0.4, 1.6))
-    size = columns * (_PANEL_INCHES + 0.6), rows * (_PANEL_INCHES * aspect + 0.75) + 0.9
+    size = columns * _COLUMN_INCHES, rows * (_PICTURE_INCHES * aspect + 0.75) + 0.8
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -60,7 +60,9 @@ def write_overlay(predictions: Predictions, store: PatchStore, path: Path, about
         scale = ScalarMappable(Normalize(marker.scale_low, marker.scale_high), MAP_NAME)
         figure.colorbar(scale, ax=axis, shrink=0.8, label="predicted, SD", extend="both")
     note = f"Predicted from H&E by a linear probe, not measured. SD: {UNIT_EXPLAINED}. {about}"
-    figure.supxlabel("\n".join(textwrap.wrap(note, round(size[0] * 14))), fontsize=9, x=0.01, ha="left")
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(note, round(size[0] * 14))), fontsize=9, x=0.01, ha="left", parse_math=False
+    )
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
