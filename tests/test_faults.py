@@ -37,6 +37,7 @@ ROWS = [
 ]
 COMMANDS = commands(ROWS)
 STAGES = ["inspect a", "register a", "tile a", "split", "train", "embed a", "embed-slides", "evaluate", "report"]
+STAGES += ["evaluate-probe", "predict a"]
 # What these hold of time, speed and memory differs from run to run: see test_trace.py.
 TIMED = ("qc.json", "metrics.jsonl", "index.html")
 
