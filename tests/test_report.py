@@ -250,6 +250,17 @@ def test_a_predicted_marker_has_the_colour_of_its_value_at_the_place_of_its_patc
     np.testing.assert_array_equal(pixels[:, :3], TABLE[np.rint(share * 254).astype(int)])
 
 
+def test_where_no_marker_is_good_enough_the_page_says_which_and_why(tmp_path: Path) -> None:
+    drawn = draw_stores(tmp_path, COHORT[:2])
+    folder = tmp_path / "predict/distilled/a1"
+    folder.mkdir(parents=True)
+    told = {"markers": [], "left_out": {"CD3": "held-out r 0.10 is below 0.3"}, "fitted_on_this_slide": False}
+    (folder / "markers.json").write_text(json.dumps(told))
+    document = Document(write(drawn.results, draw_sheet(tmp_path / "slides.tsv", COHORT[:2])).read_text())
+    assert "Not drawn: CD3 (held-out r 0.10 is below 0.3)." in document.words
+    assert not [picture for picture in document.all("img") if picture["alt"].startswith("predicted")]
+
+
 def test_predictions_of_other_patches_are_a_stated_error(
     written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,16 +42,23 @@ class MarkerMaps:
     Attributes:
         shown: those that are drawn, best score first.
         others: names of those that were predicted but are not drawn in the report.
-        left_out: names and reasons of those that were not predicted.
         fitted_on: whether the probe was fitted on this slide.
         places: where the patches lie on the slide.
     """
 
     shown: tuple[MarkerMap, ...]
     others: tuple[str, ...]
-    left_out: tuple[tuple[str, str], ...]
     fitted_on: bool
     places: PatchPlaces
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What markers.json of one slide says."""
+
+    markers: tuple[MarkerProbe, ...]
+    left_out: tuple[tuple[str, str], ...]
+    fitted_on: bool
 
 
 def most_markers(slides: int) -> int:
@@ -68,17 +76,10 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
     places = patch_places(slide.store) if slide.store else None
     if folder is None or places is None:
         return None
-    path = folder / "markers.json"
-    try:
-        told: dict[str, Any] = read_json(path)
-        markers = [marker_probe(item) for item in told["markers"]]
-        left_out = tuple((str(name), str(reason)) for name, reason in told["left_out"].items())
-        fitted_on = bool(told["fitted_on_this_slide"])
-    except BROKEN_INPUT as error:
-        raise StatedError(slide=slide.slide, file=path, expected="what predict wrote", found=repr(error)) from None
-    if not markers:
+    told = _read(slide.slide, folder)
+    if not told.markers:
         return None
-    markers.sort(key=lambda item: -item.score if math.isfinite(item.score) else math.inf)
+    markers = sorted(told.markers, key=lambda item: -item.score if math.isfinite(item.score) else math.inf)
     shown = markers[:most]
     values = read_values(folder / "patches.parquet", [item.marker for item in shown])
     if len(values) != len(places.row):
@@ -87,10 +88,33 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
     return MarkerMaps(
         shown=tuple(_map(item, values[:, column], places) for column, item in enumerate(shown)),
         others=tuple(item.marker for item in markers[most:]),
-        left_out=left_out,
-        fitted_on=fitted_on,
+        fitted_on=told.fitted_on,
         places=places,
     )
+
+
+def left_out_markers(results: Results) -> tuple[tuple[str, str], ...]:
+    """Names and reasons of the markers that predict left out: of the first slide, for one probe speaks for all.
+
+    Raises:
+        StatedError: if what predict wrote cannot be read.
+    """
+    for slide, folder in results.predictions.items():
+        return _read(slide, folder).left_out
+    return ()
+
+
+def _read(slide: str, folder: Path) -> _Told:
+    path = folder / "markers.json"
+    try:
+        told: dict[str, Any] = read_json(path)
+        return _Told(
+            markers=tuple(marker_probe(item) for item in told["markers"]),
+            left_out=tuple((str(name), str(reason)) for name, reason in told["left_out"].items()),
+            fitted_on=bool(told["fitted_on_this_slide"]),
+        )
+    except BROKEN_INPUT as error:
+        raise StatedError(slide=slide, file=path, expected="what predict wrote", found=repr(error)) from None
 
 
 def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces) -> MarkerMap:

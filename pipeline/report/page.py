@@ -20,7 +20,7 @@ from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, scatter, swatch
-from pipeline.report.marker_maps import most_markers
+from pipeline.report.marker_maps import left_out_markers, most_markers
 from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
 from pipeline.report.reading import Results, read_results
@@ -66,6 +66,7 @@ class Page:
     slide_scatter: Markup | None
     maps: list[MapView]
     markers: list[MarkersView]
+    left_out: tuple[tuple[str, str], ...]
     limits: list[str]
 
     @property
@@ -78,7 +79,7 @@ class Page:
             ("tiles", "Patches", self.tiles),
             ("training", "Training", self.curves),
             ("embeddings", "Embeddings", self.scatter),
-            ("markers", "Predicted markers", self.markers),
+            ("markers", "Predicted markers", self.markers or self.left_out),
             ("limits", "Limits", True),
         )
         return [(anchor, title) for anchor, title, there in present if there]
@@ -157,6 +158,7 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
         slide_scatter=embedded.slide_scatter,
         maps=[view.embedding for view in slides if view.embedding],
         markers=[view.markers for view in slides if view.markers],
+        left_out=left_out_markers(results),
         limits=words.limits(results, settings.note),
     )
 
