@@ -230,6 +230,24 @@ def test_the_picture_tints_the_patches_by_their_values_and_leaves_the_rest() -> 
     np.testing.assert_allclose(picture, expected, atol=1)
 
 
+def test_hostile_marker_names_stay_names_in_every_file(fitted: DrawnResults, tmp_path: Path) -> None:
+    names = ('</Name><x a="1">&\'', "$\\frac{1}$ µ-SMA; CD3, CD8")
+    markers = tuple(MarkerProbe(name, 0.6, 0.5, 0.7, 1.0, 90, 30, -1.0, 1.0) for name in names)
+    weights = np.random.default_rng(0).normal(size=(12, 2))
+    Probe(RUN, "e0", markers, weights, np.zeros(2), frozenset()).write(tmp_path / "probe", {})
+    out = tmp_path / "d1"
+    assert predict(fitted, "d1", out, probe=tmp_path / "probe") == 0
+    with tifffile.TiffFile(out / "markers.ome.tif") as file:
+        root = ElementTree.fromstring(file.ome_metadata)
+    channels = [item.attrib["Name"] for item in root.findall("{*}Image/{*}Pixels/{*}Channel")]
+    assert channels == [f"{name}, held-out r 0.60 (0.50 to 0.70)" for name in names]
+    measured = json.loads((out / "tiles.geojson").read_text())["features"][0]["properties"]["measurements"]
+    assert list(measured) == ["row", *(f"{name} predicted, SD, held-out r 0.60 (0.50 to 0.70)" for name in names)]
+    assert read_values(out / "patches.parquet", names).shape == (256, 2)
+    with Image.open(out / "markers.png") as picture:
+        picture.load()
+
+
 def test_equal_inputs_give_equal_bytes(fitted: DrawnResults, new_slide: Path) -> None:
     first = {path.name: path.read_bytes() for path in new_slide.iterdir()}
     assert predict(fitted, "d1", new_slide) == 0
