@@ -37,6 +37,7 @@ ROWS = [
 ]
 COMMANDS = commands(ROWS)
 STAGES = ["inspect a", "register a", "tile a", "split", "train", "embed a", "embed-slides", "evaluate", "report"]
+STAGES += ["evaluate-probe", "predict a"]
 # What these hold of time, speed and memory differs from run to run: see test_trace.py.
 TIMED = ("qc.json", "metrics.jsonl", "index.html")
 
@@ -132,7 +133,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_under_a_final_name(
     copy: Path, small_disk: Path, stage: str
 ) -> None:
-    if stage in ("inspect a", "split", "embed a", "embed-slides", "evaluate"):
+    if stage in ("inspect a", "split", "embed a", "embed-slides", "evaluate", "evaluate-probe"):
         (small_disk / "filling").write_bytes(bytes(60 * 1024))
     words = list(COMMANDS[stage])
     outputs = [small_disk / path.name for path in _outputs(words)]

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.evaluation.probe_file import Probe
+from pipeline.evaluation.probe_file import MarkerProbe, Probe
 from pipeline.prediction.colours import TABLE, coloured
 from pipeline.prediction.marker_image import halved, patch_index, pixel_level0_px
+from pipeline.prediction.overlay import painted
 from pipeline.prediction.table import read_values
+from pipeline.tiling.patch_places import PatchPlaces
 
 RUN = "distilled"
 PATCH_PX = round(SIDE_UM / MPP)
@@ -131,7 +133,7 @@ def test_the_image_lies_over_the_slide_with_a_named_channel_for_every_marker(new
     assert mpp == 16 * MPP, "a power of two of level-0 pixels, eight or more to a patch of 200"
     names = [channel.attrib["Name"] for channel in pixels.findall("{*}Channel")]
     assert names == [
-        f"{item['marker']} (held-out r {item['score']:.2f} ({item['low']:.2f} to {item['high']:.2f}))"
+        f"{item['marker']}, held-out r {item['score']:.2f} ({item['low']:.2f} to {item['high']:.2f})"
         for item in description["markers"]
     ]
     assert levels[0].shape[1] * mpp >= 16 * SIDE_UM
@@ -202,7 +204,7 @@ def test_the_tiles_have_the_layout_of_qupath_with_scored_measurements(new_slide:
         assert ring[2] == (positions[row] + PATCH_PX).tolist()
         assert feature["properties"]["objectType"] == "tile"
         measured = feature["properties"]["measurements"]
-        name = next(name for name in measured if name.startswith("DAPI predicted, SD (held-out r 0."))
+        name = next(name for name in measured if name.startswith("DAPI predicted, SD, held-out r 0."))
         assert measured[name] == pytest.approx(float(values[row]), abs=1e-4)
         assert measured["row"] == row
 
@@ -215,6 +217,35 @@ def test_the_picture_opens_and_shows_the_scale_from_end_to_end(new_slide: Path) 
     marker = Probe.load(new_slide.parents[2] / "evaluate/probes" / RUN).markers[0]
     ends = np.array([marker.scale_low - 5, marker.scale_high + 5], np.float32)
     np.testing.assert_array_equal(coloured(ends, marker), TABLE[[0, -1]])
+
+
+def test_the_picture_tints_the_patches_by_their_values_and_leaves_the_rest() -> None:
+    ground = np.full((60, 80, 3), 200, np.uint8)
+    places = PatchPlaces(np.array([0, 1]), np.array([2, 0]), (2, 3), left=0.25, top=0.5, width=0.75, height=0.5)
+    marker = MarkerProbe("CD3", 0.5, 0.4, 0.6, 1.0, 9, 9, scale_low=-1.0, scale_high=1.0)
+    picture = painted(ground, places, np.array([-1.0, 1.0], np.float32), marker).astype(np.int64)
+    first, second = (np.rint(200 + 0.78 * (TABLE[end].astype(float) - 200)) for end in (0, -1))
+    expected = np.full((60, 80, 3), 200.0)
+    expected[30:45, 60:80], expected[45:60, 20:40] = first, second
+    np.testing.assert_allclose(picture, expected, atol=1)
+
+
+def test_hostile_marker_names_stay_names_in_every_file(fitted: DrawnResults, tmp_path: Path) -> None:
+    names = ('</Name><x a="1">&\'', "$\\frac{1}$ µ-SMA; CD3, CD8")
+    markers = tuple(MarkerProbe(name, 0.6, 0.5, 0.7, 1.0, 90, 30, -1.0, 1.0) for name in names)
+    weights = np.random.default_rng(0).normal(size=(12, 2))
+    Probe(RUN, "e0", markers, weights, np.zeros(2), frozenset()).write(tmp_path / "probe", {})
+    out = tmp_path / "d1"
+    assert predict(fitted, "d1", out, probe=tmp_path / "probe") == 0
+    with tifffile.TiffFile(out / "markers.ome.tif") as file:
+        root = ElementTree.fromstring(file.ome_metadata)
+    channels = [item.attrib["Name"] for item in root.findall("{*}Image/{*}Pixels/{*}Channel")]
+    assert channels == [f"{name}, held-out r 0.60 (0.50 to 0.70)" for name in names]
+    measured = json.loads((out / "tiles.geojson").read_text())["features"][0]["properties"]["measurements"]
+    assert list(measured) == ["row", *(f"{name} predicted, SD, held-out r 0.60 (0.50 to 0.70)" for name in names)]
+    assert read_values(out / "patches.parquet", names).shape == (256, 2)
+    with Image.open(out / "markers.png") as picture:
+        picture.load()
 
 
 def test_equal_inputs_give_equal_bytes(fitted: DrawnResults, new_slide: Path) -> None:

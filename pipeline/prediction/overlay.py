@@ -21,9 +21,9 @@ from pipeline.tiling.patch_places import PatchPlaces, patch_places
 from pipeline.tiling.store import PatchStore
 
 _COLUMNS = 3
-_PANEL_INCHES = 4.2
-_PANEL_PX = 900
-_DPI = 150
+_COLUMN_INCHES, _PICTURE_INCHES = 4.8, 3.5  # the scale and its label take the rest
+_PANEL_PX = 600
+_DPI = 120
 _OPACITY = 0.78
 
 
@@ -44,7 +44,7 @@ def write_overlay(predictions: Predictions, store: PatchStore, path: Path, about
     columns = min(_COLUMNS, panels)
     rows = -(-panels // columns)
     aspect = float(np.clip(shown.shape[0] / shown.shape[1], 0.4, 1.6))
-    size = columns * (_PANEL_INCHES + 0.6), rows * (_PANEL_INCHES * aspect + 0.75) + 0.9
+    size = columns * _COLUMN_INCHES, rows * (_PICTURE_INCHES * aspect + 0.75) + 0.8
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -55,12 +55,14 @@ def write_overlay(predictions: Predictions, store: PatchStore, path: Path, about
     _panel(axes.flat[0], shown, extent_mm, f"H&E of {predictions.slide}")
     for column, marker in enumerate(predictions.markers):
         axis = axes.flat[column + 1]
-        picture = grey if places is None else _painted(grey, places, predictions.values[:, column], marker)
+        picture = grey if places is None else painted(grey, places, predictions.values[:, column], marker)
         _panel(axis, picture, extent_mm, f"{marker.marker}: held-out {marker.scored()}")
         scale = ScalarMappable(Normalize(marker.scale_low, marker.scale_high), MAP_NAME)
         figure.colorbar(scale, ax=axis, shrink=0.8, label="predicted, SD", extend="both")
     note = f"Predicted from H&E by a linear probe, not measured. SD: {UNIT_EXPLAINED}. {about}"
-    figure.supxlabel("\n".join(textwrap.wrap(note, round(size[0] * 14))), fontsize=9, x=0.01, ha="left")
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(note, round(size[0] * 14))), fontsize=9, x=0.01, ha="left", parse_math=False
+    )
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -72,23 +74,27 @@ def _panel(axis: Axes, picture: NDArray[np.uint8], extent_mm: NDArray[np.float64
     axis.set_xlabel("mm", fontsize=8)
 
 
-def _painted(
+def painted(
     ground: NDArray[np.uint8], places: PatchPlaces, values: NDArray[np.float32], marker: MarkerProbe
 ) -> NDArray[np.uint8]:
     """The ground with every patch tinted by its value."""
     height, width = ground.shape[:2]
-    left, top = places.left * width, places.top * height
-    step = np.array([places.width * width / places.shape[1], places.height * height / places.shape[0]])
-    picture = ground.copy()
-    colours = coloured(values, marker).astype(np.float32)
-    first = np.rint(np.stack([places.column, places.row], axis=1) * step + (left, top)).astype(np.int64)
-    end = np.rint(np.stack([places.column + 1, places.row + 1], axis=1) * step + (left, top)).astype(np.int64)
-    for (x, y), (x_end, y_end), colour in zip(
-        first.tolist(), np.maximum(end, first + 1).tolist(), colours, strict=True
-    ):
-        under = picture[y:y_end, x:x_end]
-        picture[y:y_end, x:x_end] = np.rint(under + _OPACITY * (colour - under)).astype(np.uint8)
-    return picture
+    row_of = _cells(height, places.top, places.height, places.shape[0])
+    column_of = _cells(width, places.left, places.width, places.shape[1])
+    # One cell more than there are, without a patch, is that of all pixels beside the grid.
+    patch = np.full((places.shape[0] + 1, places.shape[1] + 1), -1, dtype=np.int64)
+    patch[places.row, places.column] = np.arange(len(places.row))
+    shown = patch[np.ix_(row_of, column_of)]
+    colours = coloured(values, marker)[shown]
+    tinted = np.rint(ground + _OPACITY * (colours.astype(np.float32) - ground)).astype(np.uint8)
+    return np.where((shown >= 0)[..., None], tinted, ground)
+
+
+def _cells(size_px: int, start: float, extent: float, count: int) -> NDArray[np.int64]:
+    """(size_px,) the cell that each pixel's centre lies in, of `count` cells from `start`; `count` for none."""
+    share = ((np.arange(size_px) + 0.5) / size_px - start) / extent
+    cell = np.floor(share * count).astype(np.int64)
+    return np.where((cell >= 0) & (cell < count), cell, count)
 
 
 def _shrunk(overview: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from pipeline.tiling.store import PatchStore
 
 def measurement_name(marker: MarkerProbe) -> str:
     """The name under which QuPath shows a marker's prediction, its score beside it."""
-    return f"{marker.marker} predicted, {UNIT} (held-out {marker.scored()})"
+    return f"{marker.marker} predicted, {UNIT}, held-out {marker.scored()}"
 
 
 def write_tiles(predictions: Predictions, store: PatchStore, path: Path) -> None:
