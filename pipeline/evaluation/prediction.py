@@ -73,13 +73,7 @@ def predict(folder: Path, cohort: Cohort, training: TrainingRows, settings: Eval
     Raises:
         StatedError: if a slide has no features there, or features of other patches.
     """
-    features = np.concatenate(
-        [
-            read_features(folder, slide)[picked]
-            for slide, picked in zip(cohort.slides, training.chosen, strict=True)
-            if len(picked)
-        ]
-    )
+    features = training_features(folder, cohort, training)
     count = len(cohort.markers)
     fitted = list(_fit(features, training, settings))
     penalty, patches = np.full(count, np.nan), np.zeros(count, dtype=np.int64)
@@ -95,6 +89,17 @@ def predict(folder: Path, cohort: Cohort, training: TrainingRows, settings: Eval
         for probe in PROBES:
             predicted[probe].append(values[probe])
     return RunPredictions(predicted, penalty, patches)
+
+
+def training_features(folder: Path, cohort: Cohort, training: TrainingRows) -> Features:
+    """(n, D) float32: the features of one run on the patches to fit on."""
+    return np.concatenate(
+        [
+            read_features(folder, slide)[picked]
+            for slide, picked in zip(cohort.slides, training.chosen, strict=True)
+            if len(picked)
+        ]
+    )
 
 
 def held_out(cohort: Cohort) -> list[SlidePairs]:

@@ -81,6 +81,7 @@ class Evidence:
     test_patches: int
     test_slides: int
     seeds: int
+    metric: str = "pearson_r"
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,7 @@ def _evidence(path: Path) -> tuple[Evidence, ...]:
     rows = []
     for row in _table(path, ("run", "probe", "target", *names, "verdict", *counts)):
         values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict")}
+        values["metric"] = row.get("metric") or "pearson_r"
         values |= {name: float(row[name] or "nan") for name in names}
         values |= {name: int(row[name] or 0) for name in counts}
         rows.append(Evidence(**values))
