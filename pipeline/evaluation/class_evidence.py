@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.class_probes import Standard, draw_shots, fit_logistic
 from pipeline.evaluation.class_scores import areas, recalls, resampled
-from pipeline.evaluation.classes import NO_CLASS, ClassTask
+from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.evidence import EvidenceRow, Fitted, HeldOut, Scores, evidence_rows, stacked, with_mean
 from pipeline.evaluation.prediction import TrainingRows, held_out, training_features
 from pipeline.evaluation.probes import fit_knn
 from pipeline.evaluation.reading import Cohort, read_features
 from pipeline.settings import EvaluateSettings
+from pipeline.tiling.patch_targets import NO_CLASS
 
 Floats = NDArray[np.float64]
 # One prediction (n, K) for all held-out patches with a class; several where patches to fit on are drawn.

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.prediction import TrainingRows, held_out
-from pipeline.evaluation.reading import Cohort, SlidePairs
+from pipeline.evaluation.reading import Cohort
+from pipeline.tiling.patch_targets import NO_CLASS, majority_class
 
 Integers = NDArray[np.int64]
-
-NO_CLASS = -1
-MAJORITY = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,10 @@ def class_task(cohort: Cohort, training: TrainingRows) -> ClassTask | None:
     """The task of a cohort of masks; None where it is of another kind, or shows fewer than two classes."""
     if any(slide.dense_kind != "mask" for slide in cohort.slides):
         return None
-    fitted = np.concatenate([_classes(slide)[rows] for slide, rows in zip(cohort.slides, training.chosen, strict=True)])
-    tested = [_classes(slide)[slide.fold == 0] for slide in held_out(cohort)]
+    fitted = np.concatenate(
+        [majority_class(slide.marker_mean)[rows] for slide, rows in zip(cohort.slides, training.chosen, strict=True)]
+    )
+    tested = [majority_class(slide.marker_mean)[slide.fold == 0] for slide in held_out(cohort)]
     shared = np.intersect1d(fitted[fitted != NO_CLASS], np.concatenate(tested))
     if len(shared) < 2:
         return None
@@ -55,8 +55,3 @@ def class_task(cohort: Cohort, training: TrainingRows) -> ClassTask | None:
     number[shared] = np.arange(len(shared))
     names = tuple(cohort.markers[index] for index in shared)
     return ClassTask(names, number[fitted], tuple(number[labels] for labels in tested))
-
-
-def _classes(slide: SlidePairs) -> Integers:
-    share = np.nan_to_num(slide.marker_mean)
-    return np.where(share.max(axis=1) > MAJORITY, share.argmax(axis=1), NO_CLASS).astype(np.int64)

@@ -33,6 +33,7 @@ from pipeline.training.patches import TrainingPatches
 from pipeline.training.precision import autocast, best_device, resolve_precision
 from pipeline.training.rows import TrainingRows
 from pipeline.training.state import TrainingState, json_lines, load_state, recipe_of
+from pipeline.training.supervised import training_targets
 from pipeline.training.views import ViewMaker
 
 _COSINE_PATCHES = 256
@@ -68,28 +69,30 @@ def train(
     """Trains one run, or goes on with it where it was interrupted, and writes its results.
 
     Raises:
-        StatedError: for an architecture that timm does not know or that cannot take the patches, non-finite pixels
-            or a loss that is not finite.
+        StatedError: for targets that are not there, an architecture that timm does not know or that cannot take the
+            patches, non-finite pixels or a loss that is not finite.
     """
     size_px = settings.size_px or rows.size_px
     if size_px > rows.size_px:
         raise StatedError(expected=f"size_px of run {run} up to the patches' {rows.size_px}", found=str(size_px))
     device = best_device()
     torch.backends.cudnn.benchmark = True
+    supervised = "target" in settings.branches
+    targets = training_targets(rows, settings.target) if supervised else None
     network = BranchNetwork(
-        settings.branches,
+        settings.encoded,
         encoder=settings.encoder,
         channels={"sparse": 3, "dense": rows.dense_channels},
         size_px=size_px,
-        projector=settings.projector,
+        projector=settings.projector if targets is None else targets.shape[1:],
         seed=settings.seed,
     )
     network.to(memory_format=torch.channels_last).to(device)
     precision = resolve_precision(settings.precision, network, device)
-    patches = TrainingPatches(rows, dense="dense" in settings.branches)
+    patches = TrainingPatches(rows, dense="dense" in settings.branches, targets=targets)
     colour, markers, dense_colour = _statistics(patches, settings)
     make_views = ViewMaker(
-        settings.branches,
+        settings.encoded,
         Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
         shared_geometry=settings.shared_geometry,
         normalisation=Normalisation(colour, markers, device, dense_colour),
