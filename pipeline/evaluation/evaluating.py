@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.bootstrap import block_labels
-from pipeline.evaluation.evidence import EvidenceRow, compare
+from pipeline.evaluation.class_evidence import class_evidence
+from pipeline.evaluation.classes import class_task
+from pipeline.evaluation.evidence import EvidenceRow, HeldOut, seeds_of
+from pipeline.evaluation.marker_evidence import METRIC, marker_evidence
 from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, predict, training_rows
 from pipeline.evaluation.reading import Cohort, encoder_of, read_cohort
 from pipeline.evaluation.targets import DESCRIPTION
@@ -41,8 +44,6 @@ COLUMNS = (
     "disjoint",
 )
 
-_METRIC = "pearson_r"
-
 
 def evaluate(
     stores: Path,
@@ -63,7 +64,7 @@ def evaluate(
         embeddings: folder that holds one folder of features per run.
         runs: names of the runs, in the order of the table.
         settings: of the stage.
-        out_summary: one row per run, probe and marker, and their mean.
+        out_summary: one row per run, probe and marker or class, and their mean.
         out_details: the same with further measures, the choices made and the provenance.
         repeats: for each run that repeats another one with a further seed, the name of that one; its scores join
             those of the other.
@@ -83,7 +84,13 @@ def evaluate(
         run: predict(embeddings / run, cohort, training, settings)
         for run in progress(runs, label="probing", unit="runs")
     }
-    rows = compare(cohort, predictions, settings, repeats)
+    tested, groups = HeldOut.of(cohort, settings), seeds_of(list(predictions), repeats)
+    rows = marker_evidence(cohort, predictions, groups, tested, settings.baseline)
+    task = class_task(cohort, training)
+    if task:
+        rows += class_evidence(embeddings, cohort, training, task, groups, tested, settings)
+    order = {run: index for index, run in enumerate(groups)}
+    rows.sort(key=lambda row: order[row.run])  # stable: probes and targets keep their order
     inputs = {split.name: file_digest(split)}
     for name in names:
         inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
@@ -92,7 +99,7 @@ def evaluate(
         "provenance": record(
             "evaluate", asdict(settings) | {"panel": asdict(panel)}, inputs, packages=("numpy", "scipy", "h5py", "zarr")
         ),
-        "metric": _METRIC,
+        "metric": METRIC,
         "target": DESCRIPTION,
         "baseline": settings.baseline if settings.baseline in runs else "",
         "repeats": dict(repeats),
@@ -101,6 +108,7 @@ def evaluate(
             for run, (encoder, width) in encoders.items()
         },
         "markers": list(cohort.markers),
+        "classes": task.told() if task else None,
         "held_out": _held_out(cohort, settings),
         "rows": [_details(row) for row in rows],
     }
@@ -127,7 +135,7 @@ def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
             counts = (len(row.per_seed), row.train_patches, row.test_patches, row.test_slides)
             seeds = (_decimals(min(row.per_seed)), _decimals(max(row.per_seed)))
             disjoint = "" if row.disjoint is None else "yes" if row.disjoint else "no"
-            named = (row.run, row.probe, row.target, _METRIC)
+            named = (row.run, row.probe, row.target, row.metric)
             writer.writerow((*named, *map(_decimals, numbers), row.verdict, *counts, *seeds, disjoint))
 
 

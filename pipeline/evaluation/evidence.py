@@ -14,18 +14,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import (
-    Interval,
-    block_labels,
-    block_sums,
-    correlations,
-    explained,
-    interval,
-    pearson,
-    resample_counts,
-    spearman,
-)
-from pipeline.evaluation.prediction import PROBES, RunPredictions, held_out, held_out_truth
+from pipeline.evaluation.bootstrap import Interval, block_labels, interval, resample_counts
+from pipeline.evaluation.prediction import held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.settings import EvaluateSettings
 
@@ -40,17 +30,18 @@ class EvidenceRow:
 
     Attributes:
         run: name of the training; with several seeds, of the first.
-        probe: `ridge` or `knn`.
-        target: a marker, or `mean` for the mean of the markers' scores.
-        score: Pearson r on held-out patches within slides, averaged over slides, then over seeds.
+        probe: `ridge`, `knn`, or one of `class_evidence`.
+        target: a marker or class, or `mean` for the mean of their scores.
+        metric: what the score is.
+        score: on held-out patches, the mean over seeds; Pearson r is taken within slides and averaged over them.
         within: its 95 % interval.
         difference: score minus the baseline run's.
         difference_within: its 95 % interval, from the same resamples in both runs.
         verdict: `helped`, `no difference` or `harmed`; empty for the baseline and where nothing can be said.
-        r2: explained variance.
-        spearman: rank correlation, averaged as the score is.
+        r2: explained variance; nan for classes.
+        spearman: rank correlation, averaged as the score is; nan for classes.
         penalty: the ridge penalty, the median of the seeds'; nan for other probes and for `mean`.
-        per_slide: Pearson r of each held-out slide.
+        per_slide: the score of each held-out slide.
         per_seed: the score of each seed.
         difference_per_seed: its difference to the baseline's same seed; empty for the baseline.
         disjoint: whether the intervals of this score and the baseline's share no value, a stricter demand than a
@@ -58,11 +49,13 @@ class EvidenceRow:
         train_patches: patches fitted on.
         test_patches: held-out patches scored.
         test_slides: held-out slides scored.
+        draw_std: standard deviation of the score over draws of patches to fit on; nan where none are drawn.
     """
 
     run: str
     probe: str
     target: str
+    metric: str
     score: float
     within: Interval
     difference: float
@@ -78,60 +71,103 @@ class EvidenceRow:
     train_patches: int
     test_patches: int
     test_slides: int
+    draw_std: float
 
 
 @dataclass(frozen=True)
-class _Scores:
-    """Of one run and probe, S seeds: scores (S, T + 1) and resampled scores (S, resamples, T + 1), the mean last."""
+class Scores:
+    """Of one run and probe, S seeds and T targets, whose mean comes last.
+
+    Attributes:
+        point: (S, T + 1).
+        resampled: (S, resamples, T + 1).
+        per_slide: (S, slides, T + 1), nan where a slide does not show the target.
+        r2: (S, T + 1).
+        spearman: (S, T + 1).
+        draw_std: (S, T + 1), spread over draws of patches to fit on; nan where none are drawn.
+    """
 
     point: Floats
     resampled: Floats
     per_slide: Floats
     r2: Floats
     spearman: Floats
+    draw_std: Floats
 
 
-def compare(
-    cohort: Cohort,
-    runs: Mapping[str, RunPredictions],
-    settings: EvaluateSettings,
-    repeats: Mapping[str, str] | None = None,
+@dataclass(frozen=True)
+class Fitted:
+    """What a run's probes were fitted on: `train_patches` (T,), and the `penalty` (T,) chosen, where one is."""
+
+    train_patches: NDArray[np.int64]
+    penalty: Floats | None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out patches that scores and intervals rest on.
+
+    Attributes:
+        slides: names.
+        patches: of each slide.
+        blocks: for each slide, the block of tissue (n,) of each patch.
+        counts: for each slide, how often each resample draws each block.
+        enough: whether any slide has more than one block; with none there is no interval.
+    """
+
+    slides: tuple[str, ...]
+    patches: tuple[int, ...]
+    blocks: tuple[NDArray[np.int64], ...]
+    counts: tuple[NDArray[np.int64], ...]
+    enough: bool
+
+    @classmethod
+    def of(cls, cohort: Cohort, settings: EvaluateSettings) -> HeldOut:
+        """The held-out patches of a cohort."""
+        slides = held_out(cohort)
+        blocks = [block_labels(slide.position_um[slide.fold == 0], settings.block_um) for slide in slides]
+        counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
+        return cls(
+            tuple(slide.slide for slide in slides),
+            tuple(map(len, blocks)),
+            tuple(blocks),
+            tuple(counts),
+            any(len(np.unique(labels)) > 1 for labels in blocks),
+        )
+
+
+def seeds_of(runs: Sequence[str], repeats: Mapping[str, str]) -> dict[str, list[str]]:
+    """For each run that repeats no other the trainings that are its seeds, itself first."""
+    return {run: [run, *(name for name in runs if repeats.get(name) == run)] for run in runs if run not in repeats}
+
+
+def evidence_rows(
+    probe: str,
+    metrics: tuple[str, str],
+    targets: Sequence[str],
+    scores: Mapping[str, Scores],
+    fitted: Mapping[str, Fitted],
+    baseline: str,
+    tested: HeldOut,
 ) -> list[EvidenceRow]:
-    """The evidence table: runs in the given order, then probes, then markers with their mean last.
+    """The rows of one probe: runs in the given order, then targets with their mean last.
 
     Args:
-        cohort: the pairs.
-        runs: predictions of each training.
-        settings: of the stage.
-        repeats: for a training that repeats another one with a further seed, the name of that one.
+        probe: its name.
+        metrics: name of the score of a target, and of their mean.
+        targets: names.
+        scores: of every run.
+        fitted: of every run.
+        baseline: run that the others are compared with.
+        tested: the held-out patches.
     """
-    repeats = repeats or {}
-    groups = {run: [run, *(name for name in runs if repeats.get(name) == run)] for run in runs if run not in repeats}
-    slides = held_out(cohort)
-    truths = [held_out_truth(slide) for slide in slides]
-    blocks = [block_labels(slide.position_um[slide.fold == 0], settings.block_um) for slide in slides]
-    counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
-    enough = any(len(np.unique(labels)) > 1 for labels in blocks)
     rows = []
-    for probe in PROBES:
-        scores = {
-            run: _stacked([_scores(truths, runs[name].predicted[probe], blocks, counts) for name in names])
-            for run, names in groups.items()
-        }
-        baseline = scores.get(settings.baseline)
-        for run, names in groups.items():
-            made = [runs[name] for name in names]
-            for column, target in enumerate((*cohort.markers, MEAN)):
-                against = None if run == settings.baseline else baseline
-                rows.append(_row(run, probe, target, column, scores[run], against, made, truths, slides_of(cohort)))
-    order = {run: index for index, run in enumerate(groups)}
-    rows.sort(key=lambda row: order[row.run])  # stable: probes and markers keep their order
-    return rows if enough else [_without_intervals(row) for row in rows]
-
-
-def slides_of(cohort: Cohort) -> tuple[str, ...]:
-    """Names of the held-out slides."""
-    return tuple(slide.slide for slide in held_out(cohort))
+    for run, own in scores.items():
+        against = None if run == baseline else scores.get(baseline)
+        for column, target in enumerate((*targets, MEAN)):
+            metric = metrics[target == MEAN]
+            rows.append(_row(run, probe, target, metric, column, own, against, fitted[run], tested))
+    return rows if tested.enough else [_without_intervals(row) for row in rows]
 
 
 def verdict_of(difference: Interval, per_seed: Sequence[float]) -> str:
@@ -149,40 +185,12 @@ def verdict_of(difference: Interval, per_seed: Sequence[float]) -> str:
     return "no difference"
 
 
-def _scores(
-    truths: Sequence[Floats],
-    predicted: Sequence[Floats],
-    blocks: Sequence[NDArray[np.int64]],
-    counts: list[NDArray[np.int64]],
-) -> _Scores:
-    # A marker without a probe (no slide to fit on has it) is no zero: it is left out like a missing truth.
-    known = [np.where(np.isfinite(p), y, np.nan) for y, p in zip(truths, predicted, strict=True)]
-    sums = [block_sums(y, p, labels) for y, p, labels in zip(known, predicted, blocks, strict=True)]
-    per_slide = np.stack([pearson(y, p) for y, p in zip(known, predicted, strict=True)])
-    weight = np.array([len(y) for y in known], dtype=np.float64)
-    return _Scores(
-        point=_with_mean(correlations(sums))[0],
-        resampled=_with_mean(correlations(sums, counts)),
-        per_slide=_with_mean(per_slide),
-        r2=_averaged([explained(y, p) for y, p in zip(known, predicted, strict=True)], weight),
-        spearman=_averaged([spearman(y, p) for y, p in zip(known, predicted, strict=True)], weight),
-    )
+def stacked(seeds: Sequence[Scores]) -> Scores:
+    """The scores of several seeds, of which each has S = 1 and no axis for it."""
+    return Scores(*(np.stack([getattr(one, item.name) for one in seeds]) for item in fields(Scores)))
 
 
-def _stacked(seeds: Sequence[_Scores]) -> _Scores:
-    return _Scores(*(np.stack([getattr(one, item.name) for one in seeds]) for item in fields(_Scores)))
-
-
-def _averaged(values: Sequence[Floats], weight: Floats) -> Floats:
-    """Mean over slides (T + 1,), weighted, of what is known; the mean over targets last."""
-    stacked = np.stack(values)
-    known = np.isfinite(stacked)
-    total = (known * weight[:, None]).sum(axis=0)
-    mean = np.where(known, stacked * weight[:, None], 0).sum(axis=0) / np.where(total > 0, total, np.nan)
-    return np.asarray(_with_mean(mean[None])[0])
-
-
-def _with_mean(values: Floats) -> Floats:
+def with_mean(values: Floats) -> Floats:
     """The columns (n, T) and, as one more, the mean of each row's known values."""
     known = np.isfinite(values)
     count = known.sum(axis=1)
@@ -194,12 +202,12 @@ def _row(
     run: str,
     probe: str,
     target: str,
+    metric: str,
     column: int,
-    scores: _Scores,
-    baseline: _Scores | None,
-    made: Sequence[RunPredictions],
-    truths: Sequence[Floats],
-    slides: Sequence[str],
+    scores: Scores,
+    baseline: Scores | None,
+    fitted: Fitted,
+    held: HeldOut,
 ) -> EvidenceRow:
     within = interval(scores.resampled[:, :, column].mean(axis=0))
     difference, around, per_seed, disjoint = math.nan, Interval(math.nan, math.nan), [], None
@@ -212,11 +220,11 @@ def _row(
     is_mean = target == MEAN
     per_slide = scores.per_slide[:, :, column].mean(axis=0)
     tested = np.isfinite(per_slide)
-    first = made[0]
     return EvidenceRow(
         run=run,
         probe=probe,
         target=target,
+        metric=metric,
         score=float(scores.point[:, column].mean()),
         within=within,
         difference=difference,
@@ -224,14 +232,15 @@ def _row(
         verdict=verdict_of(around, per_seed),
         r2=float(scores.r2[:, column].mean()),
         spearman=float(scores.spearman[:, column].mean()),
-        penalty=math.nan if is_mean or probe != "ridge" else float(np.median([one.penalty[column] for one in made])),
-        per_slide={slide: float(r) for slide, r, known in zip(slides, per_slide, tested, strict=True) if known},
+        penalty=math.nan if is_mean or fitted.penalty is None else float(fitted.penalty[column]),
+        per_slide={slide: float(r) for slide, r, known in zip(held.slides, per_slide, tested, strict=True) if known},
         per_seed=tuple(scores.point[:, column].tolist()),
         difference_per_seed=tuple(per_seed),
         disjoint=disjoint,
-        train_patches=int(first.train_patches.max(initial=0) if is_mean else first.train_patches[column]),
-        test_patches=sum(len(y) for y, known in zip(truths, tested, strict=True) if known),
+        train_patches=int(fitted.train_patches.max(initial=0) if is_mean else fitted.train_patches[column]),
+        test_patches=sum(count for count, known in zip(held.patches, tested, strict=True) if known),
         test_slides=int(tested.sum()),
+        draw_std=float(scores.draw_std[:, column].mean()),
     )
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.evaluation.probes import KnnProbe, RidgeProbe, fit_knn, fit_ridge
 from pipeline.evaluation.reading import Cohort, Features, SlidePairs, read_features
-from pipeline.evaluation.targets import comparable, standardised
 from pipeline.settings import EvaluateSettings
+from pipeline.tiling.patch_targets import comparable, standardised
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

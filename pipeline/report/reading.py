@@ -84,6 +84,7 @@ class Evidence:
     seed_low: float = math.nan
     seed_high: float = math.nan
     disjoint: str = ""
+    metric: str = "pearson_r"
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ def _evidence(path: Path) -> tuple[Evidence, ...]:
     rows = []
     for row in _table(path, ("run", "probe", "target", *names, "verdict", "disjoint", *counts)):
         values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict", "disjoint")}
+        values["metric"] = row.get("metric") or "pearson_r"
         values |= {name: float(row[name] or "nan") for name in names}
         values |= {name: int(row[name] or 0) for name in counts}
         rows.append(Evidence(**values))

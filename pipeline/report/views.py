@@ -139,14 +139,15 @@ def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:
 def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePart]:
     """The forest plots of every probe in the table."""
     titles = {"ridge": "Ridge probe", "knn": "Nearest-neighbour probe"}
+    scales = {"recall": "recall (mean: balanced accuracy)", "auc": "area under the ROC curve"}
     parts = []
     for probe in dict.fromkeys(row.probe for row in results.evidence):
         rows = [row for row in results.evidence if row.probe == probe]
-        title = titles.get(probe, probe)
+        title, scale = titles.get(probe, probe), scales.get(rows[0].metric, "Pearson r")
         compared = any(math.isfinite(row.difference) for row in rows)  # the baseline keeps its line, empty
-        scores = _forest(rows, series, f"{title}: scores with intervals", "Pearson r", difference=False)
+        scores = _forest(rows, series, f"{title}: scores with intervals", scale, difference=False)
         differences = (
-            _forest(rows, series, f"{title}: differences to {results.baseline}", "difference in Pearson r", True)
+            _forest(rows, series, f"{title}: differences to {results.baseline}", f"difference in {scale}", True)
             if compared
             else None
         )

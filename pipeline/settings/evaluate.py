@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -17,6 +19,13 @@ class EvaluateSettings:
         default=(0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0, 100000.0),
         min_length=1,
         description="ridge penalties to choose from within the training folds",
+    )
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1, 5, 10, 25),
+        description="where the dense side is a mask: patches of each class that the few-shot probes are fitted on",
+    )
+    shot_draws: int = Field(
+        default=10, ge=1, description="how often such patches are drawn; the score is the mean over the draws"
     )
     bootstrap: int = Field(default=1000, ge=10, description="resamples for the 95 % intervals")
     block_um: float = Field(

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.settings.closed import CLOSED
 
-Modality = Literal["sparse", "dense"]
+Modality = Literal["sparse", "dense", "target"]
 Seed = Annotated[int, Field(ge=0)]
 # What `augmentation: mfl` does not ask for.
 _OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "blur")
@@ -24,10 +24,18 @@ class RunSettings:
     branches: tuple[Modality, ...] = Field(
         default=("sparse", "dense"),
         min_length=2,
-        description="modality of each branch; branches of one modality share their encoder",
+        description="modality of each branch; branches of one modality share their encoder. `[sparse, target]` is the "
+        "supervised reference: the sparse encoder learns to predict `target`, and no dense encoder is there",
     )
     objective: Literal["vicreg", "barlow-twins", "infonce", "nt-xent"] = Field(
-        default="vicreg", description="loss between the branches, summed over all pairs of them"
+        default="vicreg",
+        description="loss between the branches, summed over all pairs of them; a target branch takes squared error or "
+        "cross-entropy instead",
+    )
+    target: Literal["values", "class"] = Field(
+        default="values",
+        description="what a target branch holds: values (of fluorescence the log mean of each marker, of brightfield "
+        "the density of each stain, of a mask the share of each class) or class (of a mask, that of most of the patch)",
     )
     convention: Literal["vicreg", "mfl"] = Field(
         default="vicreg", description="weights of the VICReg terms: as its authors code them, or as More From Less does"
@@ -107,7 +115,15 @@ class RunSettings:
     def _yields_a_sparse_encoder(cls, branches: tuple[Modality, ...]) -> tuple[Modality, ...]:
         if "sparse" not in branches:
             raise ValueError("at least one branch must be sparse, for the sparse encoder is what a run yields")
+        if "target" in branches and branches != ("sparse", "target"):
+            raise ValueError("a target branch goes with one sparse branch and no other: [sparse, target]")
         return branches
+
+    @model_validator(mode="after")
+    def _has_targets_to_learn(self) -> Self:
+        if "target" in self.branches and self.pairing == "blank":
+            raise ValueError("pairing blank leaves nothing to predict; shuffled is the control of a target branch")
+        return self
 
     @model_validator(mode="after")
     def _weighs_every_pair(self) -> Self:
@@ -134,3 +150,8 @@ class RunSettings:
         if self.seeds and self.repeats:
             raise ValueError("a run that repeats another has one seed; set seeds in the run that it repeats")
         return self
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """The branches that have an encoder: all but a target."""
+        return tuple(branch for branch in self.branches if branch != "target")

@@ -178,6 +178,10 @@ def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] 
     if dense is None:
         return "It was trained on H&E patches only: a baseline without a privileged modality."
     names = ", ".join(dense["panel"])
+    if "target" in settings["branches"]:
+        what = "the class of patches" if settings["target"] == "class" else "of patches"
+        other = " of OTHER places" if settings["pairing"] == "shuffled" else ""
+        return f"A REFERENCE: it was trained, supervised, to predict {what}{other} ({names}) from the H&E patch."
     names = {"mask": f"a mask of {names}", "brightfield": "a brightfield stain"}.get(dense["kind"], names)
     if settings["pairing"] == "shuffled":
         return f"A CONTROL: beside it stood dense patches ({names}) of OTHER places, in a fixed random pairing."

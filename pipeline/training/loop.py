@@ -26,6 +26,7 @@ from pipeline.training.patches import TrainingPatches, batches_ahead, epoch_orde
 from pipeline.training.precision import Precision, autocast
 from pipeline.training.seeds import seed_of
 from pipeline.training.state import TrainingState, asked_to_stop, save_state
+from pipeline.training.supervised import supervised_terms
 from pipeline.training.views import Batch, MakeViews
 
 STOPPED_BY_SIGTERM = 143
@@ -144,11 +145,15 @@ class Trainer:
         rate = learning_rate(done, self._settings.epochs * self._steps_per_epoch, self._settings)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        views = self._make_views(step.batch.to(self._device), self._generator)
+        batch = step.batch.to(self._device)
+        views = self._make_views(batch, self._generator)
         with autocast(self._precision, self._device):
             outputs = self._network([view.contiguous(memory_format=torch.channels_last) for view in views])
         outputs = [BranchOutput(item.features.float(), item.embedding.float()) for item in outputs]
-        terms = self._objective([item.embedding for item in outputs])
+        if batch.target is None:
+            terms = self._objective([item.embedding for item in outputs])
+        else:
+            terms = supervised_terms(outputs[0].embedding, batch.target, self._settings.target)
         loss = torch.stack(list(terms.values())).sum()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

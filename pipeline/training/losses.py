@@ -23,7 +23,7 @@ Terms = dict[str, Tensor]
 Weights = Sequence[float]
 Objective = Callable[[Sequence[Tensor]], Terms]
 
-TERMS = ("invariance", "variance", "covariance", "redundancy", "contrast")
+TERMS = ("invariance", "variance", "covariance", "redundancy", "contrast", "error", "cross_entropy")
 INVARIANCE_WEIGHT = 25.0
 VARIANCE_WEIGHT = 25.0
 COVARIANCE_WEIGHT = 1.0

@@ -84,10 +84,18 @@ class TrainingPatches:
         rows: which patches.
         dense: whether the dense side will be read.
         budget_bytes: patches that need no more than this are read into memory once.
+        targets: (N, T) float32, what a supervised run predicts of each; None in other runs.
     """
 
-    def __init__(self, rows: TrainingRows, *, dense: bool, budget_bytes: int = MEMORY_BUDGET_BYTES) -> None:
-        self.rows = rows
+    def __init__(
+        self,
+        rows: TrainingRows,
+        *,
+        dense: bool,
+        budget_bytes: int = MEMORY_BUDGET_BYTES,
+        targets: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.rows, self.targets = rows, targets
         self.in_memory = _bytes_needed(rows, dense=dense) <= budget_bytes
         self._readers: list[PatchReader] = [slide.store for slide in rows.slides]
         if self.in_memory:
@@ -201,7 +209,7 @@ def partners(count: int, pairing: str, *, seed: int) -> Rows | None:
 def make_batch(
     patches: TrainingPatches, numbers: Rows, partner: Rows | None, *, dense: bool, pin: bool = False
 ) -> Batch:
-    """The batch of these patches, each beside the dense side of its partner.
+    """The batch of these patches, each beside the dense side, or the target, of its partner.
 
     Args:
         patches: where they are read from.
@@ -214,7 +222,10 @@ def make_batch(
     sparse = torch.empty(count, size_px, size_px, 3, dtype=torch.uint8, pin_memory=pin)
     patches.sparse(numbers, sparse.numpy())
     if not dense:
-        return Batch(sparse, None, None)
+        target = None
+        if patches.targets is not None and partner is not None:
+            target = torch.from_numpy(patches.targets[partner[numbers]])
+        return Batch(sparse, None, None, target.pin_memory() if pin and target is not None else target)
     if partner is None:
         blank = torch.zeros(count, markers, size_px, size_px, pin_memory=pin)
         return Batch(sparse, blank, torch.zeros(count, markers, dtype=torch.bool, pin_memory=pin))

@@ -97,7 +97,7 @@ def read_training_rows(
         _training_slide(split, stores, str(name), part["row"].to_numpy(np.int64), int(total[name]))
         for name, part in chosen.groupby("slide", sort=False)
     )
-    if "dense" in branches:
+    if "dense" in branches or "target" in branches:
         _check_dense(slides, markers)
         own = panel or PanelSettings()
         channels = {slide.store.attributes.slide: slide.store.attributes.markers for slide in slides}
@@ -140,7 +140,7 @@ def _check_dense(slides: Sequence[TrainingSlide], markers: Sequence[str]) -> Non
             raise StatedError(
                 slide=known.slide,
                 file=slide.store.path,
-                expected="a dense side, because the run has a dense branch",
+                expected="a dense side, because the run has a dense branch or a target",
                 found="a store of sparse patches only",
             )
 

@@ -35,6 +35,7 @@ from pipeline.training.precision import autocast, best_device, resolve_precision
 from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.rows import TrainingRows
 from pipeline.training.state import TrainingState, json_lines, load_state, recipe_of
+from pipeline.training.supervised import training_targets
 from pipeline.training.views import MakeViews, ViewMaker
 
 _COSINE_PATCHES = 256
@@ -70,8 +71,8 @@ def train(
     """Trains one run, or goes on with it where it was interrupted, and writes its results.
 
     Raises:
-        StatedError: for an architecture that timm does not know or that cannot take the patches, non-finite pixels
-            or a loss that is not finite.
+        StatedError: for targets that are not there, an architecture that timm does not know or that cannot take the
+            patches, non-finite pixels or a loss that is not finite.
     """
     size_px = settings.size_px or rows.size_px
     if size_px > rows.size_px:
@@ -82,17 +83,19 @@ def train(
     torch.backends.cudnn.benchmark = True
     # Views are made by threads of our own, as many as torch has.
     cv2.setNumThreads(1)
+    supervised = "target" in settings.branches
+    targets = training_targets(rows, settings.target) if supervised else None
     network = BranchNetwork(
-        settings.branches,
+        settings.encoded,
         encoder=settings.encoder,
         channels={"sparse": 3, "dense": rows.dense_channels},
         size_px=size_px,
-        projector=settings.projector,
+        projector=settings.projector if targets is None else targets.shape[1:],
         seed=settings.seed,
     )
     network.to(memory_format=torch.channels_last).to(device)
     precision = resolve_precision(settings.precision, network, device)
-    patches = TrainingPatches(rows, dense="dense" in settings.branches)
+    patches = TrainingPatches(rows, dense="dense" in settings.branches, targets=targets)
     colour, markers, dense_colour = _statistics(patches, settings)
     normalisation = Normalisation(colour, markers, device, dense_colour)
     make_views = _view_maker(settings, size_px, normalisation, rows.dense_kind)
@@ -120,9 +123,9 @@ def train(
 
 def _view_maker(settings: RunSettings, size_px: int, normalisation: Normalisation, dense_kind: str) -> MakeViews:
     if settings.augmentation == "mfl":
-        return PublishedViewMaker(settings.branches, size_px, normalisation=normalisation, dense_kind=dense_kind)
+        return PublishedViewMaker(settings.encoded, size_px, normalisation=normalisation, dense_kind=dense_kind)
     return ViewMaker(
-        settings.branches,
+        settings.encoded,
         Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
         shared_geometry=settings.shared_geometry,
         normalisation=normalisation,

@@ -32,17 +32,20 @@ class Batch:
         dense: (n, M, P, P) float32, see `TrainingPatches.dense`; zero where `present` is false; None without a dense
             branch.
         present: (n, M) bool, whether the row's slide shows the channel; all false for blank pairing.
+        target: (n, T) float32, what a supervised run predicts, see `training_targets`; None in other runs.
     """
 
     sparse: Tensor
     dense: Tensor | None
     present: Tensor | None
+    target: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
         dense = None if self.dense is None else self.dense.to(device, non_blocking=True)
         present = None if self.present is None else self.present.to(device, non_blocking=True)
-        return Batch(self.sparse.to(device, non_blocking=True), dense, present)
+        target = None if self.target is None else self.target.to(device, non_blocking=True)
+        return Batch(self.sparse.to(device, non_blocking=True), dense, present, target)
 
 
 # From a batch to one view (n, C, size_px, size_px) per branch.

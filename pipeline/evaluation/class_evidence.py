@@ -1,0 +1,128 @@
+"""How well the probes tell classes of patches: linear, nearest neighbours and few-shot, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.class_probes import Standard, draw_shots, fit_logistic
+from pipeline.evaluation.class_scores import areas, recalls, resampled
+from pipeline.evaluation.classes import ClassTask
+from pipeline.evaluation.evidence import EvidenceRow, Fitted, HeldOut, Scores, evidence_rows, stacked, with_mean
+from pipeline.evaluation.prediction import TrainingRows, held_out, training_features
+from pipeline.evaluation.probes import fit_knn
+from pipeline.evaluation.reading import Cohort, read_features
+from pipeline.settings import EvaluateSettings
+from pipeline.tiling.patch_targets import NO_CLASS
+
+Floats = NDArray[np.float64]
+# One prediction (n, K) for all held-out patches with a class; several where patches to fit on are drawn.
+Draws = list[Floats]
+
+_MEAN_OF = {"recall": "balanced_accuracy", "auc": "macro_auc"}
+
+
+def class_evidence(
+    embeddings: Path,
+    cohort: Cohort,
+    training: TrainingRows,
+    task: ClassTask,
+    groups: Mapping[str, Sequence[str]],
+    tested: HeldOut,
+    settings: EvaluateSettings,
+) -> list[EvidenceRow]:
+    """Rows of every class probe and class, with their mean.
+
+    The probes are `class-linear` and `class-knn`, scored by recall (mean: balanced accuracy), the same with `-auc`
+    scored by the area under the ROC curve of each class against the rest, and `class-{n}-shot` for the numbers of
+    patches that every class has to fit on.
+
+    Raises:
+        StatedError: if a slide has no features there, or features of other patches.
+    """
+    seeds = [name for names in groups.values() for name in names]
+    predicted = {name: _predictions(embeddings / name, cohort, training, task, settings) for name in seeds}
+    rows = []
+    for probe in next(iter(predicted.values())):
+        fitted = Fitted(_fitted_on(probe, task), None)
+        for metric in ("recall", "auc"):
+            if metric == "auc" and "shot" in probe:
+                continue
+            scores = {
+                run: stacked([_scores(metric, task, predicted[name][probe], tested) for name in names])
+                for run, names in groups.items()
+            }
+            title = probe if metric == "recall" else f"{probe}-auc"
+            metrics = (metric, _MEAN_OF[metric])
+            of_all = dict.fromkeys(groups, fitted)
+            rows += evidence_rows(
+                title, metrics, task.names, scores, of_all, settings.baseline, _with_class(task, tested)
+            )
+    return rows
+
+
+def _predictions(
+    folder: Path, cohort: Cohort, training: TrainingRows, task: ClassTask, settings: EvaluateSettings
+) -> dict[str, Draws]:
+    features, known = training_features(folder, cohort, training), task.fitted != NO_CLASS
+    held = [read_features(folder, slide)[slide.fold == 0] for slide in held_out(cohort)]
+    seen = np.concatenate([rows[labels != NO_CLASS] for rows, labels in zip(held, task.tested, strict=True)])
+    # Few-shot probes too are standardised by all training patches: that takes no labels.
+    standard, labels, classes = Standard.of(features), task.fitted[known], len(task.names)
+    x, asked = standard(features[known]), standard(seen)
+    found = {
+        "class-linear": [fit_logistic(x, labels, classes).predict(asked)],
+        "class-knn": [fit_knn(features[known], np.eye(classes)[labels], settings.neighbours).predict(seen)],
+    }
+    for shots in settings.shots:
+        seeds = [settings.seed * settings.shot_draws + draw for draw in range(settings.shot_draws)]
+        drawn = [draw_shots(labels, classes, shots, seed) for seed in seeds]
+        fits = [fit_logistic(x[rows], labels[rows], classes).predict(asked) for rows in drawn if rows is not None]
+        if fits:
+            found[f"class-{shots}-shot"] = fits
+    return found
+
+
+def _scores(metric: str, task: ClassTask, draws: Draws, tested: HeldOut) -> Scores:
+    """The scores, of several draws their means."""
+    known = [labels != NO_CLASS for labels in task.tested]
+    truth = np.concatenate([labels[rows] for labels, rows in zip(task.tested, known, strict=True)])
+    blocks = [labels[rows] for labels, rows in zip(tested.blocks, known, strict=True)]
+    slide = np.repeat(np.arange(len(known)), [int(rows.sum()) for rows in known])
+    within = (slide == np.arange(len(known))[:, None]).astype(np.float64)
+
+    # Recall is linear in the hits, so that the mean over draws takes one pass.
+    hits = np.stack([scores.argmax(axis=1) == truth for scores in draws]).astype(np.float64)
+
+    def measure(weights: Floats) -> Floats:
+        if metric == "auc":
+            return with_mean(areas(truth, draws[0], weights))
+        return with_mean(recalls(truth, hits.mean(axis=0), len(task.names), weights))
+
+    alike = np.ones((1, len(truth)))
+    each = np.concatenate([with_mean(recalls(truth, one, len(task.names), alike)) for one in hits])
+    nothing = np.full(len(task.names) + 1, np.nan)
+    return Scores(
+        point=measure(alike)[0],
+        resampled=resampled(measure, blocks, tested.counts),
+        per_slide=measure(within),
+        r2=nothing,
+        spearman=nothing,
+        draw_std=each.std(axis=0, ddof=1) if len(draws) > 1 else nothing,
+    )
+
+
+def _with_class(task: ClassTask, tested: HeldOut) -> HeldOut:
+    """The same with the number of patches that have a class."""
+    patches = tuple(int((labels != NO_CLASS).sum()) for labels in task.tested)
+    return HeldOut(tested.slides, patches, tested.blocks, tested.counts, tested.enough)
+
+
+def _fitted_on(probe: str, task: ClassTask) -> NDArray[np.int64]:
+    """Patches that a probe was fitted on, the same for every class."""
+    shots = probe.removeprefix("class-").removesuffix("-shot")
+    count = int(shots) * len(task.names) if shots.isdecimal() else int((task.fitted != NO_CLASS).sum())
+    return np.full(len(task.names), count)

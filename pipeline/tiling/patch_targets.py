@@ -1,0 +1,35 @@
+"""What the dense side tells of a patch in a few numbers, made comparable between slides: what can be predicted of it.
+
+Fluorescence: mean intensity of each marker. Brightfield: mean optical density of each stain. Mask: share of each class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+NO_CLASS = -1
+_MAJORITY = 0.5
+
+
+def comparable(values: Floats, dense_kind: str) -> Floats:
+    """log(1 + x) of intensities (n, T), negative ones (background-corrected images have them) taken as 0.
+
+    Densities and shares, of the other kinds, are on scales of their own already and stay as they are.
+    """
+    return np.log1p(np.clip(values, 0, None)) if dense_kind == "fluorescence" else values
+
+
+def standardised(values: Floats) -> Floats:
+    """The values of one slide (n, T), each column with mean 0 and standard deviation 1; nan where it is constant."""
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    usable = spread > 1e-9 * np.maximum(np.abs(mean), 1e-300)
+    return np.where(usable, (values - mean) / np.where(usable, spread, 1), np.nan)
+
+
+def majority_class(shares: Floats) -> NDArray[np.int64]:
+    """(n,) the class that covers more than half of a patch, of shares (n, T); `NO_CLASS` where none does."""
+    share = np.nan_to_num(shares)
+    return np.where(share.max(axis=1) > _MAJORITY, share.argmax(axis=1), NO_CLASS).astype(np.int64)

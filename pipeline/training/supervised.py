@@ -1,0 +1,66 @@
+"""The supervised reference: what a sparse encoder is to predict of each training patch, and the loss of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from pipeline.errors import StatedError
+from pipeline.slides.marker_names import UNUSED
+from pipeline.tiling.patch_targets import NO_CLASS, comparable, majority_class, standardised
+from pipeline.training.rows import TrainingRows
+
+Floats = NDArray[np.float32]
+
+
+def training_targets(rows: TrainingRows, target: str) -> Floats:
+    """(N, T) float32: the targets of all training patches in their order, T markers, stains or classes of the panel.
+
+    Args:
+        rows: the training patches.
+        target: `values`, standardised within each slide as the probes' are, nan where a slide lacks the marker; or
+            `class`, 1 for the class of the patch and 0 for the others, nan where no class covers more than half.
+
+    Raises:
+        StatedError: if classes are asked for and the dense side is no mask, or no patch has one.
+    """
+    if target == "class" and rows.dense_kind != "mask":
+        raise StatedError(expected="a mask as the dense side, for target is class", found=rows.dense_kind)
+    parts = []
+    for slide in rows.slides:
+        known = slide.store.attributes
+        places = np.array(rows.panel.places[known.slide])
+        used = places != UNUSED
+        values = np.full((len(slide.rows), len(rows.markers)), np.nan)
+        values[:, places[used]] = slide.store.table.marker_mean[slide.rows][:, used]
+        parts.append(_one_hot(values) if target == "class" else standardised(comparable(values, known.dense_kind)))
+    targets = np.concatenate(parts).astype(np.float32)
+    if not np.isfinite(targets).any():
+        raise StatedError(expected=f"training patches with a {target} to predict", found=f"none of {len(targets)}")
+    return targets
+
+
+def supervised_terms(predicted: Tensor, target: Tensor, kind: str) -> dict[str, Tensor]:
+    """The loss of predictions (n, T) by name: mean squared error of the known values, or cross-entropy of the classes.
+
+    Args:
+        predicted: values in standard deviations, or logits of the classes.
+        target: see `training_targets`; nan is left out, and nothing known gives 0.
+        kind: `values` or `class`.
+    """
+    known = torch.isfinite(target)
+    truth = torch.where(known, target, 0.0)
+    if kind == "class":
+        # Of a patch with a class all T entries are known; absent classes of its slide are 0.
+        per_patch = -(truth * log_softmax(predicted, dim=1)).sum(dim=1)
+        return {"cross_entropy": per_patch.sum() / known.any(dim=1).sum().clamp(min=1)}
+    squared = torch.where(known, (predicted - truth) ** 2, 0.0)
+    return {"error": squared.sum() / known.sum().clamp(min=1)}
+
+
+def _one_hot(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    classes = majority_class(shares)
+    return np.where((classes == NO_CLASS)[:, None], np.nan, np.eye(shares.shape[1])[classes])
