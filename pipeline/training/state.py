@@ -19,6 +19,7 @@ import torch
 from pipeline.errors import BROKEN_INPUT
 from pipeline.progress import say
 from pipeline.provenance import finished
+from pipeline.training.processes import Processes
 
 FILE_NAME = "state.pt"
 _DIGEST_BYTES = 32
@@ -78,6 +79,16 @@ def load_state(folder: Path, recipe: str) -> TrainingState | None:
     except (*BROKEN_INPUT, pickle.UnpicklingError, EOFError) as error:
         say(f"{path}: unreadable ({type(error).__name__}); starting afresh")
         return None
+
+
+def agreed_state(state: TrainingState, processes: Processes) -> TrainingState:
+    """The first process's state, in every process."""
+    if processes.count == 1:
+        return state
+    stream = io.BytesIO()
+    torch.save(vars(state), stream)
+    data = processes.from_first(stream.getvalue())
+    return TrainingState(**torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
 
 
 def json_lines(history: list[dict[str, Any]]) -> str:

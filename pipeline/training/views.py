@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pipeline.training.augmentation import (
     Augmentation,
@@ -17,6 +17,7 @@ from pipeline.training.augmentation import (
     jitter_stain,
     resample,
 )
+from pipeline.training.draws import Draws
 from pipeline.training.normalisation import Normalisation
 
 
@@ -65,31 +66,31 @@ class ViewMaker:
         self._normalisation = normalisation
         self._window_of = window_numbers(branches, shared_geometry=shared_geometry)
 
-    def __call__(self, batch: Batch, generator: Generator) -> list[Tensor]:
+    def __call__(self, batch: Batch, draws: Draws) -> list[Tensor]:
         """One (n, C, size_px, size_px) float32 view per branch; overwrites the batch's dense pixels."""
-        count, patch_px = batch.sparse.shape[:2]
+        patch_px = batch.sparse.shape[1]
         numbers = range(max(self._window_of) + 1)
-        windows = [draw_windows(count, patch_px, self._augmentation, generator) for _ in numbers]
+        windows = [draw_windows(patch_px, self._augmentation, draws) for _ in numbers]
         rgb = batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
         dense = None if batch.dense is None else self._normalisation.dense(batch.dense)
         views = []
         for modality, number in zip(self._branches, self._window_of, strict=True):
-            orientations = draw_orientations(count, generator)
+            orientations = draw_orientations(draws)
             source = rgb if modality == "sparse" else dense
             if source is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
             view = resample(source, windows[number], orientations, self._augmentation.size_px)
-            views.append(self._recolour(modality, view, batch.present, generator))
+            views.append(self._recolour(modality, view, batch.present, draws))
         return views
 
-    def _recolour(self, modality: str, view: Tensor, present: Tensor | None, generator: Generator) -> Tensor:
+    def _recolour(self, modality: str, view: Tensor, present: Tensor | None, draws: Draws) -> Tensor:
         strength = self._augmentation.colour
         if modality == "dense":
             if present is None:
                 raise ValueError("a dense view needs to know which markers are present")
-            return jitter_intensity(view, present, strength, generator)
-        coloured = jitter_stain(view, strength, generator)
-        return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, generator))
+            return jitter_intensity(view, present, strength, draws)
+        coloured = jitter_stain(view, strength, draws)
+        return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, draws))
 
 
 def window_numbers(branches: Sequence[str], *, shared_geometry: bool) -> tuple[int, ...]:
