@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import signal
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ def load_state(folder: Path, recipe: str) -> TrainingState | None:
             say(f"{path}: left by a training with other settings, patches or code; starting afresh")
             return None
         return TrainingState(**values)
-    except (*BROKEN_INPUT, pickle.UnpicklingError, EOFError) as error:
+    except (*BROKEN_INPUT, pickle.UnpicklingError, struct.error, EOFError) as error:
         say(f"{path}: unreadable ({type(error).__name__}); starting afresh")
         return None
 
