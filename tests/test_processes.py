@@ -84,7 +84,8 @@ def test_two_processes_train_as_one_does(cohort: Path, alone: Path) -> None:
     _assert_same_curve(cohort / "two", alone)
     weights, expected = (load_file(out / "encoder" / "model.safetensors") for out in (cohort / "two", alone))
     for name, value in weights.items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+        # AdamW moves a weight by up to lr (1e-3) a step even where its gradient is nothing but rounding.
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=2e-3)
     known = [
         json.loads((out / "encoder" / "config.json").read_text())["more_from_less"] for out in (cohort / "two", alone)
     ]
