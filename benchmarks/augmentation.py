@@ -31,6 +31,7 @@ from drawn_slide import interleaved, judged, versions
 
 from pipeline.training import augmentation, views
 from pipeline.training.augmentation import Augmentation
+from pipeline.training.draws import Draws
 from pipeline.training.normalisation import ColourStatistics, Normalisation
 from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.views import Batch, MakeViews, ViewMaker
@@ -100,8 +101,13 @@ def draw_patches(count: int) -> Tensor:
 
 def turn(make_views: MakeViews, patches: Tensor) -> int:
     """The views of all patches; returns how many."""
-    made = make_views(Batch(patches, None, None), torch.Generator().manual_seed(0))
+    made = make_views(Batch(patches, None, None), draws_of(patches))
     return sum(len(view) for view in made)
+
+
+def draws_of(patches: Tensor) -> Draws:
+    """The random numbers of one step."""
+    return Draws(torch.Generator().manual_seed(0), len(patches))
 
 
 @contextmanager
@@ -118,9 +124,9 @@ def without_opencv() -> Iterator[None]:
 def check_equal(make_views: MakeViews, patches: Tensor) -> float:
     """The largest difference between views by OpenCV and by torch; too large a one ends the benchmark."""
     batch = Batch(patches, None, None)
-    found = make_views(batch, torch.Generator().manual_seed(0))
+    found = make_views(batch, draws_of(patches))
     with without_opencv():
-        expected = make_views(batch, torch.Generator().manual_seed(0))
+        expected = make_views(batch, draws_of(patches))
     worst = max(float((view - other).abs().max()) for view, other in zip(found, expected, strict=True))
     if worst > TOLERANCE:
         raise SystemExit(f"views by OpenCV and by torch differ by {worst:.1e}, more than {TOLERANCE:g}")

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         parser = _parser(words[0] if words else "")
-        parsed = parser.parse_args(words)
+        parsed = parser.parse_args(words, argparse.Namespace(words=words))
         parsed.run(parsed)
     except StatedError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from pipeline.training import augmentation
 from pipeline.training import views as views_module
 from pipeline.training.augmentation import Augmentation, draw_orientations, draw_windows
 from pipeline.training.cpu_images import rgb_views, warped
+from pipeline.training.draws import Draws
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics, Normalisation
 from pipeline.training.views import Batch, ViewMaker
 
@@ -30,9 +31,9 @@ def threads(request: pytest.FixtureRequest) -> object:
 @pytest.mark.parametrize("channels", [1, 2, 3, 7])
 @pytest.mark.parametrize("size_px", [40, 24])
 def test_windows_are_seen_as_grid_sample_sees_them(channels: int, size_px: int, threads: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    windows = draw_windows(5, 40, Augmentation(size_px, 0.7, 1.0, 0.0), generator)
-    theta = torch.cat([draw_orientations(5, generator) * windows[:, :1, None], windows[:, 1:, None]], dim=2)
+    draws = Draws(torch.Generator().manual_seed(1), 5)
+    windows = draw_windows(40, Augmentation(size_px, 0.7, 1.0, 0.0), draws)
+    theta = torch.cat([draw_orientations(draws) * windows[:, :1, None], windows[:, 1:, None]], dim=2)
     images = _images(channels)
     grid = affine_grid(theta, [5, channels, size_px, size_px], align_corners=False)
     expected = grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
@@ -55,7 +56,7 @@ def test_views_are_those_of_torch(blur: float, threads: int, monkeypatch: pytest
 
     def views() -> list[Tensor]:
         batch = Batch(sparse, dense.clone(), torch.ones(9, 2, dtype=torch.bool))
-        return maker(batch, torch.Generator().manual_seed(5))
+        return maker(batch, Draws(torch.Generator().manual_seed(5), 9))
 
     found = views()
     monkeypatch.setattr(augmentation, "by_opencv", lambda images: False)

@@ -14,6 +14,7 @@ from drawn_training import TINY, draw_pairs, write_cohort
 from torch import Tensor
 
 from pipeline.cli import main
+from pipeline.training.draws import Draws
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics, Normalisation
 from pipeline.training.published_views import (
     PublishedViewMaker,
@@ -129,7 +130,7 @@ def test_every_branch_is_drawn_on_its_own_and_a_seed_fixes_them() -> None:
         present = torch.ones(8, 1, dtype=torch.bool)
         present[3] = False
         batch = Batch(sparse, sparse[..., :1].permute(0, 3, 1, 2).float(), present)
-        return maker(batch, torch.Generator().manual_seed(seed))
+        return maker(batch, Draws(torch.Generator().manual_seed(seed), 8))
 
     first, second, dense = views(1)
     assert first.shape == second.shape == (8, 3, 32, 32)

@@ -20,9 +20,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from pipeline.training.draws import Draws
 from pipeline.training.normalisation import Normalisation
 from pipeline.training.views import Batch
 
@@ -59,24 +60,19 @@ class PublishedViewMaker:
         self._normalisation = normalisation
         self._dense_kind = dense_kind
 
-    def __call__(self, batch: Batch, generator: Generator) -> list[Tensor]:
+    def __call__(self, batch: Batch, draws: Draws) -> list[Tensor]:
         """One (n, C, size_px, size_px) float32 view per branch."""
-        count = len(batch.sparse)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(count, *shape, generator=generator, device=generator.device)
-
         views = []
         for modality in self._branches:
             if modality == "sparse":
                 rgb = batch.sparse.permute(0, 3, 1, 2).to(torch.float32)
-                view = published_view(rgb, uniform, self._size_px)
+                view = published_view(rgb, draws.uniform, self._size_px)
                 views.append(self._normalisation.sparse(view.div_(255)))
                 continue
             if batch.dense is None or batch.present is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
             pixels = batch.dense * 255 if self._dense_kind == "mask" else batch.dense
-            view = self._normalised(published_view(pixels, uniform, self._size_px))
+            view = self._normalised(published_view(pixels, draws.uniform, self._size_px))
             views.append(view.mul_(batch.present[:, :, None, None]))
         return views
 
