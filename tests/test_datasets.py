@@ -80,7 +80,8 @@ def test_bci_cut_into_patches(tmp_path: Path) -> None:
     draw_bci(tmp_path / "set")
     assert build("bci", tmp_path / "set", tmp_path / "out", "--mpp", "0.46", "--size-px", "256") == 0
     store = stores(tmp_path / "out")["bci-train"]
-    assert (len(store), store.attributes.markers, store.attributes.patient) == (32, ("R", "G", "B"), "bci-train")
+    known = store.attributes
+    assert (len(store), known.dense_kind, known.patient) == (32, "brightfield", "bci-train")
     files = pd.read_csv(tmp_path / "out" / "results" / "dataset" / "bci-train.tsv", sep="\t", dtype={"label": str})
     assert files["label"].unique().tolist() == ["0", "1+"]
     for row in (0, 6, 31):
@@ -93,17 +94,20 @@ def test_bci_cut_into_patches(tmp_path: Path) -> None:
     run_all(tmp_path / "out", "bci-test", size_px=64, branches=["sparse", "sparse", "dense"])
 
 
-def test_segpath_has_a_panel_per_cell_type(tmp_path: Path) -> None:
+def test_segpath_is_a_mask_of_one_cell_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw_segpath(tmp_path / "set")
-    assert build("segpath", tmp_path / "set", tmp_path / "out", "--size-px", "246") == 0
+    assert build("segpath", tmp_path / "set", tmp_path / "out") == 1
+    assert "found CD3CD20, panCK" in capsys.readouterr().err
+    assert build("segpath", tmp_path / "set", tmp_path / "out", "--size-px", "246", "--antibody", "panCK") == 0
     opened = stores(tmp_path / "out")
-    assert len(opened) == 6
-    assert opened["segpath-epithelium-val"].attributes.markers == ("Epithelium",)
     assert {store.attributes.patient for store in opened.values()} == {"segpath-train", "segpath-val", "segpath-test"}
-    store = opened["segpath-lymphocyte-test"]
-    assert set(np.unique(store.read_dense(slice(0, 16)))) == {0, 255}
+    store = opened["segpath-epithelium-val"]
+    assert (store.attributes.markers, store.attributes.dense_kind) == (("Epithelium",), "mask")
+    labels = store.read_dense(slice(0, 16))
+    assert set(np.unique(labels)) == {0, 1}
+    np.testing.assert_allclose(store.table.marker_mean[:, 0], labels.mean(axis=(1, 2, 3)), rtol=1e-6)
     summary = run_all(tmp_path / "out", "segpath-test", size_px=64)
-    assert set(summary["target"]) == {"Epithelium", "Lymphocyte", "mean"}
+    assert set(summary["target"]) == {"Epithelium", "mean"}
 
 
 def test_pannuke_kinds_of_nuclei_are_markers(tmp_path: Path) -> None:
@@ -113,7 +117,10 @@ def test_pannuke_kinds_of_nuclei_are_markers(tmp_path: Path) -> None:
     images = np.load(tmp_path / "set" / "Fold 2" / "images" / "fold2" / "images.npy")
     masks = np.load(tmp_path / "set" / "Fold 2" / "masks" / "fold2" / "masks.npy")
     np.testing.assert_array_equal(store.read_sparse(slice(0, 6)), images)
-    np.testing.assert_array_equal(store.read_dense(slice(0, 6)) == 255, np.moveaxis(masks[..., :5], -1, 1) > 0)
+    labels = store.read_dense(slice(0, 6))[:, 0]
+    for number in range(5):
+        np.testing.assert_array_equal(labels == number + 1, masks[..., number] > 0)
+        np.testing.assert_allclose(store.table.marker_mean[:, number], (masks[..., number] > 0).mean(axis=(1, 2)))
     assert store.attributes.markers == ("neoplastic", "inflammatory", "connective", "dead", "epithelial")
     run_all(tmp_path / "out", "pannuke-fold3", size_px=64)
 
@@ -188,7 +195,7 @@ def test_arrays_and_tables_of_another_shape_are_refused(tmp_path: Path, capsys: 
     assert "(N, 256, 256, 6)" in capsys.readouterr().err
     draw_segpath(tmp_path / "segpath")
     (tmp_path / "segpath" / "panCK_fileinfo.csv").write_text("filename,split\na_HE.png,train\n")
-    assert build("segpath", tmp_path / "segpath", tmp_path / "out") == 1
+    assert build("segpath", tmp_path / "segpath", tmp_path / "out", "--antibody", "panCK") == 1
     assert "train_val_test" in capsys.readouterr().err
     draw_bci(tmp_path / "bci")
     (tmp_path / "bci/HE/train/00000_train_0.png").rename(tmp_path / "bci/HE/train/00000.png")

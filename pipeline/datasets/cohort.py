@@ -17,7 +17,14 @@ from pipeline.provenance import finished
 
 
 def write_cohort(
-    dataset: str, source: Path, out: Path, *, masks: Path | None, mpp: float | None, size_px: int | None
+    dataset: str,
+    source: Path,
+    out: Path,
+    *,
+    masks: Path | None,
+    mpp: float | None,
+    antibody: str | None,
+    size_px: int | None,
 ) -> None:
     """Writes a set below `out`: a store per part, a table of each store's files and labels, and the sheet.
 
@@ -27,6 +34,7 @@ def write_cohort(
         out: folder of the cohort.
         masks: of nct-crc.
         mpp: of bci.
+        antibody: of segpath.
         size_px: side of the patches; None takes the images whole.
 
     Raises:
@@ -34,20 +42,20 @@ def write_cohort(
     """
     if not source.is_dir():
         raise StatedError(file=source, expected=f"the folder of {dataset}", found="none")
-    parts = _read(dataset, source, masks, mpp)
+    parts = _read(dataset, source, masks, mpp, antibody)
     for part in parts:
         write_set(part, out / "results" / "tile" / f"{part.name}.zarr", dataset=dataset, size_px=size_px)
         write_files(part, out / "results" / "dataset" / f"{part.name}.tsv", size_px=size_px)
     _write_sheet(parts, source, out / "config" / "slides.tsv")
 
 
-def _read(dataset: str, source: Path, masks: Path | None, mpp: float | None) -> list[PatchSet]:
+def _read(dataset: str, source: Path, masks: Path | None, mpp: float | None, antibody: str | None) -> list[PatchSet]:
     if dataset == "nct-crc":
         return read_nct_crc(source, masks)
     if dataset == "bci" and mpp is not None:
         return read_bci(source, mpp)
     if dataset == "segpath":
-        return read_segpath(source)
+        return read_segpath(source, antibody)
     if dataset == "pannuke":
         return read_pannuke(source)
     raise ValueError(f"no reader for {dataset} with um per pixel {mpp}")

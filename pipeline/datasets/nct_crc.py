@@ -59,7 +59,7 @@ def _part(folder: Path, masks: Path) -> PatchSet:
         patient=folder.name.lower(),
         side_px=SIDE_PX,
         mpp=MPP,
-        markers=("mask",),
+        channels=("mask",),
         files=tuple(f"{folder.name}/{label}/{sparse.name}" for label, sparse, _ in pairs),
         labels=tuple(label for label, _, _ in pairs),
         read=read,

@@ -20,7 +20,9 @@ _FOLDS = (1, 2, 3)
 
 
 def read_pannuke(source: Path) -> list[PatchSet]:
-    """The folds that are there, each one store; the label is the tissue. The dense side is 255 inside nuclei.
+    """The folds that are there, each one store; the label is the tissue.
+
+    The dense side is a mask of the kinds of nuclei; where two of them overlap, the first counts.
 
     Raises:
         StatedError: if folders or arrays are not as published.
@@ -50,15 +52,17 @@ def _fold(source: Path, fold: int) -> PatchSet:
         # Published as floating point numbers that are whole, 0 to 255.
         if not ((pixels >= 0) & (pixels <= 255)).all():
             raise StatedError(file=images_file, expected="pixels of 0 to 255", found=f"others in image {number}")
-        nuclei = np.moveaxis(np.asarray(masks[number])[..., : len(NUCLEI)] > 0, -1, 0)
-        return np.rint(pixels).astype(np.uint8), nuclei * np.uint8(255)
+        inside = np.asarray(masks[number])[..., : len(NUCLEI)] > 0
+        labels = np.where(inside.any(axis=-1), inside.argmax(axis=-1) + 1, 0)
+        return np.rint(pixels).astype(np.uint8), labels.astype(np.uint8)[None]
 
     return PatchSet(
         name=f"pannuke-fold{fold}",
         patient=f"pannuke-fold{fold}",
         side_px=SIDE_PX,
         mpp=MPP,
-        markers=NUCLEI,
+        channels=("nuclei",),
+        classes=NUCLEI,
         files=tuple(f"Fold {fold}/images/fold{fold}/images.npy#{number}" for number in range(len(images))),
         labels=tuple(str(name) for name in types),
         read=read,

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.slides.base import Level
+from pipeline.slides.record import SideRecord
+
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -21,7 +24,8 @@ class PatchSet:
         patient: what a split must keep together: the finest unit that the publisher tells.
         side_px: side of an image.
         mpp: um per pixel, as published.
-        markers: names of the dense channels.
+        channels: names of the dense channels; R, G, B is brightfield.
+        classes: of a mask of labels 1, 2, …, their names; empty for anything else.
         files: by image, the file that it comes from, below the source folder.
         labels: by image, the class that the publisher gives it; empty where there is none.
         read: number of an image to its H&E (P, P, 3) and its dense side (C, P, P), both uint8.
@@ -32,11 +36,27 @@ class PatchSet:
     patient: str
     side_px: int
     mpp: float
-    markers: tuple[str, ...]
+    channels: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[str, ...]
     read: Callable[[int], Pair]
     sources: tuple[Path, ...]
+    classes: tuple[str, ...] = ()
+
+    @property
+    def dense(self) -> SideRecord:
+        """The dense side as inspect would describe it."""
+        return SideRecord(
+            path=self.name,
+            reader="",
+            mpp=self.mpp,
+            mpp_source="file",
+            levels=(Level((self.side_px, self.side_px), 1.0),),
+            channels=self.channels,
+            dtype="uint8",
+            sha256="",
+            classes=tuple(enumerate(self.classes, start=1)),
+        )
 
     def __len__(self) -> int:
         return len(self.files)

@@ -23,18 +23,25 @@ LAYOUT = "{antibody}_{cell type}/*_HE.png, *_mask.png beside {antibody}_fileinfo
 _COLUMNS = ("filename", "train_val_test")
 
 
-def read_segpath(source: Path) -> list[PatchSet]:
-    """Each cell type's training, validation and test part, each one store with the cell type as its one marker.
+def read_segpath(source: Path, antibody: str | None) -> list[PatchSet]:
+    """One cell type's training, validation and test part, each one store and never split.
 
-    What stays together in a split is the part as published: parts of the same name of all cell types.
+    The masks of two cell types have no class in common, so they cannot train one dense branch.
+
+    Args:
+        source: folder of one or several records.
+        antibody: which of them; None where there is only one.
 
     Raises:
         StatedError: if folders, tables, names or images are not as published.
     """
-    tables = sorted(source.glob("*_fileinfo.csv"))
+    tables = sorted(source.glob(f"{antibody or '*'}_fileinfo.csv"))
     if not tables:
-        raise StatedError(file=source, expected=LAYOUT, found="no *_fileinfo.csv")
-    return [found for table in tables for found in _record(source, table)]
+        raise StatedError(file=source, expected=LAYOUT, found=f"no {antibody or '*'}_fileinfo.csv")
+    if len(tables) > 1:
+        there = ", ".join(table.name.removesuffix("_fileinfo.csv") for table in tables)
+        raise StatedError(file=source, expected="--antibody, for a cohort has one cell type", found=there)
+    return _record(source, tables[0])
 
 
 def _record(source: Path, table: Path) -> list[PatchSet]:
@@ -63,15 +70,15 @@ def _part(
 ) -> PatchSet:
     def read(number: int) -> Pair:
         mask = read_grey(masks[names[number]], SIDE_PX)
-        # 0 and 1 as published; on the scale of an image they look like what they are.
-        return read_rgb(sparse[names[number]], SIDE_PX), np.asarray((mask > 0)[None] * np.uint8(255))
+        return read_rgb(sparse[names[number]], SIDE_PX), (mask > 0).astype(np.uint8)[None]
 
     return PatchSet(
         name=f"segpath-{cell_type.lower()}-{part}",
         patient=f"segpath-{part}",
         side_px=SIDE_PX,
         mpp=MPP,
-        markers=(cell_type,),
+        channels=("mask",),
+        classes=(cell_type,),
         files=tuple(f"{folder.name}/{sparse[name].name}" for name in names),
         labels=("",) * len(names),
         read=read,

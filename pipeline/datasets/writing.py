@@ -21,6 +21,7 @@ from pipeline.datasets.patch_set import PatchSet
 from pipeline.errors import StatedError
 from pipeline.progress import progress
 from pipeline.provenance import file_digest, finished, record
+from pipeline.tiling.dense_values import patch_values, stored_channels, stored_dtype, stored_pixels, value_names
 from pipeline.tiling.regions import REASONS, TISSUE
 from pipeline.tiling.store import PatchTable, StoreAttributes
 from pipeline.tiling.store_writer import StoreWriter
@@ -95,17 +96,23 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
             slide=patches.name, expected=f"patches of up to {patches.side_px} px", found=f"{cutting.size_px} px"
         )
     settings = {"dataset": dataset, "size_px": cutting.size_px, "mpp": patches.mpp}
-    provenance = record("dataset", settings, {"files": _digest(patches)}, ("numpy", "pillow", "zarr"))
-    count, channels = cutting.images * cutting.per_image, len(patches.markers)
+    provenance = record("dataset", settings, {"files": _digest(patches)}, ("numpy", "pillow", "scikit-image", "zarr"))
+    count, side = cutting.images * cutting.per_image, patches.dense
+    names = value_names(side)
     mosaic = _Mosaic(cutting, patches.mpp)
     with finished(out) as temporary:
         writer = StoreWriter(
-            temporary, patches=count, size_px=cutting.size_px, dense_channels=channels, dense_dtype="uint8"
+            temporary,
+            patches=count,
+            size_px=cutting.size_px,
+            dense_channels=stored_channels(side),
+            dense_dtype=stored_dtype(side),
         )
-        means = np.empty((count, channels), dtype=np.float32)
+        values = np.empty((count, len(names)), dtype=np.float32)
         for first, sparse, dense in _blocks(patches, cutting, mosaic, writer.block_rows):
-            writer.write(first, sparse, dense)
-            means[first : first + len(dense)] = dense.mean(axis=(2, 3), dtype=np.float64)
+            stored = stored_pixels(side, dense)
+            writer.write(first, sparse, stored)
+            values[first : first + len(stored)] = patch_values(side, stored)
         corners = cutting.corners_px()
         table = PatchTable(
             position_px=corners,
@@ -113,7 +120,7 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
             tissue=np.ones(count, dtype=np.float32),
             residual_um=np.full(count, np.nan, dtype=np.float32),
             pair_quality=np.ones(count, dtype=np.float32),
-            marker_mean=means,
+            marker_mean=values,
         )
         none_dropped = dict.fromkeys((*REASONS.values(), "corrupt", "pair_outside", "pair_residual"), 0)
         attributes = StoreAttributes(
@@ -125,12 +132,13 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
             size_level0_px=mosaic.size_level0_px,
             patch_size_level0=cutting.size_px,
             overview_mpp=mosaic.mpp,
-            markers=patches.markers,
+            markers=names,
             nuclear_channel=None,
             verdict="",
             counts={"kept": count} | none_dropped,
             recipe=settings,
             provenance=provenance,
+            dense_kind=side.kind,
         )
         writer.finish(attributes, table, mosaic.rgb, mosaic.regions)
 

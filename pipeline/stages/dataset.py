@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--masks", type=Path, metavar="DIR", help="of nct-crc: masks in the set's own folders and names"
     )
     parser.add_argument("--mpp", type=_length, metavar="UM", help="of bci: um per pixel, which its files do not tell")
+    parser.add_argument("--antibody", metavar="NAME", help="of segpath: whose cell type, where there are several")
     parser.add_argument("--size-px", type=int, metavar="N", help="cut the images into patches of N px; default: whole")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the cohort to write")
 
@@ -35,10 +36,18 @@ def run(parsed: argparse.Namespace) -> None:
         raise StatedError(expected="--mpp, for the files of BCI do not tell um per pixel", found="none")
     if parsed.size_px is not None and parsed.size_px < 16:
         raise StatedError(expected="patches of 16 px or more", found=f"--size-px {parsed.size_px}")
-    for option, owner in (("masks", "nct-crc"), ("mpp", "bci")):
+    for option, owner in (("masks", "nct-crc"), ("mpp", "bci"), ("antibody", "segpath")):
         if getattr(parsed, option) is not None and parsed.name != owner:
             raise StatedError(expected=f"--{option} with --name {owner} only", found=f"--name {parsed.name}")
-    write_cohort(parsed.name, parsed.source, parsed.out, masks=parsed.masks, mpp=parsed.mpp, size_px=parsed.size_px)
+    write_cohort(
+        parsed.name,
+        parsed.source,
+        parsed.out,
+        masks=parsed.masks,
+        mpp=parsed.mpp,
+        antibody=parsed.antibody,
+        size_px=parsed.size_px,
+    )
 
 
 def _length(text: str) -> float:
