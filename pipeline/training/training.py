@@ -22,6 +22,7 @@ from pipeline.training.branches import BranchNetwork
 from pipeline.training.curve import write_curve
 from pipeline.training.export import TrainedEncoder, write_encoder
 from pipeline.training.loop import Trainer
+from pipeline.training.low_rank import add_low_rank, merge_low_rank
 from pipeline.training.normalisation import (
     ColourStatistics,
     MarkerStatistics,
@@ -32,6 +33,7 @@ from pipeline.training.normalisation import (
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.precision import autocast, best_device, resolve_precision
 from pipeline.training.rows import TrainingRows
+from pipeline.training.start import read_start
 from pipeline.training.state import TrainingState, json_lines, load_state, recipe_of
 from pipeline.training.supervised import training_targets
 from pipeline.training.views import ViewMaker
@@ -69,8 +71,8 @@ def train(
     """Trains one run, or goes on with it where it was interrupted, and writes its results.
 
     Raises:
-        StatedError: for targets that are not there, an architecture that timm does not know or that cannot take the
-            patches, non-finite pixels or a loss that is not finite.
+        StatedError: for targets or weights that are not there or do not fit, an architecture that timm does not know
+            or that cannot take the patches, non-finite pixels or a loss that is not finite.
     """
     size_px = settings.size_px or rows.size_px
     if size_px > rows.size_px:
@@ -87,10 +89,16 @@ def train(
         projector=settings.projector if targets is None else targets.shape[1:],
         seed=settings.seed,
     )
+    start = read_start(Path(settings.weights), settings.encoder, size_px) if settings.weights else None
+    if start:
+        network.encoders["sparse"].load_state_dict(start.weights)
+    if settings.low_rank:
+        add_low_rank(network.encoders["sparse"], settings.low_rank, settings.seed)
     network.to(memory_format=torch.channels_last).to(device)
     precision = resolve_precision(settings.precision, network, device)
     patches = TrainingPatches(rows, dense="dense" in settings.branches, targets=targets)
     colour, markers, dense_colour = _statistics(patches, settings)
+    colour = start.colour if start else colour
     make_views = ViewMaker(
         settings.encoded,
         Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
@@ -104,6 +112,7 @@ def train(
     trainer = Trainer(run, network, patches, make_views, settings, precision=precision, device=device)
     history = trainer.fit(state, outputs.state, recipe)
     encoder = network.encoders["sparse"].eval()
+    merge_low_rank(encoder)
     trained = TrainedEncoder(
         run=run,
         network=encoder,
