@@ -99,8 +99,9 @@ def judged(rates: Rates, goals: list[tuple[str, str, float]], unit: str) -> tupl
     found: dict[str, object] = {}
     for name, turns in rates.items():
         clock, processor = median(turn.clock for turn in turns), median(turn.processor for turn in turns)
-        print(f"{name:40}{clock:12,.0f}{processor:16,.0f}")
-        found[name] = {"per_s": round(clock), "per_cpu_s": round(processor)}
+        decimals = 0 if processor >= 100 else 2
+        print(f"{name:40}{clock:12,.{decimals}f}{processor:16,.{decimals}f}")
+        found[name] = {"per_s": round(clock, decimals), "per_cpu_s": round(processor, decimals)}
     ratios, missed = [], []
     print(f"{'':66}{'clock':>8}{'cpu':>8}")
     for ours, theirs, wanted in goals:

@@ -27,8 +27,11 @@ VERBS = {
     "embed-at": "turn the patches of one slide at the coordinates of TRIDENT or CLAM into features",
     "embed-slides": "sum up the features of each slide in one vector per slide",
     "convert": "write the features of one slide in another tool's format",
+    "dataset": "turn a published set of paired patches into a cohort",
     "export": "write an encoder in a form that needs nothing of this project",
     "evaluate": "probe frozen features on held-out patches and compare the runs",
+    "evaluate-probe": "keep the ridge probe of one run, with its held-out scores, for use on other slides",
+    "predict": "draw the marker intensities that a probe predicts over one slide, from H&E features alone",
     "report": "build the self-contained HTML report of a cohort",
     "doctor": "say what will fail before a long run does",
     "trace": "print the whole ancestry of a result, and what of it has changed",
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         parser = _parser(words[0] if words else "")
-        parsed = parser.parse_args(words)
+        parsed = parser.parse_args(words, argparse.Namespace(words=words))
         parsed.run(parsed)
     except StatedError as error:
         print(f"error: {error}", file=sys.stderr)

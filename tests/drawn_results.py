@@ -116,6 +116,8 @@ def write_features(path: Path, features: NDArray[np.float64], coords: NDArray[np
     with h5py.File(path, "w") as file:
         file["features"] = features.astype(np.float32)
         file["coords"] = coords
+        known = {"name": path.stem, "patch_size": 16, "patch_size_level0": round(SIDE_UM / MPP), "encoder": encoder}
+        file["coords"].attrs.update(known)
         file.attrs["encoder"] = encoder
 
 

@@ -1,4 +1,4 @@
-"""Valid inputs made invalid: at random for text and bytes, by place for JSON."""
+"""Valid inputs, and how they are made invalid: at random for text and bytes, by place for JSON."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ VALUES: list[Any] = [
     None, True, -1, 0, 1, 2**31, 2**63, 10**40, 1e308, -0.5, "", "x", "../../x", "\0", [], [None], {}, {"a": 1}, [[[]]],
     [10**12], [10**12, 10**12], [1, 2, 3, 4, 5], "1e999",
 ]  # fmt: skip
+
+SHEET = b"# a cohort\nslide\tpatient\tsparse\tdense\tsparse_mpp\na\tp1\ta.tif\ta.ome.tif\t0.5\nb\tp2\tb.tif\n"
+CONFIGURATION = b"slides: s.tsv\ntile: {size_px: 64, mpp: 1.0}\nruns:\n  d: &d {epochs: 3, pairing: true}\n  e: *d\n"
+MARKERS = b"channel,marker\nDAPI,nuclei\n1,CD3\n"
+MATRIX = b"1,0,5\n0,1,7\n0,0,1\n"
+SIDE = {"path": "a.tif", "reader": "openslide", "mpp": 0.5, "mpp_source": "file", "sha256": "0", "dtype": "uint8"}
+SIDE |= {"levels": [{"size_xy": [100, 90], "downsample": 1.0}], "channels": ["R", "G", "B"]}  # type: ignore[dict-item]
+RECORD = {"schema": 1, "slide": "a", "patient": "p", "sparse": SIDE, "dense": SIDE, "transform": ""}
 
 
 @st.composite

@@ -23,6 +23,8 @@ SETTINGS = {
     '"precision": "fp32"}',
     "embed": '{"batch_size": 32}',
     "evaluate": '{"bootstrap": 20, "baseline": "distilled"}',
+    "evaluate-probe": '{"bootstrap": 20}',
+    "predict": '{"min_score": -1}',
     "report": '{"picture_px": 200}',
 }
 
@@ -120,6 +122,12 @@ def commands(rows: list[dict[str, str]], results: str = "results") -> dict[str, 
     evidence = ["--out-summary", f"{results}/evaluate/summary.tsv", "--out-details", f"{results}/evaluate/details.json"]
     features = ["--embeddings", f"{results}/embed", "--runs", "distilled"]
     found["evaluate"] = ["evaluate", *stores, "--split", table, *features, *evidence]
+    found["evaluate-probe"] = ["evaluate-probe", *stores, "--split", table, "--embeddings", f"{results}/embed"]
+    found["evaluate-probe"] += ["--run", "distilled", "--out", f"{results}/evaluate/probes/distilled"]
+    for slide in slides:
+        store, out = f"{results}/tile/{slide}.zarr", ["--out", f"{results}/predict/distilled/{slide}"]
+        found[f"predict {slide}"] = ["predict", "--features", f"{results}/embed/distilled/{slide}.h5", *out]
+        found[f"predict {slide}"] += ["--store", store, "--probe", f"{results}/evaluate/probes/distilled"]
     page = ["--sheet", "config/slides.tsv", "--embedding", "distilled", "--out", f"{results}/report/index.html"]
     found["report"] = ["report", "--results", results, *page]
     for words in found.values():

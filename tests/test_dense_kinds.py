@@ -32,6 +32,7 @@ from pipeline.tiling.grid import Grid
 from pipeline.tiling.sampling import read_dense_patch
 from pipeline.tiling.store import PatchStore
 from pipeline.training.augmentation import Augmentation
+from pipeline.training.draws import Draws
 from pipeline.training.normalisation import ColourStatistics, Normalisation
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.rows import read_training_rows
@@ -213,7 +214,7 @@ def test_masks_are_read_as_one_channel_per_class_and_seen_without_mixing(drawn: 
         dense_kind="mask",
     )
     batch = Batch(torch.zeros(6, 64, 64, 3, dtype=torch.uint8), torch.from_numpy(pixels), torch.from_numpy(present))
-    _, view = maker(batch, torch.Generator().manual_seed(0))
+    _, view = maker(batch, Draws(torch.Generator().manual_seed(0), 6))
     assert set(torch.unique(view).tolist()) <= {0.0, 1.0}
     assert view.shape == (6, 1, 32, 32)
 
@@ -233,7 +234,7 @@ def test_a_brightfield_view_is_standardised_and_a_blank_one_is_zero() -> None:
     sparse = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
     for there, expected in ((True, 0.5), (False, 0.0)):
         present = torch.full((4, 3), there)
-        _, view = maker(Batch(sparse, rgb.clone(), present), torch.Generator().manual_seed(0))
+        _, view = maker(Batch(sparse, rgb.clone(), present), Draws(torch.Generator().manual_seed(0), 4))
         torch.testing.assert_close(view, torch.full_like(view, expected), atol=1e-4, rtol=0)
 
 

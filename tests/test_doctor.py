@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from cohort import REPOSITORY, write_cohort
@@ -14,6 +16,7 @@ from pipeline.cli import main
 from pipeline.doctor import resources
 from pipeline.doctor.environment import examine_packages, pinned
 from pipeline.doctor.resources import store_bytes
+from pipeline.evaluation.probe_file import MarkerProbe, Probe
 from pipeline.settings import Settings
 from pipeline.sheet import SheetRow
 from pipeline.slides.inspecting import inspect_slide
@@ -111,6 +114,24 @@ def test_patches_finer_than_the_slide_and_native_ones_of_two_scanners_are_proble
     code, lines = _findings(capsys)
     assert code == 1
     assert any("problem  resolution: native patches from 0.25 (b) to 0.5 um/px (a)" in line for line in lines)
+
+
+def test_a_probe_must_be_one_for_the_encoder_that_embeds(
+    cohort: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = train_tiny(tmp_path / "elsewhere")
+    sha256 = json.loads((encoder / "config.json").read_text())["more_from_less"]["weights_sha256"]
+    markers = (MarkerProbe("CD3", 0.6, 0.5, 0.7, 1.0, 90, 30, -1.0, 1.0),)
+    chosen = {"tile": {"size_px": 32, "mpp": 1.0}, "embed": {"encoder": str(encoder)}}
+    told = []
+    for name, fitted_for, wanted in (("own", sha256, {}), ("own", sha256, {"min_score": 0.9}), ("other", "0" * 64, {})):
+        probe = Probe("distilled", fitted_for, markers, np.zeros((8, 1)), np.zeros(1), frozenset())
+        probe.write(tmp_path / name, {})
+        _changed(cohort, **chosen, predict={"probe": str(tmp_path / name), **wanted})
+        told += [line for line in _findings(capsys)[1] if " probe: " in line]
+    assert [line.split()[0] for line in told] == ["ok", "warning", "problem"]
+    assert told[0].endswith("of run distilled: CD3")
+    assert f"expected one for the encoder {sha256[:12]}, found one for 000000000000" in told[2]
 
 
 def test_an_encoder_from_elsewhere_must_be_whole_and_fit_the_patches(

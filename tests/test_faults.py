@@ -37,6 +37,7 @@ ROWS = [
 ]
 COMMANDS = commands(ROWS)
 STAGES = ["inspect a", "register a", "tile a", "split", "train", "embed a", "embed-slides", "evaluate", "report"]
+STAGES += ["evaluate-probe", "predict a"]
 # What these hold of time, speed and memory differs from run to run: see test_trace.py.
 TIMED = ("qc.json", "metrics.jsonl", "index.html")
 
@@ -114,7 +115,7 @@ def test_a_valid_result_outlives_the_kill_of_the_stage_that_would_replace_it(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 60 kB, a tenth of what is to be written to it."""
+    """A disk of 60 kB, a tenth of what is to be written to it; `_resize` changes its size."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     disk = tmp_path / "disk"
@@ -128,17 +129,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+def _resize(disk: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+def _written_to(words: list[str], folder: Path) -> list[str]:
+    """The same command with its outputs in another folder."""
+    moved = list(words)
+    for place, option in enumerate(words[:-1]):
+        if option.startswith("--out"):
+            moved[place + 1] = str(folder / Path(words[place + 1]).name)
+    return moved
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_under_a_final_name(
     copy: Path, small_disk: Path, stage: str
 ) -> None:
-    if stage in ("inspect a", "split", "embed a", "embed-slides", "evaluate"):
+    if stage in ("inspect a", "split", "embed a", "embed-slides", "evaluate", "evaluate-probe"):
         (small_disk / "filling").write_bytes(bytes(60 * 1024))
-    words = list(COMMANDS[stage])
-    outputs = [small_disk / path.name for path in _outputs(words)]
-    for option, word in enumerate(words[1:], start=1):
-        if words[option - 1].startswith("--out"):
-            words[option] = str(small_disk / Path(word).name)
+    words = _written_to(COMMANDS[stage], small_disk)
+    outputs = _outputs(words)
     done = _run(words)
     assert done.returncode == 1, (done.returncode, done.stderr)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -147,6 +158,30 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_under_a_final_name(
     assert "Traceback" not in done.stderr
     assert any(not path.exists() for path in outputs)
     assert not _partial(small_disk)
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_training_costs_no_finished_epoch(
+    copy: Path, small_results: Path, small_disk: Path
+) -> None:
+    words = COMMANDS["train"]
+    for path in _outputs(words):
+        _remove(path)
+    assert _run(words, "SIGKILL", "3").returncode == -signal.SIGKILL
+    state_bytes = Path("results/train/distilled/state/state.pt").stat().st_size
+    # Room for one state but not for two, and a new one is written beside the one that it replaces.
+    _resize(small_disk, 3 * state_bytes // 2)
+    moved = _written_to(words, small_disk / "run")
+    done = _run(moved)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "No space left on device" in error
+    assert sorted(path.name for path in small_disk.rglob("*") if path.is_file()) == ["metrics.jsonl", "state.pt"]
+    _resize(small_disk, 10 * state_bytes)
+    again = _run(moved)
+    assert again.returncode == 0, again.stderr
+    assert "going on at epoch 2, step 1" in again.stderr
+    assert _same(small_disk / "run" / "encoder", small_results / "results/train/distilled/encoder")
 
 
 def test_a_training_killed_between_epochs_costs_no_finished_one(copy: Path, small_results: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import tifffile
 from cohort import REPOSITORY
 from drawn_training import train_tiny
-from hostile import changed, damaged
+from hostile import CONFIGURATION, MARKERS, MATRIX, RECORD, SHEET, changed, damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from slide_files import channels_image, smooth_rgb, write_ome, write_rgb
@@ -32,6 +33,8 @@ from pipeline.registration.displacement import DisplacementGrid
 from pipeline.registration.transform import Transform, read_transform, write_transform
 from pipeline.settings import load
 from pipeline.sheet import read_sheet
+from pipeline.slides.base import CorruptTileError
+from pipeline.slides.jpeg_tiles import RGB, JpegTiles
 from pipeline.slides.markers import named_channels
 from pipeline.slides.opening import open_slide
 from pipeline.slides.record import read_record
@@ -41,14 +44,7 @@ from pipeline.training.rows import read_training_rows
 MANY = settings(
     max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-SHEET = b"# a cohort\nslide\tpatient\tsparse\tdense\tsparse_mpp\na\tp1\ta.tif\ta.ome.tif\t0.5\nb\tp2\tb.tif\n"
-CONFIGURATION = b"slides: s.tsv\ntile: {size_px: 64, mpp: 1.0}\nruns:\n  d: &d {epochs: 3, pairing: true}\n  e: *d\n"
-MARKERS = b"channel,marker\nDAPI,nuclei\n1,CD3\n"
-MATRIX = b"1,0,5\n0,1,7\n0,0,1\n"
 SPLIT = b"slide\trow\tpatient\tfold\tpair_quality\n"
-SIDE = {"path": "a.tif", "reader": "openslide", "mpp": 0.5, "mpp_source": "file", "sha256": "0", "dtype": "uint8"}
-SIDE |= {"levels": [{"size_xy": [100, 90], "downsample": 1.0}], "channels": ["R", "G", "B"]}  # type: ignore[dict-item]
-RECORD = {"schema": 1, "slide": "a", "patient": "p", "sparse": SIDE, "dense": SIDE, "transform": ""}
 
 Door = Callable[[Path], object]
 
@@ -82,6 +78,31 @@ def test_damaged_text_is_read_or_refused(name: str, tmp_path: Path) -> None:
             door(path)
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("slides.tsv", b"slide\tpatient\tsparse\na\tp\t" + b"x" * 200_000 + b"\n"),
+        ("markers.csv", b"channel,marker\n" + b"9" * 5000 + b",CD3\n"),
+        ("markers.csv", b"channel,marker\n" + b"x" * 200_000 + b",CD3\n"),
+    ],
+)
+def test_cells_longer_than_python_takes_are_read_or_refused(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with suppress(StatedError):
+        TEXTS[name][1](tmp_path / name)
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, 2**40), (0, 2**62), (2**63 - 1, 2**63 - 1), (2**62, 8)])
+def test_tiles_that_claim_more_than_their_file_holds_take_no_memory(offset: int, count: int, tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_bytes(b"\xff\xd8\xff\xd9" * 10)
+    page = SimpleNamespace(tilewidth=16, imagewidth=16, dataoffsets=[offset], databytecounts=[count], jpegtables=None)
+    with JpegTiles(tmp_path / "x.tif", page) as tiles:  # type: ignore[arg-type]
+        with pytest.raises(CorruptTileError, match="then the file's end"):
+            tiles.stream(0, RGB)
+        with pytest.raises(CorruptTileError, match="then the file's end"):
+            tiles.streams(np.array([0]), RGB)
 
 
 @MANY

@@ -89,17 +89,18 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     gone = subprocess.Popen(["true"])
     gone.wait()
     host = socket.gethostname()
-    litter = tmp_path / f".result.json.new.{host}.{gone.pid}.partial"
+    # No system has a process of the second number.
+    litter = [tmp_path / f".result.json.new.{host}.{process}.partial" for process in (gone.pid, 10**30)]
     others = [
         tmp_path / f".result.json.new.{host}.{os.getppid()}.partial",
         tmp_path / f".result.json.new.elsewhere.{gone.pid}.partial",
         tmp_path / f".another.json.new.{host}.{gone.pid}.partial",
     ]
-    for path in (litter, *others):
+    for path in (*litter, *others):
         path.mkdir()
     with finished(target) as temporary:
         temporary.write_text("whole")
-    assert not litter.exists()
+    assert not any(path.exists() for path in litter)
     assert all(path.exists() for path in others)
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from drawn_results import (
     COHORT,
+    DrawnResults,
     DrawnSlide,
     draw_features,
     draw_registration,
@@ -27,21 +28,29 @@ from drawn_results import (
     draw_training,
     draw_vectors,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.prediction.colours import TABLE
+from pipeline.prediction.table import read_values
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import _field, quantity
+from pipeline.report.patch_map import COLUMNS, ROWS, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph
 from pipeline.report.reading import Evidence, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
+from pipeline.report.views import evidence_rows
 from pipeline.report.words import headline
 from pipeline.tiling.store import PatchStore
 
 VOID = {"meta", "link", "img", "input", "br"}
 FAILED = replace(COHORT[3], verdict="fail")
 SLIDES = (*COHORT[:3], FAILED, COHORT[4])
+# Of four pairs, of the embedding of five slides, of their tissue and their markers, and the one to be enlarged.
+PICTURES = 4 * 5 + 5 * 2 + 5 + 5 * (1 + 2) + 1
 WARNING = "margin of the coarse search 0.01, needed 0.05"
 
 
@@ -79,9 +88,10 @@ class Document(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-def write(results: Path, sheet: Path, embedding: str = "distilled", **settings: object) -> Path:
+def write(results: Path, sheet: Path, embedding: str = "distilled", threads: int = 2, **settings: object) -> Path:
     out = results / "report/index.html"
     arguments = ["--results", str(results), "--sheet", str(sheet), "--embedding", embedding, "--out", str(out)]
+    arguments += ["--threads", str(threads)]
     assert main(["report", *arguments, "--settings", json.dumps(settings)]) == 0
     return out
 
@@ -98,7 +108,20 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for slide in SLIDES[:4]:
         draw_registration(drawn, slide, (WARNING,) if slide.verdict == "fail" else ())
     assert main(["evaluate", *drawn.arguments("distilled", "sparse-only", "shuffled")]) == 0
+    draw_predictions(drawn)
     return write(results, draw_sheet(results / "slides.tsv", SLIDES), note="The slides are synthetic.")
+
+
+def draw_predictions(drawn: DrawnResults) -> None:
+    """The predictions of all slides, by the probe of the distilled run; CD45 is not asked for."""
+    results, words = drawn.results, drawn.arguments("distilled")
+    probe = str(results / "evaluate/probes/distilled")
+    assert main(["evaluate-probe", *words[: words.index("--runs")], "--run", "distilled", "--out", probe]) == 0
+    for slide in SLIDES:
+        words = ["--features", str(results / f"embed/distilled/{slide.slide}.h5"), "--probe", probe]
+        words += ["--store", str(results / f"tile/{slide.slide}.zarr")]
+        words += ["--out", str(results / f"predict/distilled/{slide.slide}")]
+        assert main(["predict", *words, "--settings", '{"markers": ["DAPI", "Pan-CK"]}']) == 0
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +147,9 @@ def test_patches_dropped_for_ink_are_told_apart_from_those_on_glass(document: Do
 
 def test_every_picture_has_a_description_and_decodes(document: Document) -> None:
     pictures = document.all("img")
-    assert len(pictures) == 4 * 5 + 5 * 2 + 5 + 1
+    patches = [picture for picture in pictures if re.fullmatch(r"patch \d+ of slide \w+", picture["alt"])]
+    assert 24 <= len(patches) <= 54
+    assert len(pictures) == PICTURES + len(patches)
     for picture in pictures:
         assert picture["alt"].strip()
         kind, data = picture["src"].removeprefix("data:image/").split(";base64,")
@@ -139,8 +164,12 @@ def test_controls_are_labelled_ids_are_unique_and_links_lead_somewhere(document:
     assert len(ids) == len(set(ids))
     labels = {label["for"] for label in document.all("label")}
     sliders = document.all("input")
-    assert len(sliders) == 4 + 5
-    assert all(slider["id"] in labels and slider["aria-label"] for slider in sliders)
+    assert len(sliders) == 4 + 5 + 5
+    selects = document.all("select")
+    assert len(selects) == 5
+    assert all(control["id"] in labels and control["aria-label"] for control in (*sliders, *selects))
+    buttons = [button for button in document.all("button") if button.get("class") == "zoom"]
+    assert all(button["aria-label"] and button["type"] == "button" for button in buttons)
     assert {link["href"].removeprefix("#") for link in document.all("a")} <= set(ids)
     for attributes in (attributes for _, attributes in document.tags if "aria-labelledby" in attributes):
         assert attributes["aria-labelledby"] in ids
@@ -184,11 +213,88 @@ def test_the_limits_say_what_was_held_out_and_that_the_slides_are_synthetic(docu
 
 
 def test_equal_results_give_equal_bytes(written: Path) -> None:
-    first = written.read_bytes()
-    assert (
-        write(written.parents[1], written.parents[1] / "slides.tsv", note="The slides are synthetic.").read_bytes()
-        == first
+    first, results = written.read_bytes(), written.parents[1]
+    for threads in (1, 3):
+        again = write(results, results / "slides.tsv", threads=threads, note="The slides are synthetic.")
+        assert again.read_bytes() == first
+
+
+def test_predicted_markers_stand_with_their_scores_their_scale_and_what_was_left_out(
+    written: Path, document: Document
+) -> None:
+    told = json.loads((written.parents[1] / "predict/distilled/a1/markers.json").read_text())
+    section = document.words.split("Predicted markers")[-1]
+    for item in told["markers"]:
+        scored = f"r {item['score']:.2f} ({item['low']:.2f} to {item['high']:.2f})"
+        ends = [f"{item[end]:.2f}".replace("-", "−") for end in ("scale_low", "scale_high")]
+        assert section.count(f"{item['marker']} , held-out {scored} {ends[0]} {ends[1]} SD") == 5
+    assert "Not drawn: CD45 (not among predict.markers)" in section
+    assert section.count("The probe was fitted on patches of this slide") == 3
+    hidden = [picture for picture in document.all("img") if "data-marker" in picture and "hidden" in picture]
+    assert len(hidden) == 5, "of two markers one is shown first"
+
+
+def test_a_predicted_marker_has_the_colour_of_its_value_at_the_place_of_its_patch(
+    written: Path, document: Document
+) -> None:
+    folder = written.parents[1] / "predict/distilled/d1"
+    marker = next(
+        item for item in json.loads((folder / "markers.json").read_text())["markers"] if item["marker"] == "DAPI"
     )
+    picture = next(item for item in document.all("img") if item["alt"] == "predicted DAPI over slide d1")
+    with Image.open(BytesIO(base64.b64decode(picture["src"].partition(",")[2]))) as image:
+        pixels = np.asarray(image.convert("RGBA")).reshape(256, 4)
+    assert (pixels[:, 3] == 255).all()
+    values = read_values(folder / "patches.parquet", ["DAPI"])[:, 0].astype(np.float64)
+    share = np.clip((values - marker["scale_low"]) / (marker["scale_high"] - marker["scale_low"]), 0, 1)
+    np.testing.assert_array_equal(pixels[:, :3], TABLE[np.rint(share * 254).astype(int)])
+
+
+def test_where_no_marker_is_good_enough_the_page_says_which_and_why(tmp_path: Path) -> None:
+    drawn = draw_stores(tmp_path, COHORT[:2])
+    folder = tmp_path / "predict/distilled/a1"
+    folder.mkdir(parents=True)
+    told = {"markers": [], "left_out": {"CD3": "held-out r 0.10 is below 0.3"}, "fitted_on_this_slide": False}
+    (folder / "markers.json").write_text(json.dumps(told))
+    document = Document(write(drawn.results, draw_sheet(tmp_path / "slides.tsv", COHORT[:2])).read_text())
+    assert "Not drawn: CD3 (held-out r 0.10 is below 0.3)." in document.words
+    assert not [picture for picture in document.all("img") if picture["alt"].startswith("predicted")]
+
+
+def test_predictions_of_other_patches_are_a_stated_error(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(written.parents[1], results)
+    path = results / "predict/distilled/a1/patches.parquet"
+    pd.read_parquet(path).iloc[:-1].to_parquet(path)
+    words = ["--results", str(results), "--sheet", str(results / "slides.tsv"), "--embedding", "distilled"]
+    assert main(["report", *words, "--out", str(tmp_path / "index.html")]) == 1
+    assert "slide a1" in (error := capsys.readouterr().err)
+    assert "expected predictions of the store's 256 patches, found 255" in error
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 400))
+def test_the_map_shows_the_most_central_patch_of_every_part_that_has_any(seed: int, count: int) -> None:
+    places = np.random.default_rng(seed).uniform(0, 1, (count, 2))
+    chosen = representatives(places)
+    cells = [tuple(cell) for cell in np.floor(places * (COLUMNS, ROWS)).astype(int).tolist()]
+    assert len({cells[index] for index in chosen}) == len(chosen) == len(set(cells))
+    for index in chosen:
+        middle = np.asarray(cells[index]) + 0.5
+        rivals = [other for other in range(count) if cells[other] == cells[index]]
+        distances = np.hypot(*(places[rivals] * (COLUMNS, ROWS) - middle).T)
+        assert rivals[int(np.argmin(distances))] == index
+
+
+def test_the_evidence_table_tells_the_spread_of_seeds_and_whether_intervals_lie_apart() -> None:
+    several = replace(evidence("distilled", 0.1, "helped"), seeds=3, seed_low=0.55, seed_high=0.64, disjoint="yes")
+    single = evidence("sparse-only", float("nan"), "")
+    assert [(row.seeds, row.apart) for row in evidence_rows([several, single])] == [
+        ("3: 0.55 to 0.64", "yes"),
+        ("1", "—"),
+    ]
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
@@ -309,8 +415,8 @@ def test_components_are_those_of_the_sample_and_colours_lie_where_the_patches_ar
     colours = patch_colours("a1", path, store, components)
     assert colours is not None
     assert colours.rgba.shape == (16, 16, 4)
-    assert (colours.left, colours.top) == (0, 0)
-    assert (colours.width, colours.height) == pytest.approx((1, 1))
+    assert (colours.places.left, colours.places.top) == (0, 0)
+    assert (colours.places.width, colours.places.height) == pytest.approx((1, 1))
     brightest = int(np.argmax(centred @ components.axes[0]))
     assert colours.rgba[divmod(brightest, 16)][0] == colours.rgba[..., 0].max()
 
@@ -330,7 +436,7 @@ def test_slide_vectors_are_read_from_a_list_column_and_from_numbered_columns(tmp
 
 
 def test_pictures_shrink_with_the_cohort_and_are_never_enlarged(tmp_path: Path) -> None:
-    assert [longest_side_px(900, slides) for slides in (1, 8, 32, 100_000)] == [900, 900, 450, 240]
+    assert [longest_side_px(900, slides) for slides in (1, 8, 32, 100_000)] == [900, 900, 450, 224]
     Image.new("RGB", (120, 60), (200, 30, 30)).save(tmp_path / "small.png")
     assert photograph(opened(tmp_path / "small.png"), 900).width == 120
     assert (
@@ -361,9 +467,10 @@ def test_the_slide_is_found_inside_the_overlay(
 
 def test_a_small_slide_is_shown_as_sharp_as_its_patches(written: Path) -> None:
     store = PatchStore.open(written.parents[1] / "tile/a1.zarr")
-    coarse = np.asarray(sparse_picture(store, (128, 128)))
+    overview = Image.fromarray(store.overview)
+    coarse = np.asarray(sparse_picture(store, overview, (128, 128)))
     np.testing.assert_array_equal(coarse, store.overview)
-    sharp = np.asarray(sparse_picture(store, (256, 256)))
+    sharp = np.asarray(sparse_picture(store, overview, (256, 256)))
     patches = store.read_sparse(slice(0, len(store)))
     np.testing.assert_array_equal(sharp[16:32, 48:64], patches[16 + 3])
 
@@ -412,6 +519,15 @@ frame.onload = () => {{
   told.swipe = [shape(10), shape(90)];
   inner.querySelector(".viewer button").click();
   told.fade = [shape(10), shape(90)];
+  const markers = inner.querySelector("#markers .viewer"), choice = markers.querySelector("select");
+  const shown = () => [...markers.querySelectorAll("[data-marker]")]
+    .filter((part) => view.getComputedStyle(part).display !== "none").map((part) => part.dataset.marker);
+  told.markers = [shown()];
+  choice.value = "2"; choice.dispatchEvent(new view.Event("change"));
+  told.markers.push(shown());
+  const patch = inner.querySelector(".patch-map button");
+  patch.focus();
+  told.focused = inner.activeElement === patch;
   inner.querySelector("button.zoom").click();
   told.enlarged = inner.querySelector("dialog[open] img").src === inner.querySelector("button.zoom img").src;
   told.background = view.getComputedStyle(inner.body).backgroundColor;
@@ -454,7 +570,10 @@ def test_the_page_works_in_a_browser(written: Path, tmp_path: Path, scheme: int,
     told = json.loads(match[1].replace("&lt;", "<").replace("&amp;", "&"))
     assert told["errors"] == []
     assert "CONSOLE" not in found.stderr
-    assert told["pictures"] == 4 * 5 + 5 * 2 + 5 + 1
+    patches = len(re.findall(r'alt="patch \d+ of slide', written.read_text(encoding="utf-8")))
+    assert told["pictures"] == PICTURES + patches
+    assert told["markers"] == [["1", "1"], ["2", "2"]], "the picture and its caption change together"
+    assert told["focused"]
     assert told["overflow"] <= 0, "the page scrolls sideways at 360 px"
     (narrow, _), (wide, _) = told["swipe"]
     assert narrow != wide

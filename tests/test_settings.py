@@ -34,6 +34,7 @@ def test_yamls_true_is_the_word_true_for_pairing(tmp_path: Path) -> None:
         ({"runs": {"a": {"pairing": "wrong"}}}, "runs.a.pairing"),
         ({"runs": {"a": {"pairing": False}}}, "runs.a.pairing"),
         ({"runs": {"a": {"branches": ["sparse"]}}}, "runs.a.branches"),
+        ({"runs": {"a": {"augmentation": "mfl", "crop": 0.5, "size_px": 64}}}, "size_px, crop"),
         ({"tile": {"min_tissue": float("nan")}}, "tile.min_tissue"),
         ({"runs": {"../a": {}}}, "runs"),
     ],

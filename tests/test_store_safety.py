@@ -18,7 +18,9 @@ from drawn_store import write_store
 
 from pipeline.errors import StatedError
 from pipeline.provenance import file_digest, finished
+from pipeline.tiling.shards import CHECKSUM_BYTES, checksum
 from pipeline.tiling.store import PatchStore
+from pipeline.tiling.store_writer import SHARD_ROWS
 
 COUNT = 600
 # Writes a store through `finished`, as the stage does: argv is the folder, the seed and how long to wait per block.
@@ -135,6 +137,22 @@ def test_a_shard_cut_short_is_an_error(tmp_path: Path) -> None:
     shard = path / "sparse" / "c" / "0" / "0" / "0" / "0"
     os.truncate(shard, shard.stat().st_size // 2)
     with pytest.raises(StatedError, match="broken index"):
+        PatchStore.open(path).read_sparse([0])
+
+
+@pytest.mark.parametrize(
+    ("begin", "size"), [(2**63, 100), (2**63 - 10, 100), (2**64 - 2, 2**64 - 1), (0, 2**63), (0, 3), (50, 100)]
+)
+def test_an_index_that_lies_under_a_right_checksum_is_an_error(tmp_path: Path, begin: int, size: int) -> None:
+    path = tmp_path / "s.zarr"
+    write_store(path, sparse=_sparse(1))
+    shard = path / "sparse" / "c" / "0" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    start = len(data) - 16 * SHARD_ROWS - CHECKSUM_BYTES
+    data[start : start + 16] = begin.to_bytes(8, "little") + size.to_bytes(8, "little")
+    data[-CHECKSUM_BYTES:] = checksum(bytes(data[start:-CHECKSUM_BYTES]))
+    shard.write_bytes(data)
+    with pytest.raises(StatedError, match="row 0"):
         PatchStore.open(path).read_sparse([0])
 
 

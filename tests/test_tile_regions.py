@@ -77,6 +77,23 @@ def test_ink_counts_as_tissue_where_nothing_is_to_be_dropped(folder: Path, tmp_p
     assert counts["kept"] == 10 * 6 + 2 * 12
 
 
+def test_squares_out_of_focus_are_dropped_where_blur_is_looked_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = np.full((SIDE, SIDE, 3), (215, 150, 200), dtype=np.uint8)
+    for x, y in rng.integers(0, SIDE, (6000, 2)):
+        cv2.circle(image, (int(x), int(y)), 5, (95, 65, 140), -1, cv2.LINE_AA)
+    image[:, SIDE // 2 :] = cv2.GaussianBlur(image, (0, 0), 4)[:, SIDE // 2 :]
+    image = np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+    write_rgb(tmp_path / "blurred.tif", pyramid(image, 3), mpp=1.0)
+    record = inspect_slide(SheetRow("blurred", "p", str(tmp_path / "blurred.tif")), InspectSettings())
+    write_json(tmp_path / "record.json", to_mapping(record))
+    for drop, blurred in ((["blur"], 12 * 6), ([], 0)):
+        assert _tile(tmp_path, tmp_path, drop=drop) == 0
+        counts = PatchStore.open(tmp_path / "s.zarr").attributes.counts
+        assert counts["blur"] == blurred
+        assert counts["kept"] == 12 * 12 - blurred
+
+
 def test_what_was_found_comes_out_and_as_annotation_gives_the_same_store(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     assert _tile(folder, tmp_path, "--outlines", str(tmp_path / "found.geojson")) == 0

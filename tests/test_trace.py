@@ -37,7 +37,8 @@ def test_the_report_leads_back_through_every_stage_to_the_slides(
     code, lines, _ = _trace(capsys, "results/report/index.html")
     assert code == 0
     stages = {line.split()[1].rstrip(",") for line in lines if line.lstrip().startswith("stage ")}
-    expected = {"inspect", "register", "tile", "split", "train", "embed", "embed_slides", "evaluate", "report"}
+    expected = {"inspect", "register", "tile", "split", "train", "embed", "embed_slides", "evaluate"}
+    expected |= {"evaluate_probe", "predict", "report"}
     assert stages == expected
     for slide in ("a.tif", "a.ome.tif", "b.tif", "b.ome.tif"):
         assert any(line.endswith(f" {slide}: unchanged") for line in lines)
@@ -57,6 +58,11 @@ def test_the_report_leads_back_through_every_stage_to_the_slides(
         "results/train/distilled/encoder/model.safetensors",
         "results/train/distilled/curve.png",
         "results/embed/distilled/a.h5",
+        "results/evaluate/probes/distilled",
+        "results/evaluate/probes/distilled/probe.safetensors",
+        "results/predict/distilled/a",
+        "results/predict/distilled/a/markers.ome.tif",
+        "results/predict/distilled/a/patches.parquet",
         "results/embed/distilled/slides.parquet",
         "results/evaluate/summary.tsv",
     ],

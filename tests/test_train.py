@@ -198,12 +198,13 @@ def test_a_state_of_other_settings_is_not_used_and_this_is_said(
     assert "other settings, patches or code; starting afresh" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("data", [b"not a state", hashlib.sha256(b"M\4").digest() + b"M\4"])
 def test_a_damaged_state_is_not_used_and_this_is_said(
-    cohort: Path, whole: Path, capfd: pytest.CaptureFixture[str]
+    cohort: Path, whole: Path, data: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     state = cohort / "damaged" / "state" / "state.pt"
-    state.parent.mkdir(parents=True)
-    state.write_bytes(b"not a state")
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.write_bytes(data)
     _assert_same(_train(cohort, "damaged", epochs=3), whole)
     assert "unreadable" in capfd.readouterr().err
 

@@ -71,6 +71,9 @@ def test_every_promised_result_is_there_and_opens(finished: Path) -> None:
     assert set(pd.read_parquet(results / "embed" / "distilled" / "slides.parquet")["slide"]) == set(ALL)
     summary = pd.read_csv(results / "evaluate" / "summary.tsv", sep="\t")
     assert {"distilled", "sparse-only"} <= set(summary["run"])
+    for slide in ALL:
+        predicted = results / "predict" / "distilled" / slide
+        assert {"markers.json", "patches.parquet"} <= {item.name for item in predicted.iterdir()}
     assert "demo-1" in (results / "report" / "index.html").read_text()
 
 
@@ -128,9 +131,10 @@ def test_a_new_cohort_is_embedded_with_an_encoder_from_elsewhere(finished: Path,
         for slide in ("demo-2", "demo-5")
     ]
     encoder = finished / "results" / "train" / "distilled" / "encoder"
-    config = {"tile": {"size_px": 64, "mpp": 1.0}, "embed": {"encoder": str(encoder)}}
-    write_cohort(tmp_path, rows, config)
-    done = snakemake(tmp_path, "--cores", "all", "embed_all")
+    probe = finished / "results" / "evaluate" / "probes" / "distilled"
+    config: dict[str, object] = {"tile": {"size_px": 64, "mpp": 1.0}, "embed": {"encoder": str(encoder)}}
+    write_cohort(tmp_path, rows, config | {"predict": {"probe": str(probe), "min_score": -1}})
+    done = snakemake(tmp_path, "--cores", "all", "embed_all", "predict_all")
     assert done.returncode == 0, done.stdout[-4000:]
     assert not {"train", "register"} & set(planned(done.stdout))
     with (
@@ -139,6 +143,9 @@ def test_a_new_cohort_is_embedded_with_an_encoder_from_elsewhere(finished: Path,
     ):
         np.testing.assert_array_equal(new["coords"], old["coords"])
         np.testing.assert_allclose(new["features"], old["features"], rtol=1e-4, atol=1e-5)
+    predicted = tmp_path / "results" / "predict" / "encoder" / "new-demo-2"
+    names = {"markers.json", "markers.ome.tif", "markers.png", "patches.parquet", "tiles.geojson"}
+    assert {item.name for item in predicted.iterdir()} >= names
 
 
 def test_bad_slides_are_named_and_the_others_go_on(finished: Path, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def test_a_cohort_is_planned_from_raw_slides_to_report(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     jobs = planned(done.stdout)
     expected = {"inspect": 3, "register": 2, "tile": 3, "split": 1, "train": 2, "embed": 5, "embed_slides": 1}
-    assert jobs == expected | {"evaluate": 1, "report": 1, "all": 1, "total": 20}
+    expected |= {"evaluate": 1, "evaluate_probe": 1, "predict": 3, "report": 1}
+    assert jobs == expected | {"all": 1, "total": 24}
 
 
 def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path: Path) -> None:
@@ -44,6 +45,18 @@ def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path
     assert jobs == {"inspect": 3, "tile": 3, "embed": 3, "embed_slides": 1, "report": 1, "all": 1, "total": 12}
 
 
+def test_a_probe_from_elsewhere_predicts_without_training_or_dense_slides(tmp_path: Path) -> None:
+    rows = [row | {"dense": ""} for row in _slides(tmp_path)]
+    for folder in ("encoder", "a probe"):
+        (tmp_path / folder).mkdir()
+    config = {"embed": {"encoder": "encoder"}, "predict": {"probe": "a probe"}}
+    write_cohort(tmp_path, rows, config)
+    done = snakemake(tmp_path, "-n", "-p", "predict_all")
+    assert done.returncode == 0, done.stdout
+    assert planned(done.stdout) == {"inspect": 3, "tile": 3, "embed": 3, "predict": 3, "predict_all": 1, "total": 13}
+    assert "--probe 'a probe' --out results/predict/encoder/a" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("target", "last"),
     [("inspect_all", "inspect"), ("register_all", "register"), ("tile_all", "tile"), ("train_all", "train")],
@@ -52,7 +65,7 @@ def test_each_stage_has_a_target_that_plans_nothing_beyond_it(tmp_path: Path, ta
     write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})
     done = snakemake(tmp_path, "-n", target)
     assert done.returncode == 0, done.stdout
-    stages = ["inspect", "register", "tile", "split", "train", "embed", "evaluate", "report"]
+    stages = ["inspect", "register", "tile", "split", "train", "embed", "evaluate", "predict", "report"]
     jobs = planned(done.stdout)
     assert last in jobs
     assert not set(stages[stages.index(last) + 1 :]) & set(jobs)
@@ -88,6 +101,7 @@ def test_annotations_named_in_the_sheet_are_read_by_tile_and_absent_ones_left_to
         ({"tile": {"size": 64}}, "tile.size"),
         ({"runs": {"distilled": {"objective": "magic"}}}, "runs.distilled.objective"),
         ({"embed": {"encoder": "nowhere"}}, "nowhere"),
+        ({"predict": {"probe": "no-probe"}}, "no-probe"),
         ({"slides": "config/absent.tsv"}, "config/absent.tsv"),
     ],
 )

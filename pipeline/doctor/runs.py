@@ -92,3 +92,29 @@ def examine_encoder(records: Sequence[SlideRecord], settings: Settings) -> Itera
         )
     if not unlike and tile.size_px == known.patch_px:
         yield ok("encoder", f"{known.architecture} of run {known.run}, {known.feature_dim} features")
+
+
+def examine_probe(settings: Settings) -> Iterator[Finding]:
+    """A probe from elsewhere: whole, fitted on features of the encoder that will embed, and good for some marker."""
+    folder, encoder = settings.predict.probe, settings.embed.encoder
+    if not folder:
+        return
+    try:
+        from pipeline.embedding.encoder import read_description
+        from pipeline.evaluation.probe_file import Probe
+        from pipeline.prediction.choice import choose
+    except ImportError:
+        return
+    try:
+        probe = Probe.load(Path(folder))
+        choice = choose(probe, settings.predict)
+        found = read_description(Path(encoder)).sha256 if encoder not in settings.runs else ""
+    except StatedError as error:
+        yield problem("probe", str(error))
+        return
+    if found and found != probe.encoder:
+        yield problem("probe", f"expected one for the encoder {found[:12]}, found one for {probe.encoder[:12]}")
+    elif not choice.markers:
+        yield warning("probe", f"no marker reaches predict.min_score {settings.predict.min_score:g}")
+    else:
+        yield ok("probe", f"of run {probe.run}: {', '.join(item.marker for item in choice.markers)}")

@@ -92,7 +92,11 @@ def predict(folder: Path, cohort: Cohort, training: TrainingRows, settings: Eval
 
 
 def training_features(folder: Path, cohort: Cohort, training: TrainingRows) -> Features:
-    """(n, D) float32: the features of one run on the patches to fit on."""
+    """Features (n, D) of the training rows, in their order.
+
+    Raises:
+        StatedError: see `read_features`.
+    """
     return np.concatenate(
         [
             read_features(folder, slide)[picked]
@@ -100,6 +104,16 @@ def training_features(folder: Path, cohort: Cohort, training: TrainingRows) -> F
             if len(picked)
         ]
     )
+
+
+def fitted_together(training: TrainingRows) -> Iterator[tuple[Integers, Integers]]:
+    """Training rows and the columns of the markers that just these rows have; markers without two rows are left out."""
+    known = np.isfinite(training.targets)
+    patterns, members = np.unique(known, axis=1, return_inverse=True)
+    for index in range(patterns.shape[1]):
+        rows, columns = np.flatnonzero(patterns[:, index]), np.flatnonzero(members.reshape(-1) == index)
+        if len(rows) >= 2:
+            yield rows, columns
 
 
 def held_out(cohort: Cohort) -> list[SlidePairs]:
@@ -116,12 +130,7 @@ def _fit(
     features: Features, training: TrainingRows, settings: EvaluateSettings
 ) -> Iterator[tuple[Integers, RidgeProbe, KnnProbe]]:
     """Columns and their probes, fitted together for markers that the same patches have."""
-    known = np.isfinite(training.targets)
-    patterns, members = np.unique(known, axis=1, return_inverse=True)
-    for index in range(patterns.shape[1]):
-        rows, columns = np.flatnonzero(patterns[:, index]), np.flatnonzero(members.reshape(-1) == index)
-        if len(rows) < 2:
-            continue
+    for rows, columns in fitted_together(training):
         x, y = features[rows], training.targets[np.ix_(rows, columns)]
         yield columns, fit_ridge(x, y, training.groups[rows], settings.ridge), fit_knn(x, y, settings.neighbours)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from pipeline.errors import StatedError
+from pipeline.tiling.patch_places import PatchPlaces, patch_places
 from pipeline.tiling.store import PatchStore
 
 Floats = NDArray[np.float64]
@@ -37,6 +38,7 @@ class Components:
         low: (3,) values that are drawn darkest.
         high: (3,) values that are drawn brightest.
         points: by slide, (n, 2) the first two components of its patches in the sample.
+        rows: by slide, (n,) the rows of these patches.
     """
 
     centre: Floats
@@ -45,6 +47,7 @@ class Components:
     low: Floats
     high: Floats
     points: Mapping[str, Floats]
+    rows: Mapping[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,11 @@ class PatchColours:
 
     Attributes:
         rgba: (h, w, 4) uint8, transparent where there is no patch.
-        left: of the grid, as a fraction of the slide's width.
-        top: as a fraction of its height.
-        width: as a fraction of the slide's width.
-        height: as a fraction of its height.
+        places: where the pixels lie on the slide.
     """
 
     rgba: NDArray[np.uint8]
-    left: float
-    top: float
-    width: float
-    height: float
+    places: PatchPlaces
 
 
 def fit_components(features: Mapping[str, Path], patches: int) -> Components | None:
@@ -73,6 +70,7 @@ def fit_components(features: Mapping[str, Path], patches: int) -> Components | N
         StatedError: if a file holds no features, or features of another width than the first slide's.
     """
     sample: dict[str, Floats] = {}
+    picked: dict[str, NDArray[np.int64]] = {}
     width: int | None = None
     for slide, path in features.items():
         with _opened(slide, path) as file:
@@ -84,7 +82,7 @@ def fit_components(features: Mapping[str, Path], patches: int) -> Components | N
                 )
             wanted = min(count, max(2, patches // len(features)))
             rows = np.unique(np.linspace(0, max(count - 1, 0), wanted).round().astype(np.int64))
-            sample[slide] = np.asarray(file["features"][rows], dtype=np.float64)
+            sample[slide], picked[slide] = np.asarray(file["features"][rows], dtype=np.float64), rows
     values = np.concatenate(list(sample.values())) if sample else np.empty((0, 0))
     if len(values) < 2:
         return None
@@ -93,7 +91,7 @@ def fit_components(features: Mapping[str, Path], patches: int) -> Components | N
     scores = (values - centre) @ axes.T
     low, high = np.percentile(scores, _COLOUR_PERCENTILES, axis=0)
     points = {slide: ((part - centre) @ axes[:2].T) for slide, part in sample.items()}
-    return Components(centre, axes, explained, low, high, points)
+    return Components(centre, axes, explained, low, high, points, picked)
 
 
 def patch_colours(slide: str, path: Path, store: PatchStore, components: Components) -> PatchColours | None:
@@ -102,13 +100,10 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
     Raises:
         StatedError: if the features are not those of the store's patches.
     """
-    attributes, position = store.attributes, store.table.position_px
-    if not len(position):
+    places, position = patch_places(store), store.table.position_px
+    if places is None:
         return None
-    pitch = attributes.size_px * attributes.mpp / attributes.mpp_level0
-    origin = position.min(axis=0)
-    column, row = np.rint((position - origin) / pitch).astype(np.int64).T
-    rgba = np.zeros((int(row.max()) + 1, int(column.max()) + 1, 4), np.uint8)
+    rgba = np.zeros((*places.shape, 4), np.uint8)
     # Colours have 216 shades: single precision is enough, and twice as fast.
     axes, middle = components.axes.T.astype(np.float32), components.axes @ components.centre
     with _opened(slide, path) as file:
@@ -121,12 +116,9 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
             scores = np.asarray(file["features"][part], dtype=np.float32) @ axes - middle
             spread = np.where(components.high > components.low, components.high - components.low, 1)
             shade = np.clip((scores - components.low) / spread, 0, 1)
-            rgba[row[part], column[part], :3] = np.rint(30 + shade * 215)
-            rgba[row[part], column[part], 3] = 255
-    full = np.asarray(attributes.size_level0_px, dtype=np.float64)
-    left, top = origin / full
-    width, height = np.asarray([rgba.shape[1], rgba.shape[0]]) * pitch / full
-    return PatchColours(rgba, float(left), float(top), float(width), float(height))
+            rgba[places.row[part], places.column[part], :3] = np.rint(30 + shade * 215)
+            rgba[places.row[part], places.column[part], 3] = 255
+    return PatchColours(rgba, places)
 
 
 def slide_map(path: Path, slides: list[str]) -> tuple[list[str], Floats, Floats] | None:

@@ -12,13 +12,12 @@ _ROWS_AT_ONCE = 128
 _WORTH_IT = 1.3
 
 
-def sparse_picture(store: PatchStore, size_px: tuple[int, int]) -> Image.Image:
-    """The whole slide at a width and height in pixels.
+def sparse_picture(store: PatchStore, overview: Image.Image, size_px: tuple[int, int]) -> Image.Image:
+    """The whole slide at a width and height in pixels; `overview` is the store's, which is dear to read twice.
 
     Overviews are made for whole slides and are coarse on a small one. Where its overview is clearly too small, and
     the slide has few enough patches to read them all, these are scaled down and laid in their places.
     """
-    overview = Image.fromarray(store.overview)
     picture = overview.resize(size_px, Image.Resampling.BICUBIC, reducing_gap=2.0)
     if size_px[0] < overview.width * _WORTH_IT or len(store) > _MOST_PATCHES:
         return picture

@@ -12,18 +12,25 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import pipeline
+from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
 from pipeline.provenance import finished, record
 from pipeline.report import pairs, views, words
 from pipeline.report.drawing import drawn_in_order
-from pipeline.report.embedding_maps import fit_components, slide_map
+from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, scatter, swatch
+from pipeline.report.marker_maps import left_out_markers, most_markers
+from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
 from pipeline.report.reading import Results, read_results
-from pipeline.report.regions_picture import regions_picture
+from pipeline.report.slide_views import MapView, MarkersView, SlideViews, slide_views
 from pipeline.report.sources import sources
 from pipeline.settings import ReportSettings
+
+# The colour scale of predicted markers, lowest to highest.
+_STOPS = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in TABLE[::15].tolist())
+RAMP = f":root {{ --ramp: linear-gradient(to right, {_STOPS}); }}"
 
 Legend = list[tuple[str, Markup]]
 
@@ -55,8 +62,11 @@ class Page:
     curves: list[Markup]
     scatter: Markup | None
     scatter_legend: Legend
+    patch_map: PatchMap | None
     slide_scatter: Markup | None
-    maps: list[views.MapView]
+    maps: list[MapView]
+    markers: list[MarkersView]
+    left_out: tuple[tuple[str, str], ...]
     limits: list[str]
 
     @property
@@ -69,6 +79,7 @@ class Page:
             ("tiles", "Patches", self.tiles),
             ("training", "Training", self.curves),
             ("embeddings", "Embeddings", self.scatter),
+            ("markers", "Predicted markers", self.markers or self.left_out),
             ("limits", "Limits", True),
         )
         return [(anchor, title) for anchor, title, there in present if there]
@@ -80,11 +91,13 @@ class _EmbeddingViews:
 
     scatter: Markup | None
     legend: Legend
+    patch_map: PatchMap | None
     slide_scatter: Markup | None
-    maps: list[views.MapView]
 
 
-def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSettings, out: Path, logs: Path) -> None:
+def write_report(
+    results: Path, sheet: Path, embedding: str, settings: ReportSettings, out: Path, logs: Path, threads: int = 2
+) -> None:
     """Writes the report of a cohort: one HTML file that needs nothing else.
 
     Args:
@@ -94,12 +107,13 @@ def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSet
         settings: of the stage.
         out: the page.
         logs: the folder of the stages' logs, which tell why a slide failed.
+        threads: that draw slides at once; the page does not depend on them.
 
     Raises:
         StatedError: if something that is there cannot be read.
     """
     shown = read_results(results, sheet, embedding)
-    page = build_page(shown, embedding, settings, logs)
+    page = build_page(shown, embedding, settings, logs, threads)
     provenance = record(
         "report", settings, sources(results, sheet, shown, embedding), ("jinja2", "matplotlib", "numpy")
     )
@@ -107,14 +121,15 @@ def write_report(results: Path, sheet: Path, embedding: str, settings: ReportSet
         temporary.write_text(render(page, provenance), encoding="utf-8")
 
 
-def build_page(results: Results, embedding: str, settings: ReportSettings, logs: Path) -> Page:
+def build_page(results: Results, embedding: str, settings: ReportSettings, logs: Path, threads: int) -> Page:
     """What the page shows."""
     series = _series(results)
     side_px = longest_side_px(settings.picture_px, len(results.slides))
     tiled = [slide for slide in results.slides if slide.store]
     fates = views.fates_met(tiled)
-    embedded = _embedding_views(results, settings, side_px)
-    registered = sum(slide.registration is not None for slide in results.slides)
+    components = fit_components(results.features, settings.map_patches)
+    embedded = _embedding_views(results, components)
+    slides = _drawn(results, components, side_px, threads)
     return Page(
         title=settings.title,
         note=settings.note,
@@ -130,21 +145,20 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
         evidence=views.evidence_parts(results, series),
         evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),
         evidence_rows=views.evidence_rows([row for row in results.evidence if row.target != words.MEAN]),
-        pairs=list(progress(pairs.pair_views(results, side_px), label="pairs", unit="pairs", total=registered)),
+        pairs=pairs.by_urgency(view.pair for view in slides if view.pair),
         fates=fates,
         tiles=views.tiles_figure(tiled),
         tile_rows=[(slide.slide, [views.tile_counts(slide)[place][1] for place, _ in fates]) for slide in tiled],
-        regions=[
-            (slide.slide, regions_picture(slide.store, round(side_px * 0.6)))
-            for slide in tiled
-            if slide.store is not None
-        ],
+        regions=[(view.slide, view.regions) for view in slides if view.regions],
         trained=_legend({run: series[run] for run in results.curves}),
         curves=views.training_curves(results, series),
         scatter=embedded.scatter,
         scatter_legend=embedded.legend,
+        patch_map=embedded.patch_map,
         slide_scatter=embedded.slide_scatter,
-        maps=embedded.maps,
+        maps=[view.embedding for view in slides if view.embedding],
+        markers=[view.markers for view in slides if view.markers],
+        left_out=left_out_markers(results),
         limits=words.limits(results, settings.note),
     )
 
@@ -157,21 +171,27 @@ def render(page: Page, provenance: dict[str, Any]) -> str:
     return template.render(
         page=page,
         provenance=json.dumps(provenance, sort_keys=True),
-        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
+        style=Markup((folder / "style.css").read_text(encoding="utf-8") + RAMP),
         script=Markup((folder / "script.js").read_text(encoding="utf-8")),
     )
 
 
-def _embedding_views(results: Results, settings: ReportSettings, side_px: int) -> _EmbeddingViews:
-    components = fit_components(results.features, settings.map_patches)
+def _drawn(results: Results, components: Components | None, side_px: int, threads: int) -> list[SlideViews]:
+    """The pictures of every slide, in sheet order."""
+    most = most_markers(len(results.slides))
+    drawn = drawn_in_order(
+        lambda slide: slide_views(slide, results, components, side_px, most), results.slides, threads
+    )
+    return list(progress(drawn, label="slides", unit="slides", total=len(results.slides)))
+
+
+def _embedding_views(results: Results, components: Components | None) -> _EmbeddingViews:
     if components is None:
-        return _EmbeddingViews(None, [], None, [])
+        return _EmbeddingViews(None, [], None, None)
     drawn = {slide: points for slide, points in components.points.items() if len(points)}
     shares = [float(share) for share in components.explained]
-    slides = [slide for slide in results.slides if slide.slide in results.features]
-    maps = drawn_in_order(lambda slide: views.map_view(slide, results, components, round(side_px * 0.6)), slides)
-    told = progress(maps, label="embedding maps", unit="slides", total=len(slides))
-    located = slide_map(results.vectors, [slide.slide for slide in slides]) if results.vectors else None
+    slides = [slide.slide for slide in results.slides if slide.slide in results.features]
+    located = slide_map(results.vectors, slides) if results.vectors else None
     return _EmbeddingViews(
         scatter=scatter(drawn, shares, name="Patches on the first two principal components", labelled=False),
         legend=[(slide, swatch(index, index // COLOURS)) for index, slide in enumerate(drawn)],
@@ -183,7 +203,7 @@ def _embedding_views(results: Results, settings: ReportSettings, side_px: int) -
         )
         if located
         else None,
-        maps=[view for view in told if view],
+        patch_map=patch_map(results, components),
     )
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from pipeline.report.drawing import drawn_in_order
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
-from pipeline.report.reading import Registration, Results, SlideResults
+from pipeline.report.reading import Registration, SlideResults
 from pipeline.report.views import Badge, badge
 
 TITLE_PX = 44  # height of the line with title and legend above the pictures of register
@@ -55,11 +54,9 @@ class PairView:
     numbers: tuple[tuple[str, str, str], ...]
 
 
-def pair_views(results: Results, side_px: int) -> Iterator[PairView]:
-    """The registered pairs, failed ones first."""
-    paired = [(slide, slide.registration) for slide in results.slides if slide.registration]
-    paired.sort(key=lambda item: _ORDER.get(item[1].verdict, 2))
-    yield from drawn_in_order(lambda item: _pair_view(item[0], item[1], side_px), paired)
+def by_urgency(views: Iterable[PairView]) -> list[PairView]:
+    """The pairs with what failed first, then what is in doubt, otherwise in their order."""
+    return sorted(views, key=lambda view: _ORDER.get(str(view.verdict or ""), 2))
 
 
 def quantity(path: str) -> tuple[str, str]:
@@ -73,12 +70,16 @@ def quantity(path: str) -> tuple[str, str]:
     return ": ".join(words), unit
 
 
-def _pair_view(slide: SlideResults, registration: Registration, side_px: int) -> PairView:
+def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -> PairView | None:
+    """The view of a slide's registration, its H&E drawn from the overview; None where it was not registered."""
+    registration = slide.registration
+    if registration is None:
+        return None
     overlay = opened(registration.pictures["overlay"]) if "overlay" in registration.pictures else None
     store = slide.store
     width, height = store.attributes.size_level0_px if store else (1, 1)
     field = _field(overlay, width / height) if overlay and store else None
-    sparse = sparse_picture(store, fitted(field.size, side_px)) if field and store else None
+    sparse = sparse_picture(store, overview, fitted(field.size, side_px)) if field and store and overview else None
     others = []
     for name, (title, how) in _EXPLAINED.items():
         if name in registration.pictures:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.errors import StatedError
 
 _FULL_SIZE_SLIDES = 8
-_SMALLEST_PX = 240
+_SMALLEST_PX = 224
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ def drawing(image: Image.Image, side_px: int) -> Picture:
 def exact(rgba: NDArray[np.uint8]) -> Picture:
     """Pixels (h, w, 4) as they are, as PNG."""
     return _encoded(Image.fromarray(rgba), "PNG", optimize=True)
+
+
+def palette(index: NDArray[np.uint8], colours: NDArray[np.uint8], *, transparent: int) -> Picture:
+    """Pixels (h, w) by their place in a palette (256, 3), as PNG; one place is transparent."""
+    image = Image.fromarray(index, mode="P")
+    image.putpalette(colours.tobytes())
+    return _encoded(image, "PNG", optimize=True, transparency=transparent)
 
 
 def opened(path: Path) -> Image.Image:

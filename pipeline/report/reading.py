@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class SlideResults:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One row of evaluate's summary; nan where the table is empty."""
+    """One row of evaluate's summary; nan where the table is empty. `disjoint` is `yes`, `no` or empty."""
 
     run: str
     probe: str
@@ -81,6 +81,9 @@ class Evidence:
     test_patches: int
     test_slides: int
     seeds: int
+    seed_low: float = math.nan
+    seed_high: float = math.nan
+    disjoint: str = ""
     metric: str = "pearson_r"
 
 
@@ -113,6 +116,7 @@ class Results:
         baseline: the run that the others are compared with; empty where there is none.
         features: by slide, the features of the reported embedding.
         vectors: its slides.parquet, where there is one.
+        predictions: by slide, the folder of its predicted markers.
     """
 
     slides: tuple[SlideResults, ...]
@@ -122,6 +126,7 @@ class Results:
     baseline: str
     features: Mapping[str, Path]
     vectors: Path | None
+    predictions: Mapping[str, Path] = field(default_factory=dict)
 
 
 def read_results(results: Path, sheet: Path, embedding: str) -> Results:
@@ -148,6 +153,11 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
         baseline=_baseline(results / "evaluate" / "details.json"),
         features={name: path for name in names if (path := embedded / f"{name}.h5").is_file()},
         vectors=vectors if vectors.is_file() else None,
+        predictions={
+            name: folder
+            for name in names
+            if (folder := results / "predict" / embedding / name) and (folder / "markers.json").is_file()
+        },
     )
 
 
@@ -234,11 +244,11 @@ def _curves(folder: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
 def _evidence(path: Path) -> tuple[Evidence, ...]:
     if not path.is_file():
         return ()
-    names = ("score", "low", "high", "difference", "difference_low", "difference_high")
+    names = ("score", "low", "high", "difference", "difference_low", "difference_high", "seed_low", "seed_high")
     counts = ("train_patches", "test_patches", "test_slides", "seeds")
     rows = []
-    for row in _table(path, ("run", "probe", "target", *names, "verdict", *counts)):
-        values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict")}
+    for row in _table(path, ("run", "probe", "target", *names, "verdict", "disjoint", *counts)):
+        values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict", "disjoint")}
         values["metric"] = row.get("metric") or "pearson_r"
         values |= {name: float(row[name] or "nan") for name in names}
         values |= {name: int(row[name] or 0) for name in counts}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from pipeline.report.pictures import Picture, photograph
+from pipeline.report.pictures import Picture, fitted, photograph
 from pipeline.tiling.regions import BLUR, EXCLUDED, FOLD, PEN, REGIONS, TISSUE
-from pipeline.tiling.store import PatchStore
 
 # The light colours of style.css: f4 to f7.
 _COLOURS = {EXCLUDED: (179, 48, 79), PEN: (31, 120, 180), FOLD: (79, 138, 47), BLUR: (141, 138, 148)}
@@ -15,9 +15,15 @@ _CODES = max(REGIONS.values()) + 1
 _PALE, _TINT = 0.75, 0.65
 
 
-def regions_picture(store: PatchStore, side_px: int) -> Picture:
-    """The picture of one slide, at most `side_px` on its longest side."""
-    return photograph(painted(store.overview, store.overview_regions), side_px)
+def regions_picture(overview: Image.Image, regions: NDArray[np.uint8], side_px: int) -> Picture:
+    """The picture of one slide, at most `side_px` long, from its overview and the codes of the same size.
+
+    Both are scaled down before they are painted: overviews have millions of pixels, of which few are shown.
+    """
+    size_px = fitted(overview.size, side_px)
+    small = overview.resize(size_px, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    codes = Image.fromarray(regions).resize(size_px, Image.Resampling.NEAREST)
+    return photograph(painted(np.asarray(small), np.asarray(codes)), side_px)
 
 
 def painted(overview: NDArray[np.uint8], regions: NDArray[np.uint8]) -> NDArray[np.uint8]:

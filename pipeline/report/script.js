@@ -4,6 +4,9 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   const slider = viewer.querySelector("input[type=range]");
   const button = viewer.querySelector("button");
   if (!stage || !slider) continue;
+  viewer.querySelector("select")?.addEventListener("change", (event) => {
+    for (const part of viewer.querySelectorAll("[data-marker]")) part.hidden = part.dataset.marker !== event.target.value;
+  });
   const show = () => stage.style.setProperty("--at", slider.value + "%");
   slider.addEventListener("input", show);
   show();

@@ -18,6 +18,7 @@ def sources(folder: Path, sheet: Path, results: Results, embedding: str) -> dict
     names += [f"register/{item.slide}/qc.json" for item in results.slides]
     names += ["split/patches.tsv", *(f"train/{run}/metrics.jsonl" for run in results.curves)]
     names += ["evaluate/details.json", f"embed/{embedding}/slides.parquet"]
+    names += [f"predict/{embedding}/{item.slide}/markers.json" for item in results.slides]
     found = {"sheet": file_digest(sheet)}
     found |= {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
     stores = {f"tile/{item.slide}.zarr": item.store.path / "zarr.json" for item in results.slides if item.store}

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.report.embedding_maps import Components, patch_colours
 from pipeline.report.figures import Estimate, curves, fates, forest, signed
-from pipeline.report.mosaic import sparse_picture
-from pipeline.report.pictures import Picture, exact, fitted, photograph
 from pipeline.report.reading import Evidence, Results, SlideResults
 from pipeline.report.words import MEAN
 
@@ -72,6 +69,8 @@ class EvidenceRow:
     verdict: Badge | None
     train_patches: int
     test_patches: int
+    seeds: str
+    apart: str
 
 
 @dataclass(frozen=True)
@@ -81,17 +80,6 @@ class EvidencePart:
     title: str
     scores: Markup
     differences: Markup | None
-
-
-@dataclass(frozen=True)
-class MapView:
-    """The embedding of one slide over its H&E."""
-
-    slide: str
-    patient: str
-    overview: Picture
-    colours: Picture
-    place: str
 
 
 def badge(verdict: str) -> Badge | None:
@@ -141,6 +129,8 @@ def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:
             badge(row.verdict),
             row.train_patches,
             row.test_patches,
+            f"{row.seeds}: {_interval(row.seed_low, row.seed_high)}" if row.seeds > 1 else str(row.seeds),
+            row.disjoint or NOTHING,
         )
         for row in rows
     ]
@@ -176,21 +166,6 @@ def headline_figure(results: Results, series: dict[str, int], probe: str) -> Mar
         return None
     name = f"Differences to {results.baseline} in mean Pearson r"
     return forest(rows, name=name, axis_label="difference in mean Pearson r", zero_line=True, width=340)
-
-
-def map_view(slide: SlideResults, results: Results, components: Components, side_px: int) -> MapView | None:
-    """The embedding map of one slide; None where it has no store or no features."""
-    path = results.features.get(slide.slide)
-    if slide.store is None or path is None:
-        return None
-    colours = patch_colours(slide.slide, path, slide.store, components)
-    if colours is None:
-        return None
-    sides = (("left", colours.left), ("top", colours.top), ("width", colours.width), ("height", colours.height))
-    place = ";".join(f"{side}:{fraction:.3%}" for side, fraction in sides)
-    width, height = slide.store.attributes.size_level0_px
-    overview = photograph(sparse_picture(slide.store, fitted((width, height), side_px)), side_px)
-    return MapView(slide.slide, slide.patient, overview, exact(colours.rgba), place)
 
 
 def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:

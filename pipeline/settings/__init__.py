@@ -5,6 +5,7 @@ from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import EvaluateSettings
 from pipeline.settings.inspect import InspectSettings
 from pipeline.settings.panel import PanelSettings
+from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
 from pipeline.settings.report import ReportSettings
 from pipeline.settings.split import SplitSettings
@@ -16,6 +17,7 @@ __all__ = [
     "EvaluateSettings",
     "InspectSettings",
     "PanelSettings",
+    "PredictSettings",
     "RegisterSettings",
     "ReportSettings",
     "RunSettings",

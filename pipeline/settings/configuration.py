@@ -22,6 +22,7 @@ from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import EvaluateSettings
 from pipeline.settings.inspect import InspectSettings
 from pipeline.settings.panel import PanelSettings
+from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
 from pipeline.settings.report import ReportSettings
 from pipeline.settings.split import SplitSettings
@@ -45,6 +46,7 @@ class Settings:
     runs: dict[RunName, RunSettings] = Field(default_factory=dict, description="the trainings, by name")
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
 
     @field_validator("runs")

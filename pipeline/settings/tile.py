@@ -22,10 +22,11 @@ class TileSettings:
     min_tissue: float = Field(
         default=0.5, ge=0, le=1, description="smallest fraction of tissue in a patch that is kept"
     )
-    drop: tuple[Literal["pen", "fold"], ...] = Field(
+    drop: tuple[Literal["pen", "fold", "blur"], ...] = Field(
         default=("pen", "fold"),
-        description="what is looked for on the overview and does not count as tissue; both are cautious: violet ink, "
-        "thin ink on tissue and folds of pale tissue stay (annotate those, or blur, in the sheet's column `tissue`)",
+        description="what is looked for and does not count as tissue; pen and fold are cautious: violet ink, thin ink "
+        "on tissue and folds of pale tissue stay (annotate those in the sheet's column `tissue`); blur, what is out of "
+        "focus by 2 um or more, reads the tissue once more at 1 um/px, which takes longer than copying it",
     )
     max_residual_um: float = Field(
         default=8.0,

@@ -13,6 +13,8 @@ from pipeline.settings.closed import CLOSED
 
 Modality = Literal["sparse", "dense", "target"]
 Seed = Annotated[int, Field(ge=0)]
+# What `augmentation: mfl` does not ask for.
+_OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "blur")
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -94,6 +96,12 @@ class RunSettings:
         ge=16,
         description="side in pixels of the crop that the encoder sees; null is the side of the patch",
     )
+    augmentation: Literal["standard", "mfl"] = Field(
+        default="standard",
+        description="how views are made: standard, by the keys below; mfl, as the published code of More From Less "
+        "does, oddities included, of whole patches with a dense side of 8 bits; with mfl neither size_px nor the keys "
+        "below may be set",
+    )
     shared_geometry: bool = Field(
         default=True,
         description="whether a sparse and a dense branch see the same window of the patch; turns and mirrors are "
@@ -141,6 +149,15 @@ class RunSettings:
             raise ValueError(f"pair_weights needs {pairs} weights, one per pair of {len(self.branches)} branches")
         if any(not 0 <= weight < math.inf for weight in self.pair_weights) or not any(self.pair_weights or (1,)):
             raise ValueError("pair_weights must be finite and not negative, one at least above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _sets_no_key_without_a_say(self) -> Self:
+        if self.augmentation == "mfl":
+            defaults = RunSettings()
+            idle = [key for key in _OF_STANDARD_VIEWS if getattr(self, key) != getattr(defaults, key)]
+            if idle:
+                raise ValueError(f"augmentation mfl leaves {', '.join(idle)} no say")
         return self
 
     @model_validator(mode="after")

@@ -71,6 +71,7 @@ class JpegTiles:
         self._tables: bytes | None = page.jpegtables
         self._beginnings: dict[int, _Beginning] = {}
         self._file = os.open(path, os.O_RDONLY)
+        self._file_bytes = os.fstat(self._file).st_size
 
     @classmethod
     def open(cls, path: Path, level_size_xy: tuple[int, int]) -> Self | None:
@@ -108,7 +109,7 @@ class JpegTiles:
         Raises:
             CorruptTileError: if the tile is cut off, no JPEG, or of another size than its page says.
         """
-        tile = os.pread(self._file, int(self.counts[number]), int(self.offsets[number]))
+        tile = self._read(int(self.offsets[number]), int(self.counts[number]))
         self._check_length(len(tile), number)
         beginning = self._beginnings.get(transform)
         if beginning is None or not tile.startswith(beginning.found):
@@ -179,14 +180,18 @@ class JpegTiles:
         first = int(starts.min(initial=np.iinfo(np.int64).max))
         span = int((starts + counts).max(initial=0)) - first
         if 0 < span <= min(_LARGEST_READ_BYTES, 2 * int(counts.sum())):
-            block = os.pread(self._file, span, first)
+            block = self._read(first, span)
             self._check_length(len(block), int(numbers[0]), span)
             yield block, starts - first
             return
         for number, start, count in zip(numbers, starts.tolist(), counts.tolist(), strict=True):
-            block = os.pread(self._file, count, start)
+            block = self._read(start, count)
             self._check_length(len(block), int(number))
             yield block, np.zeros(1, dtype=np.int64)
+
+    def _read(self, start: int, count: int) -> bytes:
+        """Bytes of the file, fewer where it ends before: memory is not asked for what a file only claims to hold."""
+        return os.pread(self._file, max(0, min(count, self._file_bytes - start)), start)
 
     def _check_length(self, found: int, number: int, wanted: int | None = None) -> None:
         if found < (self.counts[number] if wanted is None else wanted):

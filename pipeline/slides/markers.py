@@ -73,7 +73,8 @@ def _index(channel: str, channels: Sequence[str]) -> int | None:
     """Which channel is meant: by a name that occurs once, else by its index."""
     if channels.count(channel) == 1:
         return channels.index(channel)
-    if channel.isdecimal() and int(channel) < len(channels):
+    # More digits than any index has, and Python itself refuses to read thousands of them.
+    if channel.isdecimal() and len(channel) < 10 and int(channel) < len(channels):
         return int(channel)
     return None
 

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embedding", required=True, metavar="NAME", help="the embedding to show, results/embed/NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="the stages' logs; by default beside the results")
+    parser.add_argument("--threads", type=int, default=2, help="threads that draw slides at once")
     add_settings(parser, ReportSettings)
 
 
@@ -25,4 +26,4 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.report.page import write_report
 
     logs = parsed.logs or parsed.results.absolute().parent / "logs"
-    write_report(parsed.results, parsed.sheet, parsed.embedding, settings, parsed.out, logs)
+    write_report(parsed.results, parsed.sheet, parsed.embedding, settings, parsed.out, logs, parsed.threads)

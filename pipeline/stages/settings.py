@@ -1,15 +1,18 @@
-"""`settings`: the reference of the configuration, as Markdown; `config/README.md` is this verb's output."""
+"""`settings`: the reference of the configuration, as Markdown: `config/README.md`, and the tables of `docs/stages`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from pipeline.errors import StatedError
 from pipeline.settings import RunSettings, Settings
 
 _HEAD = """# The configuration
@@ -41,30 +44,74 @@ for; without, the others are taken out of the tissue that is found. What was fou
 """
 
 
+# What stands between these lines of a page is replaced; the section's name fills the first.
+_KEYS_BEGIN = "<!-- keys of {}: written by `python -m pipeline settings --pages docs` -->"
+_KEYS_END = "<!-- end of keys -->"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb has no arguments."""
+    """Adds the verb's argument."""
+    parser.add_argument(
+        "--pages", type=Path, metavar="DIR", help="bring the tables of keys in the pages of a folder up to date"
+    )
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the reference to standard output."""
-    sys.stdout.write(reference())
+    """Writes the reference to standard output, or the tables into the pages below a folder."""
+    if parsed.pages is None:
+        sys.stdout.write(reference())
+        return
+    for page in sorted(parsed.pages.rglob("*.md")):
+        page.write_text(with_keys(page.read_text(encoding="utf-8"), file=page), encoding="utf-8")
 
 
 def reference() -> str:
     """The reference as Markdown."""
-    parts = [_HEAD]
+    return "\n".join([_HEAD, *(f"{_title(name)}\n\n{_table(kind)}\n" for name, kind in _sections())])
+
+
+def with_keys(text: str, *, file: Path) -> str:
+    """The text of a page with every table of keys in it replaced by the one that the code gives.
+
+    Args:
+        text: the page; a comment line before and one behind each table say where it stands.
+        file: what to call the page in an error.
+
+    Raises:
+        StatedError: if a table's end is not marked.
+    """
+    for name, kind in _sections():
+        begin = _KEYS_BEGIN.format(name)
+        before, found, rest = text.partition(begin)
+        if found:
+            _, end, after = rest.partition(_KEYS_END)
+            if not end:
+                raise StatedError(file=file, expected=f"the line {_KEYS_END} behind the keys of {name}", found="none")
+            text = f"{before}{begin}\n\n{_table(kind)}\n\n{_KEYS_END}{after}"
+    return text
+
+
+def sections() -> tuple[str, ...]:
+    """Names of the sections of the configuration."""
+    return tuple(name for name, _ in _sections())
+
+
+def _sections() -> Iterator[tuple[str, Any]]:
+    """Name and dataclass of every section."""
     for section in fields(Settings):
         kind: Any = RunSettings if section.name == "runs" else section.default_factory
         if is_dataclass(kind):
-            parts.append(_section(section.name, kind))
-    return "\n".join(parts)
+            yield section.name, kind
 
 
-def _section(name: str, kind: Any) -> str:
-    title = "## `runs`: one entry per training, by name" if name == "runs" else f"## `{name}`"
+def _title(name: str) -> str:
+    return "## `runs`: one entry per training, by name" if name == "runs" else f"## `{name}`"
+
+
+def _table(kind: Any) -> str:
     schema = TypeAdapter(kind).json_schema()["properties"]
     rows = [_row(item, schema[item.name]) for item in fields(kind)]
-    return "\n".join([title, "", "| key | values | default | meaning |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows])
 
 
 def _row(item: Field[Any], schema: dict[str, Any]) -> str:

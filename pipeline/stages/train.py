@@ -18,7 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-encoder", type=Path, required=True, metavar="DIR", help="the encoder's folder")
     parser.add_argument("--out-metrics", type=Path, required=True, metavar="JSONL", help="one line per epoch")
     parser.add_argument("--out-curve", type=Path, required=True, metavar="PNG", help="picture of the training")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the computation on the CPU")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of the computation on the CPU, of all processes"
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="how many processes share each batch, each on a GPU of its own where there are any; on several machines "
+        "torchrun starts them",
+    )
     add_panel(parser)
     add_settings(parser, RunSettings)
 
@@ -26,30 +35,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Writes encoder, metrics and curve."""
     settings, panel = settings_of(parsed, RunSettings), panel_settings_of(parsed)
+    if parsed.processes > 1:
+        from pipeline.training.launching import is_launched, launch
+
+        if not is_launched():
+            launch(parsed.words, parsed.processes)
+            return
     from dataclasses import asdict
 
     import torch
 
     from pipeline.provenance import file_digest, record
     from pipeline.training.encoders import WEIGHTS_NAME
+    from pipeline.training.processes import joined
     from pipeline.training.rows import read_training_rows
     from pipeline.training.training import TrainingOutputs, store_digests, train
 
-    torch.set_num_threads(parsed.threads)
-    rows = read_training_rows(
-        parsed.split,
-        parsed.stores,
-        branches=settings.branches,
-        batch_size=settings.batch_size,
-        markers=settings.markers,
-        panel=panel,
-    )
-    inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
-    if settings.weights:
-        path = Path(settings.weights) / WEIGHTS_NAME
-        if not path.is_file():
-            raise StatedError(file=path, expected=f"the weights that run {parsed.name} starts from", found="no file")
-        inputs |= {"weights": file_digest(path)}
-    provenance = record("train", asdict(settings) | {"panel": asdict(panel)}, inputs, ("numpy", "timm", "torch"))
     outputs = TrainingOutputs(parsed.out_encoder, parsed.out_metrics, parsed.out_curve)
-    train(parsed.name, rows, settings, outputs, provenance)
+    with joined() as processes:
+        torch.set_num_threads(max(1, parsed.threads // processes.local_count))
+        rows = read_training_rows(
+            parsed.split,
+            parsed.stores,
+            branches=settings.branches,
+            batch_size=settings.batch_size,
+            markers=settings.markers,
+            panel=panel,
+        )
+        inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
+        if settings.weights:
+            path = Path(settings.weights) / WEIGHTS_NAME
+            if not path.is_file():
+                raise StatedError(
+                    file=path, expected=f"the weights that run {parsed.name} starts from", found="no file"
+                )
+            inputs |= {"weights": file_digest(path)}
+        provenance = record("train", asdict(settings) | {"panel": asdict(panel)}, inputs, ("numpy", "timm", "torch"))
+        train(parsed.name, rows, settings, outputs, provenance, processes)

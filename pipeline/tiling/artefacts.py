@@ -47,7 +47,7 @@ def pen_mask(overview: Overview) -> Mask:
     density, mpp = _densities(overview)
     sure = _ink(density, 1.0)
     if sure.any():
-        sure = _large(_with_deep_parts(sure, density[..., 0]), _SMALLEST_PEN_UM2 / mpp**2)
+        sure = large_pieces(_with_deep_parts(sure, density[..., 0]), _SMALLEST_PEN_UM2 / mpp**2)
         near = cv2.dilate(sure.astype(np.uint8), _disc(_REACH_UM / mpp)) > 0
         sure |= near & _ink(density, _RIM)
     return _enlarged(sure, overview)
@@ -80,8 +80,8 @@ def _with_deep_parts(sure: Mask, red: NDArray[np.float32]) -> Mask:
     return np.asarray(sure | (share >= _DEEP_JOINED)[labels], dtype=np.bool_)
 
 
-def _large(mask: Mask, smallest_px: float) -> Mask:
-    """The mask's pieces of more than `smallest_px` pixels."""
+def large_pieces(mask: Mask, smallest_px: float) -> Mask:
+    """(h, w) bool: the mask's pieces of more than `smallest_px` pixels."""
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     return np.asarray(mask & (statistics[:, cv2.CC_STAT_AREA] > smallest_px)[labels], dtype=np.bool_)
 

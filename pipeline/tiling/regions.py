@@ -20,14 +20,16 @@ REASONS = {GLASS: "no_tissue", EXCLUDED: "excluded", PEN: "pen", FOLD: "fold", B
 Regions = NDArray[np.uint8]
 
 
-def find_regions(overview: Overview, drop: Collection[str]) -> Regions:
+def find_regions(overview: Overview, drop: Collection[str], blur: NDArray[np.bool_] | None = None) -> Regions:
     """(h, w) uint8: glass, tissue and, of `pen` and `fold`, those in `drop`; the others count as tissue.
 
-    Blur is never found here: nuclei, by which focus is judged, are smaller than a pixel of the overview.
+    Blur is `blur`, for nuclei, by which focus is judged, are smaller than a pixel of the overview: see `blur_mask`.
     """
     tissue = tissue_mask(overview)
     regions = np.where(tissue, TISSUE, GLASS).astype(np.uint8)
     pen = pen_mask(overview) if "pen" in drop else np.zeros_like(tissue)
+    if blur is not None:
+        regions[tissue & blur] = BLUR
     if "fold" in drop:
         regions[fold_mask(overview, tissue & ~pen)] = FOLD
     regions[pen] = PEN

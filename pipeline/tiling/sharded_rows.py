@@ -33,6 +33,8 @@ Decoder = Callable[[NDArray[np.uint8], NDArray[Any]], object]
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 # Neighbours are read together up to this size, which a core's own cache still holds.
 _BYTES_PER_READ = 2**20
+# What lies beyond, no system call takes.
+_LARGEST_OFFSET = 2**63 - 1
 
 _FILES = OpenFiles()
 # What a thread reads into. A new buffer per chunk would be given back to the system and asked for again, page by page.
@@ -195,8 +197,9 @@ def _read(file: int, begin: int, size: int) -> NDArray[np.uint8]:
     A size that cannot be, from an index that lies, is cut to what the file has.
     """
     buffer: NDArray[np.uint8] | None = getattr(_SCRATCH, "buffer", None)
-    if buffer is None or len(buffer) < size:
+    if buffer is None or len(buffer) < size or begin + size > _LARGEST_OFFSET:
         size = max(0, min(size, os.fstat(file).st_size - begin))
+    if buffer is None or len(buffer) < size:
         buffer = np.empty(max(size, _BYTES_PER_READ), np.uint8)
         _SCRATCH.buffer = buffer
     done = 0

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.provenance import finished
 from pipeline.settings import TileSettings
+from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.annotations import GivenRegions, write_annotations
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
 from pipeline.tiling.dense_values import value_names
+from pipeline.tiling.focus import blur_mask
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
@@ -27,7 +29,7 @@ from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
 from pipeline.tiling.regions import GLASS, TISSUE, Regions, dropped, fates, find_regions
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tiling.store import PatchTable, StoreAttributes
-from pipeline.tiling.tissue import Overview, read_overview
+from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98
@@ -67,7 +69,7 @@ def tile(
     with ExitStack() as stack:
         sparse = stack.enter_context(open_side(record.sparse, slide=record.slide))
         overview = read_overview(sparse, record.sparse.mpp)
-        regions = _regions(record, settings, overview, given)
+        regions = _regions(record, settings, sparse, overview, given)
         grid = _squares(record, settings)
         lattice = wanted_lattice(record, settings, sparse, grid)
         if lattice is not None:
@@ -112,12 +114,19 @@ def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
     return all_squares(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
 
 
-def _regions(record: SlideRecord, settings: TileSettings, overview: Overview, given: GivenRegions | None) -> Regions:
+def _regions(
+    record: SlideRecord, settings: TileSettings, sparse: Slide, overview: Overview, given: GivenRegions | None
+) -> Regions:
     """What each part of the slide is: as found, as given, or as found with what is given laid over it."""
+    if given is not None and given.decides_tissue:
+        found = np.full(overview.rgb.shape[:2], GLASS, dtype=np.uint8)
+    else:
+        blur = None
+        if "blur" in settings.drop:
+            blur = blur_mask(sparse, record.sparse.mpp, overview, tissue_mask(overview))
+        found = find_regions(overview, settings.drop, blur)
     if given is None:
-        return find_regions(overview, settings.drop)
-    blank = np.full(overview.rgb.shape[:2], GLASS, dtype=np.uint8)
-    found = blank if given.decides_tissue else find_regions(overview, settings.drop)
+        return found
     return given.laid_over(found, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
 
 

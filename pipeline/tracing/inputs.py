@@ -121,6 +121,17 @@ def _of_embed_slides(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
         yield Input(slide, wanted, result.parent / f"{slide}.h5", file_digest, leaf=False)
 
 
+def _of_predict(result: Path, named: Mapping[str, str]) -> Iterator[Input]:
+    folder = result.absolute() if result.is_dir() else result.absolute().parent
+    root, run, slide = results_folder(result, "predict"), folder.parent.name, folder.name
+    own = root / "evaluate" / "probes" / run
+    # A probe from elsewhere is known by its hash only.
+    paths = {"store": root / "tile" / f"{slide}.zarr", "features": root / "embed" / run / f"{slide}.h5"}
+    paths |= {"probe": own} if own.is_dir() else {}
+    for name, wanted in named.items():
+        yield Input(name, wanted, paths.get(name), _described if name == "store" else file_digest, leaf=False)
+
+
 def _by_path(stage: str) -> Callable[[Path, Mapping[str, str]], Iterator[Input]]:
     """Inputs named by their path below the results folder; a store by what it says of itself."""
 
@@ -159,5 +170,7 @@ _FINDERS: Mapping[str, Callable[[Path, Mapping[str, str]], Iterator[Input]]] = {
     "embed": _of_embed,
     "embed_slides": _of_embed_slides,
     "evaluate": _by_path("evaluate"),
+    "evaluate_probe": _by_path("evaluate_probe"),
+    "predict": _of_predict,
     "report": _by_path("report"),
 }

@@ -27,6 +27,10 @@ _SPOKEN_FOR = {
     "curve.png": "encoder",
     "model.safetensors": "config.json",
     "card.md": "config.json",
+    "probe.safetensors": "probe.json",
+    "markers.png": "markers.json",
+    "markers.ome.tif": "markers.json",
+    "tiles.geojson": "markers.json",
 }
 
 
@@ -47,7 +51,7 @@ def spokesman(path: Path) -> Path:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The provenance of a result: a JSON or HTML file, a Zarr folder, an encoder's folder, HDF5, AnnData or Parquet.
+    """The provenance of a result: JSON, HTML, HDF5, AnnData or Parquet, a Zarr folder, or that of another result.
 
     Raises:
         StatedError: if it carries none that can be read.
@@ -65,6 +69,9 @@ def _carried(path: Path) -> Any:
     if path.is_dir():
         if (path / "zarr.json").is_file():
             return _json(path / "zarr.json")["attributes"]["provenance"]
+        for name in ("probe.json", "markers.json"):
+            if (path / name).is_file():
+                return _json(path / name)["provenance"]
         return _json(path / "config.json")["more_from_less"]["provenance"]
     suffix = path.suffix.lower()
     if suffix == ".json":

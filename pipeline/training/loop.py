@@ -1,7 +1,8 @@
 """The training loop: plain, the same on a GPU and on a CPU, and exact across interruptions.
 
 Nothing random is carried from step to step: order, views and the network's own randomness are seeded anew by run,
-epoch and step. A training that was stopped anywhere therefore goes on with the numbers it would have had.
+epoch and step. A training that was stopped anywhere therefore goes on with the numbers it would have had, also in
+another number of processes; only randomness within a network (dropout) is then drawn anew, per process.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from torch import Tensor, nn
 from pipeline.errors import StatedError
 from pipeline.progress import progress, say
 from pipeline.settings import RunSettings
+from pipeline.training.batch_norm import synchronised_batch_norm
 from pipeline.training.branches import BranchNetwork, BranchOutput
 from pipeline.training.collapse import effective_rank, mean_std
+from pipeline.training.draws import Draws
 from pipeline.training.losses import Objective, Terms, objective_of
-from pipeline.training.patches import TrainingPatches, batches_ahead, epoch_order, groups_of, partners
+from pipeline.training.patches import TrainingPatches, batches_ahead, epoch_order, groups_of, partners, reading_threads
 from pipeline.training.precision import Precision, autocast
+from pipeline.training.processes import Processes
 from pipeline.training.seeds import seed_of
 from pipeline.training.state import TrainingState, asked_to_stop, save_state
 from pipeline.training.supervised import supervised_terms
-from pipeline.training.views import Batch, ViewMaker
+from pipeline.training.views import Batch, MakeViews
 
 STOPPED_BY_SIGTERM = 143
 
@@ -44,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gave: the figures by name, and the branches' outputs."""
+    """What a step gave: the figures by name, and the branches' outputs for the whole batch."""
 
     figures: dict[str, float]
     outputs: list[BranchOutput]
@@ -61,6 +65,7 @@ class Trainer:
         settings: of the run.
         precision: number format of the forward pass.
         device: where the network is.
+        processes: which of how many this is; each works on its rows of every batch.
     """
 
     def __init__(
@@ -68,11 +73,12 @@ class Trainer:
         name: str,
         network: BranchNetwork,
         patches: TrainingPatches,
-        make_views: ViewMaker,
+        make_views: MakeViews,
         settings: RunSettings,
         *,
         precision: Precision,
         device: torch.device,
+        processes: Processes,
     ) -> None:
         self._name = name
         self._network = network
@@ -81,6 +87,8 @@ class Trainer:
         self._settings = settings
         self._precision = precision
         self._device = device
+        self._processes = processes
+        self._rows = processes.rows(settings.batch_size)
         self._objective: Objective = objective_of(settings)
         self._optimiser = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr)
         self._steps_per_epoch = len(patches) // settings.batch_size
@@ -101,9 +109,9 @@ class Trainer:
         self._network.train()
         left = self._settings.epochs * self._steps_per_epoch - state.epoch * self._steps_per_epoch - state.step
         size = self._settings.batch_size
-        steps = progress(
-            self._steps(state), label=f"train {self._name}", unit="patches", total=left, units_per_item=size
-        )
+        steps = self._steps(state)
+        if self._processes.first:
+            steps = progress(steps, label=f"train {self._name}", unit="patches", total=left, units_per_item=size)
         with asked_to_stop() as stop:
             start = time.perf_counter()
             for step in steps:
@@ -113,25 +121,33 @@ class Trainer:
                 state.step = step.number + 1
                 if step.ends_epoch:
                     self._end_epoch(state, result)
-                if step.ends_epoch or stop.received:
+                stopped = self._processes.any(stop.received or self._processes.abandoned())
+                if self._processes.first and (step.ends_epoch or stopped):
                     state.network = self._network.state_dict()
                     state.optimiser = self._optimiser.state_dict()
                     save_state(state_folder, state, recipe)
-                if stop.received:
-                    say(f"train {self._name}: stopped by SIGTERM; the same command goes on from {state_folder}")
-                    raise SystemExit(STOPPED_BY_SIGTERM)
+                if stopped:
+                    self._stop(state_folder)
         return state.history
+
+    def _stop(self, state_folder: Path) -> None:
+        """Ends the training; the first process, which has saved the state, is waited for."""
+        if self._processes.first:
+            say(f"train {self._name}: stopped by SIGTERM; the same command goes on from {state_folder}")
+        self._processes.any(True)
+        raise SystemExit(STOPPED_BY_SIGTERM)
 
     def _steps(self, state: TrainingState) -> Iterator[Step]:
         """All steps from the state's position on."""
         settings = self._settings
-        dense = "dense" in settings.branches
+        dense, pin = "dense" in settings.branches, self._device.type == "cuda"
+        threads = reading_threads(self._processes.local_count)
         partner = partners(len(self._patches), settings.pairing, seed=settings.seed)
         first = state.step
         for epoch in range(state.epoch, settings.epochs):
             order = epoch_order(len(self._patches), seed=settings.seed, epoch=epoch)
-            groups = groups_of(order, settings.batch_size)[first:]
-            batches = batches_ahead(self._patches, groups, partner, dense=dense, pin=self._device.type == "cuda")
+            groups = [group[self._rows] for group in groups_of(order, settings.batch_size)[first:]]
+            batches = batches_ahead(self._patches, groups, partner, dense=dense, pin=pin, threads=threads)
             for number, batch in enumerate(batches, start=first):
                 yield Step(epoch, number, batch, number + 1 == self._steps_per_epoch)
             first = 0
@@ -139,29 +155,40 @@ class Trainer:
     def _do(self, step: Step) -> StepResult:
         """One step of the optimiser."""
         seed = seed_of(self._settings.seed, "step", step.epoch, step.number)
-        torch.manual_seed(seed)
+        rank = self._processes.rank
+        torch.manual_seed(seed_of(seed, rank) if rank else seed)
         self._generator.manual_seed(seed)
         done = step.epoch * self._steps_per_epoch + step.number
         rate = learning_rate(done, self._settings.epochs * self._steps_per_epoch, self._settings)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         batch = step.batch.to(self._device)
-        views = self._make_views(batch, self._generator)
-        with autocast(self._precision, self._device):
+        draws = Draws(self._generator, self._settings.batch_size, self._rows)
+        views = self._make_views(batch, draws)
+        with autocast(self._precision, self._device), synchronised_batch_norm(self._processes):
             outputs = self._network([view.contiguous(memory_format=torch.channels_last) for view in views])
-        outputs = [BranchOutput(item.features.float(), item.embedding.float()) for item in outputs]
+        outputs = [self._whole(item, with_features=step.ends_epoch) for item in outputs]
         if batch.target is None:
             terms = self._objective([item.embedding for item in outputs])
         else:
-            terms = supervised_terms(outputs[0].embedding, batch.target, self._settings.target)
+            target = self._processes.gather(batch.target)
+            terms = supervised_terms(outputs[0].embedding, target, self._settings.target)
         loss = torch.stack(list(terms.values())).sum()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self._processes.sum_gradients(self._network.parameters())
         norm = nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_norm)
         figures = _figures(terms, loss, norm)
         _check_finite(figures, step)
         self._optimiser.step()
         return StepResult({**figures, "lr": rate}, outputs)
+
+    def _whole(self, part: BranchOutput, *, with_features: bool) -> BranchOutput:
+        """The output for the whole batch, in float32; the features, which the loss does not see, where asked for."""
+        features = part.features.detach().float()
+        if with_features:
+            features = self._processes.gather(features)
+        return BranchOutput(features, self._processes.gather(part.embedding.float()))
 
     def _end_epoch(self, state: TrainingState, last: StepResult) -> None:
         """Adds a line to the history and moves the state to the next epoch."""
@@ -170,7 +197,7 @@ class Trainer:
         means["lr"] = last.figures["lr"]
         embeddings = [item.embedding.detach() for item in last.outputs]
         features = next(
-            item.features.detach()
+            item.features
             for modality, item in zip(self._network.branches, last.outputs, strict=True)
             if modality == "sparse"
         )

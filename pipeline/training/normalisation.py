@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Blocks = Callable[[], Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]]]
+Sum = Callable[[NDArray[Any]], NDArray[Any]]
 
 _SMALLEST_STD = 1e-6
 
@@ -47,12 +49,22 @@ class MarkerStatistics:
     patches: int
 
 
-def colour_statistics(blocks: Iterable[NDArray[np.uint8]]) -> ColourStatistics:
-    """Exact statistics of (n, P, P, 3) uint8 blocks, from a histogram of each channel."""
+def _alone(values: NDArray[Any]) -> NDArray[Any]:
+    return values
+
+
+def colour_statistics(blocks: Iterable[NDArray[np.uint8]], total: Sum = _alone) -> ColourStatistics:
+    """Exact statistics of (n, P, P, 3) uint8 blocks, from a histogram of each channel.
+
+    Args:
+        blocks: the pixels, or this process's share of them.
+        total: sums an array over the processes.
+    """
     histogram = np.zeros((3, 256), dtype=np.int64)
     for block in blocks:
         for channel in range(3):
             histogram[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    histogram = total(histogram)
     values = np.arange(256) / 255
     weight = histogram / histogram.sum(axis=1, keepdims=True)
     mean = weight @ values
@@ -60,28 +72,31 @@ def colour_statistics(blocks: Iterable[NDArray[np.uint8]]) -> ColourStatistics:
     return ColourStatistics(tuple(mean.tolist()), tuple(std.tolist()))
 
 
-def marker_statistics(markers: Sequence[str], blocks: Blocks) -> tuple[MarkerStatistics, ...]:
+def marker_statistics(markers: Sequence[str], blocks: Blocks, total: Sum = _alone) -> tuple[MarkerStatistics, ...]:
     """Statistics of each marker over the patches that show it.
 
     Args:
         markers: names, in channel order.
         blocks: opens a pass over (n, M, P, P) float32 pixels with (n, M) bool, whether the slide has the marker;
             two passes are made.
+        total: sums an array over the processes, each of which passes over a share.
     """
     absolute, pixels, patches = np.zeros(len(markers)), np.zeros(len(markers)), np.zeros(len(markers), dtype=np.int64)
     for values, present in blocks():
         absolute += (np.abs(values).mean(axis=(2, 3), dtype=np.float64) * present).sum(axis=0)
         patches += present.sum(axis=0)
         pixels += present.sum(axis=0) * values.shape[2] * values.shape[3]
+    absolute, pixels, patches = total(absolute), total(pixels), total(patches)
     cofactor = absolute / np.maximum(patches, 1)
     cofactor[cofactor <= 0] = 1.0
-    total, squares = np.zeros(len(markers)), np.zeros(len(markers))
+    sums, squares = np.zeros(len(markers)), np.zeros(len(markers))
     for values, present in blocks():
         compressed = _compress(torch.from_numpy(values), torch.from_numpy(cofactor)).double()
         compressed *= torch.from_numpy(present)[:, :, None, None]
-        total += compressed.sum(dim=(0, 2, 3)).numpy()
+        sums += compressed.sum(dim=(0, 2, 3)).numpy()
         squares += compressed.square_().sum(dim=(0, 2, 3)).numpy()
-    mean = total / np.maximum(pixels, 1)
+    sums, squares = total(sums), total(squares)
+    mean = sums / np.maximum(pixels, 1)
     std = np.sqrt(np.maximum(squares / np.maximum(pixels, 1) - mean**2, 0))
     std[std < _SMALLEST_STD] = 1.0
     return tuple(
@@ -114,6 +129,11 @@ class Normalisation:
         self._cofactor = torch.tensor([item.cofactor for item in markers], device=device)
         self._mean = torch.tensor([item.mean for item in markers], device=device).view(1, -1, 1, 1)
         self._std = torch.tensor([item.std for item in markers], device=device).view(1, -1, 1, 1)
+
+    @property
+    def colour(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of R, G, B on the scale 0 to 1, each (1, 3, 1, 1)."""
+        return self._colour
 
     def sparse(self, rgb: Tensor) -> Tensor:
         """(n, 3, P, P) on the scale 0 to 1, standardised."""

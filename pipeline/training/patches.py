@@ -235,9 +235,10 @@ def make_batch(
     return Batch(sparse, pixels, there.pin_memory() if pin else there)
 
 
-def reading_threads() -> int:
-    """How many threads read patches: one per core that this process may use, and no more than eight."""
-    return min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def reading_threads(processes: int = 1) -> int:
+    """How many threads read patches in each of the processes of this machine: one per core, and no more than eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_THREADS, cores // processes))
 
 
 def batches_ahead(

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import signal
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import torch
 from pipeline.errors import BROKEN_INPUT
 from pipeline.progress import say
 from pipeline.provenance import finished
+from pipeline.training.processes import Processes
 
 FILE_NAME = "state.pt"
 _DIGEST_BYTES = 32
@@ -75,9 +77,19 @@ def load_state(folder: Path, recipe: str) -> TrainingState | None:
             say(f"{path}: left by a training with other settings, patches or code; starting afresh")
             return None
         return TrainingState(**values)
-    except (*BROKEN_INPUT, pickle.UnpicklingError, EOFError) as error:
+    except (*BROKEN_INPUT, pickle.UnpicklingError, struct.error, EOFError) as error:
         say(f"{path}: unreadable ({type(error).__name__}); starting afresh")
         return None
+
+
+def agreed_state(state: TrainingState, processes: Processes) -> TrainingState:
+    """The first process's state, in every process."""
+    if processes.count == 1:
+        return state
+    stream = io.BytesIO()
+    torch.save(vars(state), stream)
+    data = processes.from_first(stream.getvalue())
+    return TrainingState(**torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
 
 
 def json_lines(history: list[dict[str, Any]]) -> str:

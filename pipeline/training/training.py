@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,13 +32,15 @@ from pipeline.training.normalisation import (
     colour_statistics,
     marker_statistics,
 )
-from pipeline.training.patches import TrainingPatches
-from pipeline.training.precision import autocast, best_device, resolve_precision
+from pipeline.training.patches import MEMORY_BUDGET_BYTES, Rows, TrainingPatches
+from pipeline.training.precision import autocast, resolve_precision
+from pipeline.training.processes import Processes
+from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.rows import TrainingRows
 from pipeline.training.start import read_start
-from pipeline.training.state import TrainingState, json_lines, load_state, recipe_of
+from pipeline.training.state import TrainingState, agreed_state, json_lines, load_state, recipe_of
 from pipeline.training.supervised import training_targets
-from pipeline.training.views import ViewMaker
+from pipeline.training.views import MakeViews, ViewMaker
 
 _COSINE_PATCHES = 256
 _COLLAPSED_RANK = 2.0
@@ -67,18 +71,25 @@ def train(
     settings: RunSettings,
     outputs: TrainingOutputs,
     provenance: dict[str, Any],
+    processes: Processes,
 ) -> None:
     """Trains one run, or goes on with it where it was interrupted, and writes its results.
 
     Raises:
         StatedError: for targets or weights that are not there or do not fit, an architecture that timm does not know
-            or that cannot take the patches, non-finite pixels or a loss that is not finite.
+            or that cannot take the patches, a batch that the processes cannot share, non-finite pixels or a loss that
+            is not finite.
     """
     size_px = settings.size_px or rows.size_px
     if size_px > rows.size_px:
         raise StatedError(expected=f"size_px of run {run} up to the patches' {rows.size_px}", found=str(size_px))
-    device = best_device()
+    if settings.augmentation == "mfl" and "dense" in settings.branches:
+        _check_eight_bits(rows)
+    processes.rows(settings.batch_size)
+    device = processes.device()
     torch.backends.cudnn.benchmark = True
+    # Views are made by threads of our own, as many as torch has.
+    cv2.setNumThreads(1)
     supervised = "target" in settings.branches
     targets = training_targets(rows, settings.target) if supervised else None
     network = BranchNetwork(
@@ -96,21 +107,24 @@ def train(
         add_low_rank(network.encoders["sparse"], settings.low_rank, settings.seed)
     network.to(memory_format=torch.channels_last).to(device)
     precision = resolve_precision(settings.precision, network, device)
-    patches = TrainingPatches(rows, dense="dense" in settings.branches, targets=targets)
-    colour, markers, dense_colour = _statistics(patches, settings)
+    budget_bytes = MEMORY_BUDGET_BYTES // processes.local_count
+    patches = TrainingPatches(rows, dense="dense" in settings.branches, targets=targets, budget_bytes=budget_bytes)
+    colour, markers, dense_colour = _statistics(patches, settings, processes)
     colour = start.colour if start else colour
-    make_views = ViewMaker(
-        settings.encoded,
-        Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
-        shared_geometry=settings.shared_geometry,
-        normalisation=Normalisation(colour, markers, device, dense_colour),
-        dense_kind=rows.dense_kind,
-    )
+    normalisation = Normalisation(colour, markers, device, dense_colour)
+    make_views = _view_maker(settings, size_px, normalisation, rows.dense_kind)
     recipe = recipe_of({"settings": asdict(settings), "precision": precision, "provenance": provenance})
-    state = load_state(outputs.state, recipe) or TrainingState()
-    say(_opening_line(run, patches, precision, device, state))
-    trainer = Trainer(run, network, patches, make_views, settings, precision=precision, device=device)
+    state = TrainingState()
+    if processes.first:
+        state = load_state(outputs.state, recipe) or state
+        say(_opening_line(run, patches, precision, device, state, processes))
+    state = agreed_state(state, processes)
+    trainer = Trainer(
+        run, network, patches, make_views, settings, precision=precision, device=device, processes=processes
+    )
     history = trainer.fit(state, outputs.state, recipe)
+    if not processes.first:
+        return
     encoder = network.encoders["sparse"].eval()
     merge_low_rank(encoder)
     trained = TrainedEncoder(
@@ -129,21 +143,49 @@ def train(
     _write(run, trained, history, outputs, provenance)
 
 
+def _view_maker(settings: RunSettings, size_px: int, normalisation: Normalisation, dense_kind: str) -> MakeViews:
+    if settings.augmentation == "mfl":
+        return PublishedViewMaker(settings.encoded, size_px, normalisation=normalisation, dense_kind=dense_kind)
+    return ViewMaker(
+        settings.encoded,
+        Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
+        shared_geometry=settings.shared_geometry,
+        normalisation=normalisation,
+        dense_kind=dense_kind,
+    )
+
+
+def _check_eight_bits(rows: TrainingRows) -> None:
+    """Refuses dense sides of which 255 is not white, because the published views invert and cut there."""
+    for slide in rows.slides:
+        if slide.store.dense_dtype != np.uint8:
+            raise StatedError(
+                slide=slide.store.attributes.slide,
+                file=slide.store.path,
+                expected="a dense side of uint8, for augmentation mfl",
+                found=str(slide.store.dense_dtype),
+            )
+
+
 def _statistics(
-    patches: TrainingPatches, settings: RunSettings
+    patches: TrainingPatches, settings: RunSettings, processes: Processes
 ) -> tuple[ColourStatistics, tuple[MarkerStatistics, ...], ColourStatistics | None]:
     """Of the sparse side, and of the dense side where it is fluorescence or brightfield; labels need none."""
-    colour = colour_statistics(patches.sparse(block) for block in patches.blocks())
+
+    def share() -> Iterator[Rows]:
+        return islice(patches.blocks(), processes.rank, None, processes.count)
+
+    colour = colour_statistics((patches.sparse(block) for block in share()), processes.sum)
     if "dense" not in settings.branches or patches.rows.dense_kind == "mask":
         return colour, (), None
     if patches.rows.dense_kind == "brightfield":
-        blocks = (patches.dense(block)[0] for block in patches.blocks())
-        return colour, (), colour_statistics(np.moveaxis(pixels, 1, -1).astype(np.uint8) for pixels in blocks)
+        pixels = (np.moveaxis(patches.dense(block)[0], 1, -1).astype(np.uint8) for block in share())
+        return colour, (), colour_statistics(pixels, processes.sum)
 
     def dense_blocks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        return (patches.dense(block) for block in patches.blocks())
+        return (patches.dense(block) for block in share())
 
-    return colour, marker_statistics(patches.rows.markers, dense_blocks), None
+    return colour, marker_statistics(patches.rows.markers, dense_blocks, processes.sum), None
 
 
 def _bf16_cosine(
@@ -163,11 +205,17 @@ def _bf16_cosine(
 
 
 def _opening_line(
-    run: str, patches: TrainingPatches, precision: str, device: torch.device, state: TrainingState
+    run: str,
+    patches: TrainingPatches,
+    precision: str,
+    device: torch.device,
+    state: TrainingState,
+    processes: Processes,
 ) -> str:
     place = "memory" if patches.in_memory else "the stores"
     start = f", going on at epoch {state.epoch + 1}, step {state.step + 1}" if state.network else ""
-    return f"train {run}: {len(patches)} patches from {place}, {device.type}, {precision}{start}"
+    workers = f", {processes.count} processes" if processes.count > 1 else ""
+    return f"train {run}: {len(patches)} patches from {place}, {device.type}, {precision}{workers}{start}"
 
 
 def _write(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pipeline.training.augmentation import (
     Augmentation,
     blur_some,
+    by_opencv,
     draw_orientations,
     draw_windows,
     drop_channels,
     jitter_intensity,
     jitter_stain,
     resample,
+    sparse_views_by_opencv,
 )
+from pipeline.training.draws import Draws
 from pipeline.training.normalisation import Normalisation
 
 
@@ -44,6 +47,10 @@ class Batch:
         present = None if self.present is None else self.present.to(device, non_blocking=True)
         target = None if self.target is None else self.target.to(device, non_blocking=True)
         return Batch(self.sparse.to(device, non_blocking=True), dense, present, target)
+
+
+# From a batch to one view (n, C, size_px, size_px) per branch.
+MakeViews = Callable[[Batch, Draws], list[Tensor]]
 
 
 class ViewMaker:
@@ -73,33 +80,38 @@ class ViewMaker:
         self._dense_kind = dense_kind
         self._window_of = window_numbers(branches, shared_geometry=shared_geometry)
 
-    def __call__(self, batch: Batch, generator: Generator) -> list[Tensor]:
+    def __call__(self, batch: Batch, draws: Draws) -> list[Tensor]:
         """One (n, C, size_px, size_px) float32 view per branch; overwrites the batch's dense pixels."""
-        count, patch_px = batch.sparse.shape[:2]
+        patch_px = batch.sparse.shape[1]
         numbers = range(max(self._window_of) + 1)
-        windows = [draw_windows(count, patch_px, self._augmentation, generator) for _ in numbers]
-        rgb = batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+        windows = [draw_windows(patch_px, self._augmentation, draws) for _ in numbers]
+        opencv = by_opencv(batch.sparse)
+        rgb = None if opencv else batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
         dense = None if batch.dense is None else self._prepared(batch.dense)
         views = []
         for modality, number in zip(self._branches, self._window_of, strict=True):
-            orientations = draw_orientations(count, generator)
+            orientations = draw_orientations(draws)
+            if modality == "sparse" and opencv:
+                known, colour = self._augmentation, self._normalisation.colour
+                views.append(sparse_views_by_opencv(batch.sparse, windows[number], orientations, known, colour, draws))
+                continue
             source = rgb if modality == "sparse" else dense
             if source is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
             # Between two classes there is none.
             mode = "nearest" if modality == "dense" and self._dense_kind == "mask" else "bilinear"
             view = resample(source, windows[number], orientations, self._augmentation.size_px, mode)
-            views.append(self._recolour(modality, view, batch.present, generator))
+            views.append(self._recolour(modality, view, batch.present, draws))
         return views
 
-    def _recolour(self, modality: str, view: Tensor, present: Tensor | None, generator: Generator) -> Tensor:
+    def _recolour(self, modality: str, view: Tensor, present: Tensor | None, draws: Draws) -> Tensor:
         strength = self._augmentation.colour
         if modality == "dense":
             if present is None:
                 raise ValueError("a dense view needs to know which markers are present")
-            return self._recolour_dense(view, present, strength, generator)
-        coloured = jitter_stain(view, strength, generator)
-        return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, generator))
+            return self._recolour_dense(view, present, strength, draws)
+        coloured = jitter_stain(view, strength, draws)
+        return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, draws))
 
     def _prepared(self, dense: Tensor) -> Tensor:
         """The dense side as it is resampled; overwrites it."""
@@ -107,13 +119,13 @@ class ViewMaker:
             return self._normalisation.dense(dense)
         return dense.div_(255) if self._dense_kind == "brightfield" else dense
 
-    def _recolour_dense(self, view: Tensor, present: Tensor, strength: float, generator: Generator) -> Tensor:
+    def _recolour_dense(self, view: Tensor, present: Tensor, strength: float, draws: Draws) -> Tensor:
         dropout = self._augmentation.channel_dropout
         if self._dense_kind == "fluorescence":
-            return jitter_intensity(view, present, strength, dropout, generator)
+            return jitter_intensity(view, present, strength, dropout, draws)
         if self._dense_kind == "mask":
-            return drop_channels(view, present, dropout, generator)
-        standard = self._normalisation.brightfield(jitter_stain(view, strength, generator))
+            return drop_channels(view, present, dropout, draws)
+        standard = self._normalisation.brightfield(jitter_stain(view, strength, draws))
         return torch.where(present[:, :, None, None], standard, 0.0)
 
 

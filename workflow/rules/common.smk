@@ -37,6 +37,15 @@ if not re.fullmatch(r"[^{}/\\]*[^{}/\\.]", EMBEDDING) or not EMBEDDING.isprintab
         f"embed.encoder: expected a folder whose name can name results, found {EMBEDDING!r}"
     )
 
+# A probe from elsewhere, or the one that the embedding's own training gives.
+PROBE = SETTINGS.predict.probe or (
+    f"<results>/evaluate/probes/{EMBEDDING}" if TRAINED else ""
+)
+if SETTINGS.predict.probe and not Path(SETTINGS.predict.probe).is_dir():
+    raise WorkflowError(
+        f"predict.probe: expected the folder of a probe, found {SETTINGS.predict.probe}"
+    )
+
 for name, row in SHEET.items():
     for path in (row.sparse, row.dense, row.transform, row.markers):
         if "{" in path or "}" in path:
@@ -47,8 +56,15 @@ for name, row in SHEET.items():
 SLIDES = list(SHEET)
 PAIRED = [name for name, row in SHEET.items() if row.dense and TRAINED]
 
-# What one training asks a cluster for; `--set-threads train=N` says otherwise.
+# What one process of a training asks a cluster for; `--set-threads train=N` says otherwise.
 CLUSTER_THREADS = 8
+
+
+def processes_per_run():
+    """The processes of a training, one per GPU: `--set-resources train:gpu=N` asks for more than one."""
+    asked = workflow.resource_settings.overwrite_resources.get("train", {}).get("gpu")
+    value = getattr(asked, "value", asked)
+    return max(1, value) if isinstance(value, int) else 1
 
 
 wildcard_constraints:
@@ -152,10 +168,10 @@ def cores_per_run(wildcards):
     """
     cores = workflow.resource_settings.cores
     if cores is None:
-        return CLUSTER_THREADS
-    return (
-        cores if workflow.remote_exec else max(1, cores // max(1, len(SETTINGS.runs)))
-    )
+        return CLUSTER_THREADS * processes_per_run()
+    if workflow.remote_exec:
+        return cores
+    return max(processes_per_run(), cores // max(1, len(SETTINGS.runs)))
 
 
 def run_settings(wildcards):

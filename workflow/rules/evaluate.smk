@@ -35,6 +35,31 @@ rule evaluate:
         " --out-details {output.details:q} --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
+rule evaluate_probe:
+    input:
+        stores=paired_stores,
+        split="<results>/split/patches.tsv",
+        features=collect("<results>/embed/{{run}}/{slide}.h5", slide=PAIRED),
+    output:
+        directory("<results>/evaluate/probes/{run}"),
+    log:
+        "<logs>/evaluate/probes/{run}.log",
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=per_attempt(4000),
+        runtime=60,
+    params:
+        stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
+        embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),
+        settings=to_json(SETTINGS.evaluate),
+        code=code_digest("evaluate_probe"),
+    shell:
+        "python -P -m pipeline evaluate-probe --stores {params.stores:q} --split {input.split:q}"
+        " --embeddings {params.embeddings:q} --run {wildcards.run:q} --out {output:q}"
+        " --settings {params.settings:q} 2>&1 | tee {log:q}"
+
+
 rule evaluate_all:
     input:
         "<results>/evaluate/summary.tsv" if TRAINED else [],

@@ -7,6 +7,7 @@ rule report:
         encoders=rules.train_all.input,
         embedding=f"<results>/embed/{EMBEDDING}/slides.parquet",
         evidence=rules.evaluate_all.input,
+        predictions=rules.predict_all.input,
     output:
         "<results>/report/index.html",
     log:
@@ -15,6 +16,7 @@ rule report:
         "<logs>/report.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
+    threads: 2
     resources:
         mem_mb=per_attempt(4000),
         runtime=60,
@@ -25,7 +27,7 @@ rule report:
         code=code_digest("report"),
     shell:
         "python -P -m pipeline report --results {params.results:q} --sheet {input.sheet:q}"
-        " --embedding {params.embedding:q} --out {output:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --embedding {params.embedding:q} --out {output:q} --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule report_all:

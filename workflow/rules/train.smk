@@ -16,7 +16,7 @@ rule train:
     threads: cores_per_run
     resources:
         gpu=1,
-        mem_mb=per_attempt(6000),
+        mem_mb=per_attempt(6000 * processes_per_run()),
         runtime=1440,
     params:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
@@ -26,7 +26,8 @@ rule train:
     shell:
         "python -P -m pipeline train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
         " --out-encoder {output.encoder:q} --out-metrics {output.metrics:q} --out-curve {output.curve:q}"
-        " --threads {threads} --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --threads {threads} --processes {resources.gpu} --panel {params.panel:q}"
+        " --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule train_all:

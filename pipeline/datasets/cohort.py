@@ -1,0 +1,61 @@
+"""A published set as a cohort: `results/tile`, `results/dataset` and the sheet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.datasets.bci import read_bci
+from pipeline.datasets.nct_crc import read_nct_crc
+from pipeline.datasets.pannuke import read_pannuke
+from pipeline.datasets.patch_set import PatchSet
+from pipeline.datasets.segpath import read_segpath
+from pipeline.datasets.writing import write_files, write_set
+from pipeline.errors import StatedError
+from pipeline.provenance import finished
+
+
+def write_cohort(
+    dataset: str, source: Path, out: Path, *, masks: Path | None, mpp: float | None, size_px: int | None
+) -> None:
+    """Writes a set below `out`: a store per part, a table of each store's files and labels, and the sheet.
+
+    Args:
+        dataset: `nct-crc`, `bci`, `segpath` or `pannuke`.
+        source: the set as published.
+        out: folder of the cohort.
+        masks: of nct-crc.
+        mpp: of bci.
+        size_px: side of the patches; None takes the images whole.
+
+    Raises:
+        StatedError: if the set is not as published.
+    """
+    if not source.is_dir():
+        raise StatedError(file=source, expected=f"the folder of {dataset}", found="none")
+    parts = _read(dataset, source, masks, mpp)
+    for part in parts:
+        write_set(part, out / "results" / "tile" / f"{part.name}.zarr", dataset=dataset, size_px=size_px)
+        write_files(part, out / "results" / "dataset" / f"{part.name}.tsv", size_px=size_px)
+    _write_sheet(parts, source, out / "config" / "slides.tsv")
+
+
+def _read(dataset: str, source: Path, masks: Path | None, mpp: float | None) -> list[PatchSet]:
+    if dataset == "nct-crc":
+        return read_nct_crc(source, masks)
+    if dataset == "bci" and mpp is not None:
+        return read_bci(source, mpp)
+    if dataset == "segpath":
+        return read_segpath(source)
+    if dataset == "pannuke":
+        return read_pannuke(source)
+    raise ValueError(f"no reader for {dataset} with um per pixel {mpp}")
+
+
+def _write_sheet(parts: Sequence[PatchSet], source: Path, path: Path) -> None:
+    """A row per store; there are no slides behind it, so both sides name the folder of the set."""
+    with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
+        writer.writerow(("slide", "patient", "sparse", "dense"))
+        writer.writerows((part.name, part.patient, source, source) for part in parts)

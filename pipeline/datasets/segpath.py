@@ -1,0 +1,98 @@
+"""SegPath: H&E beside masks from immunofluorescence of the same section, one cell type per Zenodo record.
+
+Komura and others, Patterns 2023. A record is a folder `{antibody}_{cell type}` of `*_HE.png` and `*_mask.png`, and a
+table `{antibody}_fileinfo.csv` with the columns `filename` and `train_val_test`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.datasets.images import check_partners, images_in, read_grey, read_rgb
+from pipeline.datasets.patch_set import Pair, PatchSet
+from pipeline.errors import StatedError
+
+SIDE_PX = 984
+MPP = 0.220818
+PARTS = ("train", "val", "test")
+LAYOUT = "{antibody}_{cell type}/*_HE.png, *_mask.png beside {antibody}_fileinfo.csv"
+_COLUMNS = ("filename", "train_val_test")
+
+
+def read_segpath(source: Path) -> list[PatchSet]:
+    """Each cell type's training, validation and test part, each one store with the cell type as its one marker.
+
+    What stays together in a split is the part as published: parts of the same name of all cell types.
+
+    Raises:
+        StatedError: if folders, tables, names or images are not as published.
+    """
+    tables = sorted(source.glob("*_fileinfo.csv"))
+    if not tables:
+        raise StatedError(file=source, expected=LAYOUT, found="no *_fileinfo.csv")
+    return [found for table in tables for found in _record(source, table)]
+
+
+def _record(source: Path, table: Path) -> list[PatchSet]:
+    antibody = table.name.removesuffix("_fileinfo.csv")
+    folders = sorted(item for item in source.glob(f"{antibody}_*") if item.is_dir())
+    if len(folders) != 1:
+        found = ", ".join(item.name for item in folders) or "none"
+        raise StatedError(file=source, expected=f"one folder {antibody}_{{cell type}}", found=found)
+    folder = folders[0]
+    sparse, masks = images_in(folder, "_HE.png"), images_in(folder, "_mask.png")
+    check_partners(sparse, masks, folder)
+    part_of = _parts(table)
+    unknown = sorted(set(sparse) - set(part_of))
+    if unknown:
+        raise StatedError(file=table, expected="a line for each *_HE.png", found=f"none for {unknown[0]}_HE.png")
+    cell_type = folder.name.removeprefix(f"{antibody}_")
+    return [
+        _part(folder, cell_type, part, [name for name in sparse if part_of[name] == part], sparse, masks)
+        for part in PARTS
+        if any(part_of[name] == part for name in sparse)
+    ]
+
+
+def _part(
+    folder: Path, cell_type: str, part: str, names: list[str], sparse: dict[str, Path], masks: dict[str, Path]
+) -> PatchSet:
+    def read(number: int) -> Pair:
+        mask = read_grey(masks[names[number]], SIDE_PX)
+        # 0 and 1 as published; on the scale of an image they look like what they are.
+        return read_rgb(sparse[names[number]], SIDE_PX), np.asarray((mask > 0)[None] * np.uint8(255))
+
+    return PatchSet(
+        name=f"segpath-{cell_type.lower()}-{part}",
+        patient=f"segpath-{part}",
+        side_px=SIDE_PX,
+        mpp=MPP,
+        markers=(cell_type,),
+        files=tuple(f"{folder.name}/{sparse[name].name}" for name in names),
+        labels=("",) * len(names),
+        read=read,
+        sources=tuple(path for name in names for path in (sparse[name], masks[name])),
+    )
+
+
+def _parts(table: Path) -> dict[str, str]:
+    """Part by the name of the H&E image without its ending."""
+    try:
+        packed = table.read_bytes()[:2] == b"\x1f\x8b"
+        # The archive serves the table packed under a name that does not say so.
+        with gzip.open(table, "rt", encoding="utf-8") if packed else table.open(encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StatedError(file=table, expected="a readable CSV", found=str(error)) from None
+    missing = [name for name in _COLUMNS if not rows or name not in rows[0]]
+    if missing:
+        raise StatedError(file=table, expected=f"the columns {', '.join(_COLUMNS)}", found=f"no {missing[0]}")
+    strange = sorted({str(row["train_val_test"]) for row in rows} - set(PARTS))
+    if strange:
+        raise StatedError(file=table, expected=f"{', '.join(PARTS)} in train_val_test", found=strange[0])
+    named = {Path(row["filename"]).name: row["train_val_test"] for row in rows}
+    return {name.removesuffix("_HE.png"): part for name, part in named.items() if name.endswith("_HE.png")}

@@ -1,0 +1,163 @@
+"""A ridge probe on disk: `probe.safetensors` with its weights and `probe.json` with all that one must know to use it.
+
+A probe turns the features of one encoder into predicted marker intensities, on slides that have no dense side too. It
+keeps its held-out scores with it, so that whoever draws a prediction can say how far it may be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.json_file import read_json
+from pipeline.limits import MAX_FEATURES
+from pipeline.provenance import file_digest, finished
+
+Floats = NDArray[np.float64]
+
+SCHEMA_VERSION = 1
+WEIGHTS_NAME = "probe.safetensors"
+DESCRIPTION_NAME = "probe.json"
+UNIT = "SD"
+UNIT_EXPLAINED = "standard deviations of log(1 + mean intensity of the patch) from the mean of a slide"
+
+_EXPECTED = "a probe's folder as evaluate-probe writes it"
+_MAX_MARKERS = 4096
+
+
+@dataclass(frozen=True)
+class MarkerProbe:
+    """What is known of the probe of one marker; floats are nan where nothing can be said.
+
+    Attributes:
+        marker: its name.
+        score: Pearson r on held-out patches within slides, as evaluate has it.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        penalty: the ridge penalty.
+        train_patches: patches fitted on.
+        test_patches: held-out patches scored.
+        scale_low: 2nd percentile of the predictions on the patches fitted on, in `UNIT`; the colour scale's lower end.
+        scale_high: their 98th percentile.
+    """
+
+    marker: str
+    score: float
+    low: float
+    high: float
+    penalty: float
+    train_patches: int
+    test_patches: int
+    scale_low: float
+    scale_high: float
+
+    def scored(self) -> str:
+        """The held-out score with its interval, in words."""
+        if math.isnan(self.score):
+            return "not scored"
+        around = "" if math.isnan(self.low) else f" ({self.low:.2f} to {self.high:.2f})"
+        return f"r {self.score:.2f}{around}"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The ridge probes of all markers, for the features of one encoder.
+
+    Attributes:
+        run: the training whose features they were fitted on.
+        encoder: hash of its encoder's weights.
+        markers: T of them, in the order of the columns.
+        weights: (D, T), for features as they are; nan where no slide to fit on has the marker.
+        intercept: (T,).
+        fitted_on: hashes of the features files whose patches were fitted on.
+    """
+
+    run: str
+    encoder: str
+    markers: tuple[MarkerProbe, ...]
+    weights: Floats
+    intercept: Floats
+    fitted_on: frozenset[str]
+
+    def write(self, out: Path, provenance: dict[str, Any]) -> None:
+        """Writes the folder `out`."""
+        with finished(out) as folder:
+            folder.mkdir()
+            arrays = {"weights": np.ascontiguousarray(self.weights), "intercept": self.intercept}
+            # Not save_file: it makes files that only their owner may read.
+            (folder / WEIGHTS_NAME).write_bytes(save(arrays))
+            description = {
+                "schema": SCHEMA_VERSION,
+                "run": self.run,
+                "encoder": self.encoder,
+                "features": len(self.weights),
+                "weights_sha256": file_digest(folder / WEIGHTS_NAME),
+                "metric": "Pearson r within held-out slides",
+                "unit": f"{UNIT}: {UNIT_EXPLAINED}",
+                "markers": [
+                    {key: None if value != value else value for key, value in asdict(item).items()}
+                    for item in self.markers
+                ],
+                "fitted_on": sorted(self.fitted_on),
+                "provenance": provenance,
+            }
+            text = json.dumps(description, indent=2, ensure_ascii=False)
+            (folder / DESCRIPTION_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The probe in a folder.
+
+        Raises:
+            StatedError: if the folder is no probe's, or its weights are not the ones its description speaks of.
+        """
+        for name in (DESCRIPTION_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise StatedError(file=folder, expected=_EXPECTED, found=f"no {name}")
+        path = folder / WEIGHTS_NAME
+        try:
+            told = read_json(folder / DESCRIPTION_NAME)
+            if told["schema"] != SCHEMA_VERSION:
+                raise ValueError(f"schema {told['schema']}")
+            markers = tuple(marker_probe(item) for item in told["markers"])
+            if not 0 < len(markers) <= _MAX_MARKERS or len({item.marker for item in markers}) != len(markers):
+                raise ValueError(f"{len(markers)} markers, or one of them twice")
+            wanted, width = str(told["weights_sha256"]), int(told["features"])
+            about = str(told["run"]), str(told["encoder"])
+            fitted_on = frozenset(map(str, told["fitted_on"]))
+        except BROKEN_INPUT as error:
+            raise StatedError(file=folder / DESCRIPTION_NAME, expected=_EXPECTED, found=repr(error)) from None
+        if (found := file_digest(path)) != wanted:
+            raise StatedError(file=path, expected=f"weights of SHA-256 {wanted}", found=found)
+        try:
+            arrays = load_file(path)
+            weights, intercept = (np.asarray(arrays[name], dtype=np.float64) for name in ("weights", "intercept"))
+            if not 0 < width <= MAX_FEATURES or weights.shape != (width, len(markers)):
+                raise ValueError(f"weights {weights.shape}")
+            if intercept.shape != (len(markers),):
+                raise ValueError(f"intercept {intercept.shape}")
+        except (SafetensorError, *BROKEN_INPUT) as error:
+            raise StatedError(
+                file=path, expected=f"weights of {width} features and {len(markers)} markers", found=str(error)
+            ) from None
+        return cls(*about, markers, weights, intercept, fitted_on)
+
+
+def marker_probe(value: dict[str, Any]) -> MarkerProbe:
+    """What JSON says of the probe of one marker; null is nan."""
+    numbers = ("score", "low", "high", "penalty", "scale_low", "scale_high")
+    return MarkerProbe(
+        marker=str(value["marker"]),
+        train_patches=int(value["train_patches"]),
+        test_patches=int(value["test_patches"]),
+        **{name: math.nan if value[name] is None else float(value[name]) for name in numbers},
+    )

@@ -1,0 +1,55 @@
+"""Which markers are predicted: a bad probe draws as pretty a map as a good one, so its score decides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pipeline.errors import StatedError
+from pipeline.evaluation.probe_file import MarkerProbe, Probe
+from pipeline.settings import PredictSettings
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The markers of a probe, parted.
+
+    Attributes:
+        columns: of the probe, those to predict.
+        markers: what is known of these, in the same order.
+        left_out: why each other marker is not predicted, by name.
+    """
+
+    columns: tuple[int, ...]
+    markers: tuple[MarkerProbe, ...]
+    left_out: dict[str, str]
+
+
+def choose(probe: Probe, settings: PredictSettings) -> Choice:
+    """The markers that are asked for by name or, where none is, those that reach `min_score`.
+
+    Raises:
+        StatedError: if a marker is asked for that the probe does not have, or that it was not fitted for.
+    """
+    names = [item.marker for item in probe.markers]
+    for wanted in settings.markers:
+        if wanted not in names or not probe.markers[names.index(wanted)].train_patches:
+            fitted = ", ".join(item.marker for item in probe.markers if item.train_patches)
+            raise StatedError(file="predict.markers", expected=f"markers of the probe ({fitted})", found=wanted)
+    reasons = {item.marker: _reason(item, settings) for item in probe.markers}
+    columns = tuple(column for column, name in enumerate(names) if not reasons[name])
+    left_out = {name: reason for name, reason in reasons.items() if reason}
+    return Choice(columns, tuple(probe.markers[column] for column in columns), left_out)
+
+
+def _reason(item: MarkerProbe, settings: PredictSettings) -> str:
+    """Why a marker is left out; empty where it is not."""
+    if settings.markers:
+        return "" if item.marker in settings.markers else "not among predict.markers"
+    if not item.train_patches:
+        return "no slide to fit on has it"
+    if math.isnan(item.score):
+        return "no held-out slide has it, so its score is not known"
+    if item.score < settings.min_score:
+        return f"held-out {item.scored()} is below predict.min_score {settings.min_score:g}"
+    return ""

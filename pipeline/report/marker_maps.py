@@ -1,0 +1,125 @@
+"""The predicted markers of a slide as the report shows them: one pixel per patch, the score in the caption."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.evaluation.probe_file import MarkerProbe, marker_probe
+from pipeline.json_file import read_json
+from pipeline.prediction.colours import TABLE, shades
+from pipeline.prediction.table import read_values
+from pipeline.report.figures import signed
+from pipeline.report.pictures import Picture, palette
+from pipeline.report.reading import Results, SlideResults
+from pipeline.tiling.patch_places import PatchPlaces, patch_places
+
+# A cohort of 200 slides still fits a page that opens at once.
+_MOST_MAPS = 200
+
+
+@dataclass(frozen=True)
+class MarkerMap:
+    """One marker over one slide."""
+
+    marker: str
+    scored: str
+    colours: Picture
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class MarkerMaps:
+    """The markers of one slide.
+
+    Attributes:
+        shown: those that are drawn, best score first.
+        others: names of those that were predicted but are not drawn in the report.
+        fitted_on: whether the probe was fitted on this slide.
+        places: where the patches lie on the slide.
+    """
+
+    shown: tuple[MarkerMap, ...]
+    others: tuple[str, ...]
+    fitted_on: bool
+    places: PatchPlaces
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What markers.json of one slide says."""
+
+    markers: tuple[MarkerProbe, ...]
+    left_out: tuple[tuple[str, str], ...]
+    fitted_on: bool
+
+
+def most_markers(slides: int) -> int:
+    """How many markers are drawn of each slide at most, so that the page stays bounded."""
+    return max(1, _MOST_MAPS // max(slides, 1))
+
+
+def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps | None:
+    """The maps of one slide; None where it has no predictions or none of its markers was good enough.
+
+    Raises:
+        StatedError: if its predictions cannot be read or are those of other patches.
+    """
+    folder = results.predictions.get(slide.slide)
+    places = patch_places(slide.store) if slide.store else None
+    if folder is None or places is None:
+        return None
+    told = _read(slide.slide, folder)
+    if not told.markers:
+        return None
+    markers = sorted(told.markers, key=lambda item: -item.score if math.isfinite(item.score) else math.inf)
+    shown = markers[:most]
+    values = read_values(folder / "patches.parquet", [item.marker for item in shown])
+    if len(values) != len(places.row):
+        expected = f"predictions of the store's {len(places.row)} patches"
+        raise StatedError(slide=slide.slide, file=folder, expected=expected, found=str(len(values)))
+    return MarkerMaps(
+        shown=tuple(_map(item, values[:, column], places) for column, item in enumerate(shown)),
+        others=tuple(item.marker for item in markers[most:]),
+        fitted_on=told.fitted_on,
+        places=places,
+    )
+
+
+def left_out_markers(results: Results) -> tuple[tuple[str, str], ...]:
+    """Names and reasons of the markers that predict left out: of the first slide, for one probe speaks for all.
+
+    Raises:
+        StatedError: if what predict wrote cannot be read.
+    """
+    for slide, folder in results.predictions.items():
+        return _read(slide, folder).left_out
+    return ()
+
+
+def _read(slide: str, folder: Path) -> _Told:
+    path = folder / "markers.json"
+    try:
+        told: dict[str, Any] = read_json(path)
+        return _Told(
+            markers=tuple(marker_probe(item) for item in told["markers"]),
+            left_out=tuple((str(name), str(reason)) for name, reason in told["left_out"].items()),
+            fitted_on=bool(told["fitted_on_this_slide"]),
+        )
+    except BROKEN_INPUT as error:
+        raise StatedError(slide=slide, file=path, expected="what predict wrote", found=repr(error)) from None
+
+
+def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces) -> MarkerMap:
+    """254 shades of the scale; the last entry of the palette is no patch."""
+    index = np.full(places.shape, 255, dtype=np.uint8)
+    index[places.row, places.column] = np.rint(shades(values, marker) * 254).astype(np.uint8)
+    colours = palette(index, TABLE, transparent=255)
+    return MarkerMap(marker.marker, marker.scored(), colours, signed(marker.scale_low), signed(marker.scale_high))

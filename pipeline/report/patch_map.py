@@ -1,0 +1,68 @@
+"""The map of the patches in pictures: a few dozen of them, drawn where they lie among the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.report.embedding_maps import Components
+from pipeline.report.pictures import Picture, photograph
+from pipeline.report.reading import Results
+from pipeline.report.svg import linear
+
+Floats = NDArray[np.float64]
+
+COLUMNS, ROWS = 9, 6
+_SIDE_PX = 96
+
+
+@dataclass(frozen=True)
+class Representative:
+    """A patch on the map; `left` and `top` say where its centre lies, in shares of the map."""
+
+    slide: str
+    row: int
+    picture: Picture
+    left: float
+    top: float
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """The patches, from left to right and from top to bottom, and the shares of variance of the two axes."""
+
+    patches: tuple[Representative, ...]
+    shares: tuple[float, float]
+
+
+def patch_map(results: Results, components: Components) -> PatchMap | None:
+    """One patch of each part of the map that has any; None where no store is there to read them from."""
+    stores = {slide.slide: slide.store for slide in results.slides if slide.store is not None}
+    names = [name for name, points in components.points.items() if len(points) and name in stores]
+    if not names:
+        return None
+    points = np.concatenate([components.points[name] for name in names])
+    rows = np.concatenate([components.rows[name] for name in names])
+    owner = np.repeat(np.arange(len(names)), [len(components.points[name]) for name in names])
+    across, up = linear(points[:, 0].tolist(), 0, 1), linear(points[:, 1].tolist(), 1, 0)
+    places = np.array([(across(x), up(y)) for x, y in points.tolist()])
+    patches = []
+    for index in representatives(places):
+        slide, row = names[owner[index]], int(rows[index])
+        picture = photograph(stores[slide].read_sparse(slice(row, row + 1))[0], _SIDE_PX)
+        left, top = places[index].tolist()
+        patches.append(Representative(slide, row, picture, left, top))
+    return PatchMap(tuple(patches), (float(components.explained[0]), float(components.explained[1])))
+
+
+def representatives(places: Floats) -> list[int]:
+    """Of places (n, 2) in shares of the map, the one nearest to the middle of each cell, row by row of cells."""
+    grid = np.array([COLUMNS, ROWS])
+    cell = np.clip(np.floor(places * grid), 0, grid - 1)
+    distance = np.hypot(*((places * grid - cell - 0.5).T))
+    number = (cell[:, 1] * COLUMNS + cell[:, 0]).astype(np.int64)
+    order = np.lexsort((distance, number))
+    first = np.unique(number[order], return_index=True)[1]
+    return [int(index) for index in order[first]]

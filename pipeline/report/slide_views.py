@@ -1,0 +1,94 @@
+"""All that is drawn of one slide, in one go: its overview is read once and serves every picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from pipeline.report.embedding_maps import Components, patch_colours
+from pipeline.report.marker_maps import MarkerMaps, marker_maps
+from pipeline.report.mosaic import sparse_picture
+from pipeline.report.pairs import PairView, pair_view
+from pipeline.report.pictures import Picture, exact, fitted, photograph
+from pipeline.report.reading import Results, SlideResults
+from pipeline.report.regions_picture import regions_picture
+from pipeline.tiling.patch_places import PatchPlaces
+
+_SMALL = 0.6  # maps stand two or three beside each other
+
+
+@dataclass(frozen=True)
+class MapView:
+    """Something over the H&E of one slide, patch by patch."""
+
+    slide: str
+    patient: str
+    overview: Picture
+    colours: Picture
+    place: str
+
+
+@dataclass(frozen=True)
+class MarkersView:
+    """The predicted markers of one slide, over its H&E."""
+
+    slide: str
+    patient: str
+    overview: Picture
+    place: str
+    maps: MarkerMaps
+
+
+@dataclass(frozen=True)
+class SlideViews:
+    """What is drawn of one slide; None for what there is nothing of."""
+
+    slide: str
+    pair: PairView | None
+    regions: Picture | None
+    embedding: MapView | None
+    markers: MarkersView | None
+
+
+def slide_views(
+    slide: SlideResults, results: Results, components: Components | None, side_px: int, most_markers: int
+) -> SlideViews:
+    """Draws one slide.
+
+    Args:
+        slide: what there is of it.
+        results: of the cohort.
+        components: of its embedding; None without one.
+        side_px: longest side of the large pictures.
+        most_markers: predicted markers that are drawn at most.
+    """
+    store = slide.store
+    if store is None:
+        return SlideViews(slide.slide, pair_view(slide, None, side_px), None, None, None)
+    small_px = round(side_px * _SMALL)
+    overview = Image.fromarray(store.overview)
+    path = results.features.get(slide.slide)
+    colours = patch_colours(slide.slide, path, store, components) if path and components else None
+    maps = marker_maps(slide, results, most_markers)
+    thumbnail = None
+    if colours or maps:
+        size_px = fitted(store.attributes.size_level0_px, small_px)
+        thumbnail = photograph(sparse_picture(store, overview, size_px), small_px)
+    return SlideViews(
+        slide=slide.slide,
+        pair=pair_view(slide, overview, side_px),
+        regions=regions_picture(overview, store.overview_regions, small_px),
+        embedding=MapView(slide.slide, slide.patient, thumbnail, exact(colours.rgba), placed(colours.places))
+        if colours and thumbnail
+        else None,
+        markers=MarkersView(slide.slide, slide.patient, thumbnail, placed(maps.places), maps)
+        if maps and thumbnail
+        else None,
+    )
+
+
+def placed(places: PatchPlaces) -> str:
+    """The style by which a picture of one pixel per patch lies over its slide."""
+    sides = (("left", places.left), ("top", places.top), ("width", places.width), ("height", places.height))
+    return ";".join(f"{side}:{fraction:.3%}" for side, fraction in sides)

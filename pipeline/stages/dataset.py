@@ -1,0 +1,48 @@
+"""`dataset`: a published set of paired patches as a cohort whose stores are there already."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAMES = ("nct-crc", "bci", "segpath", "pannuke")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("--name", required=True, choices=NAMES, help="which set")
+    parser.add_argument(
+        "--source", type=Path, required=True, metavar="DIR", help="the set as it is published, unpacked"
+    )
+    parser.add_argument(
+        "--masks", type=Path, metavar="DIR", help="of nct-crc: masks in the set's own folders and names"
+    )
+    parser.add_argument("--mpp", type=_length, metavar="UM", help="of bci: um per pixel, which its files do not tell")
+    parser.add_argument("--size-px", type=int, metavar="N", help="cut the images into patches of N px; default: whole")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the cohort to write")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes stores, the tables of their files, and the sheet.
+
+    Raises:
+        StatedError: if the set is not laid out as it is published.
+    """
+    from pipeline.datasets.cohort import write_cohort
+    from pipeline.errors import StatedError
+
+    if parsed.name == "bci" and parsed.mpp is None:
+        raise StatedError(expected="--mpp, for the files of BCI do not tell um per pixel", found="none")
+    if parsed.size_px is not None and parsed.size_px < 16:
+        raise StatedError(expected="patches of 16 px or more", found=f"--size-px {parsed.size_px}")
+    for option, owner in (("masks", "nct-crc"), ("mpp", "bci")):
+        if getattr(parsed, option) is not None and parsed.name != owner:
+            raise StatedError(expected=f"--{option} with --name {owner} only", found=f"--name {parsed.name}")
+    write_cohort(parsed.name, parsed.source, parsed.out, masks=parsed.masks, mpp=parsed.mpp, size_px=parsed.size_px)
+
+
+def _length(text: str) -> float:
+    value = float(text)
+    if not 0.05 <= value <= 50:
+        raise argparse.ArgumentTypeError(f"must be 0.05 to 50 um per pixel, not {text!r}")
+    return value

@@ -1,0 +1,85 @@
+"""Published sets in miniature: the folders, names and kinds of file that their publishers use, with drawn pixels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.datasets import bci, nct_crc, pannuke, segpath
+
+
+def draw_nct_crc(folder: Path, masks: Path, per_class: int = 1) -> None:
+    """Both parts, all classes, uncompressed TIFF as published; masks as PNG."""
+    rng = np.random.default_rng(0)
+    for part in ("NCT-CRC-HE-100K", "CRC-VAL-HE-7K"):
+        for label in nct_crc.CLASSES:
+            (folder / part / label).mkdir(parents=True)
+            (masks / part / label).mkdir(parents=True)
+            for number in range(per_class):
+                name = f"{label}-{number:04d}"
+                rgb, mask = _tissue(rng, nct_crc.SIDE_PX)
+                tifffile.imwrite(folder / part / label / f"{name}.tif", rgb, photometric="rgb")
+                Image.fromarray(mask).save(masks / part / label / f"{name}.png")
+
+
+def draw_bci(folder: Path, per_part: int = 2) -> None:
+    rng = np.random.default_rng(1)
+    for part in ("train", "test"):
+        for number in range(per_part):
+            rgb, mask = _tissue(rng, bci.SIDE_PX)
+            brown = np.where(mask[..., None] > 0, np.uint8([120, 80, 50]), rgb)
+            for side, pixels in (("HE", rgb), ("IHC", brown)):
+                path = folder / side / part / f"{number:05d}_{part}_{number % 4}{'+' * (number % 4 > 0)}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path, compress_level=1)
+
+
+def draw_segpath(folder: Path, per_part: int = 1) -> None:
+    """Two cell types; the table names masks too, as the published one does."""
+    rng = np.random.default_rng(2)
+    for antibody, cell_type in (("panCK", "Epithelium"), ("CD3CD20", "Lymphocyte")):
+        place = folder / f"{antibody}_{cell_type}"
+        place.mkdir(parents=True)
+        with (folder / f"{antibody}_fileinfo.csv").open("w", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["filename", "train_val_test"])
+            for part in segpath.PARTS:
+                for number in range(per_part):
+                    rgb, mask = _tissue(rng, segpath.SIDE_PX)
+                    name = f"{cell_type}_{antibody}_{part}_{number:03d}"
+                    Image.fromarray(rgb).save(place / f"{name}_HE.png", compress_level=1)
+                    Image.fromarray(np.uint8(mask > 0)).save(place / f"{name}_mask.png", compress_level=1)
+                    table.writerows([[f"{place.name}/{name}_HE.png", part], [f"{place.name}/{name}_mask.png", part]])
+
+
+def draw_pannuke(folder: Path, per_fold: int = 6) -> None:
+    """Floating point images and masks of instance numbers."""
+    rng = np.random.default_rng(3)
+    for fold in (1, 2, 3):
+        pairs = [_tissue(rng, pannuke.SIDE_PX) for _ in range(per_fold)]
+        masks = np.zeros((per_fold, pannuke.SIDE_PX, pannuke.SIDE_PX, 6))
+        for number, (_, mask) in enumerate(pairs):
+            masks[number, ..., number % 5] = (mask > 0) * (7.0 + number)
+            masks[number, ..., 5] = mask == 0
+        images = folder / f"Fold {fold}" / "images" / f"fold{fold}"
+        (folder / f"Fold {fold}" / "masks" / f"fold{fold}").mkdir(parents=True)
+        images.mkdir(parents=True)
+        np.save(images / "images.npy", np.stack([rgb for rgb, _ in pairs]).astype(np.float64))
+        np.save(images / "types.npy", np.array(["Breast", "Colon"] * (per_fold // 2)))
+        np.save(folder / f"Fold {fold}" / "masks" / f"fold{fold}" / "masks.npy", masks)
+
+
+def _tissue(rng: np.random.Generator, side_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """H&E with some nuclei, and their mask."""
+    rgb = rng.integers(200, 240, (side_px // 8, side_px // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    rgb[..., 1] -= 40
+    mask = np.zeros((side_px, side_px), dtype=np.uint8)
+    for x, y in rng.integers(0, side_px - 12, (int(rng.integers(5, 400)), 2)):
+        mask[y : y + 12, x : x + 12] = 255
+    rgb[mask > 0] = (90, 60, 140)
+    return rgb, mask

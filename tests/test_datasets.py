@@ -1,0 +1,218 @@
+"""Published sets become cohorts that every later stage takes; other layouts are refused in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from cohort import REPOSITORY, planned, snakemake
+from PIL import Image
+from published_sets import draw_bci, draw_nct_crc, draw_pannuke, draw_segpath
+
+from pipeline.cli import main
+from pipeline.datasets.writing import Cutting
+from pipeline.settings import load
+from pipeline.tiling.store import PatchStore
+
+EXPERIMENTS = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
+TINY = {"encoder": "test_resnet", "projector": [16, 16], "epochs": 1, "precision": "fp32"}
+
+
+def build(name: str, source: Path, out: Path, *words: str) -> int:
+    return main(["dataset", "--name", name, "--source", str(source), "--out", str(out), *words])
+
+
+def stores(out: Path) -> dict[str, PatchStore]:
+    with (out / "config" / "slides.tsv").open() as stream:
+        names = [row["slide"] for row in csv.DictReader(stream, delimiter="\t")]
+    return {name: PatchStore.open(out / "results" / "tile" / f"{name}.zarr") for name in names}
+
+
+def run_all(out: Path, held_out: str, **settings: object) -> pd.DataFrame:
+    """Split, one step of training, embedding and evaluation by the verbs of the stages; returns the summary."""
+    results, opened = out / "results", stores(out)
+    table, encoder = results / "split" / "patches.tsv", results / "train" / "distilled" / "encoder"
+    tile = ["--stores", str(results / "tile")]
+    words = ["split", *tile, "--slides", *opened, "--out", str(table), "--out-summary", str(results / "split.json")]
+    assert main([*words, "--settings", json.dumps({"test": [held_out]})]) == 0
+    folds = pd.read_csv(table, sep="\t")
+    one_step = {**TINY, "batch_size": int((folds["fold"] != 0).sum()), **settings}
+    words = ["train", "--run", "distilled", *tile, "--split", str(table), "--out-encoder", str(encoder)]
+    words += ["--out-metrics", str(results / "metrics.jsonl"), "--out-curve", str(results / "curve.png")]
+    assert main([*words, "--settings", json.dumps(one_step)]) == 0
+    (line,) = (results / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 1
+    for slide in opened:
+        features = results / "embed" / "distilled" / f"{slide}.h5"
+        words = ["embed", "--store", str(results / "tile" / f"{slide}.zarr"), "--encoder", str(encoder)]
+        assert main([*words, "--out", str(features)]) == 0
+    words = ["evaluate", *tile, "--split", str(table), "--embeddings", str(results / "embed"), "--runs", "distilled"]
+    words += ["--out-summary", str(results / "summary.tsv"), "--out-details", str(results / "details.json")]
+    assert main([*words, "--settings", '{"bootstrap": 10}']) == 0
+    return pd.read_csv(results / "summary.tsv", sep="\t")
+
+
+def test_nct_crc_beside_masks(tmp_path: Path) -> None:
+    source, masks = tmp_path / "set", tmp_path / "masks"
+    draw_nct_crc(source, masks)
+    assert build("nct-crc", source, tmp_path / "out", "--masks", str(masks)) == 0
+    opened = stores(tmp_path / "out")
+    assert list(opened) == ["nct-crc-he-100k", "crc-val-he-7k"]
+    store = opened["nct-crc-he-100k"]
+    assert (store.attributes.mpp, store.attributes.size_px, store.attributes.markers) == (0.5, 224, ("mask",))
+    files = pd.read_csv(tmp_path / "out" / "results" / "dataset" / "nct-crc-he-100k.tsv", sep="\t")
+    assert files["label"].tolist() == ["ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM"]
+    for row, file in enumerate(files["file"]):
+        np.testing.assert_array_equal(store.read_sparse(slice(row, row + 1))[0], tifffile.imread(source / file))
+        mask = np.array(Image.open((masks / file).with_suffix(".png")))
+        np.testing.assert_array_equal(store.read_dense(slice(row, row + 1))[0], mask[None])
+        assert store.table.marker_mean[row, 0] == pytest.approx(mask.mean(), rel=1e-6)
+    summary = run_all(tmp_path / "out", "crc-val-he-7k", size_px=64)
+    assert set(summary["target"]) == {"mask", "mean"}
+
+
+def test_bci_cut_into_patches(tmp_path: Path) -> None:
+    draw_bci(tmp_path / "set")
+    assert build("bci", tmp_path / "set", tmp_path / "out", "--mpp", "0.46", "--size-px", "256") == 0
+    store = stores(tmp_path / "out")["bci-train"]
+    assert (len(store), store.attributes.markers, store.attributes.patient) == (32, ("R", "G", "B"), "bci-train")
+    files = pd.read_csv(tmp_path / "out" / "results" / "dataset" / "bci-train.tsv", sep="\t", dtype={"label": str})
+    assert files["label"].unique().tolist() == ["0", "1+"]
+    for row in (0, 6, 31):
+        place = files.loc[row]
+        window = (slice(place["y_px"], place["y_px"] + 256), slice(place["x_px"], place["x_px"] + 256))
+        he = np.array(Image.open(tmp_path / "set" / place["file"]))
+        ihc = np.array(Image.open(tmp_path / "set" / place["file"].replace("HE/", "IHC/")))
+        np.testing.assert_array_equal(store.read_sparse(slice(row, row + 1))[0], he[window])
+        np.testing.assert_array_equal(store.read_dense(slice(row, row + 1))[0], ihc[window].transpose(2, 0, 1))
+    run_all(tmp_path / "out", "bci-test", size_px=64, branches=["sparse", "sparse", "dense"])
+
+
+def test_segpath_has_a_panel_per_cell_type(tmp_path: Path) -> None:
+    draw_segpath(tmp_path / "set")
+    assert build("segpath", tmp_path / "set", tmp_path / "out", "--size-px", "246") == 0
+    opened = stores(tmp_path / "out")
+    assert len(opened) == 6
+    assert opened["segpath-epithelium-val"].attributes.markers == ("Epithelium",)
+    assert {store.attributes.patient for store in opened.values()} == {"segpath-train", "segpath-val", "segpath-test"}
+    store = opened["segpath-lymphocyte-test"]
+    assert set(np.unique(store.read_dense(slice(0, 16)))) == {0, 255}
+    summary = run_all(tmp_path / "out", "segpath-test", size_px=64)
+    assert set(summary["target"]) == {"Epithelium", "Lymphocyte", "mean"}
+
+
+def test_pannuke_kinds_of_nuclei_are_markers(tmp_path: Path) -> None:
+    draw_pannuke(tmp_path / "set")
+    assert build("pannuke", tmp_path / "set", tmp_path / "out") == 0
+    store = stores(tmp_path / "out")["pannuke-fold2"]
+    images = np.load(tmp_path / "set" / "Fold 2" / "images" / "fold2" / "images.npy")
+    masks = np.load(tmp_path / "set" / "Fold 2" / "masks" / "fold2" / "masks.npy")
+    np.testing.assert_array_equal(store.read_sparse(slice(0, 6)), images)
+    np.testing.assert_array_equal(store.read_dense(slice(0, 6)) == 255, np.moveaxis(masks[..., :5], -1, 1) > 0)
+    assert store.attributes.markers == ("neoplastic", "inflammatory", "connective", "dead", "epithelial")
+    run_all(tmp_path / "out", "pannuke-fold3", size_px=64)
+
+
+def test_two_builds_are_the_same_byte_for_byte(tmp_path: Path) -> None:
+    draw_pannuke(tmp_path / "set")
+    for out in ("one", "two"):
+        assert build("pannuke", tmp_path / "set", tmp_path / out) == 0
+    written = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert written
+    assert all((tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes() for path in written)
+
+
+def test_patches_of_an_image_lie_as_they_did_in_it() -> None:
+    cutting = Cutting(images=5, side_px=70, size_px=32)
+    corners = cutting.corners_px()
+    assert len(np.unique(corners, axis=0)) == len(corners) == 20
+    # Images 3 across, so the fifth is the second of the second row.
+    np.testing.assert_array_equal(corners[-4:], [[70, 70], [102, 70], [70, 102], [102, 102]])
+    image = np.arange(70 * 70 * 3).reshape(70, 70, 3).astype(np.uint8)
+    for piece, (x, y) in zip(cutting.pieces(image), corners[:4], strict=True):
+        np.testing.assert_array_equal(piece, image[y : y + 32, x : x + 32])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda at: (at / "set/CRC-VAL-HE-7K/ADI").rename(at / "set/CRC-VAL-HE-7K/FAT"), "FAT"),
+        (lambda at: (at / "masks/NCT-CRC-HE-100K/TUM/TUM-0000.png").unlink(), "TUM"),
+        (lambda at: (at / "set/NCT-CRC-HE-100K/LYM/LYM-0000.tif").write_bytes(b"II*\0cut"), "LYM-0000.tif"),
+        (lambda at: Image.new("RGB", (256, 256)).save(at / "set/NCT-CRC-HE-100K/LYM/LYM-0000.tif"), "256 x 256"),
+        (lambda at: Image.new("RGB", (224, 224)).save(at / "masks/CRC-VAL-HE-7K/LYM/LYM-0000.png"), "RGB"),
+        (lambda at: [path.rename(at / "set" / f"x{path.name}") for path in (at / "set").iterdir()], "NCT-CRC-HE-100K"),
+    ],
+)
+def test_another_layout_is_refused_in_one_line(
+    spoil: object, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_nct_crc(tmp_path / "set", tmp_path / "masks")
+    spoil(tmp_path)  # type: ignore[operator]
+    assert build("nct-crc", tmp_path / "set", tmp_path / "out", "--masks", str(tmp_path / "masks")) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert told in line
+    assert not (tmp_path / "out" / "config").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("nct-crc", (), "--masks"),
+        ("bci", (), "--mpp"),
+        ("pannuke", ("--mpp", "0.5"), "--mpp"),
+        ("bci", ("--mpp", "0.5", "--size-px", "8"), "16 px"),
+        ("bci", ("--mpp", "0.5"), "HE/train"),
+        ("segpath", (), "_fileinfo.csv"),
+        ("pannuke", (), "Fold 1"),
+    ],
+)
+def test_what_is_missing_is_told(
+    name: str, words: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(name, tmp_path, tmp_path / "out", *words) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+
+
+def test_arrays_and_tables_of_another_shape_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_pannuke(tmp_path / "pannuke")
+    np.save(tmp_path / "pannuke/Fold 3/masks/fold3/masks.npy", np.zeros((6, 256, 256, 5)))
+    assert build("pannuke", tmp_path / "pannuke", tmp_path / "out") == 1
+    assert "(N, 256, 256, 6)" in capsys.readouterr().err
+    draw_segpath(tmp_path / "segpath")
+    (tmp_path / "segpath" / "panCK_fileinfo.csv").write_text("filename,split\na_HE.png,train\n")
+    assert build("segpath", tmp_path / "segpath", tmp_path / "out") == 1
+    assert "train_val_test" in capsys.readouterr().err
+    draw_bci(tmp_path / "bci")
+    (tmp_path / "bci/HE/train/00000_train_0.png").rename(tmp_path / "bci/HE/train/00000.png")
+    (tmp_path / "bci/IHC/train/00000_train_0.png").rename(tmp_path / "bci/IHC/train/00000.png")
+    assert build("bci", tmp_path / "bci", tmp_path / "out", "--mpp", "0.46") == 1
+    assert "00001_train_2+.png" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_path: Path) -> None:
+    """Snakemake plans split, training, embedding and evaluation, and nothing that would need a slide."""
+    out = tmp_path / "cohort"
+    if path.stem.startswith("nct"):
+        draw_nct_crc(tmp_path / "set", tmp_path / "masks")
+        assert build("nct-crc", tmp_path / "set", out, "--masks", str(tmp_path / "masks")) == 0
+    else:
+        draw_bci(tmp_path / "set", per_part=1)
+        assert build("bci", tmp_path / "set", out, "--mpp", "0.46", "--size-px", "256") == 0
+    profile = ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "dataset")]
+    done = snakemake(out, "-n", "--configfile", str(path), *profile, "--cores", "1", "embed_all", "evaluate_all")
+    assert done.returncode == 0, done.stdout[-3000:]
+    jobs = planned(done.stdout)
+    runs = load(path).runs
+    assert jobs["train"] == len(runs)
+    assert jobs["embed"] == 2 * len(runs)
+    assert set(jobs) <= {"split", "train", "embed", "embed_slides", "embed_all", "evaluate", "evaluate_all", "total"}

@@ -1,0 +1,81 @@
+"""docs/tutorial.md, word for word: its files are written and its commands run, in the order of the page."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pandas as pd
+import pytest
+from cohort import REPOSITORY
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+_FENCE = re.compile(r"(?:`([^`\n]+)`\n\n)?^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The tests' own interpreter by the name `python`, and this checkout's package."""
+    binaries = folder / "bin"
+    binaries.mkdir()
+    (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "$@"\n')
+    (binaries / "snakemake").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m snakemake "$@"\n')
+    for item in binaries.iterdir():
+        item.chmod(0o755)
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything on the page was done."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    for name in ("Snakefile", "workflow", "config", "envs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    environment = _environment(folder)
+    text = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    done = {"file": 0, "sh": 0, "python": 0}
+    for path, language, content in _FENCE.findall(text):
+        if language in ("tsv", "yaml"):
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content, encoding="utf-8")
+            done["file"] += 1
+            continue
+        if language == "console":
+            continue
+        command = ["bash", "-euc", content] if language == "sh" else ["python", "-c", content]
+        finished = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1200
+        )
+        assert finished.returncode == 0, f"{content}\n{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}"
+        done[language] += 1
+    assert done == {"file": 4, "sh": 6, "python": 2}
+    return folder
+
+
+def test_every_file_that_the_page_names_is_there(followed: Path) -> None:
+    text = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    table = text.partition("| in `cohort/results` | what |")[2].partition("\n\n")[0]
+    named = {f"cohort/results/{path}" for path in re.findall(r"`([^`]+/[^`]+)`", table)}
+    named |= set(re.findall(r"`((?:new)?cohort/results/[^`]+)`", text))
+    assert len(named) >= 8
+    assert [path for path in sorted(named) if not (followed / path).exists()] == []
+
+
+def test_both_pairs_register(followed: Path) -> None:
+    table = pd.read_csv(followed / "cohort/results/split/patches.tsv", sep="\t")
+    pairs = table[table["pair_quality"] > 0]
+    assert set(pairs["slide"]) == {"a1", "b1"}
+    assert set(pairs.loc[pairs["fold"] == 0, "patient"]) == {"bert"}
+
+
+def test_the_new_cohort_was_embedded_by_the_first_one_s_encoder(followed: Path) -> None:
+    with h5py.File(followed / "newcohort/results/embed/encoder/n1.h5") as file:
+        new = file.attrs["encoder"]
+    with h5py.File(followed / "cohort/results/embed/distilled/a1.h5") as file:
+        assert file.attrs["encoder"] == new
+    assert not (followed / "newcohort/results/train").exists()
