@@ -277,3 +277,16 @@ def test_a_cohort_of_two_kinds_is_refused_before_training(tmp_path: Path) -> Non
     of_b.to_csv(tmp_path / "b.tsv", sep="\t", index=False)
     with pytest.raises(StatedError, match="no choice of markers"):
         read_training_rows(tmp_path / "b.tsv", tmp_path, branches=PAIR, batch_size=4, markers=("DAB",))
+
+
+def test_a_store_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    write_store(
+        tmp_path / "s.zarr",
+        sparse=pixels,
+        dense=np.zeros((2, 1, 16, 16), np.uint8),
+        markers=("DAPI",),
+        dense_kind="photograph",
+    )
+    with pytest.raises(StatedError, match="dense_kind 'photograph'"):
+        PatchStore.open(tmp_path / "s.zarr")

@@ -46,6 +46,17 @@ class RunSettings:
     )
     temperature: float = Field(default=0.5, gt=0, description="temperature of infonce and nt-xent")
     encoder: str = Field(default="resnet18", min_length=1, description="timm name of the encoders' architecture")
+    weights: str = Field(
+        default="",
+        description="folder of an encoder that the sparse one starts from (`config.json`, `model.safetensors`; ours or "
+        "timm's); its normalisation of pixels is kept. Empty: random weights. With 0 epochs it is evaluated as it is",
+    )
+    low_rank: int = Field(
+        default=0,
+        ge=0,
+        description="rank of a low-rank adaptation (LoRA) of the sparse encoder's attention, all else in it "
+        "staying as in `weights`; 0 trains all of it",
+    )
     projector: tuple[int, ...] = Field(
         default=(1024, 1024, 1024), min_length=1, description="widths of the projector's layers"
     )
@@ -118,6 +129,12 @@ class RunSettings:
         if "target" in branches and branches != ("sparse", "target"):
             raise ValueError("a target branch goes with one sparse branch and no other: [sparse, target]")
         return branches
+
+    @model_validator(mode="after")
+    def _adapts_something(self) -> Self:
+        if self.low_rank and not self.weights:
+            raise ValueError("low_rank adapts weights, which are not given")
+        return self
 
     @model_validator(mode="after")
     def _has_targets_to_learn(self) -> Self:

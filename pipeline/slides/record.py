@@ -130,5 +130,5 @@ def _side(value: dict[str, Any]) -> SideRecord:
         channels=tuple(value["channels"]),
         dtype=value["dtype"],
         sha256=value["sha256"],
-        classes=tuple((int(label), str(name)) for label, name in value["classes"]),
+        classes=tuple((int(label), str(name)) for label, name in value.get("classes", ())),
     )

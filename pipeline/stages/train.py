@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.errors import StatedError
 from pipeline.settings import RunSettings
 from pipeline.stages.arguments import add_panel, add_settings, panel_settings_of, settings_of
 
@@ -45,6 +46,7 @@ def run(parsed: argparse.Namespace) -> None:
     import torch
 
     from pipeline.provenance import file_digest, record
+    from pipeline.training.encoders import WEIGHTS_NAME
     from pipeline.training.processes import joined
     from pipeline.training.rows import read_training_rows
     from pipeline.training.training import TrainingOutputs, store_digests, train
@@ -61,5 +63,12 @@ def run(parsed: argparse.Namespace) -> None:
             panel=panel,
         )
         inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
+        if settings.weights:
+            path = Path(settings.weights) / WEIGHTS_NAME
+            if not path.is_file():
+                raise StatedError(
+                    file=path, expected=f"the weights that run {parsed.name} starts from", found="no file"
+                )
+            inputs |= {"weights": file_digest(path)}
         provenance = record("train", asdict(settings) | {"panel": asdict(panel)}, inputs, ("numpy", "timm", "torch"))
         train(parsed.name, rows, settings, outputs, provenance, processes)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.limits import LARGEST_PATCH_PX, MAX_PATCHES
+from pipeline.sheet import DENSE_KINDS
 from pipeline.tiling.sharded_rows import Rows, ShardedRows
 from pipeline.tiling.shards import shard_path
 
@@ -191,6 +192,8 @@ class PatchStore:
 def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
     """Refuses arrays that do not belong together or have an absurd size, before they are read into memory."""
     sparse, position = _array(group, "sparse").shape, _array(group, "position_px").shape
+    if known.dense_kind not in DENSE_KINDS:
+        raise ValueError(f"dense_kind {known.dense_kind!r}")
     count, side, columns = sparse[0], known.size_px, len(known.markers)
     expected: dict[str, tuple[int, ...]] = {
         "sparse": (count, side, side, 3),

@@ -154,7 +154,7 @@ deviation {_figures(config["pretrained_cfg"]["std"])} (R, G, B).
 | pairing | {settings["pairing"]} |
 | epochs, batch, peak rate, seed | {settings["epochs"]}, {settings["batch_size"]}, {settings["lr"]:g}, \
 {settings["seed"]} |
-| initial weights | random; no pretrained weights were used |
+| initial weights | {_initial(own)} |
 | at the end | {_at_the_end(last)} |
 
 ## Limits
@@ -174,7 +174,8 @@ SHA-256 of `model.safetensors`: `{own["weights_sha256"]}`
 
 def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] | None) -> str:
     if not settings["epochs"]:
-        return "A BASELINE: its weights are random, for it was not trained at all."
+        weights = "those that it was given" if settings["weights"] else "random"
+        return f"A BASELINE: its weights are {weights}, for it was not trained at all."
     if dense is None:
         return "It was trained on H&E patches only: a baseline without a privileged modality."
     names = ", ".join(dense["panel"])
@@ -197,6 +198,16 @@ def _panel(own: dict[str, Any]) -> str:
     masked = {name: f" (masked in {', '.join(slides)})" for name, slides in absent.items()}
     panel = ", ".join(f"{name}{masked.get(name, '')}" for name in names)
     return f"{own['dense']['kind']}: {panel}"
+
+
+def _initial(own: dict[str, Any]) -> str:
+    settings = own["settings"]
+    if not settings["weights"]:
+        return "random; no pretrained weights were used"
+    digest = own["provenance"].get("inputs", {}).get("weights", "")
+    rank = settings["low_rank"]
+    how = f"attention adapted with rank {rank}, the rest as it was" if rank else "all trained further"
+    return f"{Path(settings['weights']).name} (SHA-256 {digest[:12]}), {how if settings['epochs'] else 'as they were'}"
 
 
 def _at_the_end(last: dict[str, Any] | None) -> str:

@@ -24,6 +24,7 @@ from pipeline.training.branches import BranchNetwork
 from pipeline.training.curve import write_curve
 from pipeline.training.export import TrainedEncoder, write_encoder
 from pipeline.training.loop import Trainer
+from pipeline.training.low_rank import add_low_rank, merge_low_rank
 from pipeline.training.normalisation import (
     ColourStatistics,
     MarkerStatistics,
@@ -36,6 +37,7 @@ from pipeline.training.precision import autocast, resolve_precision
 from pipeline.training.processes import Processes
 from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.rows import TrainingRows
+from pipeline.training.start import read_start
 from pipeline.training.state import TrainingState, agreed_state, json_lines, load_state, recipe_of
 from pipeline.training.supervised import training_targets
 from pipeline.training.views import MakeViews, ViewMaker
@@ -74,8 +76,9 @@ def train(
     """Trains one run, or goes on with it where it was interrupted, and writes its results.
 
     Raises:
-        StatedError: for targets that are not there, an architecture that timm does not know or that cannot take the
-            patches, a batch that the processes cannot share, non-finite pixels or a loss that is not finite.
+        StatedError: for targets or weights that are not there or do not fit, an architecture that timm does not know
+            or that cannot take the patches, a batch that the processes cannot share, non-finite pixels or a loss that
+            is not finite.
     """
     size_px = settings.size_px or rows.size_px
     if size_px > rows.size_px:
@@ -97,11 +100,17 @@ def train(
         projector=settings.projector if targets is None else targets.shape[1:],
         seed=settings.seed,
     )
+    start = read_start(Path(settings.weights), settings.encoder, size_px) if settings.weights else None
+    if start:
+        network.encoders["sparse"].load_state_dict(start.weights)
+    if settings.low_rank:
+        add_low_rank(network.encoders["sparse"], settings.low_rank, settings.seed)
     network.to(memory_format=torch.channels_last).to(device)
     precision = resolve_precision(settings.precision, network, device)
     budget_bytes = MEMORY_BUDGET_BYTES // processes.local_count
     patches = TrainingPatches(rows, dense="dense" in settings.branches, targets=targets, budget_bytes=budget_bytes)
     colour, markers, dense_colour = _statistics(patches, settings, processes)
+    colour = start.colour if start else colour
     normalisation = Normalisation(colour, markers, device, dense_colour)
     make_views = _view_maker(settings, size_px, normalisation, rows.dense_kind)
     recipe = recipe_of({"settings": asdict(settings), "precision": precision, "provenance": provenance})
@@ -117,6 +126,7 @@ def train(
     if not processes.first:
         return
     encoder = network.encoders["sparse"].eval()
+    merge_low_rank(encoder)
     trained = TrainedEncoder(
         run=run,
         network=encoder,

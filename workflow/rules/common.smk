@@ -179,6 +179,13 @@ def run_settings(wildcards):
     return to_json(SETTINGS.runs[wildcards.run])
 
 
+def given_weights(wildcards):
+    """The weights that a run starts from, if they are there; train says so where they are not."""
+    folder = SETTINGS.runs[wildcards.run].weights
+    path = Path(folder) / "model.safetensors"
+    return [str(path)] if folder and path.exists() else []
+
+
 def is_demo(path):
     """Whether the rule `demo` can draw this file."""
     return Path(path).parts[:2] == ("resources", "demo")

@@ -2,6 +2,7 @@ rule train:
     input:
         stores=paired_stores,
         split="<results>/split/patches.tsv",
+        weights=given_weights,
     output:
         encoder=directory("<results>/train/{run}/encoder"),
         metrics="<results>/train/{run}/metrics.jsonl",
