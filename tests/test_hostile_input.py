@@ -281,6 +281,18 @@ def test_absurd_header_values_are_refused_before_memory_is_asked_for(tmp_path: P
         slide.read_region(0, (0, 0), (8, 8))
 
 
+@pytest.mark.parametrize("tag", [324, 325])
+def test_tiles_whose_places_are_text_are_refused(tag: int, tmp_path: Path) -> None:
+    path = write_ome(tmp_path / "a.ome.tif", [channels_image(1, 130, 120)], ["DAPI"])
+    with tifffile.TiffFile(path) as tif:
+        place = tif.pages.first.tags[tag].offset + 2
+    data = bytearray(path.read_bytes())
+    data[place : place + 2] = (2).to_bytes(2, "little")
+    path.write_bytes(bytes(data))
+    with pytest.raises(StatedError), open_slide(path) as slide:
+        slide.read_region(0, (0, 0), (130, 120))
+
+
 FUZZ = """
 import resource, sys
 from pathlib import Path

@@ -179,10 +179,11 @@ class SegmentReader:
         return tile
 
     def _decode(self, plane: Plane, index: int) -> Pixels | None:
-        offset, count = int(plane.offsets[index]), int(plane.counts[index])
         page = plane.keyframe
         options = {"jpegtables": plane.jpegtables, "jpegheader": page.jpegheader} if _is_jpeg(page) else {}
         try:
+            # Text, where the tag is of that type.
+            offset, count = int(plane.offsets[index]), int(plane.counts[index])
             whole = prod(plane.segment_shape) * page.samplesperpixel * np.dtype(page.dtype).itemsize
             if count > _LARGEST_EXPANSION * whole + _EXPANSION_SLACK:
                 # Deflate unfolds to a thousand times its size, which is known only once memory is taken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -31,6 +32,8 @@ def launch(words: Sequence[str], processes: int) -> None:
     """
     # Each process tells its own errors in a line; the launcher's tables would only hide that.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # Processes that are asked to end first finish their step and save; by default they are killed after 30 s.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
     with tempfile.TemporaryDirectory(prefix="more-from-less-") as folder:
         configuration = LaunchConfig(
             min_nodes=1,
@@ -51,8 +54,11 @@ def launch(words: Sequence[str], processes: int) -> None:
 
 
 def _end(error: ChildFailedError) -> None:
-    for rank, failure in error.failures.items():
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
+    """Ends as the processes did; a SIGTERM in the middle of an end is the launcher's own, for the first that failed."""
+    codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+    for rank, code in codes.items():
+        if code < 0 and code != -signal.SIGTERM:
+            name = signal.Signals(-code).name
             raise StatedError(expected="all processes to end well", found=f"process {rank} ended by {name}") from None
-    raise SystemExit(max(failure.exitcode for failure in error.failures.values())) from None
+    ended = [128 - code if code < 0 else code for code in codes.values()]
+    raise SystemExit(1 if 1 in ended else max(ended)) from None

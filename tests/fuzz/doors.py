@@ -142,8 +142,11 @@ def _tiff_structure() -> Door:
 
 def _tiff() -> Door:
     from pipeline.slides.tiff_reader import TiffSlide
+    from pipeline.slides.tiff_structure import check_whole
 
     def read(path: Path) -> None:
+        # As `open_slide` does before any library sees the file.
+        check_whole(path)
         with TiffSlide(path) as slide:
             for level in range(len(slide.header.levels)):
                 slide.read_region(level, (0, 0), (20, 20))
