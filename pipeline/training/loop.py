@@ -90,7 +90,8 @@ class Trainer:
         self._processes = processes
         self._rows = processes.rows(settings.batch_size)
         self._objective: Objective = objective_of(settings)
-        self._optimiser = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr)
+        groups = _parameter_groups(network, settings.weight_decay)
+        self._optimiser = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
         self._steps_per_epoch = len(patches) // settings.batch_size
         self._generator = torch.Generator(device)
 
