@@ -43,6 +43,7 @@ from pipeline.training.branches import BranchNetwork
 from pipeline.training.normalisation import ColourStatistics, Normalisation
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.precision import Precision, autocast, best_device, resolve_precision
+from pipeline.training.processes import Processes
 from pipeline.training.rows import read_training_rows
 from pipeline.training.state import TrainingState
 from pipeline.training.views import ViewMaker
@@ -89,7 +90,16 @@ def main() -> int:
         lightly = lightly_step(settings, views)
 
         def ours() -> int:
-            trainer = loop.Trainer("step", network, patches, make_views, settings, precision=precision, device=device)
+            trainer = loop.Trainer(
+                "step",
+                network,
+                patches,
+                make_views,
+                settings,
+                precision=precision,
+                device=device,
+                processes=Processes(),
+            )
             trainer.fit(TrainingState(), folder / "state", "none")
             return parsed.steps * parsed.batch
 
