@@ -81,7 +81,7 @@ def _array(path: Path, channels: int) -> NDArray[Any]:
 def _open(path: Path) -> NDArray[Any]:
     """The array, on disk: a fold's images alone are 4 GB."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # it never unpickles
     except (OSError, ValueError, EOFError) as error:
         raise StatedError(file=path, expected=f"an array, as in {LAYOUT}", found=str(error)) from None
     return array
