@@ -38,7 +38,7 @@ from pipeline.prediction.table import read_values
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import _field, quantity
-from pipeline.report.patch_map import COLUMNS, ROWS, representatives
+from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph
 from pipeline.report.reading import Evidence, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
@@ -275,17 +275,26 @@ def test_predictions_of_other_patches_are_a_stated_error(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 400))
-def test_the_map_shows_the_most_central_patch_of_every_part_that_has_any(seed: int, count: int) -> None:
+@given(st.integers(0, 2**32), st.integers(1, 400), st.sampled_from(GRIDS))
+def test_the_map_shows_the_most_central_patch_of_every_part_that_has_any(
+    seed: int, count: int, grid: tuple[int, int]
+) -> None:
     places = np.random.default_rng(seed).uniform(0, 1, (count, 2))
-    chosen = representatives(places)
-    cells = [tuple(cell) for cell in np.floor(places * (COLUMNS, ROWS)).astype(int).tolist()]
+    chosen = most_central(places, *grid)
+    cells = [tuple(cell) for cell in np.floor(places * grid).astype(int).tolist()]
     assert len({cells[index] for index in chosen}) == len(chosen) == len(set(cells))
     for index in chosen:
         middle = np.asarray(cells[index]) + 0.5
         rivals = [other for other in range(count) if cells[other] == cells[index]]
-        distances = np.hypot(*(places[rivals] * (COLUMNS, ROWS) - middle).T)
+        distances = np.hypot(*(places[rivals] * grid - middle).T)
         assert rivals[int(np.argmin(distances))] == index
+
+
+def test_a_patch_far_out_does_not_leave_the_map_almost_empty() -> None:
+    places = np.random.default_rng(0).uniform(0, 0.5, (2000, 2))
+    places[0] = 0.99
+    assert len(most_central(places, *GRIDS[0])) == 16
+    assert set(representatives(places)) == set(most_central(places, *GRIDS[1]))
 
 
 def test_the_evidence_table_tells_the_spread_of_seeds_and_whether_intervals_lie_apart() -> None:

@@ -14,7 +14,9 @@ from pipeline.report.svg import linear
 
 Floats = NDArray[np.float64]
 
-COLUMNS, ROWS = 9, 6
+# Columns and rows of the parts of the map, of each of which one patch is drawn.
+GRIDS = ((9, 6), (12, 8), (15, 10))
+_ENOUGH = 24
 _SIDE_PX = 96
 
 
@@ -58,11 +60,24 @@ def patch_map(results: Results, components: Components) -> PatchMap | None:
 
 
 def representatives(places: Floats) -> list[int]:
+    """Which of the places (n, 2), in shares of the map, are drawn: the most central ones of a grid.
+
+    It is the coarsest with two dozen occupied cells: a few patches far out leave most of a map empty.
+    """
+    chosen: list[int] = []
+    for columns, rows in GRIDS:
+        chosen = most_central(places, columns, rows)
+        if len(chosen) >= _ENOUGH:
+            break
+    return chosen
+
+
+def most_central(places: Floats, columns: int, rows: int) -> list[int]:
     """Of places (n, 2) in shares of the map, the one nearest to the middle of each cell, row by row of cells."""
-    grid = np.array([COLUMNS, ROWS])
+    grid = np.array([columns, rows])
     cell = np.clip(np.floor(places * grid), 0, grid - 1)
     distance = np.hypot(*((places * grid - cell - 0.5).T))
-    number = (cell[:, 1] * COLUMNS + cell[:, 0]).astype(np.int64)
+    number = (cell[:, 1] * columns + cell[:, 0]).astype(np.int64)
     order = np.lexsort((distance, number))
     first = np.unique(number[order], return_index=True)[1]
     return [int(index) for index in order[first]]
