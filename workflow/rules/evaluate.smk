@@ -44,6 +44,8 @@ rule evaluate_probe:
         directory("<results>/evaluate/probes/{run}"),
     log:
         "<logs>/evaluate/probes/{run}.log",
+    benchmark:
+        "<logs>/evaluate/probes/{run}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
     resources:
