@@ -126,7 +126,7 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 JobRequeue=0
-MinJobAge=600
+MinJobAge=7200
 KillWait=5
 ReturnToService=2
 GresTypes=gpu
