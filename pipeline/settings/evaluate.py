@@ -37,4 +37,10 @@ class EvaluateSettings:
         ge=10,
         description="patches that the probes are fitted on at most, drawn evenly from the slides; bounds the memory",
     )
+    retrieval_patches: int = Field(
+        default=2000,
+        ge=0,
+        description="held-out pairs, drawn evenly from the slides, among which runs with a dense branch look for the "
+        "dense patch of an H&E patch; 0 leaves it out",
+    )
     seed: int = Field(default=0, ge=0, description="seed of the bootstrap and of the draw of patches to fit on")

@@ -22,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", nargs="*", default=[], metavar="RUN=FIRST", help="runs that repeat FIRST with another seed"
     )
+    parser.add_argument(
+        "--trainings",
+        type=Path,
+        metavar="DIR",
+        help="folder that holds RUN/encoder and RUN/branches.safetensors for every run: those with a dense branch look "
+        "for the dense patch of an H&E patch",
+    )
     parser.add_argument("--out-summary", type=Path, required=True, metavar="TSV", help="the table of scores")
     parser.add_argument("--out-details", type=Path, required=True, metavar="JSON", help="choices and further measures")
     add_panel(parser)
@@ -43,6 +50,7 @@ def run(parsed: argparse.Namespace) -> None:
         parsed.out_details,
         repeats_of(parsed.repeats),
         panel_settings_of(parsed),
+        parsed.trainings,
     )
 
 
