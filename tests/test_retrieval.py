@@ -21,7 +21,7 @@ from pipeline.evaluation.retrieval import Ranks, partner_ranks, retrieval_figure
 from pipeline.report.reading import Results
 from pipeline.report.words import retrieval
 from pipeline.tiling.store import PatchStore
-from pipeline.training.branches import BranchNetwork
+from pipeline.training.branches import BranchNetwork, build_projector
 from pipeline.training.kept_branches import BRANCHES_NAME, DenseDescription, KeptBranches
 
 RUNS = {
@@ -114,6 +114,20 @@ def test_kept_branches_give_what_the_network_gave(trained: Path) -> None:
         sparse, dense = whole([torch.from_numpy(rgb).float(), torch.from_numpy(view).float()])
     np.testing.assert_allclose(kept.embed_dense(pixels, present), dense.embedding.numpy(), atol=1e-4)
     np.testing.assert_allclose(kept.project_sparse(sparse.features.numpy()), sparse.embedding.numpy(), atol=1e-5)
+
+
+def test_of_an_embedding_aligned_in_parts_only_the_dense_part_is_compared(tmp_path: Path) -> None:
+    folder = train_tiny(tmp_path, branches=["sparse", "sparse", "dense"], alignment="parts")
+    described = DenseDescription.read(folder)
+    assert described is not None
+    kept = KeptBranches.load(folder.parent / BRANCHES_NAME, described, torch.device("cpu"))
+    found = kept.project_sparse(np.ones((2, described.feature_dim), np.float32))
+    weights = load_file(folder.parent / BRANCHES_NAME)
+    projector = build_projector(described.feature_dim, TINY["projector"]).eval()
+    prefix = "projectors.sparse."
+    projector.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+    whole = projector(torch.ones(2, described.feature_dim)).detach().numpy()
+    np.testing.assert_allclose(found, whole[:, 16:], atol=1e-5)
 
 
 def test_branches_of_another_encoder_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pipeline.provenance import finished
 from pipeline.training.branches import BranchNetwork, build_projector
 from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA, build_encoder, feature_width
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics, Normalisation
+from pipeline.training.parts import shared_columns
 
 BRANCHES_NAME = "branches.safetensors"
 _OF_ENCODER = "encoders.sparse."
@@ -52,6 +53,7 @@ class DenseDescription:
         feature_dim: length of a sparse feature vector.
         input_px: side of the central part of a patch that the encoders see.
         projector: widths of the projectors' layers.
+        columns: of the embedding, those in which a sparse and a dense branch were aligned.
         kind: `fluorescence`, `brightfield` or `mask`.
         panel: markers, stains or classes that the dense branch sees, in the order of its channels.
         blank: whether it was trained on blank patches, a control.
@@ -64,6 +66,7 @@ class DenseDescription:
     feature_dim: int
     input_px: int
     projector: tuple[int, ...]
+    columns: NDArray[np.int64]
     kind: str
     panel: tuple[str, ...]
     blank: bool
@@ -97,6 +100,7 @@ class DenseDescription:
                 feature_dim=int(own["feature_dim"]),
                 input_px=int(own["patch"]["input_px"]),
                 projector=tuple(map(int, settings["projector"])),
+                columns=_columns(settings),
                 kind=str(dense["kind"]),
                 panel=tuple(map(str, dense["panel"])),
                 blank=settings["pairing"] == "blank",
@@ -167,11 +171,13 @@ class KeptBranches:
         return cls(description, encoder, projectors, device)
 
     def project_sparse(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Embeddings (n, E) of features (n, D) of the sparse encoder."""
+        """Embeddings (n, E) of features (n, D) of the sparse encoder, in the columns shared with the dense side."""
         return self._projected("sparse", torch.from_numpy(features).to(self._device))
 
     def embed_dense(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Embeddings (n, E) of dense patches (n, M, P, P), of which the centre is seen; see `TrainingPatches.dense`.
+        """Embeddings (n, E) of dense patches (n, M, P, P), in the same columns; see `TrainingPatches.dense`.
+
+        The centre of the patches is seen.
 
         Args:
             pixels: may be overwritten.
@@ -203,11 +209,17 @@ class KeptBranches:
     def _projected(self, modality: str, features: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
             found = self._projectors[modality](features).float().cpu().numpy()
-        return np.asarray(found, dtype=np.float32)
+        return np.asarray(found[:, self.description.columns], dtype=np.float32)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _columns(settings: dict[str, Any]) -> NDArray[np.int64]:
+    if settings["alignment"] == "parts":
+        return shared_columns(settings["branches"], int(settings["projector"][-1]))
+    return np.arange(int(settings["projector"][-1]))
 
 
 def _check_sizes(found: DenseDescription) -> None:
