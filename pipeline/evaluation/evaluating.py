@@ -56,6 +56,7 @@ def evaluate(
     repeats: Mapping[str, str] | None = None,
     panel: PanelSettings | None = None,
     trainings: Path | None = None,
+    classes: Mapping[str, Path] | None = None,
 ) -> list[EvidenceRow]:
     """Probes the frozen features of every run and writes `summary.tsv` and `details.json`.
 
@@ -72,9 +73,10 @@ def evaluate(
         panel: what slides call the same marker.
         trainings: folder that holds, for every run, RUN/encoder and RUN/branches.safetensors; without it no dense
             patches are looked for from H&E.
+        classes: for each slide that has one, the table of its classes.
 
     Raises:
-        StatedError: see `read_cohort`, `read_features`, `encoder_of`, `check_runs` and `retrieval`.
+        StatedError: see `read_cohort`, `read_features`, `encoder_of`, `check_runs`, `class_task` and `retrieval`.
     """
     repeats, panel = repeats or {}, panel or PanelSettings()
     check_runs(embeddings, list(runs))
@@ -89,7 +91,7 @@ def evaluate(
     }
     tested, groups = HeldOut.of(cohort, settings), seeds_of(list(predictions), repeats)
     rows = marker_evidence(cohort, predictions, groups, tested, settings.baseline)
-    task = class_task(cohort, training)
+    task = class_task(cohort, training, classes)
     if task:
         rows += class_evidence(embeddings, cohort, training, task, groups, tested, settings)
     found = {}
@@ -104,6 +106,7 @@ def evaluate(
     for name in names:
         inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
         inputs |= {f"embed/{run}/{name}.h5": file_digest(embeddings / run / f"{name}.h5") for run in runs}
+    inputs |= {f"classes/{name}": file_digest(path) for name, path in (classes or {}).items()}
     if trainings:
         kept = {run: trainings / run / "branches.safetensors" for first in found for run in groups[first]}
         inputs |= {f"train/{run}/{path.name}": file_digest(path) for run, path in kept.items()}

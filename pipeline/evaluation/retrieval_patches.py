@@ -60,7 +60,8 @@ def retrieval(
     """For every run with a dense branch how well dense patches are found from H&E; ready for JSON.
 
     Args:
-        trainings: folder that holds RUN/encoder and RUN/branches.safetensors.
+        trainings: folder that holds RUN/encoder and RUN/branches.safetensors; runs without a folder there are left
+            out.
         embeddings: folder that holds RUN/SLIDE.h5, the features of the sparse encoder.
         stores: folder of the stores.
         cohort: the pairs.
@@ -74,6 +75,8 @@ def retrieval(
     """
     told = {}
     for run, names in groups.items():
+        if not (trainings / run).is_dir():
+            continue  # features from elsewhere
         described = [DenseDescription.read(trainings / name / "encoder") for name in names]
         dense = [item for item in described if item is not None]
         if not dense:

@@ -22,7 +22,8 @@ class EvaluateSettings:
     )
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1, 5, 10, 25),
-        description="where the dense side is a mask: patches of each class that the few-shot probes are fitted on",
+        description="patches of each class that the few-shot probes are fitted on, where there are classes: those of a "
+        "table or a mask",
     )
     shot_draws: int = Field(
         default=10, ge=1, description="how often such patches are drawn; the score is the mean over the draws"

@@ -8,6 +8,8 @@ rule evaluate:
         branches=collect(
             "<results>/train/{run}/branches.safetensors", run=SETTINGS.runs
         ),
+        # Evaluate says of those that do not exist what is wrong with them.
+        classes=[path for path in class_tables().values() if Path(path).exists()],
     output:
         summary="<results>/evaluate/summary.tsv",
         details="<results>/evaluate/details.json",
@@ -30,12 +32,13 @@ rule evaluate:
             for name, run in SETTINGS.runs.items()
             if run.repeats
         ],
+        classes=[f"{name}={path}" for name, path in class_tables().items()],
         settings=to_json(SETTINGS.evaluate),
         panel=to_json(SETTINGS.panel),
         code=code_digest("evaluate"),
     shell:
         "python -P -m pipeline evaluate --stores {params.stores:q} --split {input.split:q}"
-        " --embeddings {params.embeddings:q} --trainings {params.trainings:q} --runs {params.runs} --repeats {params.repeats} --out-summary {output.summary:q}"
+        " --embeddings {params.embeddings:q} --trainings {params.trainings:q} --runs {params.runs} --repeats {params.repeats} --classes {params.classes:q} --out-summary {output.summary:q}"
         " --out-details {output.details:q} --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
