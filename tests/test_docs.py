@@ -131,6 +131,8 @@ def test_evaluate_names_all_columns(small_results: Path) -> None:
     (held_out, *_), (run, *_) = details["held_out"].values(), details["runs"].values()
     row = {key: value for key, value in details["rows"][0].items() if key != "per_slide"}
     check("evaluate", set(details) | set(held_out) | set(run) | set(row) | {"per_slide"})
+    assert details["retrieval"]["distilled"]["patches"] > 0
+    check("evaluate", keys(details["retrieval"]["distilled"]))
 
 
 def test_report_names_all_sections() -> None:

@@ -69,7 +69,9 @@ def whole(cohort: Path) -> Path:
 
 
 def test_a_run_leaves_its_results_and_no_state(whole: Path) -> None:
-    assert sorted(item.name for item in whole.iterdir()) == ["curve.png", "encoder", "metrics.jsonl"]
+    assert sorted(item.name for item in whole.iterdir()) == [
+        "branches.safetensors", "curve.png", "encoder", "metrics.jsonl"
+    ]  # fmt: skip
     history = _history(whole)
     assert [line["epoch"] for line in history] == [1, 2, 3]
     assert [line["step"] for line in history] == [5, 10, 15]

@@ -65,5 +65,9 @@ def _write_sheet(parts: Sequence[PatchSet], source: Path, path: Path) -> None:
     """A row per store; there are no slides behind it, so both sides name the folder of the set."""
     with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
-        writer.writerow(("slide", "patient", "sparse", "dense"))
-        writer.writerows((part.name, part.patient, source, source) for part in parts)
+        writer.writerow(("slide", "patient", "sparse", "dense", "classes"))
+        # A mask has classes of its own to be told apart; of other sets the labels are what is asked for.
+        tables = ("" if part.dense.kind == "mask" else f"results/dataset/{part.name}.tsv" for part in parts)
+        writer.writerows(
+            (part.name, part.patient, source, source, table) for part, table in zip(parts, tables, strict=True)
+        )

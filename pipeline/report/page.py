@@ -53,6 +53,7 @@ class Page:
     evidence: list[views.EvidencePart]
     evidence_means: list[views.EvidenceRow]
     evidence_rows: list[views.EvidenceRow]
+    retrieval: str
     pairs: list[pairs.PairView]
     fates: list[tuple[int, str]]
     tiles: Markup | None
@@ -145,6 +146,7 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
         evidence=views.evidence_parts(results, series),
         evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),
         evidence_rows=views.evidence_rows([row for row in results.evidence if row.target != words.MEAN]),
+        retrieval=words.retrieval(results),
         pairs=pairs.by_urgency(view.pair for view in slides if view.pair),
         fates=fates,
         tiles=views.tiles_figure(tiled),

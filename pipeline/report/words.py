@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.report.figures import signed
 from pipeline.report.reading import Evidence, Results
 
@@ -69,6 +70,37 @@ def with_interval(row: Evidence) -> str:
     if not math.isfinite(row.difference_low):
         return gain
     return f"{gain} (95 % interval {signed(row.difference_low, 3)} to {signed(row.difference_high, 3)})"
+
+
+def retrieval(results: Results) -> str:
+    """How well dense patches are found from H&E, in a sentence; empty where nobody looked.
+
+    Raises:
+        StatedError: if the details do not tell it as evaluate does.
+    """
+    told = []
+    try:
+        for run, found in results.retrieval.items():
+            among, middle = found["recall_at_10"], found["median_rank"]
+            around = "" if among["low"] is None else f" ({_share(among['low'])} to {_share(among['high'])})"
+            told.append(
+                f"“{run}” {_share(among['score'])}{around} of them, {_share(among['chance'])} by chance, median rank "
+                f"{middle['score']:.0f} of {found['patches']}"
+            )
+    except BROKEN_INPUT as error:
+        raise StatedError(
+            file="evaluate/details.json", expected="retrieval as evaluate writes it", found=repr(error)
+        ) from None
+    if not told:
+        return ""
+    return (
+        "From held-out H&E patches their own dense patches were looked for by likeness of the embeddings, among all "
+        f"that were held out. They were among the first ten for {'; for '.join(told)}."
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def limits(results: Results, note: str) -> list[str]:

@@ -25,6 +25,7 @@ from pipeline.training.branches import BranchNetwork, BranchOutput
 from pipeline.training.collapse import effective_rank, mean_std
 from pipeline.training.draws import Draws
 from pipeline.training.losses import Objective, Terms, objective_of
+from pipeline.training.parts import aligned_parts
 from pipeline.training.patches import TrainingPatches, batches_ahead, epoch_order, groups_of, partners, reading_threads
 from pipeline.training.precision import Precision, autocast
 from pipeline.training.processes import Processes
@@ -197,6 +198,8 @@ class Trainer:
         means = {name: value / self._steps_per_epoch for name, value in state.sums.items()}
         means["lr"] = last.figures["lr"]
         embeddings = [item.embedding.detach() for item in last.outputs]
+        if self._settings.alignment == "parts":
+            embeddings = aligned_parts(embeddings)
         features = next(
             item.features
             for modality, item in zip(self._network.branches, last.outputs, strict=True)

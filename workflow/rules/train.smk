@@ -7,6 +7,7 @@ rule train:
         encoder=directory("<results>/train/{run}/encoder"),
         metrics="<results>/train/{run}/metrics.jsonl",
         curve="<results>/train/{run}/curve.png",
+        branches="<results>/train/{run}/branches.safetensors",
     log:
         "<logs>/train/{run}.log",
     benchmark:
