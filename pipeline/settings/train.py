@@ -79,6 +79,12 @@ class RunSettings:
         description="passes over the training patches; 0 leaves the random initial weights, a baseline",
     )
     batch_size: int = Field(default=128, ge=2, description="patches per step")
+    order: Literal["permutation", "blocks"] = Field(
+        default="permutation",
+        description="in which order an epoch takes the patches: permutation, each from anywhere; blocks, for stores on "
+        "a network disk or larger than memory: blocks of 96 neighbouring rows are shuffled, then the rows of 32 blocks "
+        "at a time, so that each block is read in one go",
+    )
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of AdamW")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps in which the learning rate rises")

@@ -34,7 +34,8 @@ from pipeline.training.normalisation import (
     colour_statistics,
     marker_statistics,
 )
-from pipeline.training.patches import MEMORY_BUDGET_BYTES, Rows, TrainingPatches
+from pipeline.training.order import Rows
+from pipeline.training.patches import MEMORY_BUDGET_BYTES, TrainingPatches
 from pipeline.training.precision import autocast, resolve_precision
 from pipeline.training.processes import Processes
 from pipeline.training.published_views import PublishedViewMaker
