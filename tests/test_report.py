@@ -39,7 +39,7 @@ from pipeline.report.embedding_maps import fit_components, patch_colours, slide_
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import _field, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
-from pipeline.report.pictures import longest_side_px, opened, photograph
+from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
 from pipeline.report.reading import Evidence, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
 from pipeline.report.views import evidence_rows
@@ -372,10 +372,12 @@ def _quoted_sheet(path: Path, slides: tuple[DrawnSlide, ...]) -> Path:
     return path
 
 
-def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("whole", [0.0, 0.5])
+def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: float) -> None:
     drawn = draw_stores(tmp_path, COHORT[:2])
     draw_registration(drawn, COHORT[0])
-    (tmp_path / "register/a1/residual.png").write_bytes(b"no picture")
+    path = tmp_path / "register/a1/residual.png"
+    path.write_bytes(path.read_bytes()[: round(whole * path.stat().st_size)])
     sheet, out = draw_sheet(tmp_path / "slides.tsv", COHORT[:2]), tmp_path / "index.html"
     arguments = ["--results", str(tmp_path), "--sheet", str(sheet), "--embedding", "x", "--out", str(out)]
     assert main(["report", *arguments]) == 1
@@ -452,6 +454,15 @@ def test_pictures_shrink_with_the_cohort_and_are_never_enlarged(tmp_path: Path) 
         photograph(opened(tmp_path / "small.png"), 60).width,
         photograph(opened(tmp_path / "small.png"), 60).height,
     ) == (60, 30)
+
+
+def test_a_large_picture_is_reduced_to_no_less_than_twice_what_is_shown() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (760, 1000, 3), np.uint8)
+    whole = Image.fromarray(noise)
+    small = reduced(whole, 100)
+    assert small.size == (200, 152)
+    np.testing.assert_allclose(np.asarray(small, float), noise.reshape(152, 5, 200, 5, 3).mean(axis=(1, 3)), atol=0.53)
+    assert reduced(whole, 600) is whole
 
 
 @pytest.mark.parametrize(

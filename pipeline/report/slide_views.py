@@ -10,7 +10,7 @@ from pipeline.report.embedding_maps import Components, patch_colours
 from pipeline.report.marker_maps import MarkerMaps, marker_maps
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import PairView, pair_view
-from pipeline.report.pictures import Picture, exact, fitted, photograph
+from pipeline.report.pictures import Picture, exact, fitted, photograph, reduced
 from pipeline.report.reading import Results, SlideResults
 from pipeline.report.regions_picture import regions_picture
 from pipeline.tiling.patch_places import PatchPlaces
@@ -67,7 +67,7 @@ def slide_views(
     if store is None:
         return SlideViews(slide.slide, pair_view(slide, None, side_px), None, None, None)
     small_px = round(side_px * _SMALL)
-    overview = Image.fromarray(store.overview)
+    overview = reduced(Image.fromarray(store.overview), side_px)
     path = results.features.get(slide.slide)
     colours = patch_colours(slide.slide, path, store, components) if path and components else None
     maps = marker_maps(slide, results, most_markers)
