@@ -372,6 +372,65 @@ def _quoted_sheet(path: Path, slides: tuple[DrawnSlide, ...]) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("kind", "names", "told", "untold"),
+    [
+        (
+            "fluorescence",
+            ("DAPI", "CD3"),
+            ("the mean intensity of each marker", "Mean over markers", "the dense slide’s nuclei are green"),
+            ("classes", "stains)", "Which class", "Measure"),
+        ),
+        (
+            "brightfield",
+            ("hematoxylin", "DAB"),
+            ("the mean optical density of each stain", "Mean over stains", "that of the dense slide green"),
+            ("marker", "intensity", "classes", "Which class"),
+        ),
+        (
+            "mask",
+            ("tumour", "stroma"),
+            (
+                "the share of each class",
+                "Mean over classes",
+                "the mask’s classes",
+                "Which class: linear probe on 5 patches",
+            ),
+            ("marker", "intensity", "nuclei must stay", "Residual.", "stains"),
+        ),
+    ],
+)
+def test_the_page_speaks_of_the_dense_side_as_what_it_is(
+    tmp_path: Path, kind: str, names: tuple[str, ...], told: tuple[str, ...], untold: tuple[str, ...]
+) -> None:
+    slides = tuple(DrawnSlide(name, name.upper(), fold, names, kind=kind) for fold, name in enumerate("abcd"))
+    drawn = draw_stores(tmp_path, slides)
+    for seed, run in enumerate(("distilled", "sparse-only")):
+        draw_features(drawn, run, 1.0 + 3 * seed, slides=slides, seed=seed)
+    for slide in slides:
+        draw_registration(drawn, slide)
+    assert main(["evaluate", *drawn.arguments("distilled", "sparse-only")]) == 0
+    sheet = draw_sheet(tmp_path / "slides.tsv", slides)
+    document = Document(write(tmp_path, sheet).read_text(encoding="utf-8"))
+    for words in told:
+        assert words in document.words, words
+    for words in untold:
+        assert words not in document.words, words
+    swatches = [item["style"] for item in document.all("span") if "style" in item]
+    assert len(swatches) == (2 * len(slides) if kind == "mask" else 0)
+
+
+def test_neighbouring_sections_are_not_asked_to_share_nuclei(tmp_path: Path) -> None:
+    slide = replace(COHORT[0], kind="brightfield", markers=("hematoxylin", "DAB"))
+    drawn = draw_stores(tmp_path, (slide,))
+    draw_registration(drawn, slide)
+    path = tmp_path / "register/a1/qc.json"
+    path.write_text(path.read_text().replace("same-section", "serial"))
+    words = Document(write(tmp_path, draw_sheet(tmp_path / "slides.tsv", (slide,))).read_text()).words
+    assert "Neighbouring sections share outlines" in words
+    assert "nuclei must stay where they are" not in words
+
+
 @pytest.mark.parametrize("whole", [0.0, 0.5])
 def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: float) -> None:
     drawn = draw_stores(tmp_path, COHORT[:2])
