@@ -71,14 +71,12 @@ def slide_views(
     path = results.features.get(slide.slide)
     colours = patch_colours(slide.slide, path, store, components) if path and components else None
     maps = marker_maps(slide, results, most_markers)
-    thumbnail = None
-    if colours or maps:
-        size_px = fitted(store.attributes.size_level0_px, small_px)
-        thumbnail = photograph(sparse_picture(store, overview, size_px), small_px)
+    small = sparse_picture(store, overview, fitted(store.attributes.size_level0_px, small_px))
+    thumbnail = photograph(small, small_px) if colours or maps else None
     return SlideViews(
         slide=slide.slide,
         pair=pair_view(slide, overview, side_px),
-        regions=regions_picture(overview, store.overview_regions, small_px),
+        regions=regions_picture(small, store.overview_regions),
         embedding=MapView(slide.slide, slide.patient, thumbnail, exact(colours.rgba), placed(colours.places))
         if colours and thumbnail
         else None,
