@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.report.dense_words import cohort_words, dense_kind
 from pipeline.report.figures import signed
 from pipeline.report.reading import Evidence, Results
 
@@ -17,7 +18,7 @@ CONTROLS = ("shuffled", "blank")
 
 @dataclass(frozen=True)
 class Headline:
-    """Whether the dense stain helped.
+    """Whether the dense side helped.
 
     Attributes:
         answer: a word or two.
@@ -38,12 +39,13 @@ def headline(results: Results, embedding: str) -> Headline | None:
     baseline = next((one for one in rows if one.run == results.baseline), None)
     if row is None or baseline is None:
         return None
-    answer = {"helped": "The dense stain helped", "harmed": "The dense stain did harm"}.get(
+    dense = cohort_words(results)
+    answer = {"helped": f"The {dense.side} helped", "harmed": f"The {dense.side} did harm"}.get(
         row.verdict, "No difference was found"
     )
     kind = {"helped": "helped", "harmed": "harmed"}.get(row.verdict, "none")
     sentences = [
-        f"Marker intensities were predicted from H&E alone on {row.test_patches} held-out patches of "
+        f"{dense.values} were predicted from H&E alone on {row.test_patches} held-out patches of "
         f"{counted(row.test_slides, 'slide')}. Features of the run “{row.run}” reach a mean Pearson r of "
         f"{signed(row.score)}, those of “{baseline.run}” {signed(baseline.score)}: a difference of "
         f"{with_interval(row)}."
@@ -59,7 +61,7 @@ def headline(results: Results, embedding: str) -> Headline | None:
     if row.verdict == "helped" and gained:
         answer, kind = "A gain, but not from the pairing", "doubt"
         sentences.append(
-            f"The control {' and '.join(gained)} gained too, so true pairs of stains cannot be what explains the gain."
+            f"The control {' and '.join(gained)} gained too, so true pairs cannot be what explains the gain."
         )
     return Headline(answer, tuple(sentences), kind)
 
@@ -105,7 +107,7 @@ def _share(value: float) -> str:
 
 def limits(results: Results, note: str) -> list[str]:
     """What a reader must not conclude, in plain sentences."""
-    told = [note] if note else []
+    told, many = [note] if note else [], cohort_words(results).many
     patients = {slide.patient for slide in results.slides}
     if len(patients) == 1:
         told.append("All slides are of one patient: nothing here says how results carry over to another patient.")
@@ -115,10 +117,13 @@ def limits(results: Results, note: str) -> list[str]:
         told += [
             "The intervals describe these held-out slides: blocks of their tissue are drawn again and again. They do "
             f"not cover the differences between patients, nor between trainings: {_seeds(results)}",
-            "The intervals of single markers are not corrected for the number of markers; the mean over markers is the "
+            f"The intervals of single {many} are not corrected for the number of {many}; the mean over {many} is the "
             "one comparison to go by.",
         ]
-    if any(slide.registration for slide in results.slides):
+    kinds = {dense_kind(slide) for slide in results.slides if slide.registration}
+    if "mask" in kinds:
+        told.append("How well a mask lies on its H&E slide was not measured: it shows no nuclei to go by.")
+    if kinds - {"mask"}:
         told.append(
             "Registration residuals measure how well the two stains agree with each other on tissue that was not used "
             "for fitting. They are no comparison with landmarks placed by a person."

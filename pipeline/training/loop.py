@@ -26,8 +26,8 @@ from pipeline.training.branches import BranchNetwork, BranchOutput
 from pipeline.training.collapse import effective_rank, mean_std
 from pipeline.training.draws import Draws
 from pipeline.training.losses import Objective, Terms, objective_of
-from pipeline.training.parts import aligned_parts
 from pipeline.training.order import Rows, epoch_order, groups_of, read_ahead, shuffled_windows, stored_blocks
+from pipeline.training.parts import aligned_parts
 from pipeline.training.patches import TrainingPatches, batches_ahead, partners, reading_threads
 from pipeline.training.precision import Precision, autocast
 from pipeline.training.processes import Processes
