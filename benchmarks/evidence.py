@@ -1,14 +1,15 @@
 """Does the dense stain help? Trainings and their controls on real tissue, by the whole workflow.
 
 Usage: python benchmarks/evidence.py --folder DIR [--held-out west|centre] [--encoder NAME] [--epochs N] [--size-px N]
-[--colour X] [--crop X] [--seeds N ...] [--runs NAME ...] [--cores N] [--check]. Needs MFL_REAL_DATA with
-`orion_crc01`: H&E and 18-channel fluorescence of one section, in two regions.
+[--colour X] [--dense-colour X] [--crop X] [--seeds N ...] [--runs NAME ...] [--cores N] [--check]. Needs MFL_REAL_DATA
+with `orion_crc01`: H&E and 18-channel fluorescence of one section, in two regions.
 
 `--held-out west` uses the region west alone and holds out blocks of it: settings are chosen there. `--held-out
 centre` trains on west and probes on centre: one look per claim. All runs have the same patches, batches, seeds and
 number of steps; `sparse-only-full-colour` has the colour augmentation that suits two sparse branches better than less
-of it. The folder is kept; a run that is there with the same settings is not trained again. `colour-statistics` is no
-network: mean, spread and quantiles of each patch's optical density, to tell what stain density alone foretells.
+of it; `supervised` learns the markers' values themselves, about the most that such an encoder can reach. The folder is
+kept; a run that is there with the same settings is not trained again. `colour-statistics` is no network: mean, spread
+and quantiles of each patch's optical density, to tell what stain density alone foretells.
 Prints a table of ridge probes per marker, one of linear probes of the tissue classes that come with the images (a
 network's predictions on squares of 112 um, not a pathologist's) and whether dense patches are found from H&E; the last
 line is JSON. With --check the exit code is 1 where the goal is
@@ -39,6 +40,7 @@ RUNS: dict[str, dict[str, object]] = {
     "sparse-only-full-colour": {"branches": ["sparse", "sparse"], "colour": 1.0},
     "distilled": {"branches": ["sparse", "dense"]},
     "three-branch": {"branches": ["sparse", "sparse", "dense"]},
+    "supervised": {"branches": ["sparse", "target"]},
     "shuffled": {"branches": ["sparse", "dense"], "pairing": "shuffled"},
 }
 BASELINE = "sparse-only"
@@ -57,7 +59,8 @@ def main() -> int:
     parser.add_argument("--encoder", default="test_resnet", help="timm name of the encoder")
     parser.add_argument("--epochs", type=int, default=4, help="passes over the training patches")
     parser.add_argument("--size-px", type=int, default=64, help="side of the patches, at 1.3 um per pixel")
-    parser.add_argument("--colour", type=float, default=1.0, help="strength of the colour augmentation")
+    parser.add_argument("--colour", type=float, default=1.0, help="strength of the colour augmentation of sparse views")
+    parser.add_argument("--dense-colour", type=float, help="the same of dense views; default: that of sparse ones")
     parser.add_argument("--crop", type=float, default=0.75, help="smallest side of a window")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of each run per seed")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="which runs")
@@ -70,6 +73,7 @@ def main() -> int:
         "batch_size": 128,
         "projector": [512, 512],
         "colour": parsed.colour,
+        "dense_colour": parsed.dense_colour,
         "crop": parsed.crop,
         "seeds": parsed.seeds,
     }

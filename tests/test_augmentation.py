@@ -146,3 +146,20 @@ def test_shared_windows_show_both_sides_the_same_place() -> None:
 
     assert gap(shared=True) < 0.01
     assert gap(shared=False) > 0.05
+
+
+def test_the_colours_of_both_sides_are_changed_each_by_a_strength_of_its_own() -> None:
+    count = 20
+    rgb = torch.full((count, 32, 32, 3), 120, dtype=torch.uint8)
+    plain = MarkerStatistics("x", 1.0, 0.0, 1.0, count)
+    normalisation = Normalisation(ColourStatistics((0.0,) * 3, (1.0,) * 3), (plain,), torch.device("cpu"))
+
+    def spread(colour: float, dense_colour: float) -> tuple[bool, bool]:
+        strengths = Augmentation(32, 0.9, colour, 0.0, dense_colour=dense_colour)
+        maker = ViewMaker(["sparse", "dense"], strengths, shared_geometry=True, normalisation=normalisation)
+        batch = Batch(rgb, torch.ones(count, 1, 32, 32), torch.ones(count, 1, dtype=torch.bool))
+        sparse, dense = (view.mean(dim=(2, 3))[:, 0].std().item() > 0.01 for view in maker(batch, _draws(count)))
+        return sparse, dense
+
+    assert spread(1.0, 0.0) == (True, False)
+    assert spread(0.0, 1.0) == (False, True)

@@ -13,7 +13,7 @@ from pipeline.settings.closed import CLOSED
 Modality = Literal["sparse", "dense", "target"]
 Seed = Annotated[int, Field(ge=0)]
 # What `augmentation: mfl` does not ask for.
-_OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "blur")
+_OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "dense_colour", "blur")
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -122,7 +122,17 @@ class RunSettings:
         default=0.75, gt=0, le=1, description="smallest side of an augmented window as a fraction of size_px"
     )
     colour: float = Field(
-        default=1.0, ge=0, le=2, description="strength of stain, colour and intensity changes; 0 switches them off"
+        default=1.0,
+        ge=0,
+        le=2,
+        description="strength of stain and colour changes of a sparse view; 0 switches them off",
+    )
+    dense_colour: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="the same of a dense view, or of fluorescence the strength of changes of each marker's gain and "
+        "offset, which hide how much of a marker there is; null is the strength of colour",
     )
     channel_dropout: float = Field(
         default=0.1,

@@ -37,9 +37,10 @@ class Augmentation:
     Attributes:
         size_px: side of a view.
         crop: smallest side of a view's window, as a fraction of `size_px` pixels of the patch.
-        colour: strength of colour and intensity changes; 0 switches them off.
+        colour: strength of colour changes of a sparse view; 0 switches them off.
         blur: probability that a sparse view is blurred.
         channel_dropout: probability that a marker of a dense view is masked.
+        dense_colour: strength of colour and intensity changes of a dense view; 0 switches them off.
     """
 
     size_px: int
@@ -47,6 +48,7 @@ class Augmentation:
     colour: float
     blur: float
     channel_dropout: float = 0.0
+    dense_colour: float = 0.0
 
 
 def by_opencv(images: Tensor) -> bool:

@@ -156,9 +156,10 @@ def train(
 def _view_maker(settings: RunSettings, size_px: int, normalisation: Normalisation, dense_kind: str) -> MakeViews:
     if settings.augmentation == "mfl":
         return PublishedViewMaker(settings.encoded, size_px, normalisation=normalisation, dense_kind=dense_kind)
+    dense_colour = settings.colour if settings.dense_colour is None else settings.dense_colour
     return ViewMaker(
         settings.encoded,
-        Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout),
+        Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout, dense_colour),
         shared_geometry=settings.shared_geometry,
         normalisation=normalisation,
         dense_kind=dense_kind,

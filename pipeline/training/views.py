@@ -105,12 +105,11 @@ class ViewMaker:
         return views
 
     def _recolour(self, modality: str, view: Tensor, present: Tensor | None, draws: Draws) -> Tensor:
-        strength = self._augmentation.colour
         if modality == "dense":
             if present is None:
                 raise ValueError("a dense view needs to know which markers are present")
-            return self._recolour_dense(view, present, strength, draws)
-        coloured = jitter_stain(view, strength, draws)
+            return self._recolour_dense(view, present, draws)
+        coloured = jitter_stain(view, self._augmentation.colour, draws)
         return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, draws))
 
     def _prepared(self, dense: Tensor) -> Tensor:
@@ -119,8 +118,8 @@ class ViewMaker:
             return self._normalisation.dense(dense)
         return dense.div_(255) if self._dense_kind == "brightfield" else dense
 
-    def _recolour_dense(self, view: Tensor, present: Tensor, strength: float, draws: Draws) -> Tensor:
-        dropout = self._augmentation.channel_dropout
+    def _recolour_dense(self, view: Tensor, present: Tensor, draws: Draws) -> Tensor:
+        strength, dropout = self._augmentation.dense_colour, self._augmentation.channel_dropout
         if self._dense_kind == "fluorescence":
             return jitter_intensity(view, present, strength, dropout, draws)
         if self._dense_kind == "mask":
