@@ -17,6 +17,7 @@ from pipeline.provenance import write_json
 from pipeline.registration.transform import Transform, write_transform
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
+from pipeline.slides import jpeg_level
 from pipeline.slides.base import CorruptTileError
 from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.jpeg_tiles import JpegTiles, decode_strictly
@@ -94,7 +95,9 @@ def test_damage_that_looks_like_a_scan_is_found_where_tiles_are_decoded(tmp_path
     assert found == {"copied": 0, "verified": 1, "decoded": 1}
 
 
-def test_patches_that_touch_a_broken_tile_are_lost_with_it(tmp_path: Path) -> None:
+def test_patches_that_touch_a_broken_tile_are_lost_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tiles are decoded over those that were read before, the broken one among them.
+    monkeypatch.setattr(jpeg_level, "CACHE_BYTES", 2 * SIDE * SIDE * 3)
     slide = _slide(tmp_path / "he.tif")
     _damage(slide, "blank")
     assert _job(tmp_path, slide, size_px=48, mpp=0.5, max_corrupt=0.2) == 0
