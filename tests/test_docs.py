@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import zarr
 from cohort import REPOSITORY
 
-from pipeline.cli import main
+from pipeline.cli import _parser, main
 from pipeline.registration.displacement import DisplacementGrid
 from pipeline.registration.transform import Transform, read_transform, write_transform
 from pipeline.stages.settings import sections, with_keys
@@ -188,3 +189,20 @@ def test_links_lead_somewhere(path: Path) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.*)$", aim.read_text(encoding="utf-8"), flags=re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+def _commands() -> Iterator[tuple[str, list[str]]]:
+    """Page and words of every command of ours with options, in blocks and in the text."""
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^ *(?:cd \S+ && )?python -m pipeline (.+)$", text, flags=re.MULTILINE)
+        found += re.findall(r"`python -m pipeline ([^`]+)`", text)
+        for command in found:
+            words = shlex.split(re.sub(r"[\[\]…]", "", command.partition("#")[0]))
+            if len(words) > 1 and words[1] != "--help":
+                yield path.name, words
+
+
+@pytest.mark.parametrize(("name", "words"), list(_commands()))
+def test_a_command_is_one_that_the_program_takes(name: str, words: list[str]) -> None:
+    _parser(words[0]).parse_args([{"UM": "0.5"}.get(word, word) for word in words])

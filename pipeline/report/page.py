@@ -78,6 +78,12 @@ class Page:
         return any(row.measure != views.MEASURES["pearson_r"] for row in self.evidence_means)
 
     @property
+    def averaged(self) -> str:
+        """What the means of the evidence are taken over."""
+        many = self.dense.many
+        return f"{many} or classes" if self.asks_classes and many != "classes" else many
+
+    @property
     def sections(self) -> list[tuple[str, str]]:
         """Anchor and title of the sections that are there, in the page's order."""
         present = (

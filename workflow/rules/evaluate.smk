@@ -11,7 +11,7 @@ rule evaluate:
         # Evaluate says of those that do not exist what is wrong with them.
         classes=[path for path in class_tables().values() if Path(path).exists()],
     output:
-        summary="<results>/evaluate/summary.tsv",
+        summary=report("<results>/evaluate/summary.tsv", category="Evidence"),
         details="<results>/evaluate/details.json",
     log:
         "<logs>/evaluate.log",
