@@ -28,6 +28,12 @@ class EvaluateSettings:
     shot_draws: int = Field(
         default=10, ge=1, description="how often such patches are drawn; the score is the mean over the draws"
     )
+    mlp_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="where there are classes: epochs of a further probe, the MLP head of More From Less, whose code "
+        "takes 100; 0 leaves it out",
+    )
     bootstrap: int = Field(default=1000, ge=10, description="resamples for the 95 % intervals")
     block_um: float = Field(
         default=500.0, gt=0, description="side in um of the tissue blocks that are resampled together"
