@@ -151,10 +151,10 @@ def evaluated(results: Path, runs: list[str], seeds: list[int]) -> pd.DataFrame:
     return pd.read_csv(out / "summary.tsv", sep="\t").set_index(["probe", "run", "target"])
 
 
-def print_table(ridge: pd.DataFrame) -> None:
-    """One line per marker: each run's score, and what the comparison with the baseline says."""
+def print_table(ridge: pd.DataFrame, score: str = "Pearson r") -> None:
+    """One line per marker or class: each run's score, and what the comparison with the baseline says."""
     runs = list(dict.fromkeys(ridge.index.get_level_values("run")))
-    print("Pearson r [95 % over blocks] (lowest to highest seed); * helped, - harmed, ! intervals disjoint")
+    print(f"{score} [95 % over blocks] (lowest to highest seed); * helped, - harmed, ! intervals disjoint")
     print(f"{'':18}" + "".join(f"{run:>38}" for run in runs))
     for target in dict.fromkeys(ridge.index.get_level_values("target")):
         cells = ""
