@@ -84,6 +84,7 @@ def main() -> int:
     command += ["--cores", str(parsed.cores), "evaluate_all", "--quiet", "all"]
     done = subprocess.run([sys.executable, "-m", *command], check=False)
     if done.returncode:
+        print(f"snakemake ended with {done.returncode}; why: {parsed.folder}/logs, {parsed.folder}/.snakemake/log")
         return done.returncode
     describe_colour(parsed.folder / "results")
     table = evaluated(parsed.folder / "results", parsed.held_out, parsed.runs, parsed.seeds)
