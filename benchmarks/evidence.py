@@ -10,7 +10,9 @@ number of steps; `sparse-only-full-colour` has the colour augmentation that suit
 of it; `supervised` learns the markers' values themselves, about the most that such an encoder can reach. The folder is
 kept; a run that is there with the same settings is not trained again. `colour-statistics` is no network: mean, spread
 and quantiles of each patch's optical density, to tell what stain density alone foretells.
-Prints a table of ridge probes per marker; the last line is JSON. With --check the exit code is 1 where the goal is
+Prints a table of ridge probes per marker, one of linear probes of the tissue classes that come with the images (a
+network's predictions on squares of 112 um, not a pathologist's) and whether dense patches are found from H&E; the last
+line is JSON. With --check the exit code is 1 where the goal is
 missed: distilled above sparse-only with disjoint 95 % intervals on at least half of the markers, and shuffled not
 ahead of sparse-only.
 """
@@ -84,8 +86,11 @@ def main() -> int:
     if done.returncode:
         return done.returncode
     describe_colour(parsed.folder / "results")
-    table = evaluated(parsed.folder / "results", parsed.runs, parsed.seeds)
-    print_table(table.loc["ridge"])
+    table = evaluated(parsed.folder / "results", parsed.held_out, parsed.runs, parsed.seeds)
+    print_table(table.loc["ridge"], "Pearson r")
+    tissue = class_scores(table)
+    print_table(tissue, "Tissue class, linear probe: recall, area under the ROC curve where marked auc")
+    found = print_retrieval(parsed.folder / "results")
     goals = judged(table.loc["ridge"])
     summary = table.loc["ridge"].xs("mean", level="target")
     result = {
@@ -94,6 +99,12 @@ def main() -> int:
         "size_px": parsed.size_px,
         "training": training,
         "mean_r": {run: [row.score, row.low, row.high] for run, row in summary.iterrows()},
+        "tissue_class": {
+            f"{run}, {target}": [row.score, row.low, row.high]
+            for (run, target), row in tissue.iterrows()
+            if target.startswith("mean")
+        },
+        "retrieval": found,
         "goals": goals,
     }
     print(json.dumps(result))
@@ -102,11 +113,12 @@ def main() -> int:
 
 def write_cohort(folder: Path, held_out: str, size_px: int, runs: dict[str, dict[str, object]]) -> None:
     """Writes the sheet and the configuration."""
-    source = Path(os.environ["MFL_REAL_DATA"]).resolve() / "orion_crc01"
-    rows = ["slide\tpatient\tsparse\tdense\ttransform"]
-    rows.append(f"west\tcrc01\t{source}/west_he.tif\t{source}/west_mif.ome.tif\tidentity")
-    if held_out == "centre":
-        rows.append(f"centre\tcrc01\t{source}/centre_he.tif\t{source}/centre_mif_moved.ome.tif\t")
+    source = real_data()
+    rows = ["slide\tpatient\tsparse\tdense\ttransform\tclasses"]
+    dense = {"west": ("west_mif.ome.tif", "identity"), "centre": ("centre_mif_moved.ome.tif", "")}
+    for slide, path in class_tables(held_out).items():
+        image, transform = dense[slide]
+        rows.append(f"{slide}\tcrc01\t{source}/{slide}_he.tif\t{source}/{image}\t{transform}\t{path}")
     config = {
         "slides": "config/slides.tsv",
         "tile": {"size_px": size_px},
@@ -118,6 +130,16 @@ def write_cohort(folder: Path, held_out: str, size_px: int, runs: dict[str, dict
     (folder / "config").mkdir(parents=True, exist_ok=True)
     (folder / "config" / "slides.tsv").write_text("\n".join(rows) + "\n")
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def real_data() -> Path:
+    """The folder of the images."""
+    return Path(os.environ["MFL_REAL_DATA"]).resolve() / "orion_crc01"
+
+
+def class_tables(held_out: str) -> dict[str, Path]:
+    """By slide the table of tissue classes."""
+    return {slide: real_data() / f"{slide}_tissue_class.csv" for slide in dict.fromkeys(("west", held_out))}
 
 
 def describe_colour(results: Path) -> None:
@@ -138,28 +160,51 @@ def describe_colour(results: Path) -> None:
             file.attrs["encoder"] = COLOUR
 
 
-def evaluated(results: Path, runs: list[str], seeds: list[int]) -> pd.DataFrame:
+def evaluated(results: Path, held_out: str, runs: list[str], seeds: list[int]) -> pd.DataFrame:
     """The table of the stage evaluate for the runs, their seeds and the colour statistics."""
     repeats = [f"{run}-seed{seed}={run}" for run in runs for seed in seeds[1:]]
     names = [*runs, COLOUR, *(word.split("=")[0] for word in repeats)]
     out = results / "evidence"
     command = [sys.executable, "-m", "pipeline", "evaluate", "--stores", str(results / "tile")]
     command += ["--split", str(results / "split/patches.tsv"), "--embeddings", str(results / "embed")]
+    command += ["--trainings", str(results / "train"), "--classes"]
+    command += [f"{slide}={path}" for slide, path in class_tables(held_out).items()]
     command += ["--runs", *names, "--repeats", *repeats, "--settings", json.dumps({"baseline": BASELINE})]
     command += ["--out-summary", str(out / "summary.tsv"), "--out-details", str(out / "details.json")]
     subprocess.run(command, check=True)
     return pd.read_csv(out / "summary.tsv", sep="\t").set_index(["probe", "run", "target"])
 
 
-def print_table(ridge: pd.DataFrame, score: str = "Pearson r") -> None:
-    """One line per marker or class: each run's score, and what the comparison with the baseline says."""
-    runs = list(dict.fromkeys(ridge.index.get_level_values("run")))
-    print(f"{score} [95 % over blocks] (lowest to highest seed); * helped, - harmed, ! intervals disjoint")
+def class_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the linear probe of tissue classes: recalls, then areas, by run and class."""
+    areas = table.loc["class-linear-auc"].rename(index=lambda name: f"{name}, auc", level="target")
+    return pd.concat([table.loc["class-linear"], areas]).sort_index(level="run", sort_remaining=False)
+
+
+def print_retrieval(results: Path) -> dict[str, dict[str, object]]:
+    """A line per run with a dense branch; returns what evaluate found."""
+    found: dict[str, dict[str, dict[str, float]]] = json.loads(
+        (results / "evidence/details.json").read_text(encoding="utf-8")
+    )["retrieval"]
+    for run, told in found.items():
+        recall, rank = told["recall_at_10"], told["median_rank"]
+        print(
+            f"dense patch found from H&E, {run}: recall at 10 {recall['score']:.3f} [{recall['low']:.3f} "
+            f"{recall['high']:.3f}], chance {recall['chance']:.3f}; median rank {rank['score']:.0f} of "
+            f"{told['patches']}"
+        )
+    return dict(found)
+
+
+def print_table(scores: pd.DataFrame, title: str) -> None:
+    """One line per target: each run's score, and what the comparison with the baseline says."""
+    runs = list(dict.fromkeys(scores.index.get_level_values("run")))
+    print(f"{title} [95 % over blocks] (lowest to highest seed); * helped, - harmed, ! intervals disjoint")
     print(f"{'':18}" + "".join(f"{run:>38}" for run in runs))
-    for target in dict.fromkeys(ridge.index.get_level_values("target")):
+    for target in dict.fromkeys(scores.index.get_level_values("target")):
         cells = ""
         for run in runs:
-            row = ridge.loc[(run, target)]
+            row = scores.loc[(run, target)]
             mark = {"helped": "*", "harmed": "-"}.get(row.verdict, " ") + ("!" if row.disjoint == "yes" else " ")
             spread = f"[{row.low:.3f} {row.high:.3f}] ({row.seed_low:.3f} {row.seed_high:.3f})"
             cells += f"{f'{row.score:.3f} {spread}{mark}':>38}"

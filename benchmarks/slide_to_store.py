@@ -151,7 +151,7 @@ def copy(record: SlideRecord, out: Path, threads: int) -> int:
                 writer.copy(start, found.tiles.streams(numbers, transform), None)
 
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(block, range(0, count, writer.block_rows)))
+                list(pool.map(block, writer.block_starts(threads)))
     return count
 
 

@@ -34,6 +34,7 @@ class SheetRow:
         markers: path of a CSV that names the dense channels; empty where there is none.
         dense_kind: `fluorescence`, `brightfield` or `mask`; empty where the file leaves no doubt.
         tissue: path of a GeoJSON of annotations that say where tissue is or what to leave out; empty: as found.
+        classes: path of a table of classes of the slide, which evaluate asks for; empty where there is none.
     """
 
     slide: str
@@ -46,6 +47,7 @@ class SheetRow:
     markers: str = ""
     tissue: str = ""
     dense_kind: str = ""
+    classes: str = ""
 
 
 _COLUMNS = tuple(item.name for item in fields(SheetRow))
@@ -154,4 +156,5 @@ def _row(values: Mapping[str, str]) -> SheetRow:
         markers=values["markers"],
         tissue=values["tissue"],
         dense_kind=values["dense_kind"],
+        classes=values["classes"],
     )

@@ -32,6 +32,12 @@ class DrawnSlide:
     rows: int = 16
     unit: float = 1.0
     verdict: str = "pass"
+    kind: str = "fluorescence"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the dense side as a store keeps them."""
+        return len(self.markers) and {"brightfield": 3, "mask": 1}.get(self.kind, len(self.markers))
 
 
 COHORT = (
@@ -130,10 +136,10 @@ def _write_store(path: Path, slide: DrawnSlide, causes: NDArray[np.float64], qua
     count, side = len(causes), 16
     rng = np.random.default_rng(5)
     position_px = _positions_px(slide)
-    writer = StoreWriter(path, patches=count, size_px=side, dense_channels=len(slide.markers), dense_dtype="uint16")
+    writer = StoreWriter(path, patches=count, size_px=side, dense_channels=slide.channels, dense_dtype="uint16")
     for first in range(0, count, writer.block_rows):
         rows = min(writer.block_rows, count - first)
-        dense = np.zeros((rows, len(slide.markers), side, side), np.uint16) if slide.markers else None
+        dense = np.zeros((rows, slide.channels, side, side), np.uint16) if slide.markers else None
         writer.write(first, rng.integers(150, 250, (rows, side, side, 3), np.uint8), dense)
     used = [MARKERS.index(m) if m in MARKERS else index for index, m in enumerate(slide.markers)]
     width, height = slide.columns * 8, slide.rows * 8
@@ -160,6 +166,7 @@ def _write_store(path: Path, slide: DrawnSlide, causes: NDArray[np.float64], qua
         },
         recipe={"size_px": side},
         provenance={"stage": "tile"},
+        dense_kind=slide.kind,
     )
     table = PatchTable(
         position_px=position_px,
@@ -167,20 +174,33 @@ def _write_store(path: Path, slide: DrawnSlide, causes: NDArray[np.float64], qua
         tissue=np.ones(count, np.float32),
         residual_um=np.full(count, 1.0, np.float32),
         pair_quality=quality,
-        marker_mean=np.asarray(slide.unit * np.exp(causes[:, used] + 4), np.float32),
+        marker_mean=_values(slide, causes[:, used]),
     )
     writer.finish(attributes, table, overview, np.ones((height, width), np.bool_))
+
+
+def _values(slide: DrawnSlide, causes: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What the causes make of a patch: intensities, or densities, or the shares of classes."""
+    values = slide.unit * np.exp(causes + 4)
+    if slide.kind == "mask":
+        values = values**3 / (values**3).sum(axis=1, keepdims=True)
+    return np.asarray(values, np.float32)
 
 
 def _write_record(path: Path, slide: DrawnSlide) -> None:
     size = (round(slide.columns * SIDE_UM / MPP), round(slide.rows * SIDE_UM / MPP))
 
-    def side(channels: tuple[str, ...]) -> SideRecord:
-        return SideRecord(
-            f"slides/{slide.slide}", "openslide", MPP, "file", (Level(size, 1.0),), channels, "uint8", "0"
-        )
+    def side(channels: tuple[str, ...], classes: tuple[str, ...] = ()) -> SideRecord:
+        numbered = tuple(enumerate(classes, start=1))
+        path, levels = f"slides/{slide.slide}", (Level(size, 1.0),)
+        return SideRecord(path, "openslide", MPP, "file", levels, channels, "uint8", "0", numbered)
 
-    dense = side(slide.markers) if slide.markers else None
+    kinds = {
+        "fluorescence": (slide.markers, ()),
+        "brightfield": (("R", "G", "B"), ()),
+        "mask": (slide.markers, slide.markers),
+    }
+    dense = side(*kinds[slide.kind]) if slide.markers else None
     record = SlideRecord(slide.slide, slide.patient, side(("R", "G", "B")), dense, "")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(to_mapping(record)))

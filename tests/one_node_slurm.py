@@ -1,8 +1,8 @@
 """A real SLURM on this one machine, for as long as a test needs it.
 
-Made from Debian's slurm-wlm and munge. There is no slurmdbd, so `squeue` is asked, not `sacct`; the GPU is a device
-file under another name. The job-step plugin forgets SLURM_CONF, so the configuration must lie at /etc/slurm: it is
-bound there in a mount namespace of its own, and nothing outside that namespace changes.
+Made from Debian's slurm-wlm and munge. There is no slurmdbd, so `squeue` is asked, not `sacct`; the two GPUs are
+device files under another name. The job-step plugin forgets SLURM_CONF, so the configuration must lie at /etc/slurm:
+it is bound there in a mount namespace of its own, and nothing outside that namespace changes.
 """
 
 from __future__ import annotations
@@ -126,15 +126,17 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 JobRequeue=0
-MinJobAge=600
+MinJobAge=7200
 KillWait=5
 ReturnToService=2
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs={size["cpus"]} RealMemory={size["memory_mb"]} Gres=gpu:drawn:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={size["cpus"]} RealMemory={size["memory_mb"]} Gres=gpu:drawn:2 State=UNKNOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
     (configuration / "slurm.conf").write_text(lines)
-    (configuration / "gres.conf").write_text("Name=gpu Type=drawn File=/dev/null\n")
+    (configuration / "gres.conf").write_text(
+        "".join(f"Name=gpu Type=drawn File={file}\n" for file in ("/dev/null", "/dev/zero"))
+    )
 
 
 def _wait_until_idle(node: OneNode, process: subprocess.Popen[bytes]) -> None:

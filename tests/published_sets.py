@@ -10,7 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.datasets import bci, nct_crc, pannuke, segpath
+from pipeline.datasets import bci, nct_crc, orion, pannuke, segpath
 
 
 def draw_nct_crc(folder: Path, masks: Path, per_class: int = 1) -> None:
@@ -72,6 +72,34 @@ def draw_pannuke(folder: Path, per_fold: int = 6) -> None:
         np.save(images / "images.npy", np.stack([rgb for rgb, _ in pairs]).astype(np.float64))
         np.save(images / "types.npy", np.array(["Breast", "Colon"] * (per_fold // 2)))
         np.save(folder / f"Fold {fold}" / "masks" / f"fold{fold}" / "masks.npy", masks)
+
+
+def draw_orion(folder: Path, per_case: int = 4, side_px: int = 64) -> None:
+    """Three cases, one per part; the tables name paths of another machine, as the published ones may."""
+    rng = np.random.default_rng(4)
+    for place in ("he", "if"):
+        (folder / place).mkdir(parents=True)
+    slides = []
+    for number, part in enumerate(orion.PARTS, start=1):
+        slide = f"18459_LSP{number}_SCAN_OR_001"
+        slides.append((slide, f"CRC0{number}"))
+        lines = []
+        for tile in range(per_case):
+            rgb, mask = _tissue(rng, side_px)
+            x, y = 512 * (tile % 2), 512 * (tile // 2)
+            name = f"{slide}_{x}_{y}_0_512_512"
+            levels = np.arange(1, 18, dtype=np.uint8) * 10 + tile
+            Image.fromarray(rgb).save(folder / "he" / f"{name}.jpeg", quality=95)
+            tifffile.imwrite(
+                folder / "if" / f"{name}.tiff", mask[..., None] // 255 * levels, photometric="minisblack",
+                planarconfig="contig",
+            )  # fmt: skip
+            lines.append((slide, f"/root/data/he/{name}.jpeg", f"/root/data/if/{name}.tiff", ""))
+        with (folder / f"{part}_dataframe.csv").open("w", newline="") as stream:
+            columns = ("in_slide_name", "image_path", "target_path", "nuclei_path")
+            csv.writer(stream).writerows([columns, *reversed(lines)])
+    with (folder / "slide_dataframe.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("in_slide_name", "orion_slide_id"), *slides])
 
 
 def _tissue(rng: np.random.Generator, side_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

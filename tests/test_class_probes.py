@@ -17,6 +17,7 @@ from pipeline.cli import main
 from pipeline.evaluation.bootstrap import resample_counts
 from pipeline.evaluation.class_probes import Standard, draw_shots, fit_logistic
 from pipeline.evaluation.class_scores import areas, block_weights, recalls, resampled
+from pipeline.evaluation.mlp_probe import fit_mlp, predict_mlp
 
 CLASSES = ("tumour", "stroma", "glass", "never")
 ALIKE = (0.5, 0.3, 0.2)
@@ -36,6 +37,19 @@ def test_the_linear_probe_is_scikit_learns_balanced_logistic_regression() -> Non
     peer = LogisticRegression(C=8 * 3 / 100, class_weight="balanced", tol=1e-8, max_iter=10_000).fit(standard, labels)
     mine = fit_logistic(standard, labels, 3)
     np.testing.assert_allclose(mine.predict(standard), peer.predict_proba(standard), atol=2e-3)
+
+
+def test_the_mlp_tells_apart_what_no_line_does_and_is_the_same_with_the_same_seed() -> None:
+    rng = np.random.default_rng(0)
+    x, asked = rng.normal(size=(2 * 128 + 1, 4)), rng.normal(size=(400, 4))  # the last batch is of one row
+    labels, truth = (((values[:, 0] > 0) ^ (values[:, 1] > 0)).astype(np.int64) for values in (x, asked))
+    found = predict_mlp(fit_mlp(x, labels, 2, 60, seed=3), asked)
+    assert found.sum(axis=1) == pytest.approx(np.ones(400))
+    assert (found.argmax(axis=1) == truth).mean() > 0.85
+    line = fit_logistic(x, labels, 2).predict(asked)
+    assert (line.argmax(axis=1) == truth).mean() < 0.65
+    np.testing.assert_array_equal(found, predict_mlp(fit_mlp(x, labels, 2, 60, seed=3), asked))
+    assert not np.array_equal(found, predict_mlp(fit_mlp(x, labels, 2, 60, seed=4), asked))
 
 
 def test_scores_are_those_of_scikit_learn_and_weights_count_as_copies() -> None:
@@ -111,14 +125,23 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["evaluate", "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
     words += ["--embeddings", str(folder / "embed"), "--runs", "clear", "sparse-only"]
     words += ["--out-summary", str(folder / "summary.tsv"), "--out-details", str(folder / "details.json")]
-    settings = {"bootstrap": 100, "shots": [1, 5, 200], "shot_draws": 4}
+    settings = {"bootstrap": 100, "shots": [1, 5, 200], "shot_draws": 4, "mlp_epochs": 5}
     assert main([*words, "--settings", json.dumps(settings)]) == 0
     return folder
 
 
 def test_the_table_has_class_probes_beside_the_shares_and_says_what_the_scores_are(results: Path) -> None:
     rows = pd.read_csv(results / "summary.tsv", sep="\t").set_index(["run", "probe", "target"]).sort_index()
-    probes = {"class-linear", "class-linear-auc", "class-knn", "class-knn-auc", "class-1-shot", "class-5-shot"}
+    probes = {
+        "class-mlp",
+        "class-mlp-auc",
+        "class-linear",
+        "class-linear-auc",
+        "class-knn",
+        "class-knn-auc",
+        "class-1-shot",
+        "class-5-shot",
+    }
     assert set(rows.loc["clear"].index.get_level_values("probe")) == {"ridge", "knn", *probes}
     for probe in probes:
         own = rows.loc["clear", probe]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from pipeline.provenance import write_json
 from pipeline.registration.transform import Transform, write_transform
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
+from pipeline.slides import jpeg_level
 from pipeline.slides.base import CorruptTileError
 from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.jpeg_tiles import JpegTiles, decode_strictly
+from pipeline.slides.opening import open_slide
 from pipeline.slides.record import to_mapping
 from pipeline.tiling.store import PatchStore
 
@@ -92,7 +95,9 @@ def test_damage_that_looks_like_a_scan_is_found_where_tiles_are_decoded(tmp_path
     assert found == {"copied": 0, "verified": 1, "decoded": 1}
 
 
-def test_patches_that_touch_a_broken_tile_are_lost_with_it(tmp_path: Path) -> None:
+def test_patches_that_touch_a_broken_tile_are_lost_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tiles are decoded over those that were read before, the broken one among them.
+    monkeypatch.setattr(jpeg_level, "CACHE_BYTES", 2 * SIDE * SIDE * 3)
     slide = _slide(tmp_path / "he.tif")
     _damage(slide, "blank")
     assert _job(tmp_path, slide, size_px=48, mpp=0.5, max_corrupt=0.2) == 0
@@ -115,6 +120,40 @@ def test_a_tile_of_another_codec_is_counted_too(tmp_path: Path) -> None:
     store = PatchStore.open(tmp_path / "s1.zarr")
     assert (store.attributes.counts["corrupt"], len(store)) == (1, 39)
     assert BROKEN_XY not in store.table.position_px.tolist()
+
+
+def test_a_tile_that_openslide_cannot_read_costs_its_patch_only(tmp_path: Path) -> None:
+    """After an error OpenSlide reads nothing more of the slide by the same handle."""
+    slide = _slide(tmp_path / "he.tif", compression="deflate")
+    assert _job(tmp_path, slide) == 0
+    expected = PatchStore.open(tmp_path / "s1.zarr")
+    kept = (expected.table.position_px != BROKEN_XY).any(axis=1)
+    pixels = expected.read_sparse(slice(None))[kept]
+    _damage(slide, "begin")
+    assert _job(tmp_path, slide) == 0
+    store = PatchStore.open(tmp_path / "s1.zarr")
+    assert (store.attributes.counts["corrupt"], len(store)) == (1, kept.sum())
+    np.testing.assert_array_equal(store.read_sparse(slice(None)), pixels)
+
+
+@pytest.mark.realdata
+def test_a_broken_restart_interval_of_ndpi_costs_only_what_it_shows(real_data: Path, tmp_path: Path) -> None:
+    whole = real_data / "formats" / "fluorescence-DAPI.ndpi"
+    broken = tmp_path / "broken.ndpi"
+    shutil.copyfile(whole, broken)
+    with tifffile.TiffFile(whole) as tif:
+        start = tif.pages.first.dataoffsets[300]
+    with broken.open("r+b") as stream:
+        stream.seek(start)
+        stream.write(bytes(5000))
+    with open_slide(whole) as one, open_slide(broken) as other:
+        for y in (1000, 2300, 1000, 2600):
+            window = (0, (512, y), (256, 256))
+            if y == 2300:
+                with pytest.raises(CorruptTileError, match="Restart marker"):
+                    other.read_region(*window)
+            else:
+                np.testing.assert_array_equal(other.read_region(*window), one.read_region(*window))
 
 
 def test_a_broken_tile_of_the_dense_side_costs_the_pair(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 import tifffile
 from cohort import REPOSITORY, planned, snakemake
 from PIL import Image
-from published_sets import draw_bci, draw_nct_crc, draw_pannuke, draw_segpath
+from published_sets import draw_bci, draw_nct_crc, draw_orion, draw_pannuke, draw_segpath
 
 from pipeline.cli import main
+from pipeline.datasets import orion
+from pipeline.datasets.nct_crc import CLASSES
 from pipeline.datasets.writing import Cutting
 from pipeline.settings import load
 from pipeline.tiling.store import PatchStore
@@ -53,6 +55,9 @@ def run_all(out: Path, held_out: str, **settings: object) -> pd.DataFrame:
         assert main([*words, "--out", str(features)]) == 0
     words = ["evaluate", *tile, "--split", str(table), "--embeddings", str(results / "embed"), "--runs", "distilled"]
     words += ["--out-summary", str(results / "summary.tsv"), "--out-details", str(results / "details.json")]
+    sheet = pd.read_csv(out / "config" / "slides.tsv", sep="\t", keep_default_na=False)
+    named = zip(sheet["slide"], sheet["classes"], strict=True)
+    words += ["--classes", *(f"{slide}={out / table}" for slide, table in named if table)]
     assert main([*words, "--settings", '{"bootstrap": 10}']) == 0
     return pd.read_csv(results / "summary.tsv", sep="\t")
 
@@ -73,7 +78,8 @@ def test_nct_crc_beside_masks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.read_dense(slice(row, row + 1))[0], mask[None])
         assert store.table.marker_mean[row, 0] == pytest.approx(mask.mean(), rel=1e-6)
     summary = run_all(tmp_path / "out", "crc-val-he-7k", size_px=64)
-    assert set(summary["target"]) == {"mask", "mean"}
+    assert set(summary["target"]) == {"mask", "mean", *CLASSES}
+    assert set(summary[summary.target == "TUM"]["probe"]) >= {"class-linear", "class-knn", "class-1-shot"}
 
 
 def test_bci_cut_into_patches(tmp_path: Path) -> None:
@@ -123,6 +129,60 @@ def test_pannuke_kinds_of_nuclei_are_markers(tmp_path: Path) -> None:
         np.testing.assert_allclose(store.table.marker_mean[:, number], (masks[..., number] > 0).mean(axis=(1, 2)))
     assert store.attributes.markers == ("neoplastic", "inflammatory", "connective", "dead", "epithelial")
     run_all(tmp_path / "out", "pannuke-fold3", size_px=64)
+
+
+def test_orion_tiles_of_a_case_stay_together_and_keep_all_markers(tmp_path: Path) -> None:
+    draw_orion(tmp_path / "set")
+    assert build("orion", tmp_path / "set", tmp_path / "out") == 0
+    opened = stores(tmp_path / "out")
+    assert set(opened) == {"orion-crc01-train", "orion-crc02-val", "orion-crc03-test"}
+    store = opened["orion-crc02-val"]
+    known = store.attributes
+    assert (known.patient, known.dense_kind, known.mpp) == ("CRC02", "fluorescence", 0.5)
+    assert store.attributes.markers == orion.MARKERS
+    table = pd.read_csv(tmp_path / "out/results/dataset/orion-crc02-val.tsv", sep="\t")
+    assert [name.split("OR_001_")[1] for name in table["file"]] == [
+        f"{x}_{y}_0_512_512.jpeg" for y in (0, 512) for x in (0, 512)
+    ]
+    for row, name in enumerate(table["file"]):
+        dense = tifffile.imread(tmp_path / "set" / name.replace("he/", "if/").replace(".jpeg", ".tiff"))
+        np.testing.assert_array_equal(store.read_dense(slice(row, row + 1))[0], np.moveaxis(dense, -1, 0))
+        sparse = np.asarray(Image.open(tmp_path / "set" / name))
+        np.testing.assert_array_equal(store.read_sparse(slice(row, row + 1))[0], sparse)
+    sheet = pd.read_csv(tmp_path / "out/config/slides.tsv", sep="\t", keep_default_na=False)
+    assert (sheet["classes"] == "").all()
+    rows = run_all(tmp_path / "out", "CRC03", size_px=32)
+    assert set(rows.target) == {*orion.MARKERS, "mean"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda at: (at / "slide_dataframe.csv").write_text("in_slide_name\nx\n"), "no orion_slide_id"),
+        (lambda at: (at / "val_dataframe.csv").unlink(), "val_dataframe.csv"),
+        (lambda at: next((at / "if").iterdir()).unlink(), "no file"),
+        (lambda at: [path.write_bytes(b"cut") for path in (at / "if").iterdir()], "17 interleaved channels"),
+        (lambda at: [tifffile.imwrite(p, np.zeros((17, 64, 64), "u1")) for p in (at / "if").iterdir()], "(17, 64, 64)"),
+        (
+            lambda at: (at / "test_dataframe.csv").write_text("in_slide_name,image_path,target_path\nno,a,b\n"),
+            "slides of slide_dataframe.csv",
+        ),
+        (
+            lambda at: (at / "test_dataframe.csv").write_text(
+                "in_slide_name,image_path,target_path\n18459_LSP1_SCAN_OR_001,a.jpeg,b.tiff\n"
+            ),
+            "{slide}_{x}_{y}",
+        ),
+    ],
+)
+def test_orion_tiles_of_another_layout_are_refused_in_one_line(
+    spoil: object, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_orion(tmp_path / "set", per_case=1)
+    spoil(tmp_path / "set")  # type: ignore[operator]
+    assert build("orion", tmp_path / "set", tmp_path / "out") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert told in line
 
 
 def test_two_builds_are_the_same_byte_for_byte(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from small_pair import commands
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
+from pipeline.registration.class_map import class_colour, classes_on, outlined
+from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.transform import Transform
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
@@ -170,6 +172,25 @@ def test_labels_under_a_turn_are_never_mixed_and_come_from_level_0() -> None:
     assert {level for level, _ in slide.reads} == {0}
     mixed = read_dense_patch(slide, 0.5, grid, np.array([32, 32]), transform)
     assert len(np.unique(mixed.pixels)) > 4
+
+
+def test_classes_are_drawn_where_the_transform_lays_them() -> None:
+    numbers = np.zeros((96, 128), np.uint8)
+    numbers[:, 40:80], numbers[30:60, 80:] = 1, 2
+    labels = np.array([0, 10, 200], np.uint8)[numbers][..., None]
+    hot = np.stack([numbers == 1, numbers == 2], axis=-1).astype(np.uint8) * 255
+    shift = Transform(np.array([[1.0, 0.0, 8.0], [0.0, 1.0, -4.0]]))  # H&E to mask, um
+    grid = NuclearImage(np.zeros((96, 128), np.float32), np.ones((96, 128), np.bool_), (0.0, 0.0), 0.5)
+    expected = np.zeros_like(numbers)
+    expected[8:, :112] = numbers[:-8, 16:]
+    for pixels, channels, known in ((labels, ("label",), (10, 200)), (hot, CLASSES, (1, 2))):
+        mask = NuclearSource(ArraySlide(pixels, mpp=0.5, channels=channels), 0.5, None, "labels")
+        np.testing.assert_array_equal(classes_on(mask, known, shift, grid), expected)
+    he = np.full((96, 128, 3), 200, np.uint8)
+    drawn = outlined(he, expected)
+    assert (drawn[expected == 0] == 200).all()
+    assert (drawn[50, 40] == np.rint(0.55 * 200 + 0.45 * np.array(class_colour(0)))).all(), "inside: a tint"
+    assert (drawn[50, 24] == class_colour(0)).all(), "along the border: the colour itself"
 
 
 def test_beyond_a_brightfield_slide_is_white() -> None:

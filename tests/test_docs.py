@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import zarr
 from cohort import REPOSITORY
 
-from pipeline.cli import main
+from pipeline.cli import _parser, main
 from pipeline.registration.displacement import DisplacementGrid
 from pipeline.registration.transform import Transform, read_transform, write_transform
 from pipeline.stages.settings import sections, with_keys
@@ -131,13 +132,15 @@ def test_evaluate_names_all_columns(small_results: Path) -> None:
     (held_out, *_), (run, *_) = details["held_out"].values(), details["runs"].values()
     row = {key: value for key, value in details["rows"][0].items() if key != "per_slide"}
     check("evaluate", set(details) | set(held_out) | set(run) | set(row) | {"per_slide"})
+    assert details["retrieval"]["distilled"]["patches"] > 0
+    check("evaluate", keys(details["retrieval"]["distilled"]))
 
 
 def test_report_names_all_sections() -> None:
     source = (REPOSITORY / "pipeline" / "report" / "template.html").read_text(encoding="utf-8")
     titles = set(re.findall(r'<h2 id="[a-z]+-title">([^<]+)</h2>', source))
     assert "Cohort" in titles
-    check("report", titles)
+    check("report", {title.replace("{{ page.dense.many }}", "markers") for title in titles})
 
 
 @cache
@@ -186,3 +189,20 @@ def test_links_lead_somewhere(path: Path) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.*)$", aim.read_text(encoding="utf-8"), flags=re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+def _commands() -> Iterator[tuple[str, list[str]]]:
+    """Page and words of every command of ours with options, in blocks and in the text."""
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^ *(?:cd \S+ && )?python -m pipeline (.+)$", text, flags=re.MULTILINE)
+        found += re.findall(r"`python -m pipeline ([^`]+)`", text)
+        for command in found:
+            words = shlex.split(re.sub(r"[\[\]…]", "", command.partition("#")[0]))
+            if len(words) > 1 and words[1] != "--help":
+                yield path.name, words
+
+
+@pytest.mark.parametrize(("name", "words"), list(_commands()))
+def test_a_command_is_one_that_the_program_takes(name: str, words: list[str]) -> None:
+    _parser(words[0]).parse_args([{"UM": "0.5"}.get(word, word) for word in words])

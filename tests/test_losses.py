@@ -14,6 +14,7 @@ from pipeline.settings import RunSettings
 from pipeline.training.barlow_twins import barlow_twins_terms
 from pipeline.training.contrastive import info_nce, nt_xent
 from pipeline.training.losses import barlow_twins, contrastive, objective_of, vicreg, vicreg_mfl
+from pipeline.training.parts import aligned_parts, shared_columns
 from pipeline.training.vicreg import covariance_term, variance_term
 
 
@@ -203,3 +204,63 @@ def test_the_settings_choose_objective_and_convention() -> None:
 def test_weights_that_fit_no_pairs_are_refused(weights: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="pair_weights"):
         RunSettings(branches=("sparse", "sparse", "dense"), pair_weights=weights)
+
+
+def _three() -> list[torch.Tensor]:
+    return [z.requires_grad_() for z in _embeddings(3, 12, 8)]
+
+
+def test_parts_align_each_half_of_the_first_branch_with_one_other_and_no_more() -> None:
+    branches, weights = _three(), (0.5, 2.0)
+    chosen = RunSettings(
+        branches=("sparse", "sparse", "dense"), alignment="parts", pair_weights=weights, projector=(8,)
+    )
+    terms = objective_of(chosen)(branches)
+    first, other, dense = (z.detach().numpy() for z in branches)
+    pairs = [(first[:, :4], other[:, :4]), (first[:, 4:], dense[:, 4:])]
+    expected = np.zeros(3)
+    for (a, b), weight in zip(pairs, weights, strict=True):
+        (va, ca), (vb, cb) = (_by_numpy(z, 1, 1e-4) for z in (a, b))
+        expected += weight * np.array([25 * ((a - b) ** 2).mean(), 25 * (va + vb) / 2, ca + cb])
+    found = [float(terms[name].detach()) for name in ("invariance", "variance", "covariance")]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    torch.stack(list(terms.values())).sum().backward()
+    used = [(z.grad.abs().sum(dim=0) > 0).tolist() for z in branches if z.grad is not None]
+    assert used == [[True] * 8, [True] * 4 + [False] * 4, [False] * 4 + [True] * 4]
+
+
+def test_parts_of_a_contrastive_loss_are_the_sum_of_those_of_the_halves() -> None:
+    branches = _three()
+    chosen = RunSettings(
+        branches=("sparse", "sparse", "dense"), alignment="parts", objective="infonce", projector=(8,), temperature=0.2
+    )
+    (term,) = objective_of(chosen)(branches).values()
+    cosines = [
+        torch.nn.functional.cosine_similarity(branches[0][:, None, part], other[None, :, part], dim=2) / 0.2
+        for part, other in ((slice(0, 4), branches[1]), (slice(4, 8), branches[2]))
+    ]
+    expected = sum(-(c.log_softmax(1).diag() + c.log_softmax(0).diag()).mean() / 2 for c in cosines)
+    assert float(term.detach()) == pytest.approx(float(expected.detach()))  # type: ignore[union-attr]
+
+
+def test_what_a_sparse_and_a_dense_branch_share_of_parts() -> None:
+    assert shared_columns(("sparse", "sparse", "dense"), 8).tolist() == [4, 5, 6, 7]
+    assert shared_columns(("dense", "sparse", "sparse"), 8).tolist() == list(range(8))
+    assert shared_columns(("sparse", "dense", "sparse", "dense"), 9).tolist() == [0, 1, 2, 6, 7, 8]
+    watched = aligned_parts(_embeddings(3, 5, 8))
+    assert [z.shape[1] for z in watched] == [8, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("branches", "projector", "weights"),
+    [
+        (("sparse", "dense"), (8,), ()),
+        (("sparse", "sparse", "dense"), (8, 9), ()),
+        (("sparse", "sparse", "dense"), (8,), (1, 1, 1)),
+    ],
+)
+def test_parts_that_do_not_come_out_even_are_refused(
+    branches: tuple[str, ...], projector: tuple[int, ...], weights: tuple[float, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"alignment parts needs|pair_weights needs 2"):
+        RunSettings(branches=branches, alignment="parts", projector=projector, pair_weights=weights)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ from pipeline.report.embedding_maps import fit_components, patch_colours, slide_
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import _field, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
-from pipeline.report.pictures import longest_side_px, opened, photograph
+from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
 from pipeline.report.reading import Evidence, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
 from pipeline.report.views import evidence_rows
@@ -372,10 +372,71 @@ def _quoted_sheet(path: Path, slides: tuple[DrawnSlide, ...]) -> Path:
     return path
 
 
-def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "names", "told", "untold"),
+    [
+        (
+            "fluorescence",
+            ("DAPI", "CD3"),
+            ("the mean intensity of each marker", "Mean over markers", "the dense slide’s nuclei are green"),
+            ("classes", "stains)", "Which class", "Measure"),
+        ),
+        (
+            "brightfield",
+            ("hematoxylin", "DAB"),
+            ("the mean optical density of each stain", "Mean over stains", "that of the dense slide green"),
+            ("marker", "intensity", "classes", "Which class"),
+        ),
+        (
+            "mask",
+            ("tumour", "stroma"),
+            (
+                "the share of each class",
+                "Mean over classes",
+                "the mask’s classes",
+                "Which class: linear probe on 5 patches",
+            ),
+            ("marker", "intensity", "nuclei must stay", "Residual.", "stains"),
+        ),
+    ],
+)
+def test_the_page_speaks_of_the_dense_side_as_what_it_is(
+    tmp_path: Path, kind: str, names: tuple[str, ...], told: tuple[str, ...], untold: tuple[str, ...]
+) -> None:
+    slides = tuple(DrawnSlide(name, name.upper(), fold, names, kind=kind) for fold, name in enumerate("abcd"))
+    drawn = draw_stores(tmp_path, slides)
+    for seed, run in enumerate(("distilled", "sparse-only")):
+        draw_features(drawn, run, 1.0 + 3 * seed, slides=slides, seed=seed)
+    for slide in slides:
+        draw_registration(drawn, slide)
+    assert main(["evaluate", *drawn.arguments("distilled", "sparse-only")]) == 0
+    sheet = draw_sheet(tmp_path / "slides.tsv", slides)
+    document = Document(write(tmp_path, sheet).read_text(encoding="utf-8"))
+    for words in told:
+        assert words in document.words, words
+    for words in untold:
+        assert words not in document.words, words
+    swatches = [item["style"] for item in document.all("span") if "style" in item]
+    assert len(swatches) == (2 * len(slides) if kind == "mask" else 0)
+
+
+def test_neighbouring_sections_are_not_asked_to_share_nuclei(tmp_path: Path) -> None:
+    slide = replace(COHORT[0], kind="brightfield", markers=("hematoxylin", "DAB"))
+    drawn = draw_stores(tmp_path, (slide,))
+    draw_registration(drawn, slide)
+    path = tmp_path / "register/a1/qc.json"
+    path.write_text(path.read_text().replace("same-section", "serial"))
+    words = Document(write(tmp_path, draw_sheet(tmp_path / "slides.tsv", (slide,))).read_text()).words
+    assert "Neighbouring sections share outlines" in words
+    assert "nuclei must stay where they are" not in words
+
+
+@pytest.mark.parametrize("whole", [0.0, 0.5])
+def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: float) -> None:
     drawn = draw_stores(tmp_path, COHORT[:2])
     draw_registration(drawn, COHORT[0])
-    (tmp_path / "register/a1/residual.png").write_bytes(b"no picture")
+    path = tmp_path / "register/a1/residual.png"
+    path.write_bytes(path.read_bytes()[: round(whole * path.stat().st_size)])
     sheet, out = draw_sheet(tmp_path / "slides.tsv", COHORT[:2]), tmp_path / "index.html"
     arguments = ["--results", str(tmp_path), "--sheet", str(sheet), "--embedding", "x", "--out", str(out)]
     assert main(["report", *arguments]) == 1
@@ -452,6 +513,15 @@ def test_pictures_shrink_with_the_cohort_and_are_never_enlarged(tmp_path: Path) 
         photograph(opened(tmp_path / "small.png"), 60).width,
         photograph(opened(tmp_path / "small.png"), 60).height,
     ) == (60, 30)
+
+
+def test_a_large_picture_is_reduced_to_no_less_than_twice_what_is_shown() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (760, 1000, 3), np.uint8)
+    whole = Image.fromarray(noise)
+    small = reduced(whole, 100)
+    assert small.size == (200, 152)
+    np.testing.assert_allclose(np.asarray(small, float), noise.reshape(152, 5, 200, 5, 3).mean(axis=(1, 3)), atol=0.53)
+    assert reduced(whole, 600) is whole
 
 
 @pytest.mark.parametrize(

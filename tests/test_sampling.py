@@ -8,6 +8,7 @@ from array_slide import ArraySlide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from pipeline.registration.transform import Transform
 from pipeline.tiling.grid import Grid, lattice
@@ -53,6 +54,28 @@ def test_resampled_patch_shows_each_pixel_at_its_um(mpp: float) -> None:
     np.testing.assert_allclose(patch[20, :, 0], (corner[0] + beyond) / 2 - 0.25, atol=0.9)
     np.testing.assert_allclose(patch[:, 20, 1], (corner[1] + beyond) / 2 - 0.25, atol=0.9)
     assert abs(np.mean(patch[20, :, 0] - ((corner[0] + beyond) / 2 - 0.25))) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("mpp", "corner", "level"), [(0.994, (37, 101), 0), (0.7, (0, 5), 0), (1.3, (36, 102), 1), (1.3, (37, 101), 1)]
+)
+def test_resampled_patch_is_the_smoothed_level_between_its_pixels(
+    mpp: float, corner: tuple[int, int], level: int
+) -> None:
+    """Against floating point, also where the corner lies between two pixels of the level."""
+    rgb = np.random.default_rng(2).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    slide = ArraySlide(rgb, downsamples=(1, 2))
+    patch = read_sparse_patch(slide, _grid(48, mpp, 0.5), np.array(corner)).astype(np.float64)
+    downsample = slide.header.levels[level].downsample
+    step = mpp / 0.5 / downsample
+    smooth = slide.levels[level].astype(np.float64)
+    smooth = np.stack([gaussian_filter(smooth[..., i], np.sqrt((step**2 - 1) / 12)) for i in range(3)], axis=-1)
+    x, y = (side / downsample + (np.arange(48) + 0.5) * step - 0.5 for side in corner)
+    where = np.meshgrid(y, x, indexing="ij")
+    expected = np.stack([map_coordinates(smooth[..., i], where, order=1) for i in range(3)], axis=-1)
+    # Each of its two steps rounds, and the weights of the first have 8 bits.
+    assert np.abs(patch - expected).max() < 2.5
+    assert np.abs(patch - expected).mean() < 0.5
 
 
 @given(

@@ -16,6 +16,7 @@ from slide_files import pyramid, smooth_rgb, window_of, write_ome, write_rgb, wr
 
 from pipeline.errors import StatedError
 from pipeline.frame import pixel_to_um
+from pipeline.slides import jpeg_level
 from pipeline.slides.opening import open_slide
 from pipeline.slides.openslide_reader import OpenSlideSlide
 from pipeline.slides.pyramid import levels_of, true_downsample
@@ -71,6 +72,19 @@ def test_any_window(odd_slide: Path, level: int, corner: tuple[int, int], size: 
     with open_slide(odd_slide) as slide:
         region = slide.read_region(level, corner, size, [2, 0])
     np.testing.assert_array_equal(region, window_of(image, corner, size, 255)[..., [2, 0]])
+
+
+@pytest.mark.parametrize("kept_tiles", [0, 1, 5])
+def test_a_small_cache_changes_no_pixel_in_any_thread(
+    odd_slide: Path, monkeypatch: pytest.MonkeyPatch, kept_tiles: int
+) -> None:
+    monkeypatch.setattr(jpeg_level, "CACHE_BYTES", kept_tiles * 64 * 64 * 3)
+    image = stored_levels(odd_slide)[0]
+    corners = np.random.default_rng(0).integers(0, 700, (60, 2)).tolist()
+    with open_slide(odd_slide) as slide, ThreadPoolExecutor(3) as pool:
+        regions = pool.map(lambda corner: slide.read_region(0, tuple(corner), (150, 130)), corners)
+        for corner, region in zip(corners, regions, strict=True):
+            np.testing.assert_array_equal(region, window_of(image, tuple(corner), (150, 130), 255))
 
 
 def test_the_same_place_in_um_shows_the_same_at_every_level(tmp_path: Path) -> None:

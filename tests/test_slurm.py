@@ -1,8 +1,9 @@
-"""The workflow under its SLURM profile, on a real one-node SLURM: results, memory, a killed job, the GPU request."""
+"""The workflow under its SLURM profile, on a real one-node SLURM: results, memory, a killed job, one and two GPUs."""
 
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import one_node_slurm
 import pytest
-from cohort import REPOSITORY, snakemake, write_cohort
+from cohort import REPOSITORY, planned, snakemake, write_cohort
 
 from pipeline.provenance import file_digest
 
@@ -44,6 +45,7 @@ class Ran:
     output: str
     returncode: int
     jobs: list[dict[str, str]]
+    in_two: Path
 
     def of(self, rule: str) -> list[dict[str, str]]:
         """SLURM's records of the jobs of one rule."""
@@ -74,7 +76,23 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
             finally:
                 process.kill()
         jobs = _jobs(cluster)
-        yield Ran(folder, (folder / "output.txt").read_text(), process.returncode, jobs)
+        in_two = _train_in_two_processes(cluster, folder, tmp_path_factory.mktemp("in_two"))
+        yield Ran(folder, (folder / "output.txt").read_text(), process.returncode, jobs, in_two)
+
+
+def _train_in_two_processes(cluster: one_node_slurm.OneNode, trained: Path, folder: Path) -> Path:
+    """A cohort whose stores are those of `trained`, and whose training is a job with two GPUs."""
+    write_cohort(folder, _rows(), CONFIG)
+    for name in ("resources", "results"):
+        shutil.copytree(trained / name, folder / name, ignore=shutil.ignore_patterns("train", "embed", "evaluate"))
+    asked = ("--set-resources", "train:gpu=2", "train:mem_mb=8000", "--set-threads", "train=2", "--latency-wait", "5")
+    words = ["-s", str(REPOSITORY / "Snakefile"), *PROFILE, *HERE, *asked, "train_all"]
+    done = cluster.run([sys.executable, "-m", "snakemake", *words], timeout_s=1000, cwd=folder)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert planned(done.stdout) == {"train": 1, "train_all": 1, "total": 2}
+    job = _jobs(cluster)[-1]
+    assert (job["comment"].split("_")[1], job["tres-per-job"].partition("gpu")[2]) == ("train", ":2")
+    return folder
 
 
 def _kill_training(cluster: one_node_slurm.OneNode, process: subprocess.Popen[bytes], folder: Path) -> None:
@@ -136,6 +154,18 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(ran: Ran, undist
     assert "going on at epoch" in log
     weights = Path("results", "train", "distilled", "encoder", "model.safetensors")
     assert file_digest(ran.folder / weights) == file_digest(undisturbed / weights)
+
+
+def test_a_training_on_two_gpus_is_two_processes_with_the_losses_of_one(ran: Ran, undisturbed: Path) -> None:
+    """As the node's GPUs are but names, the processes compute on its CPUs."""
+    log = (ran.in_two / "logs" / "train" / "distilled.log").read_text()
+    assert "2 processes" in log
+    assert _losses(ran.in_two) == pytest.approx(_losses(undisturbed), rel=5e-3)
+
+
+def _losses(folder: Path) -> list[float]:
+    lines = (folder / "results" / "train" / "distilled" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
 
 
 @pytest.mark.parametrize("slide", SLIDES)

@@ -21,7 +21,7 @@ from pipeline.errors import StatedError
 from pipeline.provenance import file_digest
 from pipeline.tiling.blosc_encoding import dense_encoding
 from pipeline.tiling.store import PatchStore, PatchTable, StoreAttributes
-from pipeline.tiling.store_writer import JpegEncoding, StoreWriter, rows_per_block
+from pipeline.tiling.store_writer import SHARD_ROWS, JpegEncoding, StoreWriter, rows_per_block
 
 
 def _pixels(count: int, size_px: int = 16, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +69,22 @@ def test_blocks_written_by_threads_in_any_order_give_the_same_files(tmp_path: Pa
         np.testing.assert_array_equal(group["sparse"][...], sparse)
         np.testing.assert_array_equal(group["dense"][...], dense)
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_blocks_come_shard_by_shard_to_each_thread(tmp_path: Path, threads: int) -> None:
+    patches = 4 * SHARD_ROWS + 300
+    writer = StoreWriter(tmp_path / "s.zarr", patches=patches, size_px=256, dense_channels=2, dense_dtype="uint16")
+    starts = writer.block_starts(threads)
+    assert sorted(starts) == list(range(0, patches, writer.block_rows))
+    shards = [start // SHARD_ROWS for start in starts]
+    for shard in set(shards):
+        own = [start for start in starts if start // SHARD_ROWS == shard]
+        assert own == sorted(own)
+    at_once = min(threads, 4)
+    first = shards[: at_once * SHARD_ROWS // writer.block_rows]
+    for begin in range(0, len(first), at_once):
+        assert len(set(first[begin : begin + at_once])) == at_once
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from slide_files import pyramid, write_ome, write_rgb
 
 from pipeline.cli import main
-from pipeline.provenance import write_json
+from pipeline.provenance import file_digest, write_json
 from pipeline.registration.transform import Transform, write_transform
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.record import to_mapping
+from pipeline.tiling import store_writer
 from pipeline.tiling.pairing import UNMEASURED_QUALITY, pair_quality
 from pipeline.tiling.store import PatchStore
 
@@ -55,11 +56,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _tile(folder: Path, pair: Path, affine: NDArray[Any] | None, verdict: str = "pass", **settings: Any) -> PatchStore:
+def _tile(
+    folder: Path,
+    pair: Path,
+    affine: NDArray[Any] | None,
+    verdict: str = "pass",
+    *,
+    threads: int = 2,
+    **settings: Any,
+) -> PatchStore:
     row = SheetRow("s1", "p1", str(pair / "he.tif"), str(pair / "multiplex.ome.tif") if affine is not None else "")
     record = inspect_slide(row, InspectSettings())
     write_json(folder / "record.json", to_mapping(record))
-    words = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr"), "--threads", "2"]
+    words = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr")]
+    words += ["--threads", str(threads)]
     if affine is not None:
         write_transform(folder / "transform.zarr", Transform(affine, None, None), {})
         write_json(folder / "qc.json", {"verdict": verdict, "channel": "DAPI"})
@@ -120,15 +130,19 @@ def test_marker_means_are_those_of_the_pixels_in_their_own_units(tmp_path: Path,
     np.testing.assert_allclose(store.table.marker_mean, dense.mean(axis=(2, 3)), rtol=1e-5)
 
 
-def test_the_number_of_threads_does_not_change_a_byte(tmp_path: Path, pair: Path) -> None:
-    from pipeline.provenance import file_digest
-
+def test_the_number_of_threads_does_not_change_a_byte(
+    tmp_path: Path, pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_writer, "SHARD_ROWS", 4)
     digests = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        _tile(tmp_path / name, pair, AFFINE)
-        digests.append(file_digest(tmp_path / name / "s1.zarr"))
-    assert digests[0] == digests[1]
+    for threads in (1, 2, 3):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        store = _tile(folder, pair, AFFINE, threads=threads)
+        assert len(list((store.path / "dense" / "c").iterdir())) >= 3
+        np.testing.assert_allclose(store.table.marker_mean, store.read_dense(slice(None)).mean(axis=(2, 3)), rtol=1e-5)
+        digests.append(file_digest(store.path))
+    assert digests[0] == digests[1] == digests[2]
 
 
 def test_a_slide_of_glass_is_stated_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from safetensors.torch import load_file
 from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings, build
-from pipeline.training import loop
+from pipeline.training import loop, training
 from pipeline.training.branches import BranchNetwork
 from pipeline.training.collapse import effective_rank
 from pipeline.training.loop import Trainer, learning_rate
+from pipeline.training.order import shuffled_windows, stored_blocks
 
 
 def _words(folder: Path, name: str, **changes: Any) -> list[str]:
@@ -69,7 +71,9 @@ def whole(cohort: Path) -> Path:
 
 
 def test_a_run_leaves_its_results_and_no_state(whole: Path) -> None:
-    assert sorted(item.name for item in whole.iterdir()) == ["curve.png", "encoder", "metrics.jsonl"]
+    assert sorted(item.name for item in whole.iterdir()) == [
+        "branches.safetensors", "curve.png", "encoder", "metrics.jsonl"
+    ]  # fmt: skip
     history = _history(whole)
     assert [line["epoch"] for line in history] == [1, 2, 3]
     assert [line["step"] for line in history] == [5, 10, 15]
@@ -84,6 +88,17 @@ def test_a_run_leaves_its_results_and_no_state(whole: Path) -> None:
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(cohort: Path, whole: Path) -> None:
     _assert_same(_train(cohort, "again", epochs=3), whole)
     assert _history(_train(cohort, "other", epochs=3, seed=1)) != _history(whole)
+
+
+def test_blocks_train_the_same_from_memory_and_from_the_stores_in_an_order_of_their_own(
+    cohort: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "stored_blocks", partial(stored_blocks, block_rows=4))
+    monkeypatch.setattr(loop, "shuffled_windows", partial(shuffled_windows, window_blocks=3))
+    held = _train(cohort, "blocks-held", order="blocks")
+    monkeypatch.setattr(training, "MEMORY_BUDGET_BYTES", 0)
+    _assert_same(_train(cohort, "blocks-read", order="blocks"), held)
+    assert _history(held)[0]["loss"] != _history(whole)[0]["loss"]
 
 
 @pytest.mark.parametrize("after", [5, 7])

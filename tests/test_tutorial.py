@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -21,7 +22,7 @@ _FENCE = re.compile(r"(?:`([^`\n]+)`\n\n)?^```(\w+)\n(.*?)^```$", flags=re.MULTI
 def _environment(folder: Path) -> dict[str, str]:
     """The tests' own interpreter by the name `python`, and this checkout's package."""
     binaries = folder / "bin"
-    binaries.mkdir()
+    binaries.mkdir(exist_ok=True)
     (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "$@"\n')
     (binaries / "snakemake").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m snakemake "$@"\n')
     for item in binaries.iterdir():
@@ -79,3 +80,11 @@ def test_the_new_cohort_was_embedded_by_the_first_one_s_encoder(followed: Path) 
     with h5py.File(followed / "cohort/results/embed/distilled/a1.h5") as file:
         assert file.attrs["encoder"] == new
     assert not (followed / "newcohort/results/train").exists()
+
+
+def test_snakemakes_own_report_holds_page_overlays_curves_and_scores(followed: Path, tmp_path: Path) -> None:
+    command = ["snakemake", "-s", "Snakefile", "--directory", "cohort", "--report", str(tmp_path / "report.zip")]
+    subprocess.run(command, cwd=followed, env=_environment(followed), check=True, capture_output=True, timeout=300)
+    with zipfile.ZipFile(tmp_path / "report.zip") as packed:
+        names = sorted(Path(name).name for name in packed.namelist() if "/data/" in name)
+    assert names == ["curve.png"] * 3 + ["index.html"] + ["overlay.png"] * 2 + ["summary.tsv"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.datasets.bci import read_bci
 from pipeline.datasets.nct_crc import read_nct_crc
+from pipeline.datasets.orion import read_orion
 from pipeline.datasets.pannuke import read_pannuke
 from pipeline.datasets.patch_set import PatchSet
 from pipeline.datasets.segpath import read_segpath
@@ -29,7 +30,7 @@ def write_cohort(
     """Writes a set below `out`: a store per part, a table of each store's files and labels, and the sheet.
 
     Args:
-        dataset: `nct-crc`, `bci`, `segpath` or `pannuke`.
+        dataset: `nct-crc`, `bci`, `segpath`, `pannuke` or `orion`.
         source: the set as published.
         out: folder of the cohort.
         masks: of nct-crc.
@@ -58,6 +59,8 @@ def _read(dataset: str, source: Path, masks: Path | None, mpp: float | None, ant
         return read_segpath(source, antibody)
     if dataset == "pannuke":
         return read_pannuke(source)
+    if dataset == "orion":
+        return read_orion(source)
     raise ValueError(f"no reader for {dataset} with um per pixel {mpp}")
 
 
@@ -65,5 +68,12 @@ def _write_sheet(parts: Sequence[PatchSet], source: Path, path: Path) -> None:
     """A row per store; there are no slides behind it, so both sides name the folder of the set."""
     with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
-        writer.writerow(("slide", "patient", "sparse", "dense"))
-        writer.writerows((part.name, part.patient, source, source) for part in parts)
+        writer.writerow(("slide", "patient", "sparse", "dense", "classes"))
+        # A mask has classes of its own to be told apart; of other sets the labels, if any, are what is asked for.
+        tables = (
+            f"results/dataset/{part.name}.tsv" if part.dense.kind != "mask" and any(part.labels) else ""
+            for part in parts
+        )
+        writer.writerows(
+            (part.name, part.patient, source, source, table) for part, table in zip(parts, tables, strict=True)
+        )

@@ -36,9 +36,9 @@ def class_evidence(
 ) -> list[EvidenceRow]:
     """Rows of every class probe and class, with their mean.
 
-    The probes are `class-linear` and `class-knn`, scored by recall (mean: balanced accuracy), the same with `-auc`
-    scored by the area under the ROC curve of each class against the rest, and `class-{n}-shot` for the numbers of
-    patches that every class has to fit on.
+    The probes are `class-linear`, `class-knn` and, where it is asked for, `class-mlp`, scored by recall (mean: balanced
+    accuracy), the same with `-auc` scored by the area under the ROC curve of each class against the rest, and
+    `class-{n}-shot` for the numbers of patches that every class has to fit on.
 
     Raises:
         StatedError: if a slide has no features there, or features of other patches.
@@ -77,6 +77,12 @@ def _predictions(
         "class-linear": [fit_logistic(x, labels, classes).predict(asked)],
         "class-knn": [fit_knn(features[known], np.eye(classes)[labels], settings.neighbours).predict(seen)],
     }
+    if settings.mlp_epochs:
+        # Here and not above: without it no class probe needs torch.
+        from pipeline.evaluation.mlp_probe import fit_mlp, predict_mlp
+
+        head = fit_mlp(x, labels, classes, settings.mlp_epochs, settings.seed)
+        found["class-mlp"] = [predict_mlp(head, asked)]
     for shots in settings.shots:
         seeds = [settings.seed * settings.shot_draws + draw for draw in range(settings.shot_draws)]
         drawn = [draw_shots(labels, classes, shots, seed) for seed in seeds]

@@ -1,15 +1,20 @@
-"""Classes of patches, where the dense side is a mask: the class that covers more than half of a patch is its class."""
+"""Classes of patches: from tables that name them, or where the dense side is a mask the class of most of the patch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import StatedError
+from pipeline.evaluation.class_tables import NO_NAME, read_classes
 from pipeline.evaluation.prediction import TrainingRows, held_out
 from pipeline.evaluation.reading import Cohort
+from pipeline.progress import say
 from pipeline.tiling.patch_targets import NO_CLASS, majority_class
 
 Integers = NDArray[np.int64]
@@ -21,7 +26,7 @@ class ClassTask:
 
     Attributes:
         names: of the K classes that training and held-out patches both show.
-        fitted: (n,) class of each training row, `NO_CLASS` where none covers more than half.
+        fitted: (n,) class of each training row, `NO_CLASS` where it has none of them.
         tested: for each held-out slide, the class (n,) of its held-out pairs, likewise.
     """
 
@@ -40,18 +45,56 @@ class ClassTask:
         }
 
 
-def class_task(cohort: Cohort, training: TrainingRows) -> ClassTask | None:
-    """The task of a cohort of masks; None where it is of another kind, or shows fewer than two classes."""
+def class_task(cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path] | None = None) -> ClassTask | None:
+    """The task that tables of classes set, or without any the masks of a cohort.
+
+    None for a cohort of another kind without tables, and where training and held-out patches share fewer than two
+    classes; of tables that is said.
+
+    Args:
+        cohort: the pairs.
+        training: those that are fitted on.
+        tables: by slide; a slide without one has no classes.
+
+    Raises:
+        StatedError: see `read_classes`, and for a table of a slide that has no pairs.
+    """
+    if tables:
+        task = _task_of_tables(cohort, training, tables)
+        if task is None:
+            say("evaluate: training and held-out patches share fewer than two classes of the tables; none is asked for")
+        return task
     if any(slide.dense_kind != "mask" for slide in cohort.slides):
         return None
-    fitted = np.concatenate(
-        [majority_class(slide.marker_mean)[rows] for slide, rows in zip(cohort.slides, training.chosen, strict=True)]
-    )
-    tested = [majority_class(slide.marker_mean)[slide.fold == 0] for slide in held_out(cohort)]
+    return _task(cohort.markers, cohort, training, [majority_class(slide.marker_mean) for slide in cohort.slides])
+
+
+def _task_of_tables(cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path]) -> ClassTask | None:
+    known = [slide.slide for slide in cohort.slides]
+    for name, path in tables.items():
+        if name not in known:
+            expected = f"a table of one of the slides with pairs, {', '.join(known)}"
+            raise StatedError(slide=name, file=path, expected=expected, found=f"of {name}")
+    given = [
+        read_classes(tables[slide.slide], slide)
+        if slide.slide in tables
+        else np.full(len(slide.rows), NO_NAME, dtype=np.str_)
+        for slide in cohort.slides
+    ]
+    names = sorted({str(name) for one in given for name in np.unique(one)} - {NO_NAME})
+    number = {name: index for index, name in enumerate(names)} | {NO_NAME: NO_CLASS}
+    labels = [np.array([number[str(name)] for name in one], dtype=np.int64) for one in given]
+    return _task(names, cohort, training, labels)
+
+
+def _task(names: Sequence[str], cohort: Cohort, training: TrainingRows, labels: Sequence[Integers]) -> ClassTask | None:
+    """The task of labels (n,) of each slide's pairs, of the classes that both sides of the split show."""
+    fitted = np.concatenate([own[rows] for own, rows in zip(labels, training.chosen, strict=True)])
+    by_slide = {slide.slide: own for slide, own in zip(cohort.slides, labels, strict=True)}
+    tested = [by_slide[slide.slide][slide.fold == 0] for slide in held_out(cohort)]
     shared = np.intersect1d(fitted[fitted != NO_CLASS], np.concatenate(tested))
     if len(shared) < 2:
         return None
-    number = np.full(len(cohort.markers) + 1, NO_CLASS)  # the last one is what NO_CLASS looks up
+    number = np.full(len(names) + 1, NO_CLASS)  # the last one is what NO_CLASS looks up
     number[shared] = np.arange(len(shared))
-    names = tuple(cohort.markers[index] for index in shared)
-    return ClassTask(names, number[fitted], tuple(number[labels] for labels in tested))
+    return ClassTask(tuple(names[index] for index in shared), number[fitted], tuple(number[own] for own in tested))

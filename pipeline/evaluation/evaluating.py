@@ -55,6 +55,8 @@ def evaluate(
     out_details: Path,
     repeats: Mapping[str, str] | None = None,
     panel: PanelSettings | None = None,
+    trainings: Path | None = None,
+    classes: Mapping[str, Path] | None = None,
 ) -> list[EvidenceRow]:
     """Probes the frozen features of every run and writes `summary.tsv` and `details.json`.
 
@@ -69,9 +71,12 @@ def evaluate(
         repeats: for each run that repeats another one with a further seed, the name of that one; its scores join
             those of the other.
         panel: what slides call the same marker.
+        trainings: folder that holds, for every run, RUN/encoder and RUN/branches.safetensors; without it no dense
+            patches are looked for from H&E.
+        classes: for each slide that has one, the table of its classes.
 
     Raises:
-        StatedError: see `read_cohort`, `read_features`, `encoder_of` and `check_runs`.
+        StatedError: see `read_cohort`, `read_features`, `encoder_of`, `check_runs`, `class_task` and `retrieval`.
     """
     repeats, panel = repeats or {}, panel or PanelSettings()
     check_runs(embeddings, list(runs))
@@ -86,15 +91,25 @@ def evaluate(
     }
     tested, groups = HeldOut.of(cohort, settings), seeds_of(list(predictions), repeats)
     rows = marker_evidence(cohort, predictions, groups, tested, settings.baseline)
-    task = class_task(cohort, training)
+    task = class_task(cohort, training, classes)
     if task:
         rows += class_evidence(embeddings, cohort, training, task, groups, tested, settings)
+    found = {}
+    if trainings and settings.retrieval_patches:
+        # Here and not above: without it this stage needs no torch.
+        from pipeline.evaluation.retrieval_patches import retrieval
+
+        found = retrieval(trainings, embeddings, stores, cohort, groups, tested, settings, panel)
     order = {run: index for index, run in enumerate(groups)}
     rows.sort(key=lambda row: order[row.run])  # stable: probes and targets keep their order
     inputs = {split.name: file_digest(split)}
     for name in names:
         inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
         inputs |= {f"embed/{run}/{name}.h5": file_digest(embeddings / run / f"{name}.h5") for run in runs}
+    inputs |= {f"classes/{name}": file_digest(path) for name, path in (classes or {}).items()}
+    if trainings:
+        kept = {run: trainings / run / "branches.safetensors" for first in found for run in groups[first]}
+        inputs |= {f"train/{run}/{path.name}": file_digest(path) for run, path in kept.items()}
     details = {
         "provenance": record(
             "evaluate", asdict(settings) | {"panel": asdict(panel)}, inputs, packages=("numpy", "scipy", "h5py", "zarr")
@@ -110,6 +125,7 @@ def evaluate(
         "markers": list(cohort.markers),
         "classes": task.told() if task else None,
         "held_out": _held_out(cohort, settings),
+        "retrieval": found,
         "rows": [_details(row) for row in rows],
     }
     with finished(out_summary) as temporary:

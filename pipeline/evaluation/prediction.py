@@ -55,16 +55,24 @@ class RunPredictions:
 def training_rows(cohort: Cohort, settings: EvaluateSettings) -> TrainingRows:
     """The patches to fit on: pairs outside fold 0, at most `max_train_patches`, drawn evenly from all slides."""
     available = [np.flatnonzero(slide.fold != 0) for slide in cohort.slides]
-    total = sum(map(len, available))
-    rng = np.random.default_rng(settings.seed)
-    chosen, targets = [], []
-    for slide, rows in zip(cohort.slides, available, strict=True):
-        wanted = min(len(rows), -(-len(rows) * settings.max_train_patches // max(total, 1)))
-        picked = np.sort(rng.choice(rows, wanted, replace=False)) if wanted < len(rows) else rows
-        chosen.append(picked)
-        if len(picked):
-            targets.append(standardised(comparable(slide.marker_mean[picked], slide.dense_kind)))
+    chosen = drawn_evenly(available, settings.max_train_patches, settings.seed)
+    targets = [
+        standardised(comparable(slide.marker_mean[picked], slide.dense_kind))
+        for slide, picked in zip(cohort.slides, chosen, strict=True)
+        if len(picked)
+    ]
     return TrainingRows(tuple(chosen), np.concatenate(targets), _groups(cohort, chosen))
+
+
+def drawn_evenly(available: Sequence[Integers], most: int, seed: int) -> list[Integers]:
+    """Of each slide's rows the same share, in order, so that all together are about `most`."""
+    total = sum(map(len, available))
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for rows in available:
+        wanted = min(len(rows), -(-len(rows) * most // max(total, 1)))
+        drawn.append(np.sort(rng.choice(rows, wanted, replace=False)) if wanted < len(rows) else rows)
+    return drawn
 
 
 def predict(folder: Path, cohort: Cohort, training: TrainingRows, settings: EvaluateSettings) -> RunPredictions:

@@ -28,7 +28,10 @@ SCHEMA_VERSION = 1
 WEIGHTS_NAME = "probe.safetensors"
 DESCRIPTION_NAME = "probe.json"
 UNIT = "SD"
-UNIT_EXPLAINED = "standard deviations of log(1 + mean intensity of the patch) from the mean of a slide"
+UNIT_EXPLAINED = (
+    "standard deviations from the mean of a slide, of what stands for the patch: log(1 + mean intensity) of a marker, "
+    "mean optical density of a stain, share of a class"
+)
 
 _EXPECTED = "a probe's folder as evaluate-probe writes it"
 _MAX_MARKERS = 4096

@@ -32,6 +32,7 @@ class SlidePairs:
         rows: (n,) rows of the store.
         fold: (n,) 0 is held out.
         position_um: (n, 2) xy of the patches.
+        centre_um: (n, 2) xy of their centres.
         marker_mean: (n, T) values of the dense side in the slide's own units, nan where the slide lacks the marker.
         dense_kind: `fluorescence`, `brightfield` or `mask`: what these values are.
         coords_px: (N, 2) xy level-0 position of ALL patches of the store, to check features against.
@@ -42,6 +43,7 @@ class SlidePairs:
     rows: Integers
     fold: Integers
     position_um: Floats
+    centre_um: Floats
     marker_mean: Floats
     dense_kind: str
     coords_px: Integers
@@ -157,13 +159,16 @@ def _slide_pairs(
     rows = part["row"].to_numpy(np.int64)
     values = np.full((len(rows), markers), np.nan)
     values[:, list(places)] = store.table.marker_mean[rows]
+    position_um, known = np.asarray(store.table.position_um[rows], dtype=np.float64), store.attributes
     return SlidePairs(
         slide=slide,
         patient=patient,
         rows=rows,
         fold=part["fold"].to_numpy(np.int64),
-        position_um=np.asarray(store.table.position_um[rows], dtype=np.float64),
+        position_um=position_um,
+        # A position is the centre of the patch's first level-0 pixel, half a pixel inside its corner.
+        centre_um=position_um + (known.size_px * known.mpp - known.mpp_level0) / 2,
         marker_mean=values,
-        dense_kind=store.attributes.dense_kind,
+        dense_kind=known.dense_kind,
         coords_px=np.asarray(store.table.position_px, dtype=np.int64),
     )

@@ -121,6 +121,6 @@ def _description(predictions: Predictions) -> str:
         f"{item.marker} {item.scale_low:.3f} to {item.scale_high:.3f} {UNIT}" for item in predictions.markers
     )
     return (
-        "Marker intensities predicted from H&E by a linear probe, not measured. r: Pearson correlation on held-out "
+        "Predicted from H&E by a linear probe, not measured. r: Pearson correlation on held-out "
         f"slides with its 95 % interval. {UNIT}: {UNIT_EXPLAINED}. 0: no patch. 1 to {_FULL}: {scales}."
     )

@@ -24,7 +24,7 @@ class NuclearImage:
     """Nuclear signal on a regular grid.
 
     Attributes:
-        values: float32 (H, W), hematoxylin in optical density or the square root of fluorescence.
+        values: float32 (H, W), hematoxylin in optical density or the square root of fluorescence; of a mask its labels.
         inside: bool (H, W), whether the slide holds this pixel.
         origin_um: x and y of the centre of pixel (0, 0) in the slide's frame.
         mpp: um per pixel.
@@ -55,8 +55,8 @@ class NuclearSource:
         mpp: um per level-0 pixel.
         channel: index of the nuclear channel; None for brightfield.
         shows: of brightfield: `nuclei`, its hematoxylin, or `tissue`, where there is any at all. Sections that share no
-            nuclei and are stained otherwise still share their outlines, gaps and lumina. Of a mask: `labels`, where
-            it has any.
+            nuclei and are stained otherwise still share their outlines, gaps and lumina. Of a mask: `labels`, or the
+            numbers of its channels from 1.
     """
 
     slide: Slide
@@ -113,18 +113,24 @@ class NuclearSource:
             count = min(rows, height - top)
             corner = (int(low[0]), int(low[1]) + top * factor)
             pixels = self.slide.read_region(level, corner, (width * factor, count * factor), channels)
-            values[top : top + count] = self._signal(_block_mean(pixels, factor), colour=colour)
+            reduced = _nearest if self.shows == "labels" else _block_mean
+            values[top : top + count] = self._signal(reduced(pixels, factor), colour=colour)
         return values
 
     def _signal(self, pixels: NDArray[np.float32], *, colour: bool) -> Any:
         if colour:
             return pixels
         if self.shows == "labels":
-            return (pixels > 0).any(axis=-1)
+            return pixels[..., 0] if pixels.shape[-1] == 1 else (pixels > 0).any(axis=-1) * (pixels.argmax(axis=-1) + 1)
         if self.channel is None:
             seen = hematoxylin if self.shows == "nuclei" else tissue_presence
             return seen(np.rint(pixels).astype(np.uint8))
         return np.sqrt(np.maximum(pixels[..., 0], 0))
+
+
+def _nearest(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
+    """The middle pixel of squares of `factor` pixels: labels have no mean."""
+    return pixels[factor // 2 :: factor, factor // 2 :: factor].astype(np.float32)
 
 
 def _block_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:

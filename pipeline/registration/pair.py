@@ -31,11 +31,13 @@ class Pair:
         sparse: H&E.
         dense: nuclear channel of the multiplex image.
         channel: its name.
+        classes: of a mask: label and name of each class.
     """
 
     sparse: NuclearSource
     dense: NuclearSource
     channel: str
+    classes: tuple[tuple[int, str], ...] = ()
 
     @classmethod
     def of(cls, sparse: Slide, dense: Slide, mpp: tuple[float, float], wanted: str | None) -> Pair:
@@ -68,7 +70,7 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
     ):
         if record.dense.kind == "mask":
             labels = NuclearSource(dense, record.dense.mpp, None, "labels")
-            yield Pair(NuclearSource(sparse, record.sparse.mpp, None), labels, "mask")
+            yield Pair(NuclearSource(sparse, record.sparse.mpp, None), labels, "mask", record.dense.classes)
             return
         try:
             pair = Pair.of(sparse, dense, (record.sparse.mpp, record.dense.mpp), settings.nuclear_channel)

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.provenance import finished
+from pipeline.registration.class_map import class_colour, classes_on, outlined, painted
 from pipeline.registration.displacement import Floats
-from pipeline.registration.images import NuclearImage, NuclearSource
+from pipeline.registration.images import NuclearImage
 from pipeline.registration.matching import laid_on
+from pipeline.registration.pair import Pair
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform
 
@@ -35,23 +37,41 @@ class View:
     Attributes:
         rgb: uint8 (H, W, 3), the H&E.
         sparse: its nuclear signal.
-        dense: the dense nuclear signal under the transform.
+        dense: the dense nuclear signal under the transform; None for a mask.
+        number: of a mask: uint8 (H, W), i + 1 where there is class i, 0 where there is none.
+        classes: names of the classes of a mask.
     """
 
     rgb: Picture
     sparse: NuclearImage
-    dense: NuclearImage
+    dense: NuclearImage | None
+    number: NDArray[np.uint8] | None = None
+    classes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, sparse: NuclearSource, dense: NuclearSource, transform: Transform) -> View:
-        """The view of two open slides."""
-        mpp = float((sparse.extent_um[1] - sparse.extent_um[0]).max()) / SIDE_PX
-        rgb, signal = sparse.read_colour(max(mpp, sparse.mpp))
-        return cls(rgb, signal, laid_on(dense.read(max(mpp, dense.mpp)), transform, signal))
+    def of(cls, pair: Pair, transform: Transform) -> View:
+        """The view of an open pair."""
+        mpp = float((pair.sparse.extent_um[1] - pair.sparse.extent_um[0]).max()) / SIDE_PX
+        rgb, signal = pair.sparse.read_colour(max(mpp, pair.sparse.mpp))
+        if pair.classes:
+            labels, names = zip(*pair.classes, strict=True)
+            return cls(rgb, signal, None, classes_on(pair.dense, labels, transform, signal), names)
+        return cls(rgb, signal, laid_on(pair.dense.read(max(mpp, pair.dense.mpp)), transform, signal))
+
+    @property
+    def legend(self) -> list[tuple[tuple[int, int, int], str]]:
+        """Colours and names of the classes."""
+        return [(class_colour(index), name) for index, name in enumerate(self.classes)]
 
 
 def overlay(view: View) -> Picture:
-    """Hematoxylin in magenta over the dense nuclei in green: white where they meet, coloured where they do not."""
+    """Hematoxylin in magenta over the dense nuclei in green: white where they meet, coloured where they do not.
+
+    Of a mask: its classes over the H&E.
+    """
+    if view.number is not None:
+        return _framed(outlined(view.rgb, view.number), view, "Classes", view.legend)
+    assert view.dense is not None
     first, second = _contrast(view.sparse), _contrast(view.dense)
     picture = np.stack([first, second, first], axis=-1)
     legend = [((255, 0, 255), "H&E hematoxylin"), ((0, 190, 0), "dense nuclei"), ((200, 200, 200), "both")]
@@ -59,15 +79,20 @@ def overlay(view: View) -> Picture:
 
 
 def checkerboard(view: View) -> Picture:
-    """Tiles of the H&E beside tiles of the dense nuclei, drawn in a hematoxylin-like colour: structures go on."""
-    signal = _contrast(view.dense)[..., None]
-    drawn = _eight_bit(1 - signal * (1 - np.array([0.22, 0.12, 0.50])))
-    height, width = signal.shape[:2]
+    """Tiles of the H&E beside tiles of the dense nuclei, drawn in a hematoxylin-like colour, or of the classes."""
+    legend = [((225, 120, 190), "H&E")]
+    if view.number is not None:
+        drawn, legend = painted(view.number), legend + view.legend
+    else:
+        assert view.dense is not None
+        drawn = _eight_bit(1 - _contrast(view.dense)[..., None] * (1 - np.array([0.22, 0.12, 0.50])))
+        legend.append(((56, 31, 128), "dense nuclei"))
+    height, width = view.rgb.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     side = max(height, width) / _TILES
     odd = ((y // side + x // side) % 2).astype(bool)
     picture = np.where(odd[..., None], drawn, view.rgb).astype(np.uint8)
-    return _framed(picture, view, "Checkerboard", [((225, 120, 190), "H&E"), ((56, 31, 128), "dense nuclei")])
+    return _framed(picture, view, "Checkerboard", legend)
 
 
 def residual(view: View, quality: Quality, limit_um: float) -> Picture:
@@ -86,8 +111,10 @@ def residual(view: View, quality: Quality, limit_um: float) -> Picture:
     picture = cv2.addWeighted(painted, 0.75, picture, 0.25, 0)
     for corners in hollow:
         cv2.rectangle(picture, *corners, (170, 170, 176), 1)
-    scale = [(_colour(t), f"{t * limit_um:.2g} um{' and more' if t == 1 else ''}") for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    return _framed(picture, view, "Held-out residual", [*scale, ((170, 170, 176), "no clear peak")])
+    if not len(quality.block_um):
+        return _framed(picture, view, "Residual: not measured", [])
+    scale = [(_colour(t), f"{t * limit_um:.2g} um{' or more' if t == 1 else ''}") for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return _framed(picture, view, "Residual", [*scale, ((170, 170, 176), "no peak")])
 
 
 def deformation(view: View, transform: Transform) -> Picture:
@@ -173,6 +200,9 @@ def _framed(picture: Picture, view: View, title: str, legend: list[tuple[tuple[i
     draw.text((12, 10), title, fill=_INK, font=bold)
     x = 12 + draw.textlength(title, font=bold) + 28
     for colour, words in legend:
+        if x + 20 + draw.textlength(words, font=plain) > page.width:
+            draw.text((min(x, page.width - 18), 13), "…", fill=_INK, font=plain)
+            break
         draw.rectangle((x, 15, x + 14, 29), fill=colour, outline=_INK)
         draw.text((x + 20, 13), words, fill=_INK, font=plain)
         x += 20 + draw.textlength(words, font=plain) + 18

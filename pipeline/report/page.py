@@ -16,6 +16,7 @@ from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
 from pipeline.provenance import finished, record
 from pipeline.report import pairs, views, words
+from pipeline.report.dense_words import DenseWords, cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
@@ -44,6 +45,7 @@ class Page:
     version: str
     embedding: str
     baseline: str
+    dense: DenseWords
     summary: str
     headline: words.Headline | None
     headline_figure: Markup | None
@@ -53,6 +55,7 @@ class Page:
     evidence: list[views.EvidencePart]
     evidence_means: list[views.EvidenceRow]
     evidence_rows: list[views.EvidenceRow]
+    retrieval: str
     pairs: list[pairs.PairView]
     fates: list[tuple[int, str]]
     tiles: Markup | None
@@ -70,6 +73,17 @@ class Page:
     limits: list[str]
 
     @property
+    def asks_classes(self) -> bool:
+        """Whether there are probes that ask for the class of a patch."""
+        return any(row.measure != views.MEASURES["pearson_r"] for row in self.evidence_means)
+
+    @property
+    def averaged(self) -> str:
+        """What the means of the evidence are taken over."""
+        many = self.dense.many
+        return f"{many} or classes" if self.asks_classes and many != "classes" else many
+
+    @property
     def sections(self) -> list[tuple[str, str]]:
         """Anchor and title of the sections that are there, in the page's order."""
         present = (
@@ -79,7 +93,7 @@ class Page:
             ("tiles", "Patches", self.tiles),
             ("training", "Training", self.curves),
             ("embeddings", "Embeddings", self.scatter),
-            ("markers", "Predicted markers", self.markers or self.left_out),
+            ("markers", f"Predicted {self.dense.many}", self.markers or self.left_out),
             ("limits", "Limits", True),
         )
         return [(anchor, title) for anchor, title, there in present if there]
@@ -136,6 +150,7 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
         version=pipeline.__version__,
         embedding=embedding,
         baseline=results.baseline,
+        dense=cohort_words(results),
         summary=words.summary(results),
         headline=words.headline(results, embedding),
         headline_figure=views.headline_figure(results, series, words.HEADLINE_PROBE),
@@ -145,6 +160,7 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
         evidence=views.evidence_parts(results, series),
         evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),
         evidence_rows=views.evidence_rows([row for row in results.evidence if row.target != words.MEAN]),
+        retrieval=words.retrieval(results),
         pairs=pairs.by_urgency(view.pair for view in slides if view.pair),
         fates=fates,
         tiles=views.tiles_figure(tiled),

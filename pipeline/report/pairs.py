@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from pipeline.registration.class_map import class_colour
+from pipeline.report.dense_words import dense_kind, overlay_words, slide_words
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
 from pipeline.report.reading import Registration, SlideResults
@@ -16,14 +18,8 @@ from pipeline.report.views import Badge, badge
 
 TITLE_PX = 44  # height of the line with title and legend above the pictures of register
 PADDED_TO_PX = 720  # width that they are padded to, so that the line has room
-_EXPLAINED = {
-    "checkerboard": (
-        "Checkerboard",
-        "Squares alternate between the stains; structures must run on across the borders.",
-    ),
-    "residual": ("Residual", "The shift left between the stains, in µm, over the slide; even and small is good."),
-    "deformation": ("Deformation", "How the grid of the slide is bent; smooth lines are plausible, folds are not."),
-}
+_RESIDUAL = "The shift left between the stains, in µm, over the slide; even and small is good."
+_DEFORMATION = "How the grid of the slide is bent; smooth lines are plausible, folds are not."
 _UNITS = {"um": "µm", "mm": "mm", "px": "px", "mpp": "µm/px", "deg": "°", "degrees": "°", "seconds": "s", "s": "s"}
 _UNITS |= {"mb": "MB", "mib": "MiB", "gb": "GB", "bytes": "bytes"}
 _ORDER = {"fail": 0, "warn": 1}
@@ -41,7 +37,7 @@ class ExplainedPicture:
 
 @dataclass(frozen=True)
 class PairView:
-    """One registered pair."""
+    """One registered pair; `classes` are names and CSS colours of the classes of a mask."""
 
     slide: str
     verdict: Badge | None
@@ -50,6 +46,9 @@ class PairView:
     facts: tuple[tuple[str, str], ...]
     sparse: Picture | None
     overlay: Picture | None
+    overlay_alt: str
+    how: str
+    classes: tuple[tuple[str, str], ...]
     others: tuple[ExplainedPicture, ...]
     numbers: tuple[tuple[str, str, str], ...]
 
@@ -80,11 +79,8 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
     width, height = store.attributes.size_level0_px if store else (1, 1)
     field = _field(overlay, width / height) if overlay and store else None
     sparse = sparse_picture(store, overview, fitted(field.size, side_px)) if field and store and overview else None
-    others = []
-    for name, (title, how) in _EXPLAINED.items():
-        if name in registration.pictures:
-            picture = drawing(opened(registration.pictures[name]), side_px)
-            others.append(ExplainedPicture(title, how, f"{title.lower()} of slide {slide.slide}", picture))
+    masked = dense_kind(slide) == "mask"
+    classes = store.attributes.markers if masked and store else ()
     retry = f"snakemake --cores all --forcerun register -- {shlex.quote(f'results/register/{slide.slide}/qc.json')}"
     return PairView(
         slide=slide.slide,
@@ -94,12 +90,27 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
         facts=tuple(_facts(slide, registration)),
         sparse=photograph(sparse, side_px) if sparse else None,
         overlay=photograph(field or overlay, side_px) if overlay else None,
-        others=tuple(others),
+        overlay_alt=f"classes of the mask over slide {slide.slide}"
+        if masked
+        else f"overlay of the registered dense slide on slide {slide.slide}",
+        how=overlay_words(slide),
+        classes=tuple((name, "#{:02x}{:02x}{:02x}".format(*class_colour(i))) for i, name in enumerate(classes)),
+        others=tuple(_others(slide, registration, side_px)),
         numbers=tuple(
             (name, _rounded(value), unit)
             for (name, unit), value in ((quantity(path), value) for path, value in registration.numbers.items())
         ),
     )
+
+
+def _others(slide: SlideResults, registration: Registration, side_px: int) -> Iterator[ExplainedPicture]:
+    explained = {"checkerboard": slide_words(slide).checkerboard, "residual": _RESIDUAL, "deformation": _DEFORMATION}
+    if dense_kind(slide) == "mask":
+        del explained["residual"]  # a mask shows no nuclei by which any could be measured
+    for name, how in explained.items():
+        if name in registration.pictures:
+            picture = drawing(opened(registration.pictures[name]), side_px)
+            yield ExplainedPicture(name.capitalize(), how, f"{name} of slide {slide.slide}", picture)
 
 
 def _facts(slide: SlideResults, registration: Registration) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 GRIDS = ((9, 6), (12, 8), (15, 10))
 _ENOUGH = 24
 _SIDE_PX = 96
+_EDGE = np.array([0.043, 0.068])  # half of a picture, in shares of the map: at its edge they stay inside
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def patch_map(results: Results, components: Components) -> PatchMap | None:
     for index in representatives(places):
         slide, row = names[owner[index]], int(rows[index])
         picture = photograph(stores[slide].read_sparse(slice(row, row + 1))[0], _SIDE_PX)
-        left, top = places[index].tolist()
+        left, top = np.clip(places[index], _EDGE, 1 - _EDGE).tolist()
         patches.append(Representative(slide, row, picture, left, top))
     return PatchMap(tuple(patches), (float(components.explained[0]), float(components.explained[1])))
 

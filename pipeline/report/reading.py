@@ -117,6 +117,7 @@ class Results:
         features: by slide, the features of the reported embedding.
         vectors: its slides.parquet, where there is one.
         predictions: by slide, the folder of its predicted markers.
+        retrieval: by run, how well dense patches are found from H&E, as evaluate's details have it.
     """
 
     slides: tuple[SlideResults, ...]
@@ -127,6 +128,7 @@ class Results:
     features: Mapping[str, Path]
     vectors: Path | None
     predictions: Mapping[str, Path] = field(default_factory=dict)
+    retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_results(results: Path, sheet: Path, embedding: str) -> Results:
@@ -158,6 +160,7 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
             for name in names
             if (folder := results / "predict" / embedding / name) and (folder / "markers.json").is_file()
         },
+        retrieval=_retrieval(results / "evaluate" / "details.json"),
     )
 
 
@@ -258,6 +261,11 @@ def _evidence(path: Path) -> tuple[Evidence, ...]:
 
 def _baseline(path: Path) -> str:
     return str(_json(path).get("baseline", "")) if path.is_file() else ""
+
+
+def _retrieval(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    found = _json(path).get("retrieval") if path.is_file() else None
+    return found if isinstance(found, dict) else {}
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

@@ -37,9 +37,9 @@ for (const zoom of document.querySelectorAll("button.zoom")) {
   });
 }
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-// Paper shows everything: what is folded on the screen is unfolded for print.
+// Paper shows what is folded on the screen, except for the numbers of every registration: they are pages of each slide.
 addEventListener("beforeprint", () => {
-  for (const folded of document.querySelectorAll("details:not([open])")) {
+  for (const folded of document.querySelectorAll(":not(article) > details:not([open])")) {
     folded.open = true;
     folded.dataset.unfolded = "";
   }

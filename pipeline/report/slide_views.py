@@ -10,7 +10,7 @@ from pipeline.report.embedding_maps import Components, patch_colours
 from pipeline.report.marker_maps import MarkerMaps, marker_maps
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import PairView, pair_view
-from pipeline.report.pictures import Picture, exact, fitted, photograph
+from pipeline.report.pictures import Picture, exact, fitted, photograph, reduced
 from pipeline.report.reading import Results, SlideResults
 from pipeline.report.regions_picture import regions_picture
 from pipeline.tiling.patch_places import PatchPlaces
@@ -67,18 +67,16 @@ def slide_views(
     if store is None:
         return SlideViews(slide.slide, pair_view(slide, None, side_px), None, None, None)
     small_px = round(side_px * _SMALL)
-    overview = Image.fromarray(store.overview)
+    overview = reduced(Image.fromarray(store.overview), side_px)
     path = results.features.get(slide.slide)
     colours = patch_colours(slide.slide, path, store, components) if path and components else None
     maps = marker_maps(slide, results, most_markers)
-    thumbnail = None
-    if colours or maps:
-        size_px = fitted(store.attributes.size_level0_px, small_px)
-        thumbnail = photograph(sparse_picture(store, overview, size_px), small_px)
+    small = sparse_picture(store, overview, fitted(store.attributes.size_level0_px, small_px))
+    thumbnail = photograph(small, small_px) if colours or maps else None
     return SlideViews(
         slide=slide.slide,
         pair=pair_view(slide, overview, side_px),
-        regions=regions_picture(overview, store.overview_regions, small_px),
+        regions=regions_picture(small, store.overview_regions),
         embedding=MapView(slide.slide, slide.patient, thumbnail, exact(colours.rgba), placed(colours.places))
         if colours and thumbnail
         else None,

@@ -25,6 +25,13 @@ FATES = (
     "dropped: cannot be decoded",
 )
 NOTHING = "—"
+MEASURES = {
+    "pearson_r": "Pearson r",
+    "recall": "recall",
+    "balanced_accuracy": "balanced accuracy",
+    "auc": "AUC",
+    "macro_auc": "mean AUC",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class EvidenceRow:
     run: str
     probe: str
     target: str
+    measure: str
     score: str
     within: str
     difference: str
@@ -75,9 +83,10 @@ class EvidenceRow:
 
 @dataclass(frozen=True)
 class EvidencePart:
-    """The two forest plots of one probe."""
+    """The two forest plots of one probe; `guess` says what a score without any knowledge would be."""
 
     title: str
+    guess: str
     scores: Markup
     differences: Markup | None
 
@@ -122,6 +131,7 @@ def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:
             row.run,
             row.probe,
             row.target,
+            MEASURES.get(row.metric, row.metric),
             _value(row.score),
             _interval(row.low, row.high),
             signed(row.difference, 3, plus=True) if math.isfinite(row.difference) else NOTHING,
@@ -138,12 +148,12 @@ def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:
 
 def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePart]:
     """The forest plots of every probe in the table."""
-    titles = {"ridge": "Ridge probe", "knn": "Nearest-neighbour probe"}
     scales = {"recall": "recall (mean: balanced accuracy)", "auc": "area under the ROC curve"}
+    guesses = {"recall": "guessing reaches 1 / the number of classes in the mean", "auc": "0.5 is guessing"}
     parts = []
     for probe in dict.fromkeys(row.probe for row in results.evidence):
         rows = [row for row in results.evidence if row.probe == probe]
-        title, scale = titles.get(probe, probe), scales.get(rows[0].metric, "Pearson r")
+        title, scale = probe_title(probe), scales.get(rows[0].metric, "Pearson r")
         compared = any(math.isfinite(row.difference) for row in rows)  # the baseline keeps its line, empty
         scores = _forest(rows, series, f"{title}: scores with intervals", scale, difference=False)
         differences = (
@@ -151,8 +161,20 @@ def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePar
             if compared
             else None
         )
-        parts.append(EvidencePart(title, scores, differences))
+        parts.append(EvidencePart(title, guesses.get(rows[0].metric, "0 none"), scores, differences))
     return parts
+
+
+def probe_title(probe: str) -> str:
+    """A probe's name in words."""
+    known = {"ridge": "Ridge probe", "knn": "Nearest-neighbour probe"}
+    if not probe.startswith("class-"):
+        return known.get(probe, probe)
+    kind = probe.removeprefix("class-").removesuffix("-auc")
+    shots = kind.removesuffix("-shot")
+    words = {"linear": "linear probe", "knn": "nearest-neighbour probe"}
+    by = words.get(kind) or f"linear probe on {shots} {'patch' if shots == '1' else 'patches'} of each"
+    return f"Which class: {by}{', area under the ROC curve' if probe.endswith('-auc') else ''}"
 
 
 def headline_figure(results: Results, series: dict[str, int], probe: str) -> Markup | None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.report.dense_words import cohort_words, dense_kind
 from pipeline.report.figures import signed
 from pipeline.report.reading import Evidence, Results
 
@@ -16,7 +18,7 @@ CONTROLS = ("shuffled", "blank")
 
 @dataclass(frozen=True)
 class Headline:
-    """Whether the dense stain helped.
+    """Whether the dense side helped.
 
     Attributes:
         answer: a word or two.
@@ -37,12 +39,13 @@ def headline(results: Results, embedding: str) -> Headline | None:
     baseline = next((one for one in rows if one.run == results.baseline), None)
     if row is None or baseline is None:
         return None
-    answer = {"helped": "The dense stain helped", "harmed": "The dense stain did harm"}.get(
+    dense = cohort_words(results)
+    answer = {"helped": f"The {dense.side} helped", "harmed": f"The {dense.side} did harm"}.get(
         row.verdict, "No difference was found"
     )
     kind = {"helped": "helped", "harmed": "harmed"}.get(row.verdict, "none")
     sentences = [
-        f"Marker intensities were predicted from H&E alone on {row.test_patches} held-out patches of "
+        f"{dense.values} were predicted from H&E alone on {row.test_patches} held-out patches of "
         f"{counted(row.test_slides, 'slide')}. Features of the run “{row.run}” reach a mean Pearson r of "
         f"{signed(row.score)}, those of “{baseline.run}” {signed(baseline.score)}: a difference of "
         f"{with_interval(row)}."
@@ -58,7 +61,7 @@ def headline(results: Results, embedding: str) -> Headline | None:
     if row.verdict == "helped" and gained:
         answer, kind = "A gain, but not from the pairing", "doubt"
         sentences.append(
-            f"The control {' and '.join(gained)} gained too, so true pairs of stains cannot be what explains the gain."
+            f"The control {' and '.join(gained)} gained too, so true pairs cannot be what explains the gain."
         )
     return Headline(answer, tuple(sentences), kind)
 
@@ -71,9 +74,40 @@ def with_interval(row: Evidence) -> str:
     return f"{gain} (95 % interval {signed(row.difference_low, 3)} to {signed(row.difference_high, 3)})"
 
 
+def retrieval(results: Results) -> str:
+    """How well dense patches are found from H&E, in a sentence; empty where nobody looked.
+
+    Raises:
+        StatedError: if the details do not tell it as evaluate does.
+    """
+    told = []
+    try:
+        for run, found in results.retrieval.items():
+            among, middle = found["recall_at_10"], found["median_rank"]
+            around = "" if among["low"] is None else f" ({_share(among['low'])} to {_share(among['high'])})"
+            told.append(
+                f"“{run}” {_share(among['score'])}{around} of them, {_share(among['chance'])} by chance, median rank "
+                f"{middle['score']:.0f} of {found['patches']}"
+            )
+    except BROKEN_INPUT as error:
+        raise StatedError(
+            file="evaluate/details.json", expected="retrieval as evaluate writes it", found=repr(error)
+        ) from None
+    if not told:
+        return ""
+    return (
+        "From held-out H&E patches their own dense patches were looked for by likeness of the embeddings, among all "
+        f"that were held out. They were among the first ten for {'; for '.join(told)}."
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
 def limits(results: Results, note: str) -> list[str]:
     """What a reader must not conclude, in plain sentences."""
-    told = [note] if note else []
+    told, many = [note] if note else [], cohort_words(results).many
     patients = {slide.patient for slide in results.slides}
     if len(patients) == 1:
         told.append("All slides are of one patient: nothing here says how results carry over to another patient.")
@@ -83,10 +117,13 @@ def limits(results: Results, note: str) -> list[str]:
         told += [
             "The intervals describe these held-out slides: blocks of their tissue are drawn again and again. They do "
             f"not cover the differences between patients, nor between trainings: {_seeds(results)}",
-            "The intervals of single markers are not corrected for the number of markers; the mean over markers is the "
+            f"The intervals of single {many} are not corrected for the number of {many}; the mean over {many} is the "
             "one comparison to go by.",
         ]
-    if any(slide.registration for slide in results.slides):
+    kinds = {dense_kind(slide) for slide in results.slides if slide.registration}
+    if "mask" in kinds:
+        told.append("How well a mask lies on its H&E slide was not measured: it shows no nuclei to go by.")
+    if kinds - {"mask"}:
         told.append(
             "Registration residuals measure how well the two stains agree with each other on tissue that was not used "
             "for fitting. They are no comparison with landmarks placed by a person."

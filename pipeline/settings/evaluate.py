@@ -22,10 +22,17 @@ class EvaluateSettings:
     )
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1, 5, 10, 25),
-        description="where the dense side is a mask: patches of each class that the few-shot probes are fitted on",
+        description="patches of each class that the few-shot probes are fitted on, where there are classes: those of a "
+        "table or a mask",
     )
     shot_draws: int = Field(
         default=10, ge=1, description="how often such patches are drawn; the score is the mean over the draws"
+    )
+    mlp_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="where there are classes: epochs of a further probe, the MLP head of More From Less, whose code "
+        "takes 100; 0 leaves it out",
     )
     bootstrap: int = Field(default=1000, ge=10, description="resamples for the 95 % intervals")
     block_um: float = Field(
@@ -36,5 +43,11 @@ class EvaluateSettings:
         default=50_000,
         ge=10,
         description="patches that the probes are fitted on at most, drawn evenly from the slides; bounds the memory",
+    )
+    retrieval_patches: int = Field(
+        default=2000,
+        ge=0,
+        description="held-out pairs, drawn evenly from the slides, among which runs with a dense branch look for the "
+        "dense patch of an H&E patch; 0 leaves it out",
     )
     seed: int = Field(default=0, ge=0, description="seed of the bootstrap and of the draw of patches to fit on")

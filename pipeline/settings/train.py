@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -40,9 +39,15 @@ class RunSettings:
     convention: Literal["vicreg", "mfl"] = Field(
         default="vicreg", description="weights of the VICReg terms: as its authors code them, or as More From Less does"
     )
+    alignment: Literal["whole", "parts"] = Field(
+        default="whole",
+        description="whole: every pair of branches is aligned, in all of the embedding. parts, of three branches or "
+        "more: the first branch is aligned with each of the others, in an equal part of the embedding each (SpliCER)",
+    )
     pair_weights: tuple[float, ...] = Field(
         default=(),
-        description="weight of each pair of branches in the loss, in the order 1-2, 1-3, …, 2-3, …; empty weighs all 1",
+        description="weight of each pair of branches in the loss, in the order 1-2, 1-3, …, 2-3, … (of alignment parts "
+        "1-2, 1-3, …); empty weighs all 1",
     )
     temperature: float = Field(default=0.5, gt=0, description="temperature of infonce and nt-xent")
     encoder: str = Field(default="resnet18", min_length=1, description="timm name of the encoders' architecture")
@@ -74,6 +79,12 @@ class RunSettings:
         description="passes over the training patches; 0 leaves the random initial weights, a baseline",
     )
     batch_size: int = Field(default=128, ge=2, description="patches per step")
+    order: Literal["permutation", "blocks"] = Field(
+        default="permutation",
+        description="in which order an epoch takes the patches: permutation, each from anywhere; blocks, for stores on "
+        "a network disk or larger than memory: blocks of 96 neighbouring rows are shuffled, then the rows of 32 blocks "
+        "at a time, so that each block is read in one go",
+    )
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of AdamW")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps in which the learning rate rises")
@@ -153,10 +164,19 @@ class RunSettings:
         return self
 
     @model_validator(mode="after")
+    def _has_parts_to_align(self) -> Self:
+        parts = len(self.branches) - 1
+        if self.alignment == "parts" and (parts < 2 or self.projector[-1] % parts or self.projector[-1] < 2 * parts):
+            raise ValueError(
+                "alignment parts needs three branches or more, and a last width of the projector that is a multiple of "
+                "their number less one, two columns a part at least"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weighs_every_pair(self) -> Self:
-        pairs = len(list(combinations(self.branches, 2)))
-        if self.pair_weights and len(self.pair_weights) != pairs:
-            raise ValueError(f"pair_weights needs {pairs} weights, one per pair of {len(self.branches)} branches")
+        if self.pair_weights and len(self.pair_weights) != self.pairs:
+            raise ValueError(f"pair_weights needs {self.pairs} weights, one per pair of {len(self.branches)} branches")
         if any(not 0 <= weight < math.inf for weight in self.pair_weights) or not any(self.pair_weights or (1,)):
             raise ValueError("pair_weights must be finite and not negative, one at least above 0")
         return self
@@ -182,3 +202,9 @@ class RunSettings:
     def encoded(self) -> tuple[str, ...]:
         """The branches that have an encoder: all but a target."""
         return tuple(branch for branch in self.branches if branch != "target")
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of branches the loss is summed over."""
+        branches = len(self.branches)
+        return branches - 1 if self.alignment == "parts" else branches * (branches - 1) // 2

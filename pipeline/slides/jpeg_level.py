@@ -21,7 +21,9 @@ from pipeline.slides.base import CorruptTileError, Pixels
 from pipeline.slides.jpeg_tiles import RGB, YCBCR, JpegTiles, decode_leniently, decode_strictly
 from pipeline.slides.window import clip_window
 
-CACHE_BYTES = 96 * 2**20
+# Of each thread: what it decoded last is still in the processor's cache, and holds the two or three rows of tiles that
+# neighbouring squares share.
+CACHE_BYTES = 24 * 2**20
 
 # Gives the pixels (h, w, 3) of a window by its corner and size, in pixels of the level.
 Show = Callable[[tuple[int, int], tuple[int, int]], Pixels]
@@ -30,14 +32,14 @@ Show = Callable[[tuple[int, int], tuple[int, int]], Pixels]
 class JpegLevel:
     """One level; safe to read from several threads.
 
-    A tile that a window cuts is kept a while, for the next window will want the rest of it; one that lies wholly in
-    the window is not. A tile that cannot be decoded shows what the decoder makes of it, and is remembered.
+    A tile that a window cuts is kept a while by the thread that decoded it, for its next window will want the rest;
+    one that lies wholly in the window is not. A tile that cannot be decoded shows what the decoder makes of it, and is
+    remembered.
     """
 
     def __init__(self, tiles: JpegTiles, transform: int, size_xy: tuple[int, int]) -> None:
         self._tiles, self._transform, self._size_xy = tiles, transform, size_xy
-        self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._own = threading.local()
         self._corrupt: set[int] = set()
 
     @classmethod
@@ -55,7 +57,7 @@ class JpegLevel:
     def close(self) -> None:
         """Releases the file."""
         self._tiles.close()
-        self._cache.clear()
+        self._own = threading.local()
 
     def __enter__(self) -> Self:
         return self
@@ -113,16 +115,20 @@ class JpegLevel:
                     ]
 
     def _kept(self, number: int) -> NDArray[np.uint8]:
-        with self._lock:
-            known = self._cache.get(number)
-            if known is not None:
-                self._cache.move_to_end(number)
-                return known
-        tile = self._decode(number)
-        with self._lock:
-            self._cache[number] = tile
-            while len(self._cache) * tile.nbytes > CACHE_BYTES:
-                self._cache.popitem(last=False)
+        """A tile, which is this thread's to read until it asks for another."""
+        kept: OrderedDict[int, NDArray[np.uint8]] | None = getattr(self._own, "kept", None)
+        if kept is None:
+            kept = self._own.kept = OrderedDict()
+        tile = kept.pop(number, None)
+        if tile is None:
+            side = self._tiles.side_px
+            if kept and (len(kept) + 1) * 3 * side**2 > CACHE_BYTES:
+                # Decoded over the oldest: new memory would be asked of the system page by page.
+                _, room = kept.popitem(last=False)
+            else:
+                room = np.empty((side, side, 3), dtype=np.uint8)
+            tile = self._decode(number, room)
+        kept[number] = tile
         return tile
 
     def _decode(self, number: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:

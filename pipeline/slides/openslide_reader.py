@@ -17,7 +17,7 @@ from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile
 
 from pipeline.errors import StatedError
-from pipeline.slides.base import Level, Pixels, SlideHeader
+from pipeline.slides.base import CorruptTileError, Level, Pixels, SlideHeader
 from pipeline.slides.jpeg_level import JpegLevel
 from pipeline.slides.pyramid import true_downsample
 from pipeline.slides.tiff_metadata import PLAUSIBLE_TAG_MPP, one_mpp
@@ -136,10 +136,24 @@ class OpenSlideSlide:
         location = (round(corner_xy[0] * downsample), round(corner_xy[1] * downsample))
         try:
             return np.asarray(self._openslide.read_region(location, level, size_xy))
+        except OpenSlideError:
+            return self._read_anew(location, level, size_xy)
+
+    def _read_anew(self, location: tuple[int, int], level: int, size_xy: tuple[int, int]) -> NDArray[np.uint8]:
+        """The window by a handle of its own, which serves all further windows if it can read this one.
+
+        After its first error a handle of OpenSlide refuses everything, and other threads may have met that error.
+        """
+        try:
+            anew = OpenSlide(self.header.path)
+            pixels = np.asarray(anew.read_region(location, level, size_xy))
         except OpenSlideError as error:
-            raise StatedError(
+            raise CorruptTileError(
                 slide=self._slide, file=self.header.path, expected="readable pixels", found=str(error)
             ) from None
+        # Threads that still read by the old handle hold it; the last of them closes it.
+        self._openslide = anew
+        return pixels
 
     def _read_exactly(
         self, segments: SegmentReader, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-NAMES = ("nct-crc", "bci", "segpath", "pannuke")
+NAMES = ("nct-crc", "bci", "segpath", "pannuke", "orion")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", nargs="*", default=[], metavar="RUN=FIRST", help="runs that repeat FIRST with another seed"
     )
+    parser.add_argument(
+        "--trainings",
+        type=Path,
+        metavar="DIR",
+        help="folder that holds RUN/encoder and RUN/branches.safetensors for every run: those with a dense branch look "
+        "for the dense patch of an H&E patch",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="*",
+        default=[],
+        metavar="SLIDE=TABLE",
+        help="tables of classes by position or row (the sheet's column classes), for the class probes",
+    )
     parser.add_argument("--out-summary", type=Path, required=True, metavar="TSV", help="the table of scores")
     parser.add_argument("--out-details", type=Path, required=True, metavar="JSON", help="choices and further measures")
     add_panel(parser)
@@ -43,6 +57,8 @@ def run(parsed: argparse.Namespace) -> None:
         parsed.out_details,
         repeats_of(parsed.repeats),
         panel_settings_of(parsed),
+        parsed.trainings,
+        tables_of(parsed.classes),
     )
 
 
@@ -52,10 +68,23 @@ def repeats_of(words: Sequence[str]) -> dict[str, str]:
     Raises:
         StatedError: for a word that is no RUN=FIRST.
     """
-    repeats = {}
+    return _pairs_of(words, "--repeats", "RUN=FIRST")
+
+
+def tables_of(words: Sequence[str]) -> dict[str, Path]:
+    """The mapping that `--classes` gives.
+
+    Raises:
+        StatedError: for a word that is no SLIDE=TABLE.
+    """
+    return {slide: Path(path) for slide, path in _pairs_of(words, "--classes", "SLIDE=TABLE").items()}
+
+
+def _pairs_of(words: Sequence[str], option: str, expected: str) -> dict[str, str]:
+    found = {}
     for word in words:
-        name, sign, first = word.partition("=")
-        if not (name and sign and first):
-            raise StatedError(file="--repeats", expected="RUN=FIRST", found=word)
-        repeats[name] = first
-    return repeats
+        name, sign, value = word.partition("=")
+        if not (name and sign and value):
+            raise StatedError(file=option, expected=expected, found=word)
+        found[name] = value
+    return found

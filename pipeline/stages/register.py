@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-transform", type=Path, required=True, help="transform.zarr to write")
     parser.add_argument("--out-itk", type=Path, required=True, help="the same map as an ITK composite, .h5")
     parser.add_argument("--out-qc", type=Path, required=True, help="JSON with the verdict and the residuals")
-    parser.add_argument("--out-overlay", type=Path, required=True, help="PNG: H&E in magenta, dense nuclei in green")
+    parser.add_argument(
+        "--out-overlay", type=Path, required=True, help="PNG: hematoxylin in magenta, dense nuclei in green"
+    )
     parser.add_argument("--out-checkerboard", type=Path, required=True, help="PNG: tiles of both images")
     parser.add_argument("--out-residual", type=Path, required=True, help="PNG: residual of every block")
     parser.add_argument("--out-deformation", type=Path, required=True, help="PNG: the bent grid")
@@ -63,7 +65,7 @@ def run(parsed: argparse.Namespace) -> None:
             found = assess(pair, transform, settings)
             if found.verdict == "fail":
                 found = replace(found, reasons=found.reasons + likely_mistakes(pair, transform, settings))
-        view = pictures.View.of(pair.sparse, pair.dense, transform)
+        view = pictures.View.of(pair, transform)
     pictures.write_png(parsed.out_overlay, pictures.overlay(view))
     pictures.write_png(parsed.out_checkerboard, pictures.checkerboard(view))
     pictures.write_png(parsed.out_residual, pictures.residual(view, found, limit_um=2 * settings.warn_residual_um))

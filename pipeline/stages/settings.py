@@ -34,6 +34,7 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 | `markers` | path of a CSV `channel,marker` that names or renames the dense channels, or the labels of a mask |
 | `dense_kind` | `fluorescence`, `brightfield`, `mask` (docs/markers.md); empty: RGB is brightfield, else fluorescence |
 | `tissue` | path of a GeoJSON of annotations, see below; empty: tissue as found |
+| `classes` | path of a table of classes for the class probes of evaluate (docs/markers.md); empty: none |
 
 `slide`, `patient` and `sparse` are required. Paths are relative to the working directory.
 

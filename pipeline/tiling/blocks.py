@@ -70,15 +70,16 @@ def write_patches(
         copied=sparse.transform is not None,
         jpeg=JpegEncoding(settings.jpeg_quality, settings.jpeg_subsampling) if settings.codec == "jpeg" else None,
     )
-    starts = range(0, len(sparse.grid.position_px), writer.block_rows)
+    starts = writer.block_starts(threads)
     with ThreadPoolExecutor(threads) as pool:
         jobs = [pool.submit(_write_block, writer, sparse, dense, start) for start in starts]
         try:
-            parts = [job.result() for job in progress(jobs, label=f"tile {name}", unit="blocks")]
+            done = [job.result() for job in progress(jobs, label=f"tile {name}", unit="blocks")]
         except BaseException:
             # Without this an error in one block would be told only after all the others are written.
             pool.shutdown(cancel_futures=True)
             raise
+    parts = [done[place] for place in np.argsort(starts).tolist()]
     joined = {key: np.concatenate([vars(part)[key] for part in parts]) for key in Evidence.__dataclass_fields__}
     return writer, Evidence(**joined)
 

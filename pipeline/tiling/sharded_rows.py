@@ -33,6 +33,8 @@ Decoder = Callable[[NDArray[np.uint8], NDArray[Any]], object]
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 # Neighbours are read together up to this size, which a core's own cache still holds.
 _BYTES_PER_READ = 2**20
+# What is not wanted is read along up to here when reading ahead: on a network disk another read would cost more.
+_LARGEST_GAP = 2**18
 # What lies beyond, no system call takes.
 _LARGEST_OFFSET = 2**63 - 1
 
@@ -108,12 +110,40 @@ class ShardedRows:
         # In the order of the file, so that a disk need not go to and fro and neighbours are read together.
         order = np.argsort(wanted, kind="stable")
         wanted, into = wanted[order], into[order]
+        for number, here, within in self._by_shard(wanted):
+            self._read_shard(number, within, wanted[here].tolist(), into[here].tolist(), out)
+        return out
+
+    def read_ahead(self, rows: Rows) -> None:
+        """Reads the bytes of these rows and forgets them, so that the system holds them when `read` wants them.
+
+        Neighbours are read in one go, up to 1 MiB at a time, where `read` of rows far apart takes each on its own.
+
+        Raises:
+            StatedError: if an index is not what was written.
+            IndexError: if there is no such row.
+        """
+        for number, _, within in self._by_shard(np.unique(self._numbers(rows))):
+            try:
+                with _FILES.reading(self._owner, self._shard(number)) as file:
+                    index = self._index(number, file)[within]
+                    extents: list[tuple[int, int]] = index[index[:, 0] != MISSING].tolist()
+                    for run in _runs(extents, _LARGEST_GAP):
+                        (begin, _), (last, size) = extents[run.start], extents[run.stop - 1]
+                        _read(file, begin, last + size - begin)
+            except FileNotFoundError:
+                # Whether that is right, `read` tells.
+                continue
+
+    def _by_shard(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, slice, NDArray[np.int64]]]:
+        """Number of each shard of these rows, which ascend, which of them lie in it, and where in it."""
         numbers, within = np.divmod(wanted, self._layout.shard_rows)
         edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1)).tolist()
         for first, stop in pairwise(edges):
-            here = slice(first, stop)
-            self._read_shard(int(numbers[first]), within[here], wanted[here].tolist(), into[here].tolist(), out)
-        return out
+            yield int(numbers[first]), slice(first, stop), within[first:stop]
+
+    def _shard(self, number: int) -> str:
+        return f"{self._path}/c/{number}{self._others}"
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:
         count = self._layout.shape[0]
@@ -130,7 +160,7 @@ class ShardedRows:
     ) -> None:
         """Decodes rows of one shard, given in the order of the file, into their places of `out`."""
         try:
-            with _FILES.reading(self._owner, f"{self._path}/c/{number}{self._others}") as file:
+            with _FILES.reading(self._owner, self._shard(number)) as file:
                 extents: list[tuple[int, int]] = self._index(number, file)[within].tolist()
                 for run in _runs(extents):
                     (begin, _), (last, size) = extents[run.start], extents[run.stop - 1]
@@ -179,13 +209,17 @@ class ShardedRows:
         return StatedError(file=self._path, expected="intact chunks", found=found)
 
 
-def _runs(extents: list[tuple[int, int]]) -> Iterator[range]:
-    """The chunks, by (begin, size), cut into groups that lie end to end, or are the same, and are read at once."""
+def _runs(extents: list[tuple[int, int]], largest_gap: int = 0) -> Iterator[range]:
+    """The chunks, by (begin, size), cut into groups that lie end to end, or are the same, and are read at once.
+
+    With a gap, up to so many other bytes may lie between two of them.
+    """
     first = 0
     for i in range(1, len(extents) + 1):
         if i < len(extents):
             (last, size), (begin, more) = extents[i - 1], extents[i]
-            if begin in (last, last + size) and begin + more - extents[first][0] <= _BYTES_PER_READ:
+            is_next = begin == last or last + size <= begin <= last + size + largest_gap
+            if is_next and begin + more - extents[first][0] <= _BYTES_PER_READ:
                 continue
         yield range(first, i)
         first = i

@@ -66,16 +66,12 @@ class ShardWriter:
                 self._write([index, checksum(index)])
 
     def _append(self, chunks: Sequence[Sequence[Piece]]) -> None:
-        pieces: list[Piece] = []
-        for row, chunk in enumerate(chunks, start=self._next):
-            if not chunk:
-                continue
-            size = sum(map(len, chunk)) + CHECKSUM_BYTES
-            self._index[row] = self._bytes, size
-            self._bytes += size
-            pieces += (*chunk, checksum(*chunk))
-        self._next += len(chunks)
-        self._write(pieces)
+        sizes = np.array([sum(map(len, chunk)) + CHECKSUM_BYTES if chunk else 0 for chunk in chunks], dtype=np.uint64)
+        stops = np.cumsum(sizes) + np.uint64(self._bytes)
+        there = np.flatnonzero(sizes)
+        self._index[self._next + there, 0], self._index[self._next + there, 1] = (stops - sizes)[there], sizes[there]
+        self._next, self._bytes = self._next + len(chunks), int(stops[-1])
+        self._write([piece for chunk in chunks if chunk for piece in (*chunk, checksum(*chunk))])
 
     def _write(self, pieces: list[Piece]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

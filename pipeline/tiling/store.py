@@ -171,6 +171,17 @@ class PatchStore:
         """(n, C, P, P) in the dense slide's dtype: the multiplex patches of these rows; see `ShardedRows.read`."""
         return self._read("dense", rows, out, places)
 
+    def read_ahead(self, rows: Rows, *, dense: bool) -> None:
+        """Has the system fetch these rows from disk before they are read; see `ShardedRows.read_ahead`.
+
+        Args:
+            rows: which.
+            dense: whether their dense side, too.
+        """
+        for own in (self._rows["sparse"], self._rows["dense"] if dense else None):
+            if own is not None:
+                own.read_ahead(rows)
+
     def _read(self, name: str, rows: Rows, out: NDArray[Any] | None, places: NDArray[np.int64] | None) -> NDArray[Any]:
         own = self._rows[name]
         if own is not None:

@@ -37,15 +37,14 @@ class JpegEncoding:
     subsampling: str
 
 
-def rows_per_block(size_px: int, channels: int, itemsize: int, *, copied: bool = False) -> int:
+def rows_per_block(size_px: int, channels: int, itemsize: int) -> int:
     """Patches that are handed to a writer at once, so that its memory is bounded; a divisor of `SHARD_ROWS`.
 
-    At most 64 MiB of pixels of either side and 512 patches; copied patches without a dense side are never pixels,
-    and half the 64 MiB holds 768 of 256 px as scanners compress them.
+    At most 64 MiB of pixels of either side and 512 patches. Of copied patches these are some 3 MB, which the
+    processor's cache holds while they are read, checked and written: larger blocks took longer.
     """
     pixel_bytes = size_px * size_px * max(3, channels * itemsize)
-    only_copied = copied and not channels
-    most = 4 * _BLOCK_BYTES // pixel_bytes if only_copied else min(_BLOCK_ROWS, _BLOCK_BYTES // pixel_bytes)
+    most = min(_BLOCK_ROWS, _BLOCK_BYTES // pixel_bytes)
     return max(rows for rows in range(1, SHARD_ROWS // 2 + 1) if SHARD_ROWS % rows == 0 and rows <= max(1, most))
 
 
@@ -76,7 +75,7 @@ class StoreWriter:
         self._patches, self._jpeg = patches, jpeg
         self._group = zarr.create_group(path, zarr_format=3)
         dtype = np.dtype(dense_dtype)
-        self.block_rows = rows_per_block(size_px, dense_channels, dtype.itemsize, copied=copied)
+        self.block_rows = rows_per_block(size_px, dense_channels, dtype.itemsize)
         # Level 1: pixels that were JPEG hardly get smaller, and level 3 takes four times as long for 3 %.
         self._sparse_codec = None if copied or jpeg else BloscEncoding(1, "noshuffle", 1)
         self._dense_codec = dense_encoding(dtype)
@@ -105,6 +104,14 @@ class StoreWriter:
             ShardWriter(shard_path(path, number, len(shape)), SHARD_ROWS, min(SHARD_ROWS, shape[0] - start))
             for number, start in enumerate(starts)
         ]
+
+    def block_starts(self, threads: int) -> list[int]:
+        """The first rows of all blocks, those that so many threads work on at once being of different shards.
+
+        Blocks of one shard are written one after the other, and who comes with the next would wait.
+        """
+        starts = range(0, self._patches, self.block_rows)
+        return sorted(starts, key=lambda start: (start // SHARD_ROWS // threads, start % SHARD_ROWS, start))
 
     def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
         """Writes consecutive rows, which start at a block's first row and end at a block's last or the last of all.

@@ -25,6 +25,7 @@ _SPOKEN_FOR = {
     "summary.tsv": "details.json",
     "metrics.jsonl": "encoder",
     "curve.png": "encoder",
+    "branches.safetensors": "encoder",
     "model.safetensors": "config.json",
     "card.md": "config.json",
     "probe.safetensors": "probe.json",

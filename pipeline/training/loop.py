@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,9 @@ from pipeline.training.branches import BranchNetwork, BranchOutput
 from pipeline.training.collapse import effective_rank, mean_std
 from pipeline.training.draws import Draws
 from pipeline.training.losses import Objective, Terms, objective_of
-from pipeline.training.patches import TrainingPatches, batches_ahead, epoch_order, groups_of, partners, reading_threads
+from pipeline.training.order import Rows, epoch_order, groups_of, read_ahead, shuffled_windows, stored_blocks
+from pipeline.training.parts import aligned_parts
+from pipeline.training.patches import TrainingPatches, batches_ahead, partners, reading_threads
 from pipeline.training.precision import Precision, autocast
 from pipeline.training.processes import Processes
 from pipeline.training.seeds import seed_of
@@ -146,12 +149,24 @@ class Trainer:
         partner = partners(len(self._patches), settings.pairing, seed=settings.seed)
         first = state.step
         for epoch in range(state.epoch, settings.epochs):
-            order = epoch_order(len(self._patches), seed=settings.seed, epoch=epoch)
+            windows = self._windows(epoch)
+            order = epoch_order(windows, seed=settings.seed, epoch=epoch)
             groups = [group[self._rows] for group in groups_of(order, settings.batch_size)[first:]]
-            batches = batches_ahead(self._patches, groups, partner, dense=dense, pin=pin, threads=threads)
+            ahead = None
+            if len(windows) > 1:
+                # The processes of a machine have one cache of what is read.
+                ahead = map(self._processes.share, read_ahead(windows, settings.batch_size, first))
+            batches = batches_ahead(self._patches, groups, partner, dense=dense, pin=pin, threads=threads, ahead=ahead)
             for number, batch in enumerate(batches, start=first):
                 yield Step(epoch, number, batch, number + 1 == self._steps_per_epoch)
             first = 0
+
+    def _windows(self, epoch: int) -> list[Rows]:
+        """The windows that an epoch takes one after the other, shuffling each: of `permutation` one of all patches."""
+        if self._settings.order == "permutation":
+            return [np.arange(len(self._patches))]
+        blocks = stored_blocks(self._patches.slide, self._patches.row)
+        return shuffled_windows(blocks, seed=self._settings.seed, epoch=epoch)
 
     def _do(self, step: Step) -> StepResult:
         """One step of the optimiser."""
@@ -197,6 +212,8 @@ class Trainer:
         means = {name: value / self._steps_per_epoch for name, value in state.sums.items()}
         means["lr"] = last.figures["lr"]
         embeddings = [item.embedding.detach() for item in last.outputs]
+        if self._settings.alignment == "parts":
+            embeddings = aligned_parts(embeddings)
         features = next(
             item.features
             for modality, item in zip(self._network.branches, last.outputs, strict=True)

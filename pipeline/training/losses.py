@@ -17,6 +17,7 @@ from torch.nn.functional import mse_loss
 from pipeline.settings import RunSettings
 from pipeline.training.barlow_twins import barlow_twins_terms
 from pipeline.training.contrastive import info_nce, nt_xent
+from pipeline.training.parts import align_parts
 from pipeline.training.vicreg import covariance_term, variance_term
 
 Terms = dict[str, Tensor]
@@ -32,13 +33,20 @@ REDUNDANCY_WEIGHT = 5e-3
 
 def objective_of(settings: RunSettings) -> Objective:
     """The objective that a run's settings name, with their weights per pair."""
-    weights = settings.pair_weights or (1.0,) * len(list(combinations(settings.branches, 2)))
+    weights = settings.pair_weights or (1.0,) * settings.pairs
+    if settings.alignment == "parts":
+        return partial(align_parts, weights=weights, objective=_weighed(settings))
+    return partial(_weighed(settings), weights=weights)
+
+
+def _weighed(settings: RunSettings) -> Callable[..., Terms]:
+    """The objective as a function of `embeddings` and `weights`."""
     if settings.objective == "vicreg":
-        return partial({"vicreg": vicreg, "mfl": vicreg_mfl}[settings.convention], weights=weights)
+        return {"vicreg": vicreg, "mfl": vicreg_mfl}[settings.convention]
     if settings.objective == "barlow-twins":
-        return partial(barlow_twins, weights=weights)
+        return barlow_twins
     loss = {"infonce": info_nce, "nt-xent": nt_xent}[settings.objective]
-    return partial(contrastive, weights=weights, loss=partial(loss, temperature=settings.temperature))
+    return partial(contrastive, loss=partial(loss, temperature=settings.temperature))
 
 
 def vicreg(embeddings: Sequence[Tensor], weights: Weights) -> Terms:

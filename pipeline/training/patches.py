@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.slides.marker_names import UNUSED
+from pipeline.training.order import Rows
 from pipeline.training.rows import TrainingRows, TrainingSlide
 from pipeline.training.seeds import seed_of
 from pipeline.training.views import Batch
@@ -23,10 +25,9 @@ _BLOCK_BYTES = 64 * 2**20
 _BATCHES_AHEAD = 3
 _ROWS_PER_JOB = 64
 _ROWS_CONVERTED = 8
+_NOTHING = np.empty(0, np.int64)
 # Each thread holds a batch; more of them than this hardly feed one training process better.
 _MOST_THREADS = 8
-
-Rows = NDArray[np.int64]
 
 
 class PatchReader(Protocol):
@@ -80,6 +81,11 @@ def _cut(values: Rows, length: int) -> list[Rows]:
 class TrainingPatches:
     """All training patches of a cohort, numbered 0 to N - 1 in sheet order.
 
+    Attributes:
+        slide: (N,) number of the slide of each.
+        row: (N,) its row in the store of that slide.
+        in_memory: whether all are held there.
+
     Args:
         rows: which patches.
         dense: whether the dense side will be read.
@@ -101,8 +107,8 @@ class TrainingPatches:
         if self.in_memory:
             with ThreadPoolExecutor(reading_threads()) as pool:
                 self._readers = [HeldPatches(slide, dense=dense, pool=pool) for slide in rows.slides]
-        self._slide = np.repeat(np.arange(len(rows.slides)), [len(slide.rows) for slide in rows.slides])
-        self._row = np.concatenate([slide.rows for slide in rows.slides])
+        self.slide = np.repeat(np.arange(len(rows.slides)), [len(slide.rows) for slide in rows.slides])
+        self.row = np.concatenate([slide.rows for slide in rows.slides])
         # Where each slide's channels stand in the panel, and which of them are in it at all.
         self._places = [
             np.arange(rows.dense_channels)
@@ -112,14 +118,14 @@ class TrainingPatches:
         ]
 
     def __len__(self) -> int:
-        return len(self._row)
+        return len(self.row)
 
     def sparse(self, numbers: Rows, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """(n, P, P, 3) uint8 patches in the order of `numbers`, decoded into `out` where it is given."""
         size_px = self.rows.size_px
         pixels = np.empty((len(numbers), size_px, size_px, 3), dtype=np.uint8) if out is None else out
         for slide, here in self._by_slide(numbers):
-            self._readers[slide].read_sparse(self._row[numbers[here]], pixels, here)
+            self._readers[slide].read_sparse(self.row[numbers[here]], pixels, here)
         return pixels
 
     def dense(
@@ -141,7 +147,7 @@ class TrainingPatches:
         pixels = np.empty((len(numbers), markers, size_px, size_px), dtype=np.float32) if out is None else out
         present = np.zeros((len(numbers), markers), dtype=np.bool_)
         for slide, here in self._by_slide(numbers):
-            places, rows = self._places[slide], self._row[numbers[here]]
+            places, rows = self._places[slide], self.row[numbers[here]]
             used = np.flatnonzero(places != UNUSED)
             channels = places[used]
             classes = used[:, None, None] + 1 if self.rows.dense_kind == "mask" else None
@@ -161,9 +167,20 @@ class TrainingPatches:
                     pixels[place, absent] = 0
         return pixels, present
 
+    def read_ahead(self, numbers: Rows, *, dense: bool) -> None:
+        """Has the system fetch these patches from disk, where they are not in memory, before they are wanted.
+
+        Args:
+            numbers: which.
+            dense: whether their dense side, too.
+        """
+        if not self.in_memory:
+            for slide, here in self._by_slide(numbers):
+                self.rows.slides[slide].store.read_ahead(self.row[numbers[here]], dense=dense)
+
     def _by_slide(self, numbers: Rows) -> Iterator[tuple[int, Rows]]:
         """Each slide that these patches are of, and their places in `numbers`."""
-        slides = self._slide[numbers]
+        slides = self.slide[numbers]
         for slide in np.unique(slides).tolist():
             yield slide, np.flatnonzero(slides == slide)
 
@@ -182,11 +199,6 @@ class TrainingPatches:
             expected="finite pixels in all dense patches",
             found=f"nan or infinity in row {bad.min()}",
         )
-
-
-def epoch_order(count: int, *, seed: int, epoch: int) -> Rows:
-    """The numbers 0 to count - 1 in the order of one epoch."""
-    return np.random.default_rng(seed_of(seed, "order", epoch)).permutation(count)
 
 
 def partners(count: int, pairing: str, *, seed: int) -> Rows | None:
@@ -249,6 +261,7 @@ def batches_ahead(
     dense: bool,
     pin: bool,
     threads: int | None = None,
+    ahead: Iterable[Rows] | None = None,
 ) -> Iterator[Batch]:
     """The batches of the groups of numbers, in order, read ahead of their use.
 
@@ -261,19 +274,30 @@ def batches_ahead(
         dense: whether there is a dense branch.
         pin: whether batches are read into page-locked memory.
         threads: how many threads read; default `reading_threads`.
+        ahead: for each batch the numbers that are fetched from disk, while it is made, for later ones; those of the
+            dense side, too, where each patch is its own partner.
     """
     threads = reading_threads() if threads is None else threads
+    pairs = dense and partner is not None and np.array_equal(partner, np.arange(len(partner)))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
     try:
-        waiting: deque[Future[Batch]] = deque()
-        for numbers in groups:
-            waiting.append(pool.submit(make_batch, patches, numbers, partner, dense=dense, pin=pin))
+        waiting: deque[tuple[list[Future[None]], Future[Batch]]] = deque()
+        for numbers, fetched in zip(groups, repeat(_NOTHING) if ahead is None else ahead, strict=False):
+            fetches = [pool.submit(patches.read_ahead, part, dense=pairs) for part in _cut(fetched, _ROWS_PER_JOB)]
+            waiting.append((fetches, pool.submit(make_batch, patches, numbers, partner, dense=dense, pin=pin)))
             if len(waiting) > max(_BATCHES_AHEAD, threads):
-                yield waiting.popleft().result()
+                yield _taken(*waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield _taken(*waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _taken(fetches: Iterable[Future[None]], batch: Future[Batch]) -> Batch:
+    """The batch, when all that was read beside it is read without an error."""
+    for fetch in fetches:
+        fetch.result()
+    return batch.result()
 
 
 def _bytes_needed(rows: TrainingRows, *, dense: bool) -> int:
@@ -285,8 +309,3 @@ def _bytes_needed(rows: TrainingRows, *, dense: bool) -> int:
         if dense:
             total += pixels * known.dense_channels * slide.store.dense_dtype.itemsize
     return total
-
-
-def groups_of(order: Rows, batch_size: int) -> Sequence[Rows]:
-    """The order cut into whole batches; what is left over waits for another epoch's order."""
-    return np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size)

@@ -69,6 +69,10 @@ class Processes:
         share = batch_size // self.count
         return slice(self.rank * share, (self.rank + 1) * share)
 
+    def share(self, values: NDArray[Any]) -> NDArray[Any]:
+        """This process's part of what the processes of this machine do once between them."""
+        return np.array_split(values, self.local_count)[self.local_rank]
+
     def gather(self, values: Tensor) -> Tensor:
         """(n, …) values of the whole batch from the rows of each process.
 

@@ -22,7 +22,9 @@ from pipeline.settings import RunSettings
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.branches import BranchNetwork
 from pipeline.training.curve import write_curve
+from pipeline.training.encoders import WEIGHTS_NAME
 from pipeline.training.export import TrainedEncoder, write_encoder
+from pipeline.training.kept_branches import BRANCHES_NAME, write_branches
 from pipeline.training.loop import Trainer
 from pipeline.training.low_rank import add_low_rank, merge_low_rank
 from pipeline.training.normalisation import (
@@ -32,7 +34,8 @@ from pipeline.training.normalisation import (
     colour_statistics,
     marker_statistics,
 )
-from pipeline.training.patches import MEMORY_BUDGET_BYTES, Rows, TrainingPatches
+from pipeline.training.order import Rows
+from pipeline.training.patches import MEMORY_BUDGET_BYTES, TrainingPatches
 from pipeline.training.precision import autocast, resolve_precision
 from pipeline.training.processes import Processes
 from pipeline.training.published_views import PublishedViewMaker
@@ -48,11 +51,16 @@ _COLLAPSED_RANK = 2.0
 
 @dataclass(frozen=True)
 class TrainingOutputs:
-    """Where the results go; the state of an unfinished training lies in `state` beside the encoder."""
+    """Where the results go; the other branches and the state of an unfinished training lie beside the encoder."""
 
     encoder: Path
     metrics: Path
     curve: Path
+
+    @property
+    def branches(self) -> Path:
+        """File of what was trained besides the encoder."""
+        return self.encoder.parent / BRANCHES_NAME
 
     @property
     def state(self) -> Path:
@@ -141,6 +149,8 @@ def train(
         last=history[-1] if history else None,
     )
     _write(run, trained, history, outputs, provenance)
+    write_branches(outputs.branches, network, file_digest(outputs.encoder / WEIGHTS_NAME))
+    shutil.rmtree(outputs.state, ignore_errors=True)
 
 
 def _view_maker(settings: RunSettings, size_px: int, normalisation: Normalisation, dense_kind: str) -> MakeViews:
@@ -233,4 +243,3 @@ def _write(
         temporary.write_text(json_lines(history), encoding="utf-8")
     write_curve(outputs.curve, run, history)
     write_encoder(outputs.encoder, trained, provenance)
-    shutil.rmtree(outputs.state, ignore_errors=True)

@@ -47,7 +47,14 @@ if SETTINGS.predict.probe and not Path(SETTINGS.predict.probe).is_dir():
     )
 
 for name, row in SHEET.items():
-    for path in (row.sparse, row.dense, row.transform, row.markers):
+    for path in (
+        row.sparse,
+        row.dense,
+        row.transform,
+        row.markers,
+        row.tissue,
+        row.classes,
+    ):
         if "{" in path or "}" in path:
             raise WorkflowError(
                 f"slide {name}: expected a path without braces, which Snakemake takes for wildcards, found {path}"
@@ -113,6 +120,11 @@ def given_tissue(wildcards):
     """The annotations that the sheet names for a slide, if there are any; tile says so where there are none."""
     path = SHEET[wildcards.slide].tissue
     return [path] if path and Path(path).exists() else []
+
+
+def class_tables():
+    """The table of classes of each pair for which the sheet names one."""
+    return {name: SHEET[name].classes for name in PAIRED if SHEET[name].classes}
 
 
 def sheet_value(column):

@@ -31,6 +31,8 @@ rule embed_slides:
         "<results>/embed/{name}/slides.parquet",
     log:
         "<logs>/embed/{name}/slides.log",
+    benchmark:
+        "<logs>/embed_slides/{name}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
     resources:

@@ -5,8 +5,13 @@ rule evaluate:
         features=collect(
             "<results>/embed/{run}/{slide}.h5", run=SETTINGS.runs, slide=PAIRED
         ),
+        branches=collect(
+            "<results>/train/{run}/branches.safetensors", run=SETTINGS.runs
+        ),
+        # Evaluate says of those that do not exist what is wrong with them.
+        classes=[path for path in class_tables().values() if Path(path).exists()],
     output:
-        summary="<results>/evaluate/summary.tsv",
+        summary=report("<results>/evaluate/summary.tsv", category="Evidence"),
         details="<results>/evaluate/details.json",
     log:
         "<logs>/evaluate.log",
@@ -15,23 +20,25 @@ rule evaluate:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=per_attempt(4000),
+        mem_mb=per_attempt(6000),
         runtime=60,
     params:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),
+        trainings=lambda wildcards, input: str(Path(input.branches[0]).parents[1]),
         runs=list(SETTINGS.runs),
         repeats=[
             f"{name}={run.repeats}"
             for name, run in SETTINGS.runs.items()
             if run.repeats
         ],
+        classes=[f"{name}={path}" for name, path in class_tables().items()],
         settings=to_json(SETTINGS.evaluate),
         panel=to_json(SETTINGS.panel),
         code=code_digest("evaluate"),
     shell:
         "python -P -m pipeline evaluate --stores {params.stores:q} --split {input.split:q}"
-        " --embeddings {params.embeddings:q} --runs {params.runs} --repeats {params.repeats} --out-summary {output.summary:q}"
+        " --embeddings {params.embeddings:q} --trainings {params.trainings:q} --runs {params.runs} --repeats {params.repeats} --classes {params.classes:q} --out-summary {output.summary:q}"
         " --out-details {output.details:q} --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
@@ -44,6 +51,8 @@ rule evaluate_probe:
         directory("<results>/evaluate/probes/{run}"),
     log:
         "<logs>/evaluate/probes/{run}.log",
+    benchmark:
+        "<logs>/evaluate/probes/{run}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
     resources:

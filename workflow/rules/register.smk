@@ -6,7 +6,11 @@ rule register:
         transform=directory("<results>/register/{slide}/transform.zarr"),
         itk="<results>/register/{slide}/transform.h5",
         qc="<results>/register/{slide}/qc.json",
-        overlay="<results>/register/{slide}/overlay.png",
+        overlay=report(
+            "<results>/register/{slide}/overlay.png",
+            category="Registration",
+            labels={"slide": "{slide}"},
+        ),
         checkerboard="<results>/register/{slide}/checkerboard.png",
         residual="<results>/register/{slide}/residual.png",
         deformation="<results>/register/{slide}/deformation.png",

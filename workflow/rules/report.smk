@@ -9,7 +9,7 @@ rule report:
         evidence=rules.evaluate_all.input,
         predictions=rules.predict_all.input,
     output:
-        "<results>/report/index.html",
+        report("<results>/report/index.html", category="The cohort"),
     log:
         "<logs>/report.log",
     benchmark:

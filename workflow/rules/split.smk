@@ -6,6 +6,8 @@ rule split:
         summary="<results>/split/split.json",
     log:
         "<logs>/split.log",
+    benchmark:
+        "<logs>/split.benchmark.tsv"
     conda:
         "../../envs/slides.yaml"
     resources:

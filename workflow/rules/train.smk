@@ -6,7 +6,12 @@ rule train:
     output:
         encoder=directory("<results>/train/{run}/encoder"),
         metrics="<results>/train/{run}/metrics.jsonl",
-        curve="<results>/train/{run}/curve.png",
+        curve=report(
+            "<results>/train/{run}/curve.png",
+            category="Training",
+            labels={"run": "{run}"},
+        ),
+        branches="<results>/train/{run}/branches.safetensors",
     log:
         "<logs>/train/{run}.log",
     benchmark:

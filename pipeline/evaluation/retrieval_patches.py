@@ -1,0 +1,173 @@
+"""The held-out patches of a run in the space that its branches share, and the ranks of their partners there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.evaluation.bootstrap import Interval
+from pipeline.evaluation.evidence import HeldOut
+from pipeline.evaluation.prediction import drawn_evenly, held_out
+from pipeline.evaluation.reading import Cohort, SlidePairs, encoder_of, read_features
+from pipeline.evaluation.retrieval import Figure, Ranks, partner_ranks, retrieval_figures
+from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.slides.marker_names import UNUSED, Aliases, panel_of
+from pipeline.tiling.store import PatchStore
+from pipeline.training.kept_branches import BRANCHES_NAME, DenseDescription, KeptBranches
+from pipeline.training.patches import TrainingPatches
+from pipeline.training.precision import best_device
+from pipeline.training.rows import TrainingRows, TrainingSlide
+
+Integers = NDArray[np.int64]
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The held-out pairs among which partners are looked for.
+
+    Attributes:
+        pairs: the slides.
+        chosen: of each slide, which of its pairs, indices into `SlidePairs.rows`.
+        rows: the same as the dense branch reads them.
+        places: of each slide, which of its held-out pairs, counted from the first held-out one.
+        slides: of each slide, its number among all held-out ones.
+    """
+
+    pairs: tuple[SlidePairs, ...]
+    chosen: tuple[Integers, ...]
+    rows: TrainingRows
+    places: tuple[Integers, ...]
+    slides: tuple[int, ...]
+
+
+def retrieval(
+    trainings: Path,
+    embeddings: Path,
+    stores: Path,
+    cohort: Cohort,
+    groups: Mapping[str, Sequence[str]],
+    tested: HeldOut,
+    settings: EvaluateSettings,
+    panel: PanelSettings,
+) -> dict[str, Any]:
+    """For every run with a dense branch how well dense patches are found from H&E; ready for JSON.
+
+    Args:
+        trainings: folder that holds RUN/encoder and RUN/branches.safetensors; runs without a folder there are left
+            out.
+        embeddings: folder that holds RUN/SLIDE.h5, the features of the sparse encoder.
+        stores: folder of the stores.
+        cohort: the pairs.
+        groups: for each run the trainings that are its seeds.
+        tested: the held-out blocks and their resamples.
+        settings: of the stage.
+        panel: what slides call the same marker.
+
+    Raises:
+        StatedError: if a run's branches are not there, or are not those of the features' encoder.
+    """
+    told = {}
+    for run, names in groups.items():
+        if not (trainings / run).is_dir():
+            continue  # features from elsewhere
+        described = [DenseDescription.read(trainings / name / "encoder") for name in names]
+        dense = [item for item in described if item is not None]
+        if not dense:
+            continue
+        gallery = _gallery(stores, cohort, dense[0], settings, panel)
+        if gallery is None:
+            continue
+        ranks = [
+            _ranks(trainings / name / BRANCHES_NAME, item, embeddings / name, gallery)
+            for name, item in zip(names, dense, strict=True)
+        ]
+        blocks, of_slides = _blocks(gallery, tested)
+        figures = retrieval_figures(ranks, blocks, of_slides)
+        told[run] = {
+            "patches": len(ranks[0].ahead),
+            "slides": [slide.slide for slide in gallery.pairs],
+            "seeds": len(ranks),
+            **{figure.name: _told(figure) for figure in figures},
+        }
+    return told
+
+
+def _gallery(
+    stores: Path, cohort: Cohort, dense: DenseDescription, settings: EvaluateSettings, panel: PanelSettings
+) -> Gallery | None:
+    """Held-out pairs whose dense side is of the run's kind and shows one of its markers; None where there are none."""
+    numbered = [(number, slide) for number, slide in enumerate(held_out(cohort)) if slide.dense_kind == dense.kind]
+    opened = {slide.slide: PatchStore.open(stores / f"{slide.slide}.zarr") for _, slide in numbered}
+    channels = {name: store.attributes.markers for name, store in opened.items()}
+    # The run's own panel comes first: held-out slides may lack a marker of it, or have more.
+    aliases = Aliases(panel.aliases, panel.known_aliases)
+    joint = panel_of({"": dense.panel} | channels, aliases, dense.panel)
+    usable = [item for item in numbered if any(place != UNUSED for place in joint.places[item[1].slide])]
+    if not usable:
+        return None
+    pairs = tuple(slide for _, slide in usable)
+    held = [np.flatnonzero(slide.fold == 0) for slide in pairs]
+    places = drawn_evenly([np.arange(len(rows)) for rows in held], settings.retrieval_patches, settings.seed)
+    chosen = tuple(rows[picked] for rows, picked in zip(held, places, strict=True))
+    read = tuple(
+        TrainingSlide(opened[slide.slide], slide.rows[picked]) for slide, picked in zip(pairs, chosen, strict=True)
+    )
+    known = opened[pairs[0].slide].attributes
+    rows = TrainingRows(read, known.size_px, known.mpp, joint, dense.kind)
+    return Gallery(pairs, chosen, rows, tuple(places), tuple(number for number, _ in usable))
+
+
+def _ranks(path: Path, dense: DenseDescription, features: Path, gallery: Gallery) -> Ranks:
+    encoder, _ = encoder_of(features, [slide.slide for slide in gallery.pairs])
+    if encoder != dense.encoder_sha256:
+        raise StatedError(
+            file=features,
+            expected=f"features of encoder {dense.encoder_sha256[:12]}, beside which {path} was trained",
+            found=f"of {encoder[:12] or 'another'}",
+        )
+    branches = KeptBranches.load(path, dense, best_device())
+    sparse = [
+        read_features(features, slide)[picked] for slide, picked in zip(gallery.pairs, gallery.chosen, strict=True)
+    ]
+    patches = TrainingPatches(gallery.rows, dense=True, budget_bytes=0)
+    numbers = np.arange(len(patches))
+    found = [
+        branches.embed_dense(*patches.dense(numbers[start : start + _ROWS_AT_ONCE]))
+        for start in range(0, len(numbers), _ROWS_AT_ONCE)
+    ]
+    return partner_ranks(branches.project_sparse(np.concatenate(sparse)), np.concatenate(found))
+
+
+def _blocks(gallery: Gallery, tested: HeldOut) -> tuple[list[Integers], HeldOut]:
+    """The blocks of the gallery's patches, and the held-out slides that they are of."""
+    blocks = [tested.blocks[number][picked] for number, picked in zip(gallery.slides, gallery.places, strict=True)]
+    of_slides = HeldOut(
+        tuple(slide.slide for slide in gallery.pairs),
+        tuple(map(len, blocks)),
+        tuple(blocks),
+        tuple(tested.counts[number] for number in gallery.slides),
+        any(len(np.unique(labels)) > 1 for labels in blocks),
+    )
+    return blocks, of_slides
+
+
+def _told(figure: Figure) -> dict[str, Any]:
+    low, high = _ends(figure.within)
+    return {
+        "score": figure.score,
+        "low": low,
+        "high": high,
+        "chance": figure.chance,
+        "per_seed": list(figure.per_seed),
+    }
+
+
+def _ends(within: Interval) -> tuple[float | None, float | None]:
+    return (None, None) if np.isnan(within.low) else (within.low, within.high)

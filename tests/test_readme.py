@@ -1,0 +1,117 @@
+"""What README.md tells a user to write and to run plans as it stands; the tutorial is run for real by its own test."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cohort import REPOSITORY, planned
+from conda_stand_in import write_conda
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+# Said in the README not to have been run: their plugins are not among our dependencies.
+_NOT_RUN = ("cluster-generic", "kubernetes", "--executor")
+
+
+def _section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of one language, without the indentation of the list that they stand in."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indentation}", "", content, flags=re.MULTILINE) for indentation, content in found]
+
+
+def _commands() -> list[str]:
+    """Every Snakemake command of the README that runs jobs, in blocks and in the text."""
+    lines = [line.partition("#")[0].strip() for block in _blocks(README, "sh") for line in block.splitlines()]
+    inline = re.findall(r"`([^`]+)`", _without_blocks(README))
+    found = [
+        text
+        for text in (*lines, *inline)
+        if text.startswith("snakemake -") and text.split()[1] not in ("--unlock", "--lint")
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _options() -> list[str]:
+    """The options that the sections on clusters and conda tell a user to add."""
+    texts = re.findall(r"`(--[^`]+)`", _without_blocks(_section("On a cluster") + _section("With conda")))
+    wanted = [text for text in texts if not any(name in text for name in _NOT_RUN) and text != "--conda-prefix"]
+    return list(dict.fromkeys(wanted))
+
+
+def _without_blocks(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with the cohorts that the README describes; planning needs slides to exist, not to be slides."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("Snakefile", "workflow", "config", "envs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    section = _section("Your own cohort")
+    (sheet,) = (block for block in _blocks(section, "") if block.startswith("slide\tpatient\t"))
+    first, new = _blocks(section, "yaml")
+    for name, configuration in (("cohort", first), ("newcohort", new)):
+        (folder / name / "config").mkdir(parents=True)
+        (folder / name / "config" / "slides.tsv").write_text(sheet)
+        (folder / name / "config" / "config.yaml").write_text(configuration)
+        for path in re.findall(r"slides/\S+", sheet):
+            (folder / name / path).parent.mkdir(exist_ok=True)
+            (folder / name / path).touch()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "conda").symlink_to(write_conda(tmp_path_factory.mktemp("conda")) / "conda")
+    for made in ("train/distilled/encoder", "evaluate/probes/distilled"):
+        (folder / "cohort" / "results" / made).mkdir(parents=True)
+    return folder
+
+
+def _plan(checkout: Path, words: list[str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *words, "--dry-run"],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"snakemake {shlex.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def test_the_readme_has_the_commands_this_file_looks_for() -> None:
+    commands = " ".join(_commands())
+    assert len(_commands()) >= 5
+    assert all(words in commands for words in ("--use-conda", "register_all", "predict_all", "profiles/slurm"))
+    assert {"--set-resources train:gpu=4", "--slurm-status-command squeue --slurm-no-account"} <= set(_options())
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_a_command_of_the_readme_plans_jobs(checkout: Path, command: str) -> None:
+    assert planned(_plan(checkout, shlex.split(command)[1:]))["total"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", _options())
+def test_options_that_the_readme_offers_are_known(checkout: Path, options: str) -> None:
+    profile = ["--workflow-profile", "workflow/profiles/slurm"]
+    assert planned(_plan(checkout, [*profile, *shlex.split(options)]))["total"] > 1
+
+
+def test_the_first_cohort_is_trained_and_the_new_one_is_not(checkout: Path) -> None:
+    first = planned(_plan(checkout, ["-s", "Snakefile", "--directory", "cohort", "--cores", "all"]))
+    assert (first["register"], first["train"]) == (1, 3)
+    new = planned(
+        _plan(checkout, ["-s", "Snakefile", "--directory", "newcohort", "--cores", "all", "embed_all", "predict_all"])
+    )
+    assert new["embed"] == new["predict"] == 2
+    assert not {"register", "train", "evaluate"} & set(new)
