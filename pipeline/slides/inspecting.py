@@ -112,8 +112,11 @@ def _counts(row: SheetRow, *, hashed: bool) -> SideRecord:
     path = Path(row.dense)
     try:
         if row.dense_mpp is None:
-            expected = "dense_mpp in the sheet, um per unit of obsm/spatial: 1 where it is in um"
-            raise StatedError(file=path, expected=expected, found="none")
+            raise StatedError(
+                file=path,
+                expected="dense_mpp in the sheet, um per unit of obsm/spatial: 1 where it is in um",
+                found="none",
+            )
         if not MPP_RANGE[0] <= row.dense_mpp <= MPP_RANGE[1]:
             raise StatedError(file=path, expected="0.05 to 50 um per unit of obsm/spatial", found=f"{row.dense_mpp:g}")
         described = described_counts(row, read_spots(path).genes)

@@ -25,6 +25,8 @@ MAX_NONZERO = 2**27
 _MAX_DENSE_VALUES = 2**32
 _VALUES_AT_ONCE = 2**22
 _LARGEST_COUNT = 2**32 - 1
+# Farther than any slide reaches, in pixels or um.
+_FARTHEST = 1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ def read_spots(path: Path) -> Spots:
 
     Raises:
         StatedError: if it is no AnnData file with `X`, `var` and `obsm/spatial` of sizes that belong together, if gene
-            names repeat, if a position is not finite, or if it is larger than any such file.
+            names repeat, if a position is not finite or on no slide, or if it is larger than any such file.
     """
     expected = "an AnnData file (.h5ad) with X, var and obsm/spatial"
     try:
@@ -65,9 +67,11 @@ def read_spots(path: Path) -> Spots:
             names = _names(file["var"], genes)
     except BROKEN_INPUT as error:
         raise StatedError(file=path, expected=expected, found=repr(error)) from None
-    if not np.isfinite(position).all():
-        found = f"nan or infinity at spot {int(np.argmin(np.isfinite(position).all(axis=1)))}"
-        raise StatedError(file=path, expected="finite positions in obsm/spatial", found=found)
+    near = (np.abs(position) <= _FARTHEST).all(axis=1)
+    if not near.all():
+        spot = int(np.argmin(near))
+        found = f"{position[spot].tolist()} of spot {spot}"
+        raise StatedError(file=path, expected="finite positions on a slide in obsm/spatial", found=found)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         more = f" and {len(repeated) - 4} others" if len(repeated) > 4 else ""
