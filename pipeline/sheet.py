@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _REQUIRED = ("slide", "patient", "sparse")
 _MPP = ("sparse_mpp", "dense_mpp")
 
-DENSE_KINDS = ("fluorescence", "brightfield", "mask")
+DENSE_KINDS = ("fluorescence", "brightfield", "mask", "counts")
 
 Line = tuple[int, list[str]]
 
@@ -30,9 +30,9 @@ class SheetRow:
         dense: path of its dense partner; empty where there is none.
         transform: empty (to be registered), `identity`, or the path of a transform.
         sparse_mpp: um per pixel of the sparse slide, to supply or check what the file says; None where not given.
-        dense_mpp: the same of the dense slide.
+        dense_mpp: the same of the dense slide; of gene counts um per unit of their positions.
         markers: path of a CSV that names the dense channels; empty where there is none.
-        dense_kind: `fluorescence`, `brightfield` or `mask`; empty where the file leaves no doubt.
+        dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`; empty where the file leaves no doubt.
         tissue: path of a GeoJSON of annotations that say where tissue is or what to leave out; empty: as found.
         classes: path of a table of classes of the slide, which evaluate asks for; empty where there is none.
     """

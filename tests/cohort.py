@@ -11,7 +11,18 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-COLUMNS = ("slide", "patient", "sparse", "dense", "transform", "sparse_mpp", "dense_mpp", "markers", "tissue")
+COLUMNS = (
+    "slide",
+    "patient",
+    "sparse",
+    "dense",
+    "transform",
+    "sparse_mpp",
+    "dense_mpp",
+    "markers",
+    "tissue",
+    "dense_kind",
+)
 
 
 def write_cohort(folder: Path, rows: Sequence[dict[str, str]], config: dict[str, object]) -> None:

@@ -34,6 +34,7 @@ def write_store(
         size_px=size_px,
         dense_channels=0 if dense is None else dense.shape[1],
         dense_dtype="uint8" if dense is None else dense.dtype.name,
+        dense_size_px=None if dense is None else dense.shape[-1],
     )
     for start in range(0, count, writer.block_rows):
         rows = slice(start, start + writer.block_rows)
@@ -62,7 +63,7 @@ def write_store(
         patch_size_level0=size_px,
         overview_mpp=8.0,
         markers=markers,
-        nuclear_channel=0 if markers else None,
+        nuclear_channel=0 if markers and dense_kind != "counts" else None,
         verdict="pass" if markers else "",
         counts={"kept": count, "no_tissue": 0, "pair_outside": 0, "pair_residual": 0},
         recipe={"size_px": size_px, "mpp": mpp},

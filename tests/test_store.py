@@ -154,7 +154,7 @@ def test_snakemakes_dotfile_does_not_disturb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size_px", "channels", "itemsize"), [(64, 8, 2), (256, 18, 1), (256, 40, 2), (4096, 40, 4)])
 def test_a_shard_is_bounded_in_memory(size_px: int, channels: int, itemsize: int) -> None:
-    rows = rows_per_block(size_px, channels, itemsize)
+    rows = rows_per_block(size_px, channels * itemsize * size_px**2)
     assert rows >= 1
     assert rows == 1 or rows * size_px**2 * max(3, channels * itemsize) <= 64 * 2**20
 

@@ -67,7 +67,7 @@ def _examined(row: SheetRow, settings: Settings) -> tuple[SlideRecord | None, li
         return inspect_slide(row, settings.inspect, hashed=False), []
     except StatedError as error:
         faults = [_without_slide(error)]
-    if row.dense:
+    if row.dense and row.dense_kind != "counts":
         # The sparse side may have hidden a second fault: the pair is looked at once more from the other side.
         for alone in (
             replace(row, dense="", dense_mpp=None, markers="", transform="", dense_kind=""),
@@ -102,7 +102,8 @@ def _resolution(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
     mpp = record.sparse.mpp if wanted == "native" else float(wanted)
     if mpp < record.sparse.mpp * FINER_TOLERANCE:
         yield problem(subject, f"expected tile.mpp {record.sparse.mpp:g} or coarser, found {mpp:g} um/px")
-    if record.dense is not None and record.dense.mpp > mpp * _COARSE_DENSE:
+    is_image = record.dense is not None and record.dense.kind != "counts"
+    if record.dense is not None and is_image and record.dense.mpp > mpp * _COARSE_DENSE:
         found = f"dense side of {record.dense.mpp:g} um/px for patches of {mpp:g} um/px: too coarse to show cells"
         yield warning(subject, found)
     width_um, height_um = record.sparse.extent_um

@@ -30,7 +30,7 @@ DESCRIPTION_NAME = "probe.json"
 UNIT = "SD"
 UNIT_EXPLAINED = (
     "standard deviations from the mean of a slide, of what stands for the patch: log(1 + mean intensity) of a marker, "
-    "mean optical density of a stain, share of a class"
+    "mean optical density of a stain, share of a class, log(1 + counts per 10,000) of a gene"
 )
 
 _EXPECTED = "a probe's folder as evaluate-probe writes it"

@@ -34,7 +34,7 @@ class SlidePairs:
         position_um: (n, 2) xy of the patches.
         centre_um: (n, 2) xy of their centres.
         marker_mean: (n, T) values of the dense side in the slide's own units, nan where the slide lacks the marker.
-        dense_kind: `fluorescence`, `brightfield` or `mask`: what these values are.
+        dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`: what these values are.
         coords_px: (N, 2) xy level-0 position of ALL patches of the store, to check features against.
     """
 

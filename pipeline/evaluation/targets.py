@@ -10,7 +10,8 @@ from __future__ import annotations
 
 DESCRIPTION = (
     "of fluorescence log(1 + mean intensity of the marker in the patch), of brightfield the mean optical density of "
-    "the stain, of a mask the share of the class; for fitting, standardised within each training slide "
+    "the stain, of a mask the share of the class, of gene counts log(1 + counts per 10,000 of the patch); "
+    "for fitting, standardised within each training slide "
     "from its training patches; held-out slides are scored one by one, and the slides' scores are averaged with "
     "the number of patches as weight"
 )

@@ -67,12 +67,13 @@ def assess_steps(
 
 
 def unmeasured(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
-    """What can be said of a given transform to a mask, which shows no nuclei: how it bends, and that it is untested."""
+    """What can be said of a transform to a mask or spots, which show no nuclei: how it bends, that it is untested."""
+    what = "spots show" if pair.channel == "spots" else "a mask shows"
     return Quality(
         mode=settings.mode,
         engine="given",
         verdict="warn",
-        reasons=("a mask shows no nuclei by which the given transform could be measured; look at the pictures",),
+        reasons=(f"{what} no nuclei by which the given transform could be measured; look at the pictures",),
         channel=pair.channel,
         pose=None,
         margin=None,

@@ -16,7 +16,8 @@ from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
 from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
-from pipeline.slides.record import SlideRecord
+from pipeline.slides.record import SPOT, SlideRecord
+from pipeline.slides.spot_map import SpotMap
 
 _OVERVIEW_MPP = 4.0
 _OVERVIEW_SIDE_PX = 4096
@@ -31,7 +32,7 @@ class Pair:
         sparse: H&E.
         dense: nuclear channel of the multiplex image.
         channel: its name.
-        classes: of a mask: label and name of each class.
+        classes: of a mask: label and name of each class; of gene counts their spots as the one class.
     """
 
     sparse: NuclearSource
@@ -64,6 +65,11 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
     """
     if record.dense is None:
         raise StatedError(slide=record.slide, expected="a slide with a dense partner", found="none in the sheet")
+    if record.dense.kind == "counts":
+        with open_side(record.sparse, slide=record.slide) as sparse, SpotMap(record.dense) as spots:
+            dots = NuclearSource(spots, spots.mpp, None, "labels")
+            yield Pair(NuclearSource(sparse, record.sparse.mpp, None), dots, "spots", ((1, SPOT),))
+        return
     with (
         open_side(record.sparse, slide=record.slide) as sparse,
         open_side(record.dense, slide=record.slide) as dense,

@@ -19,6 +19,7 @@ from pipeline.registration.matching import laid_on
 from pipeline.registration.pair import Pair
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform
+from pipeline.slides.record import SPOT
 
 Picture = NDArray[np.uint8]
 
@@ -70,7 +71,9 @@ def overlay(view: View) -> Picture:
     Of a mask: its classes over the H&E.
     """
     if view.number is not None:
-        return _framed(outlined(view.rgb, view.number), view, "Classes", view.legend)
+        return _framed(
+            outlined(view.rgb, view.number), view, "Spots" if view.classes == (SPOT,) else "Classes", view.legend
+        )
     assert view.dense is not None
     first, second = _contrast(view.sparse), _contrast(view.dense)
     picture = np.stack([first, second, first], axis=-1)

@@ -1,4 +1,4 @@
-"""What the dense side is called on the page: markers, stains or classes, and how its pictures are to be read."""
+"""What the dense side is called on the page: markers, stains, classes or genes, and how its pictures are to be read."""
 
 from __future__ import annotations
 
@@ -67,6 +67,17 @@ _WORDS = {
         "Squares alternate between the H&E and the classes; borders must run on.",
     ),
 }
+_WORDS["counts"] = DenseWords(
+    "gene counts",
+    "gene",
+    "genes",
+    "Gene counts",
+    "the counts of each gene",
+    "log(1 + counts per 10,000)",
+    "Swipe between the H&E and the spots over it: they must lie on tissue. There is no picture of the counts "
+    "themselves.",
+    "Squares alternate between the H&E and the spots; the spots must lie on tissue.",
+)
 _MIXED = DenseWords(
     "dense side",
     "value",
@@ -84,7 +95,7 @@ _NEIGHBOURS = (
 
 
 def dense_kind(slide: SlideResults) -> str:
-    """`fluorescence`, `brightfield` or `mask`; empty where there is no dense side, or nothing told of it."""
+    """`fluorescence`, `brightfield`, `mask` or `counts`; empty where there is no dense side, or nothing told of it."""
     if slide.record and slide.record.dense:
         return slide.record.dense.kind
     return slide.store.attributes.dense_kind if slide.store and slide.store.has_dense else ""
@@ -104,4 +115,4 @@ def cohort_words(results: Results) -> DenseWords:
 def overlay_words(slide: SlideResults) -> str:
     """How to read the overlay of a slide, which neighbouring sections share no nuclei in."""
     serial = slide.registration is not None and slide.registration.mode == "serial"
-    return _NEIGHBOURS if serial and dense_kind(slide) != "mask" else slide_words(slide).overlay
+    return _NEIGHBOURS if serial and dense_kind(slide) not in ("mask", "counts") else slide_words(slide).overlay

@@ -15,11 +15,14 @@ from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
 from pipeline.report.reading import Registration, SlideResults
 from pipeline.report.views import Badge, badge
+from pipeline.slides.record import SPOT
 
 TITLE_PX = 44  # height of the line with title and legend above the pictures of register
 PADDED_TO_PX = 720  # width that they are padded to, so that the line has room
 _RESIDUAL = "The shift left between the stains, in µm, over the slide; even and small is good."
 _DEFORMATION = "How the grid of the slide is bent; smooth lines are plausible, folds are not."
+# Where nothing is registered, and classes or spots lie over the H&E instead.
+_OVERLAID = {"mask": "classes of the mask over", "counts": "spots of the gene counts over"}
 _UNITS = {"um": "µm", "mm": "mm", "px": "px", "mpp": "µm/px", "deg": "°", "degrees": "°", "seconds": "s", "s": "s"}
 _UNITS |= {"mb": "MB", "mib": "MiB", "gb": "GB", "bytes": "bytes"}
 _ORDER = {"fail": 0, "warn": 1}
@@ -79,8 +82,8 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
     width, height = store.attributes.size_level0_px if store else (1, 1)
     field = _field(overlay, width / height) if overlay and store else None
     sparse = sparse_picture(store, overview, fitted(field.size, side_px)) if field and store and overview else None
-    masked = dense_kind(slide) == "mask"
-    classes = store.attributes.markers if masked and store else ()
+    kind = dense_kind(slide)
+    classes = {"mask": store.attributes.markers if store else (), "counts": (SPOT,)}.get(kind, ())
     retry = f"snakemake --cores all --forcerun register -- {shlex.quote(f'results/register/{slide.slide}/qc.json')}"
     return PairView(
         slide=slide.slide,
@@ -90,9 +93,7 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
         facts=tuple(_facts(slide, registration)),
         sparse=photograph(sparse, side_px) if sparse else None,
         overlay=photograph(field or overlay, side_px) if overlay else None,
-        overlay_alt=f"classes of the mask over slide {slide.slide}"
-        if masked
-        else f"overlay of the registered dense slide on slide {slide.slide}",
+        overlay_alt=f"{_OVERLAID.get(kind, 'overlay of the registered dense slide on')} slide {slide.slide}",
         how=overlay_words(slide),
         classes=tuple((name, "#{:02x}{:02x}{:02x}".format(*class_colour(i))) for i, name in enumerate(classes)),
         others=tuple(_others(slide, registration, side_px)),
@@ -105,8 +106,8 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
 
 def _others(slide: SlideResults, registration: Registration, side_px: int) -> Iterator[ExplainedPicture]:
     explained = {"checkerboard": slide_words(slide).checkerboard, "residual": _RESIDUAL, "deformation": _DEFORMATION}
-    if dense_kind(slide) == "mask":
-        del explained["residual"]  # a mask shows no nuclei by which any could be measured
+    if dense_kind(slide) in _OVERLAID:
+        del explained["residual"]  # they show no nuclei by which any could be measured
     for name, how in explained.items():
         if name in registration.pictures:
             picture = drawing(opened(registration.pictures[name]), side_px)

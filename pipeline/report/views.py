@@ -12,10 +12,13 @@ from pipeline.report.figures import Estimate, curves, fates, forest, signed
 from pipeline.report.reading import Evidence, Results, SlideResults
 from pipeline.report.words import MEAN
 
+# Panels of antibodies are listed whole.
+_MOST_NAMES = 64
+
 FATES = (
     "usable as pair",
     "H&E only",
-    "dense side outside its slide",
+    "dense side outside its slide, or no spot",
     "dense side shifted too far",
     "dropped: excluded by annotation",
     "dropped: pen",
@@ -115,13 +118,20 @@ def cohort_row(slide: SlideResults) -> CohortRow:
         patient=slide.patient,
         size_mm=size,
         sparse_mpp=f"{record.sparse.mpp:.3g}" if record else NOTHING,
-        dense_mpp=f"{dense.mpp:.3g}" if dense else NOTHING,
-        markers=", ".join(markers) or ("not read" if slide.has_dense else "H&E only"),
+        dense_mpp=f"{dense.mpp:.3g}" if dense and dense.kind != "counts" else NOTHING,
+        markers=_listed(markers) or ("not read" if slide.has_dense else "H&E only"),
         patches=str(len(store)) if store else NOTHING,
         pairs=NOTHING if slide.pairs is None or not slide.has_dense else str(slide.pairs),
         fold=", ".join(map(str, slide.folds)) or NOTHING,
         verdict=badge(verdict),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, of many genes the first."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"
 
 
 def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:

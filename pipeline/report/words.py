@@ -123,7 +123,9 @@ def limits(results: Results, note: str) -> list[str]:
     kinds = {dense_kind(slide) for slide in results.slides if slide.registration}
     if "mask" in kinds:
         told.append("How well a mask lies on its H&E slide was not measured: it shows no nuclei to go by.")
-    if kinds - {"mask"}:
+    if "counts" in kinds:
+        told.append("How well the spots of gene counts lie on their H&E slide was not measured: they show no nuclei.")
+    if kinds - {"mask", "counts"}:
         told.append(
             "Registration residuals measure how well the two stains agree with each other on tissue that was not used "
             "for fitting. They are no comparison with landmarks placed by a person."

@@ -34,7 +34,8 @@ class RunSettings:
     target: Literal["values", "class"] = Field(
         default="values",
         description="what a target branch holds: values (of fluorescence the log mean of each marker, of brightfield "
-        "the density of each stain, of a mask the share of each class) or class (of a mask, that of most of the patch)",
+        "the density of each stain, of a mask the share of each class, of gene counts the log of each, normalised) or "
+        "class (of a mask, that of most of the patch)",
     )
     convention: Literal["vicreg", "mfl"] = Field(
         default="vicreg", description="weights of the VICReg terms: as its authors code them, or as More From Less does"

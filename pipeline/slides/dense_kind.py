@@ -1,4 +1,4 @@
-"""What kind of image the dense side is: declared in the sheet, taken from the file only where it leaves no doubt."""
+"""What kind the dense side is of: declared in the sheet, taken from the file only where it leaves no doubt."""
 
 from __future__ import annotations
 
@@ -49,6 +49,21 @@ def described_dense(row: SheetRow, header: SlideHeader) -> Described:
         return Described(("label",), named_labels(markers, largest=LARGEST_LABEL[header.dtype], most=MOST_CLASSES))
     except StatedError as error:
         raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+
+
+def described_counts(row: SheetRow, genes: tuple[str, ...]) -> Described:
+    """The genes under the names that the sheet's markers file gives them.
+
+    Raises:
+        StatedError: if there is no transform, or names repeat.
+    """
+    if not row.transform:
+        raise StatedError(
+            file=row.dense,
+            expected="a transform (identity, or a path) in the sheet, for gene counts cannot be registered",
+            found="none",
+        )
+    return Described(named_channels(genes, Path(row.markers) if row.markers else None, file=Path(row.dense)), ())
 
 
 def _contradictions(row: SheetRow, header: SlideHeader) -> Iterator[tuple[str, str]]:

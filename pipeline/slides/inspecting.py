@@ -10,9 +10,10 @@ from pipeline.provenance import file_digest
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.base import SlideHeader
-from pipeline.slides.dense_kind import Described, described_dense
+from pipeline.slides.dense_kind import Described, described_counts, described_dense
 from pipeline.slides.opening import open_slide
-from pipeline.slides.record import SideRecord, SlideRecord
+from pipeline.slides.record import COUNTS_READER, SideRecord, SlideRecord
+from pipeline.slides.spots import read_counts, read_spots
 
 MPP_RANGE = (0.05, 50.0)
 
@@ -28,7 +29,8 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
     Raises:
         StatedError: if an image cannot be opened or is cut off, if its mpp is unknown, absurd or contradicted by the
             sheet, if the sparse image is not RGB of 8 bits, if channel names repeat, or if the dense image is not of
-            the kind that the sheet says, could be of several, or is a mask without names of classes or a transform.
+            the kind that the sheet says, could be of several, or is a mask without names of classes or a transform, or
+            gene counts of which `read_spots` or `read_counts` refuses something.
     """
     sparse = _side(row, settings, "sparse", hashed=hashed)
     if (sparse.channels, sparse.dtype) != (("R", "G", "B"), "uint8"):
@@ -44,7 +46,9 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
         raise StatedError(slide=row.slide, expected="a dense slide", found=found)
     if row.transform not in ("", "identity") and not Path(row.transform).exists():
         raise StatedError(slide=row.slide, file=row.transform, expected="a transform", found="no such file or folder")
-    dense = _side(row, settings, "dense", hashed=hashed) if row.dense else None
+    dense = None
+    if row.dense:
+        dense = _counts(row, hashed=hashed) if _holds_counts(row) else _side(row, settings, "dense", hashed=hashed)
     return SlideRecord(row.slide, row.patient, sparse, dense, row.transform)
 
 
@@ -88,6 +92,47 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, *, hashed: bool) 
         dtype=header.dtype,
         sha256=source_digest(path) if hashed else "",
         classes=described.classes,
+    )
+
+
+def _holds_counts(row: SheetRow) -> bool:
+    is_anndata = Path(row.dense).suffix.lower() == ".h5ad"
+    if is_anndata and row.dense_kind != "counts":
+        raise StatedError(
+            slide=row.slide,
+            file=row.dense,
+            expected="dense_kind counts in the sheet, for an AnnData file",
+            found=row.dense_kind or "none",
+        )
+    return row.dense_kind == "counts"
+
+
+def _counts(row: SheetRow, *, hashed: bool) -> SideRecord:
+    """The record of gene counts; without a hash their values are not looked at either."""
+    path = Path(row.dense)
+    try:
+        if row.dense_mpp is None:
+            raise StatedError(
+                file=path,
+                expected="dense_mpp in the sheet, um per unit of obsm/spatial: 1 where it is in um",
+                found="none",
+            )
+        if not MPP_RANGE[0] <= row.dense_mpp <= MPP_RANGE[1]:
+            raise StatedError(file=path, expected="0.05 to 50 um per unit of obsm/spatial", found=f"{row.dense_mpp:g}")
+        described = described_counts(row, read_spots(path).genes)
+        if hashed:
+            read_counts(path)
+    except StatedError as error:
+        raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+    return SideRecord(
+        path=str(path),
+        reader=COUNTS_READER,
+        mpp=row.dense_mpp,
+        mpp_source="sheet",
+        levels=(),
+        channels=described.channels,
+        dtype="uint32",
+        sha256=source_digest(path) if hashed else "",
     )
 
 

@@ -12,6 +12,11 @@ from pipeline.slides.base import Level
 
 SCHEMA_VERSION = 1
 
+# What reads gene counts, and nothing else.
+COUNTS_READER = "h5py"
+# What their places are called in pictures.
+SPOT = "spot"
+
 
 @dataclass(frozen=True)
 class SideRecord:
@@ -19,11 +24,11 @@ class SideRecord:
 
     Attributes:
         path: the file, relative to the working directory or absolute.
-        reader: `openslide` or `tifffile`.
-        mpp: um per level-0 pixel, never missing here.
+        reader: `openslide` or `tifffile`; of gene counts `h5py`.
+        mpp: um per level-0 pixel, never missing here; of gene counts per unit of their positions.
         mpp_source: `file` or `sheet`.
-        levels: finest first.
-        channels: names, `("R", "G", "B")` or the markers.
+        levels: finest first; none of gene counts.
+        channels: names, `("R", "G", "B")`, the markers or the genes.
         dtype: numpy name of the pixel type.
         sha256: hash of the file (of all files where a slide is several).
         classes: of a mask: label and name of each class; with one channel per class, labels are their numbers from 1.
@@ -41,7 +46,9 @@ class SideRecord:
 
     @property
     def kind(self) -> str:
-        """`mask` where there are classes, `brightfield` for RGB, else `fluorescence`."""
+        """`counts` of genes, `mask` where there are classes, `brightfield` for RGB, else `fluorescence`."""
+        if self.reader == COUNTS_READER:
+            return "counts"
         if self.classes:
             return "mask"
         return "brightfield" if self.channels == ("R", "G", "B") else "fluorescence"

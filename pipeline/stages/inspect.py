@@ -60,7 +60,9 @@ def run(parsed: argparse.Namespace) -> None:
         inputs["dense"] = inspected.dense.sha256
     if row.markers:
         inputs["markers"] = file_digest(Path(row.markers))
-    packages = ("openslide-bin", "openslide-python", "tifffile")
+    packages: tuple[str, ...] = ("openslide-bin", "openslide-python", "tifffile")
+    if inspected.dense and inspected.dense.kind == "counts":
+        packages += ("h5py", "scipy")
     write_json(parsed.out, to_mapping(inspected) | {"provenance": record("inspect", settings, inputs, packages)})
 
 

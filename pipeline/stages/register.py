@@ -58,7 +58,7 @@ def run(parsed: argparse.Namespace) -> None:
         if given is None:
             align = valis_engine.align if settings.engine == "valis" else engine.align
             transform, found = align(pair, settings)
-        elif record.dense and record.dense.kind == "mask":
+        elif record.dense and record.dense.kind in ("mask", "counts"):
             transform, found = given, unmeasured(pair, given, settings)
         else:
             transform = given

@@ -40,7 +40,16 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.transform and slide.dense:
         pairing = read_pairing(slide, parsed.transform, parsed.qc)
         inputs |= {"dense": slide.dense.sha256, "transform": file_digest(parsed.transform)}
-    packages = ("imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "tifffile", "zarr")
+    packages: tuple[str, ...] = (
+        "imagecodecs",
+        "numpy",
+        "opencv-python-headless",
+        "openslide-python",
+        "tifffile",
+        "zarr",
+    )
+    if slide.dense and slide.dense.kind == "counts":
+        packages += ("h5py", "scipy")
     provenance = record("tile", settings, inputs, packages)
     tile(
         slide,

@@ -17,19 +17,27 @@ from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
 from pipeline.slides.base import CorruptTileError, Slide
 from pipeline.slides.record import SideRecord
-from pipeline.tiling.dense_values import patch_values, stored_channels, stored_dtype, stored_pixels, value_names
+from pipeline.tiling.dense_values import (
+    patch_values,
+    stored_channels,
+    stored_dtype,
+    stored_pixels,
+    stored_size_px,
+    value_names,
+)
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.pairing import Pairing
 from pipeline.tiling.sampling import DensePatch, read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide
+from pipeline.tiling.spot_counts import SpotCounts
 from pipeline.tiling.store_writer import JpegEncoding, StoreWriter
 
 
 @dataclass(frozen=True)
 class DenseSide:
-    """The open dense slide, its record, and how it is paired with the sparse one."""
+    """The open dense slide or the counts of genes, its record, and how it is paired with the sparse one."""
 
-    slide: Slide
+    slide: Slide | SpotCounts
     record: SideRecord
     pairing: Pairing
 
@@ -67,6 +75,7 @@ def write_patches(
         size_px=sparse.grid.size_px,
         dense_channels=stored_channels(dense.record) if dense else 0,
         dense_dtype=stored_dtype(dense.record) if dense else "uint8",
+        dense_size_px=stored_size_px(dense.record, sparse.grid.size_px) if dense else None,
         copied=sparse.transform is not None,
         jpeg=JpegEncoding(settings.jpeg_quality, settings.jpeg_subsampling) if settings.codec == "jpeg" else None,
     )
@@ -123,6 +132,8 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
 
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
     """The dense side of the square at `corner_px`; None where it cannot be decoded."""
+    if isinstance(dense.slide, SpotCounts):
+        return dense.slide.patch(grid, corner_px)
     try:
         return read_dense_patch(
             dense.slide,
@@ -140,7 +151,7 @@ def _residuals(
     sparse: NDArray[np.uint8], planes_of_all: NDArray[Any], dense: DenseSide, mpp: float
 ) -> Iterator[tuple[float, float]]:
     for rgb, planes in zip(sparse, planes_of_all, strict=True):
-        if dense.record.kind == "mask":
+        if dense.record.kind in ("mask", "counts"):
             yield float("nan"), 0.0
             continue
         # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.

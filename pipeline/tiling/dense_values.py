@@ -10,6 +10,7 @@ from skimage.color import hed_from_rgb
 
 from pipeline.errors import StatedError
 from pipeline.slides.record import SideRecord
+from pipeline.tiling.patch_targets import per_library
 
 # The stains of immunohistochemistry; the third of the matrix, eosin, takes up what is neither.
 STAINS = ("hematoxylin", "DAB")
@@ -17,7 +18,7 @@ _STAIN_COLUMNS = (0, 2)
 
 
 def value_names(side: SideRecord) -> tuple[str, ...]:
-    """Names of the values of a patch: markers, stains or classes."""
+    """Names of the values of a patch: markers, stains, classes or genes."""
     if side.kind == "mask":
         return tuple(name for _, name in side.classes)
     return STAINS if side.kind == "brightfield" else side.channels
@@ -26,6 +27,11 @@ def value_names(side: SideRecord) -> tuple[str, ...]:
 def stored_channels(side: SideRecord) -> int:
     """Number of channels that a store keeps."""
     return 1 if side.kind == "mask" else len(side.channels)
+
+
+def stored_size_px(side: SideRecord, size_px: int) -> int:
+    """Side of a patch of it that a store keeps, of patches of `size_px`."""
+    return 1 if side.kind == "counts" else size_px
 
 
 def stored_dtype(side: SideRecord) -> str:
@@ -68,12 +74,15 @@ def patch_values(side: SideRecord, stored: NDArray[Any]) -> NDArray[np.float32]:
 
     Fluorescence: means in the slide's own units. Brightfield: mean optical densities (of base 10) of the stains
     by colour deconvolution (Ruifrok and Johnston 2001), negative amounts of a pixel as 0. Mask: share of each class.
+    Counts: see `per_library`.
     """
     if side.kind == "mask":
         counts = [np.bincount(patch.ravel(), minlength=len(side.classes) + 1)[1:] for patch in stored]
         return (np.stack(counts) / np.prod(stored.shape[1:])).astype(np.float32)
     if side.kind == "brightfield":
         return np.stack([_stain_densities(patch) for patch in stored])
+    if side.kind == "counts":
+        return per_library(stored)[:, :, 0, 0]
     return np.asarray(stored.mean(axis=(2, 3), dtype=np.float64), dtype=np.float32)
 
 

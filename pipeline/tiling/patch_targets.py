@@ -1,9 +1,12 @@
 """What the dense side tells of a patch in a few numbers, made comparable between slides: what can be predicted of it.
 
 Fluorescence: mean intensity of each marker. Brightfield: mean optical density of each stain. Mask: share of each class.
+Gene counts: counts of each gene per 10,000 of the patch.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +14,28 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 NO_CLASS = -1
+# Counts of a patch after the normalisation of its library size, the usual choice for single cells and spots.
+LIBRARY_SIZE = 10_000
 _MAJORITY = 0.5
 
 
 def comparable(values: Floats, dense_kind: str) -> Floats:
-    """log(1 + x) of intensities (n, T), negative ones (background-corrected images have them) taken as 0.
+    """log(1 + x) of intensities and of normalised counts (n, T).
+
+    Negative ones, which background-corrected images have, are taken as 0.
 
     Densities and shares, of the other kinds, are on scales of their own already and stay as they are.
     """
-    return np.log1p(np.clip(values, 0, None)) if dense_kind == "fluorescence" else values
+    return np.log1p(np.clip(values, 0, None)) if dense_kind in ("fluorescence", "counts") else values
+
+
+def per_library(counts: NDArray[Any]) -> NDArray[np.float32]:
+    """Counts (n, G, ...) of patches scaled to 10,000 each, float32; a patch without counts stays 0.
+
+    The normalisation of library sizes as in scanpy's `normalize_total(target_sum=1e4)`, which `log1p` follows there.
+    """
+    total = counts.reshape(len(counts), -1).sum(axis=1, dtype=np.float64).reshape(-1, *[1] * (counts.ndim - 1))
+    return np.asarray(counts * (LIBRARY_SIZE / np.maximum(total, 1)), dtype=np.float32)
 
 
 def standardised(values: Floats) -> Floats:

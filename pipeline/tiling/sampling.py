@@ -100,6 +100,7 @@ class DensePatch:
 
     Attributes:
         pixels: (C, P, P) in the dense slide's dtype; beyond the dense slide white if RGB, else 0.
+            Of gene counts P is 1.
         inside: fraction of the pixels that lie on the dense slide.
     """
 

@@ -42,14 +42,14 @@ class StoreAttributes:
         patch_size_level0: side of a patch in level-0 pixels, rounded.
         overview_mpp: um per pixel of `overview` and `overview_regions`.
         markers: what the dense side tells of a patch, the columns of `marker_mean`: names of its channels, of a
-            brightfield slide its stains, of a mask its classes; empty where there is no dense side.
+            brightfield slide its stains, of a mask its classes, of gene counts the genes; empty without a dense side.
         nuclear_channel: index into `markers` of the channel that shows nuclei; None where there is none.
         verdict: `pass`, `warn` or `fail` of the registration; empty where there was none.
         counts: number of grid positions by what became of them.
         recipe: the settings that fix what a patch is.
         provenance: inputs, settings, code and versions.
         dense_kind: `fluorescence`: `dense` holds a channel per marker; `brightfield`: R, G, B; `mask`: one channel of
-            labels, i + 1 for class i of `markers`, 0 for none.
+            labels, i + 1 for class i of `markers`, 0 for none; `counts`: one value per gene, the counts in the patch.
     """
 
     slide: str
@@ -73,6 +73,11 @@ class StoreAttributes:
         """Number of channels of `dense`."""
         return len(self.markers) and {"brightfield": 3, "mask": 1}.get(self.dense_kind, len(self.markers))
 
+    @property
+    def dense_size_px(self) -> int:
+        """Side of a patch of `dense`."""
+        return 1 if self.dense_kind == "counts" else self.size_px
+
 
 @dataclass(frozen=True)
 class PatchTable:
@@ -85,7 +90,7 @@ class PatchTable:
         residual_um: (N,) float32, shift left between the two sides; nan where it cannot be measured.
         pair_quality: (N,) float32 in [0, 1]; 0 means that the row is not to be used as a pair.
         marker_mean: (N, C) float32, of each marker: its mean over the patch in the dense slide's own units; of a stain
-            its mean optical density; of a class its share of the patch.
+            its mean optical density; of a class its share of the patch; of a gene its counts per 10,000 of the patch.
     """
 
     position_px: NDArray[np.int64]
@@ -168,7 +173,10 @@ class PatchStore:
     def read_dense(
         self, rows: Rows, out: NDArray[Any] | None = None, places: NDArray[np.int64] | None = None
     ) -> NDArray[Any]:
-        """(n, C, P, P) in the dense slide's dtype: the multiplex patches of these rows; see `ShardedRows.read`."""
+        """(n, C, P, P) in the dense slide's dtype: the dense side of these rows; see `ShardedRows.read`.
+
+        Of gene counts P is 1.
+        """
         return self._read("dense", rows, out, places)
 
     def read_ahead(self, rows: Rows, *, dense: bool) -> None:
@@ -216,7 +224,7 @@ def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
         "marker_mean": (count, columns),
     }
     if columns:
-        expected["dense"] = (count, known.dense_channels, side, side)
+        expected["dense"] = (count, known.dense_channels, known.dense_size_px, known.dense_size_px)
     if not count <= MAX_PATCHES or not 0 < side <= LARGEST_PATCH_PX or columns > _MAX_COLUMNS:
         raise ValueError(f"sparse {sparse}, position_px {position}, {columns} markers")
     for name, shape in expected.items():

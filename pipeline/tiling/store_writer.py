@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,14 @@ class JpegEncoding:
     subsampling: str
 
 
-def rows_per_block(size_px: int, channels: int, itemsize: int) -> int:
+def rows_per_block(size_px: int, dense_bytes: int) -> int:
     """Patches that are handed to a writer at once, so that its memory is bounded; a divisor of `SHARD_ROWS`.
 
     At most 64 MiB of pixels of either side and 512 patches. Of copied patches these are some 3 MB, which the
     processor's cache holds while they are read, checked and written: larger blocks took longer.
     """
-    pixel_bytes = size_px * size_px * max(3, channels * itemsize)
-    most = min(_BLOCK_ROWS, _BLOCK_BYTES // pixel_bytes)
+    patch_bytes = max(3 * size_px * size_px, dense_bytes)
+    most = min(_BLOCK_ROWS, _BLOCK_BYTES // patch_bytes)
     return max(rows for rows in range(1, SHARD_ROWS // 2 + 1) if SHARD_ROWS % rows == 0 and rows <= max(1, most))
 
 
@@ -57,6 +58,7 @@ class StoreWriter:
         size_px: side of a patch.
         dense_channels: channels of the dense side; 0 where there is none.
         dense_dtype: numpy name of its pixel type.
+        dense_size_px: side of a patch of it where that is another, 1 of gene counts.
         copied: whether the sparse patches come as JPEG streams, through `copy`, rather than as pixels.
         jpeg: how sparse patches that come as pixels are encoded; None keeps them exactly, with zstd.
     """
@@ -69,19 +71,21 @@ class StoreWriter:
         size_px: int,
         dense_channels: int,
         dense_dtype: str,
+        dense_size_px: int | None = None,
         copied: bool = False,
         jpeg: JpegEncoding | None = None,
     ) -> None:
         self._patches, self._jpeg = patches, jpeg
         self._group = zarr.create_group(path, zarr_format=3)
         dtype = np.dtype(dense_dtype)
-        self.block_rows = rows_per_block(size_px, dense_channels, dtype.itemsize)
+        dense_side = size_px if dense_size_px is None else dense_size_px
+        dense_shape = (patches, dense_channels, dense_side, dense_side)
+        self.block_rows = rows_per_block(size_px, prod(dense_shape[1:]) * dtype.itemsize)
         # Level 1: pixels that were JPEG hardly get smaller, and level 3 takes four times as long for 3 %.
         self._sparse_codec = None if copied or jpeg else BloscEncoding(1, "noshuffle", 1)
         self._dense_codec = dense_encoding(dtype)
         sparse_shape = (patches, size_px, size_px, 3)
         self._sparse = self._pixels(path / "sparse", sparse_shape, "uint8", self._sparse_codec)
-        dense_shape = (patches, dense_channels, size_px, size_px)
         self._dense = (
             self._pixels(path / "dense", dense_shape, dense_dtype, self._dense_codec) if dense_channels else None
         )

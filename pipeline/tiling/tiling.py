@@ -17,7 +17,7 @@ from pipeline.provenance import finished
 from pipeline.settings import TileSettings
 from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
-from pipeline.slides.record import SlideRecord
+from pipeline.slides.record import SideRecord, SlideRecord
 from pipeline.tiling.annotations import GivenRegions, write_annotations
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
 from pipeline.tiling.dense_values import value_names
@@ -28,6 +28,7 @@ from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
 from pipeline.tiling.regions import GLASS, TISSUE, Regions, dropped, fates, find_regions
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
+from pipeline.tiling.spot_counts import SpotCounts
 from pipeline.tiling.store import PatchTable, StoreAttributes
 from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
 
@@ -63,7 +64,7 @@ def tile(
 
     Raises:
         StatedError: if the slide has no tissue, its resolution is coarser than the patches', or more of its patches
-            than `tile.max_corrupt` cannot be decoded.
+            than `tile.max_corrupt` cannot be decoded, or gene counts have no spot in any of them.
     """
     cv2.setNumThreads(1)
     with ExitStack() as stack:
@@ -81,7 +82,7 @@ def tile(
         paired = record.dense is not None and pairing is not None and pairing.verdict != "fail"
         dense = None
         if paired and record.dense is not None and pairing is not None:
-            dense = DenseSide(stack.enter_context(open_side(record.dense, slide=record.slide)), record.dense, pairing)
+            dense = _dense_side(record, record.dense, pairing, source.grid, stack)
         temporary = stack.enter_context(finished(out))
         writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
         corrupt = evidence.corrupt
@@ -98,6 +99,15 @@ def tile(
         if outlines is not None:
             partial = stack.enter_context(finished(outlines))
             write_annotations(partial, regions, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
+
+
+def _dense_side(record: SlideRecord, side: SideRecord, pairing: Pairing, grid: Grid, stack: ExitStack) -> DenseSide:
+    """The dense side, open until the stack closes."""
+    if side.kind != "counts":
+        return DenseSide(stack.enter_context(open_side(side, slide=record.slide)), side, pairing)
+    counts = SpotCounts.open(record, pairing.transform)
+    counts.check_any_in(grid)
+    return DenseSide(counts, side, pairing)
 
 
 def _squares(record: SlideRecord, settings: TileSettings) -> Grid:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.training.encoders import build_encoder, feature_width
+from pipeline.training.gene_encoder import HIDDEN_UNITS, build_gene_encoder
 from pipeline.training.seeds import seed_of
 
 
@@ -28,9 +29,10 @@ class BranchNetwork(nn.Module):
 
     Args:
         branches: modality of each branch.
-        encoder: timm name of the architecture of all encoders.
+        encoder: timm name of the architecture of all encoders of images.
         channels: number of input channels of each modality.
         size_px: side of the views.
+        dense_kind: kind of the dense side; that of `counts` has an encoder of its own.
         projector: widths of the projectors' layers.
         seed: fixes the initial weights. Those of a modality do not depend on the other branches, so runs that are
             compared start from the same sparse encoder.
@@ -43,6 +45,7 @@ class BranchNetwork(nn.Module):
         encoder: str,
         channels: Mapping[str, int],
         size_px: int,
+        dense_kind: str = "",
         projector: Sequence[int],
         seed: int,
     ) -> None:
@@ -52,8 +55,11 @@ class BranchNetwork(nn.Module):
         self.projectors = nn.ModuleDict()
         for modality in dict.fromkeys(branches):
             torch.manual_seed(seed_of(seed, "weights", modality))
-            built = build_encoder(encoder, in_chans=channels[modality], size_px=size_px)
-            width = feature_width(built, in_chans=channels[modality], size_px=size_px)
+            if modality == "dense":
+                built, width = build_dense_encoder(encoder, dense_kind, channels[modality], size_px)
+            else:
+                built = build_encoder(encoder, in_chans=channels[modality], size_px=size_px)
+                width = feature_width(built, in_chans=channels[modality], size_px=size_px)
             self.encoders[modality] = built
             self.projectors[modality] = build_projector(width, projector)
 
@@ -64,6 +70,14 @@ class BranchNetwork(nn.Module):
             features = self.encoders[modality](view)
             outputs.append(BranchOutput(features, self.projectors[modality](features)))
         return outputs
+
+
+def build_dense_encoder(encoder: str, kind: str, channels: int, size_px: int) -> tuple[nn.Module, int]:
+    """The encoder of a dense branch and the length of its feature vectors."""
+    if kind == "counts":
+        return build_gene_encoder(channels), HIDDEN_UNITS
+    built = build_encoder(encoder, in_chans=channels, size_px=size_px)
+    return built, feature_width(built, in_chans=channels, size_px=size_px)
 
 
 def build_projector(width: int, widths: Sequence[int]) -> nn.Sequential:

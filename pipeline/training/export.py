@@ -24,6 +24,8 @@ from pipeline.training.normalisation import ColourStatistics, MarkerStatistics
 from pipeline.training.rows import TrainingRows
 
 CARD_NAME = "card.md"
+# A panel of more is told in full by config.json alone; that of gene counts often is.
+_MOST_NAMES = 64
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class TrainedEncoder:
         settings: of the run.
         size_px: side of the patches' part that the encoder sees.
         colour: normalisation of its input.
-        markers: statistics of a fluorescence dense side that it was trained beside, otherwise empty.
+        markers: statistics of a dense side of fluorescence or counts that it was trained beside, otherwise empty.
         dense_colour: statistics of a brightfield one.
         rows: the training patches.
         precision: number format in training.
@@ -115,7 +117,7 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
 
 
 def _dense(trained: TrainedEncoder) -> dict[str, Any] | None:
-    """The dense side: its kind, its panel (markers, stains or classes) and colours; null where there was none."""
+    """The dense side: its kind, its panel (markers, stains, classes, genes) and colours; null without one."""
     rows, colour = trained.rows, trained.dense_colour
     if not rows.dense_kind:
         return None
@@ -183,6 +185,8 @@ def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] 
         what = "the class of patches" if settings["target"] == "class" else "of patches"
         other = " of OTHER places" if settings["pairing"] == "shuffled" else ""
         return f"A REFERENCE: it was trained, supervised, to predict {what}{other} ({names}) from the H&E patch."
+    if dense["kind"] == "counts":
+        names = f"counts of {len(dense['panel'])} genes"
     names = {"mask": f"a mask of {names}", "brightfield": "a brightfield stain"}.get(dense["kind"], names)
     if settings["pairing"] == "shuffled":
         return f"A CONTROL: beside it stood dense patches ({names}) of OTHER places, in a fixed random pairing."
@@ -196,7 +200,10 @@ def _panel(own: dict[str, Any]) -> str:
         return "none"
     absent, names = own["markers_absent"], own["dense"]["panel"]
     masked = {name: f" (masked in {', '.join(slides)})" for name, slides in absent.items()}
-    panel = ", ".join(f"{name}{masked.get(name, '')}" for name in names)
+    told = names[:_MOST_NAMES]
+    panel = ", ".join(f"{name}{masked.get(name, '')}" for name in told)
+    if len(names) > len(told):
+        panel += f" and {len(names) - len(told)} more"
     return f"{own['dense']['kind']}: {panel}"
 
 

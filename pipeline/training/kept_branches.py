@@ -21,8 +21,8 @@ from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.json_file import read_json
 from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES
 from pipeline.provenance import finished
-from pipeline.training.branches import BranchNetwork, build_projector
-from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA, build_encoder, feature_width
+from pipeline.training.branches import BranchNetwork, build_dense_encoder, build_projector
+from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics, Normalisation
 from pipeline.training.parts import shared_columns
 
@@ -48,16 +48,16 @@ class DenseDescription:
     """What `config.json` of an encoder says of the dense branch that it was trained beside.
 
     Attributes:
-        architecture: timm name of both encoders.
+        architecture: timm name of the encoders of images.
         encoder_sha256: hash of the sparse encoder's weights.
         feature_dim: length of a sparse feature vector.
         input_px: side of the central part of a patch that the encoders see.
         projector: widths of the projectors' layers.
         columns: of the embedding, those in which a sparse and a dense branch were aligned.
-        kind: `fluorescence`, `brightfield` or `mask`.
-        panel: markers, stains or classes that the dense branch sees, in the order of its channels.
+        kind: `fluorescence`, `brightfield`, `mask` or `counts`.
+        panel: markers, stains, classes or genes that the dense branch sees, in the order of its channels.
         blank: whether it was trained on blank patches, a control.
-        markers: statistics of fluorescence.
+        markers: statistics of fluorescence and of counts.
         colour: statistics of brightfield.
     """
 
@@ -156,8 +156,7 @@ class KeptBranches:
         if belongs_to != description.encoder_sha256:
             raise StatedError(file=path, expected=expected, found=f"those of {belongs_to[:12] or 'no encoder'}")
         channels, size_px = description.channels, description.input_px
-        encoder = build_encoder(description.architecture, in_chans=channels, size_px=size_px)
-        width = feature_width(encoder, in_chans=channels, size_px=size_px)
+        encoder, width = build_dense_encoder(description.architecture, description.kind, channels, size_px)
         projectors: dict[str, nn.Module] = {
             "sparse": build_projector(description.feature_dim, description.projector),
             "dense": build_projector(width, description.projector),
@@ -197,10 +196,11 @@ class KeptBranches:
 
     def _view(self, pixels: Tensor, present: Tensor) -> Tensor:
         """The centre of dense patches as the encoder gets it, without augmentation."""
-        side = self.description.input_px
+        # Counts have no place within a patch that could be left out.
+        side = min(self.description.input_px, pixels.shape[-1])
         start = (pixels.shape[-1] - side) // 2
         window = pixels[:, :, start : start + side, start : start + side]
-        if self.description.kind == "fluorescence":
+        if self.description.kind in ("fluorescence", "counts"):
             window = self._normalisation.dense(window)
         elif self.description.kind == "brightfield":
             window = self._normalisation.brightfield(window / 255)
@@ -229,7 +229,7 @@ def _check_sizes(found: DenseDescription) -> None:
     widths = (found.feature_dim, *found.projector)
     if not found.projector or not all(1 <= width <= MAX_FEATURES for width in widths):
         raise ValueError(f"{found.feature_dim} features and a projector of {found.projector}")
-    if found.kind == "fluorescence" and len(found.markers) != len(found.panel):
+    if found.kind in ("fluorescence", "counts") and len(found.markers) != len(found.panel):
         raise ValueError(f"statistics of {len(found.markers)} of {len(found.panel)} markers")
     if found.kind == "brightfield" and found.colour is None:
         raise ValueError("no mean and std of a brightfield dense side")

@@ -3,6 +3,7 @@
 Dense intensities span decades and differ in unit from scanner to scanner. Each marker is divided by its own mean
 absolute intensity, compressed by the symmetric logarithm sign(x) log(1 + |x|) (logarithmic far above that mean, linear
 around zero, defined for background-subtracted negatives) and standardised. The outcome does not depend on the unit.
+Counts of genes per 10,000 of their patch have one unit: their cofactor is 1, which makes it log(1 + x).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class MarkerStatistics:
 
     Attributes:
         marker: its name.
-        cofactor: mean absolute intensity over the training pixels of the slides that have the marker.
+        cofactor: mean absolute intensity over the training pixels of the slides that have the marker; of a gene 1.
         mean: of symlog(x / cofactor).
         std: of the same.
         patches: number of training patches behind these figures.
@@ -72,7 +73,9 @@ def colour_statistics(blocks: Iterable[NDArray[np.uint8]], total: Sum = _alone) 
     return ColourStatistics(tuple(mean.tolist()), tuple(std.tolist()))
 
 
-def marker_statistics(markers: Sequence[str], blocks: Blocks, total: Sum = _alone) -> tuple[MarkerStatistics, ...]:
+def marker_statistics(
+    markers: Sequence[str], blocks: Blocks, total: Sum = _alone, *, cofactor_of_all: float | None = None
+) -> tuple[MarkerStatistics, ...]:
     """Statistics of each marker over the patches that show it.
 
     Args:
@@ -80,6 +83,7 @@ def marker_statistics(markers: Sequence[str], blocks: Blocks, total: Sum = _alon
         blocks: opens a pass over (n, M, P, P) float32 pixels with (n, M) bool, whether the slide has the marker;
             two passes are made.
         total: sums an array over the processes, each of which passes over a share.
+        cofactor_of_all: cofactor of values that have a unit in common: 1 of normalised counts, for their log(1 + x).
     """
     absolute, pixels, patches = np.zeros(len(markers)), np.zeros(len(markers)), np.zeros(len(markers), dtype=np.int64)
     for values, present in blocks():
@@ -89,6 +93,8 @@ def marker_statistics(markers: Sequence[str], blocks: Blocks, total: Sum = _alon
     absolute, pixels, patches = total(absolute), total(pixels), total(patches)
     cofactor = absolute / np.maximum(patches, 1)
     cofactor[cofactor <= 0] = 1.0
+    if cofactor_of_all is not None:
+        cofactor[:] = cofactor_of_all
     sums, squares = np.zeros(len(markers)), np.zeros(len(markers))
     for values, present in blocks():
         compressed = _compress(torch.from_numpy(values), torch.from_numpy(cofactor)).double()
@@ -112,7 +118,7 @@ class Normalisation:
 
     Args:
         colour: statistics of the sparse side.
-        markers: statistics of the dense side where it is fluorescence, otherwise empty.
+        markers: statistics of the dense side where it is fluorescence or counts, otherwise empty.
         device: where the pixels will be.
         dense_colour: statistics of the dense side where it is brightfield.
     """

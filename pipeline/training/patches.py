@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.slides.marker_names import UNUSED
+from pipeline.tiling.patch_targets import per_library
 from pipeline.training.order import Rows
 from pipeline.training.rows import TrainingRows, TrainingSlide
 from pipeline.training.seeds import seed_of
@@ -51,7 +52,8 @@ class HeldPatches:
         _read_blocks(store.read_sparse, self._rows, self._sparse, pool)
         self._dense: NDArray[Any] | None = None
         if dense:
-            self._dense = np.empty((len(self._rows), known.dense_channels, *side), store.dense_dtype)
+            dense_side = (known.dense_size_px, known.dense_size_px)
+            self._dense = np.empty((len(self._rows), known.dense_channels, *dense_side), store.dense_dtype)
             _read_blocks(store.read_dense, self._rows, self._dense, pool)
 
     def read_sparse(self, rows: Rows, out: NDArray[np.uint8], places: Rows) -> None:
@@ -134,7 +136,8 @@ class TrainingPatches:
         """(n, M, P, P) float32 and (n, M) bool, which of the M channels are there.
 
         Fluorescence: raw intensities of the panel's markers. Brightfield: R, G, B, 0 to 255. Mask: 1 where the panel's
-        class is, 0 elsewhere. Absent markers and classes are 0.
+        class is, 0 elsewhere. Genes: counts per 10,000 of all that the patch's slide has, P being 1. What is absent
+        is 0.
 
         Args:
             numbers: which patches.
@@ -143,7 +146,7 @@ class TrainingPatches:
         Raises:
             StatedError: if an intensity is not finite.
         """
-        size_px, markers = self.rows.size_px, self.rows.dense_channels
+        size_px, markers = self.rows.dense_size_px, self.rows.dense_channels
         pixels = np.empty((len(numbers), markers, size_px, size_px), dtype=np.float32) if out is None else out
         present = np.zeros((len(numbers), markers), dtype=np.bool_)
         for slide, here in self._by_slide(numbers):
@@ -162,7 +165,8 @@ class TrainingPatches:
                 self._readers[slide].read_dense(rows[part], values, np.arange(len(part)))
                 if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values[: len(part)]).all():
                     self._refuse(self.rows.slides[slide], rows[part], values[: len(part)])
-                for place, value in zip(here[part].tolist(), values, strict=False):
+                found = per_library(values) if self.rows.dense_kind == "counts" else values
+                for place, value in zip(here[part].tolist(), found, strict=False):
                     pixels[place, channels] = value[used] if classes is None else value == classes
                     pixels[place, absent] = 0
         return pixels, present
@@ -186,7 +190,7 @@ class TrainingPatches:
 
     def blocks(self) -> Iterator[Rows]:
         """All numbers in order, as many at a time as 64 MiB of float32 intensities hold."""
-        patch_bytes = 4 * self.rows.size_px**2 * max(3, self.rows.dense_channels)
+        patch_bytes = 4 * max(3 * self.rows.size_px**2, self.rows.dense_channels * self.rows.dense_size_px**2)
         rows = max(1, _BLOCK_BYTES // patch_bytes)
         for start in range(0, len(self), rows):
             yield np.arange(start, min(start + rows, len(self)))
@@ -231,6 +235,7 @@ def make_batch(
         pin: whether to decode into page-locked memory, from which a GPU fetches while the host goes on.
     """
     count, size_px, markers = len(numbers), patches.rows.size_px, patches.rows.dense_channels
+    dense_px = patches.rows.dense_size_px
     sparse = torch.empty(count, size_px, size_px, 3, dtype=torch.uint8, pin_memory=pin)
     patches.sparse(numbers, sparse.numpy())
     if not dense:
@@ -239,9 +244,9 @@ def make_batch(
             target = torch.from_numpy(patches.targets[partner[numbers]])
         return Batch(sparse, None, None, target.pin_memory() if pin and target is not None else target)
     if partner is None:
-        blank = torch.zeros(count, markers, size_px, size_px, pin_memory=pin)
+        blank = torch.zeros(count, markers, dense_px, dense_px, pin_memory=pin)
         return Batch(sparse, blank, torch.zeros(count, markers, dtype=torch.bool, pin_memory=pin))
-    pixels = torch.empty(count, markers, size_px, size_px, pin_memory=pin)
+    pixels = torch.empty(count, markers, dense_px, dense_px, pin_memory=pin)
     _, present = patches.dense(partner[numbers], pixels.numpy())
     there = torch.from_numpy(present)
     return Batch(sparse, pixels, there.pin_memory() if pin else there)
@@ -304,8 +309,8 @@ def _bytes_needed(rows: TrainingRows, *, dense: bool) -> int:
     total = 0
     for slide in rows.slides:
         known = slide.store.attributes
-        pixels = len(slide.rows) * known.size_px**2
-        total += pixels * 3
+        total += len(slide.rows) * known.size_px**2 * 3
         if dense:
-            total += pixels * known.dense_channels * slide.store.dense_dtype.itemsize
+            values = known.dense_channels * known.dense_size_px**2
+            total += len(slide.rows) * values * slide.store.dense_dtype.itemsize
     return total

@@ -36,7 +36,7 @@ class TrainingRows:
         mpp: um per pixel of the first slide's patches; the others differ by at most 5 %.
         panel: the markers that the dense branch sees, and where each slide's channels stand in it; without a dense
             branch empty.
-        dense_kind: `fluorescence`, `brightfield` or `mask`; without a dense branch empty.
+        dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`; without a dense branch empty.
     """
 
     slides: tuple[TrainingSlide, ...]
@@ -47,8 +47,13 @@ class TrainingRows:
 
     @property
     def dense_channels(self) -> int:
-        """Channels of a dense view: R, G, B of brightfield, a marker or a class each of the others."""
+        """Channels of a dense view: R, G, B of brightfield, a marker, a class or a gene each of the others."""
         return 3 if self.dense_kind == "brightfield" else len(self.markers)
+
+    @property
+    def dense_size_px(self) -> int:
+        """Side of all patches' dense side."""
+        return 1 if self.dense_kind == "counts" else self.size_px
 
     @property
     def markers(self) -> tuple[str, ...]:

@@ -105,6 +105,7 @@ def train(
         encoder=settings.encoder,
         channels={"sparse": 3, "dense": rows.dense_channels},
         size_px=size_px,
+        dense_kind=rows.dense_kind,
         projector=settings.projector if targets is None else targets.shape[1:],
         seed=settings.seed,
     )
@@ -181,7 +182,7 @@ def _check_eight_bits(rows: TrainingRows) -> None:
 def _statistics(
     patches: TrainingPatches, settings: RunSettings, processes: Processes
 ) -> tuple[ColourStatistics, tuple[MarkerStatistics, ...], ColourStatistics | None]:
-    """Of the sparse side, and of the dense side where it is fluorescence or brightfield; labels need none."""
+    """Of the sparse side, and of the dense side where it is no mask; labels need none."""
 
     def share() -> Iterator[Rows]:
         return islice(patches.blocks(), processes.rank, None, processes.count)
@@ -196,7 +197,8 @@ def _statistics(
     def dense_blocks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         return (patches.dense(block) for block in share())
 
-    return colour, marker_statistics(patches.rows.markers, dense_blocks, processes.sum), None
+    cofactor = 1.0 if patches.rows.dense_kind == "counts" else None
+    return colour, marker_statistics(patches.rows.markers, dense_blocks, processes.sum, cofactor_of_all=cofactor), None
 
 
 def _bf16_cosine(

@@ -62,7 +62,7 @@ class ViewMaker:
         shared_geometry: whether the first sparse and the first dense branch (the second ones, and so on) see the same
             window of the patch. Orientation and colour are always drawn for each branch on its own.
         normalisation: of both modalities.
-        dense_kind: `fluorescence`, `brightfield` or `mask`.
+        dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`, whose views are no images but (n, M, 1, 1).
     """
 
     def __init__(
@@ -98,6 +98,9 @@ class ViewMaker:
             source = rgb if modality == "sparse" else dense
             if source is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
+            if modality == "dense" and self._dense_kind == "counts":
+                views.append(self._recolour(modality, source, batch.present, draws))
+                continue
             # Between two classes there is none.
             mode = "nearest" if modality == "dense" and self._dense_kind == "mask" else "bilinear"
             view = resample(source, windows[number], orientations, self._augmentation.size_px, mode)
@@ -114,7 +117,7 @@ class ViewMaker:
 
     def _prepared(self, dense: Tensor) -> Tensor:
         """The dense side as it is resampled; overwrites it."""
-        if self._dense_kind == "fluorescence":
+        if self._dense_kind in ("fluorescence", "counts"):
             return self._normalisation.dense(dense)
         return dense.div_(255) if self._dense_kind == "brightfield" else dense
 
@@ -122,7 +125,7 @@ class ViewMaker:
         strength, dropout = self._augmentation.dense_colour, self._augmentation.channel_dropout
         if self._dense_kind == "fluorescence":
             return jitter_intensity(view, present, strength, dropout, draws)
-        if self._dense_kind == "mask":
+        if self._dense_kind in ("mask", "counts"):
             return drop_channels(view, present, dropout, draws)
         standard = self._normalisation.brightfield(jitter_stain(view, strength, draws))
         return torch.where(present[:, :, None, None], standard, 0.0)

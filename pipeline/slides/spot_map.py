@@ -1,0 +1,79 @@
+"""The spots of gene counts as an image of dots, for the pictures by which a person checks where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.slides.base import Level, Pixels, SlideHeader
+from pipeline.slides.record import COUNTS_READER, SPOT, SideRecord
+from pipeline.slides.spots import read_spots
+
+_SIDE_PX = 2048
+# Radius of a dot, as a share of the mean distance between spots.
+_DOT = 0.3
+_LARGEST_DOT_PX = 64
+
+
+class SpotMap:
+    """A slide of one channel, 1 in a dot about each spot and 0 elsewhere; `read_region` as of any slide.
+
+    Attributes:
+        mpp: um per pixel.
+
+    Args:
+        side: the gene counts, as inspected. Spots left of or above the frame's origin are not drawn.
+    """
+
+    def __init__(self, side: SideRecord) -> None:
+        position_um = read_spots(Path(side.path)).position * side.mpp
+        extent_um = float(np.maximum(position_um.max(axis=0), 1.0).max())
+        self.mpp = extent_um / _SIDE_PX
+        position = position_um / self.mpp
+        ends = np.maximum(position.max(axis=0), 1.0)
+        spacing = float(np.sqrt(ends.prod() / len(position)))
+        radius = min(max(1, round(_DOT * spacing)), _LARGEST_DOT_PX)
+        width, height = (int(end) + radius + 1 for end in ends)
+        self._labels = np.zeros((height, width), dtype=np.uint8)
+        for x, y in np.rint(position[(position >= 0).all(axis=1)]).astype(int).tolist():
+            cv2.circle(self._labels, (x, y), radius, 1, -1)
+        self.header = SlideHeader(
+            Path(side.path), COUNTS_READER, self.mpp, (Level((width, height), 1.0),), (SPOT,), "uint8"
+        )
+
+    def read_region(
+        self,
+        level: int,
+        corner_xy: tuple[int, int],
+        size_xy: tuple[int, int],
+        channels: Sequence[int] | None = None,
+    ) -> Pixels:
+        """See `pipeline.slides.base.Slide`; there is one level and one channel."""
+        found: NDArray[Any] = np.zeros((size_xy[1], size_xy[0], 1), dtype=np.uint8)
+        (height, width), (x, y) = self._labels.shape, corner_xy
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + size_xy[0], width), min(y + size_xy[1], height)
+        if right > left and bottom > top:
+            found[top - y : bottom - y, left - x : right - x, 0] = self._labels[top:bottom, left:right]
+        return found
+
+    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
+        """Never: nothing is decoded."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
