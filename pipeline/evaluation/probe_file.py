@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save
 
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.json_file import read_json
-from pipeline.limits import MAX_FEATURES
+from pipeline.limits import MAX_FEATURES, MAX_MARKERS
 from pipeline.provenance import file_digest, finished
 
 Floats = NDArray[np.float64]
@@ -34,7 +34,6 @@ UNIT_EXPLAINED = (
 )
 
 _EXPECTED = "a probe's folder as evaluate-probe writes it"
-_MAX_MARKERS = 4096
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Probe:
             if told["schema"] != SCHEMA_VERSION:
                 raise ValueError(f"schema {told['schema']}")
             markers = tuple(marker_probe(item) for item in told["markers"])
-            if not 0 < len(markers) <= _MAX_MARKERS or len({item.marker for item in markers}) != len(markers):
+            if not 0 < len(markers) <= MAX_MARKERS or len({item.marker for item in markers}) != len(markers):
                 raise ValueError(f"{len(markers)} markers, or one of them twice")
             wanted, width = str(told["weights_sha256"]), int(told["features"])
             about = str(told["run"]), str(told["encoder"])

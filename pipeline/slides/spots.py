@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.limits import MAX_MARKERS
 
 # Sizes beyond which a file is refused before memory is asked for. A store names the gene of every column.
-MAX_GENES = 4096
 MAX_SPOTS = 2**24
 MAX_NONZERO = 2**27
 _MAX_DENSE_VALUES = 2**32
@@ -56,8 +56,8 @@ def read_spots(path: Path) -> Spots:
             if missing:
                 raise StatedError(file=path, expected=expected, found=f"no {', '.join(missing)}")
             spots, genes = _shape(file["X"])
-            if not (0 < spots <= MAX_SPOTS and 0 < genes <= MAX_GENES):
-                limits = f"1 to {MAX_SPOTS} spots and 1 to {MAX_GENES} genes (choose those that vary most)"
+            if not (0 < spots <= MAX_SPOTS and 0 < genes <= MAX_MARKERS):
+                limits = f"1 to {MAX_SPOTS} spots and 1 to {MAX_MARKERS} genes (choose those that vary most)"
                 raise StatedError(file=path, expected=limits, found=f"{spots} x {genes}")
             spatial = file["obsm/spatial"]
             if not isinstance(spatial, h5py.Dataset) or spatial.shape != (spots, 2):

@@ -18,13 +18,12 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.errors import BROKEN_INPUT, StatedError
-from pipeline.limits import LARGEST_PATCH_PX, MAX_PATCHES
+from pipeline.limits import LARGEST_PATCH_PX, MAX_MARKERS, MAX_PATCHES
 from pipeline.sheet import DENSE_KINDS
 from pipeline.tiling.sharded_rows import Rows, ShardedRows
 from pipeline.tiling.shards import shard_path
 
 SCHEMA_VERSION = 1
-_MAX_COLUMNS = 4096
 _MAX_OVERVIEW_PX = 2**26
 
 
@@ -225,7 +224,7 @@ def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
     }
     if columns:
         expected["dense"] = (count, known.dense_channels, known.dense_size_px, known.dense_size_px)
-    if not count <= MAX_PATCHES or not 0 < side <= LARGEST_PATCH_PX or columns > _MAX_COLUMNS:
+    if not count <= MAX_PATCHES or not 0 < side <= LARGEST_PATCH_PX or columns > MAX_MARKERS:
         raise ValueError(f"sparse {sparse}, position_px {position}, {columns} markers")
     for name, shape in expected.items():
         found = _array(group, name).shape

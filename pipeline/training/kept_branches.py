@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.json_file import read_json
-from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES
+from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES, MAX_MARKERS
 from pipeline.provenance import finished
 from pipeline.training.branches import BranchNetwork, build_dense_encoder, build_projector
 from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA
@@ -30,7 +30,6 @@ BRANCHES_NAME = "branches.safetensors"
 _OF_ENCODER = "encoders.sparse."
 _OF_HASH = "encoder_sha256"
 _BATCH = 128
-_MOST_CHANNELS = 4096
 
 
 def write_branches(path: Path, network: BranchNetwork, encoder_sha256: str) -> None:
@@ -224,7 +223,7 @@ def _columns(settings: dict[str, Any]) -> NDArray[np.int64]:
 
 def _check_sizes(found: DenseDescription) -> None:
     """Refuses sizes that no training has, before networks for them are built."""
-    if not 1 <= found.input_px <= LARGEST_PATCH_PX or not 1 <= found.channels <= _MOST_CHANNELS:
+    if not 1 <= found.input_px <= LARGEST_PATCH_PX or not 1 <= found.channels <= MAX_MARKERS:
         raise ValueError(f"{found.channels} dense channels of {found.input_px} px")
     widths = (found.feature_dim, *found.projector)
     if not found.projector or not all(1 <= width <= MAX_FEATURES for width in widths):
