@@ -80,7 +80,8 @@ def test_two_processes_train_as_one_does(cohort: Path, alone: Path) -> None:
     assert code == 0, said
     assert "2 processes" in said
     assert said.count("train two: 80/80 patches") == 1
-    assert sorted(item.name for item in (cohort / "two").iterdir()) == ["curve.png", "encoder", "metrics.jsonl"]
+    made = ["branches.safetensors", "curve.png", "encoder", "metrics.jsonl"]
+    assert sorted(item.name for item in (cohort / "two").iterdir()) == made
     _assert_same_curve(cohort / "two", alone)
     weights, expected = (load_file(out / "encoder" / "model.safetensors") for out in (cohort / "two", alone))
     for name, value in weights.items():

@@ -39,7 +39,8 @@ def write_branches(path: Path, network: BranchNetwork, encoder_sha256: str) -> N
         state = network.state_dict().items()
         kept = {key: value.detach().cpu().contiguous() for key, value in state if not key.startswith(_OF_ENCODER)}
     with finished(path) as temporary:
-        temporary.write_bytes(save(kept, metadata={"format": "pt", _OF_HASH: encoder_sha256}))
+        # One key only: safetensors writes several in an order that changes from process to process.
+        temporary.write_bytes(save(kept, metadata={_OF_HASH: encoder_sha256}))
 
 
 @dataclass(frozen=True)
