@@ -10,12 +10,12 @@ from array_slide import ArraySlide
 from hard_pairs import neighbouring_section, outcome, swapped_channel, third, tries, turned_by_scanner, wrong_mpp
 from numpy.typing import NDArray
 from PIL import Image
-from synthetic_pair import synthetic_pair
+from synthetic_pair import smooth_noise, synthetic_pair
 
 from pipeline.registration import affine, coarse
 from pipeline.registration.deformable import NEIGHBOURS, SAME_SECTION
 from pipeline.registration.engine import align
-from pipeline.registration.images import NuclearSource
+from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview
 from pipeline.registration.quality import Correspondences
 from pipeline.registration.scale import scale_between
@@ -51,6 +51,18 @@ def test_dense_slide_over_a_third_is_right_where_it_lies(seed: int) -> None:
     assert found.quality.verdict in ("pass", "warn")
     assert found.median_um < 0.5
     assert found.p90_um < 1.5
+
+
+@pytest.mark.parametrize("corner", [0, 96])
+@pytest.mark.parametrize("part", ["sparse", "dense"])
+def test_search_lays_a_small_part_where_it_lies_on_the_whole(part: str, corner: int) -> None:
+    values = smooth_noise(np.random.default_rng(3), (128, 128), 3)
+    whole = NuclearImage(values, np.ones((128, 128), np.bool_), (0.0, 0.0), 16.0)
+    cut = NuclearImage(values[corner:, corner:][:32, :32].copy(), np.ones((32, 32), np.bool_), (0.0, 0.0), 16.0)
+    best = coarse.search(*((cut, whole) if part == "sparse" else (whole, cut)))[0]
+    middle_um, there_um = 16 * 16.0, (corner + 16) * 16.0
+    sparse_um, dense_um = (middle_um, there_um) if part == "sparse" else (there_um, middle_um)
+    np.testing.assert_allclose(best.affine @ [sparse_um, sparse_um, 1.0], dense_um, atol=24)
 
 
 def test_dense_slide_turned_by_the_scanner_is_right() -> None:
