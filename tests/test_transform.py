@@ -162,13 +162,14 @@ MATRIX = [[0.9, 0.1, 40.0], [-0.1, 1.1, -3.0], [0.0, 0.0, 1.0]]
     ("name", "text"),
     [
         ("m.csv", "\n".join(",".join(map(str, row)) for row in MATRIX)),
+        ("m.csv", "\ufeff" + "\n".join(",".join(map(str, row)) for row in MATRIX)),
         ("m.txt", "# a remark\n" + "\n".join(" ".join(map(str, row)) for row in MATRIX)),
         ("m.json", json.dumps(MATRIX)),
         ("m.json", json.dumps({"matrix": MATRIX})),
     ],
 )
 def test_matrix_files_map_sparse_to_dense(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     np.testing.assert_allclose(read_transform(tmp_path / name).to_dense(np.array([[100.0, 200.0]])), [[150.0, 207.0]])
 
 

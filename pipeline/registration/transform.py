@@ -211,7 +211,7 @@ def _begins_with(path: Path, words: bytes) -> bool:
 
 def _names_columns(path: Path) -> bool:
     """Whether the first line that is no remark holds the names of point pairs, not the numbers of a matrix."""
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
         first = next((line for line in stream if line.strip() and not line.startswith("#")), "")
     return "_um" in first
 
