@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dense-kind",
         default="",
+        choices=("", *DENSE_KINDS),
         metavar="KIND",
         help=f"{', '.join(DENSE_KINDS)}; empty where the file leaves no doubt",
     )
