@@ -13,6 +13,7 @@ from PIL import Image
 from synthetic_pair import smooth_noise, synthetic_pair
 
 from pipeline.registration import affine, coarse
+from pipeline.registration.assessment import quality_of
 from pipeline.registration.deformable import NEIGHBOURS, SAME_SECTION
 from pipeline.registration.engine import align
 from pipeline.registration.images import NuclearImage, NuclearSource
@@ -125,6 +126,17 @@ def test_scale_is_told_whatever_the_turn_and_the_layout(factor: float, columns: 
     points = np.random.default_rng(1).uniform(0, [columns, 500], (40, 2))
     turn = np.array([[np.cos(2.0), -np.sin(2.0)], [np.sin(2.0), np.cos(2.0)]]) @ np.diag([-1.0, 1.0])
     assert scale_between(points, points @ turn.T / factor + 30) == pytest.approx(factor)
+
+
+def test_one_block_tells_no_scale_and_is_no_error() -> None:
+    """A neighbouring section hardly larger than a block, which the search alone places."""
+    side = ArraySlide(np.full((520, 770, 3), 200, np.uint8), mpp=1.0)
+    pair, pose = Pair.of(side, side, (1.0, 1.0), None), coarse.Pose(False, 0.0, 0.8, np.eye(2, 3))
+    found = Correspondences(np.array([[300.0, 260.0]]), np.array([[310.0, 260.0]]), np.ones(1, np.bool_))
+    settings, maps = RegisterSettings(mode="serial"), [("smooth", Transform.identity(), True)]
+    quality = quality_of(pair, settings, Transform.identity(), found, maps, NEIGHBOURS, "sitk", pose, 0.3)
+    assert quality.supported
+    assert quality.scale is None
 
 
 def test_tissue_shows_alike_in_pale_and_dark_stains() -> None:
