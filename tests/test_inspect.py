@@ -179,6 +179,17 @@ def test_a_dense_kind_that_is_none_is_wrong_usage(
     assert inspect(*arguments, "--dense-kind", "") == 0
 
 
+@pytest.mark.parametrize("word", ["half", "0", "-1", "inf", "nan"])
+def test_a_resolution_that_is_no_positive_number_is_wrong_usage(
+    pair: tuple[Path, Path], tmp_path: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        inspect(
+            "--slide", "s", "--patient", "p", "--sparse", pair[0], "--out", tmp_path / "out", f"--sparse-mpp={word}"
+        )
+    assert f"--sparse-mpp: must be a positive number, not '{word}'" in capsys.readouterr().err
+
+
 def test_repeated_channel_names_are_refused_unless_markers_resolve_them(
     tmp_path: Path, pair: tuple[Path, Path]
 ) -> None:

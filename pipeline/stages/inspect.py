@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.settings import InspectSettings
@@ -71,7 +72,8 @@ def _number(text: str) -> float | None:
     """A positive number, or None for an empty string."""
     if not text.strip():
         return None
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
-    return value
+    with suppress(ValueError):
+        value = float(text)
+        if 0 < value < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
