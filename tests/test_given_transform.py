@@ -157,6 +157,15 @@ def test_pairs_without_a_column_are_refused(tmp_path: Path) -> None:
         read_transform(tmp_path / "pairs.csv")
 
 
+def test_a_given_transform_that_is_none_is_told_with_its_slide(
+    drawn: SyntheticPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(drawn, tmp_path)
+    (tmp_path / "m.csv").write_text("1,0\n")
+    assert run_register(tmp_path, tmp_path / "out", str(tmp_path / "m.csv")) == 1
+    assert capsys.readouterr().err.startswith(f"error: slide s1, file {tmp_path / 'm.csv'}: expected a 3 x 3 matrix")
+
+
 class Opened:
     """Leaves a trace if it is ever unpickled."""
 
