@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ def test_zarr_keeps_the_map_exactly_and_says_its_direction(tmp_path: Path) -> No
 def test_zarr_of_an_affine_map_has_no_grid(tmp_path: Path) -> None:
     write_transform(tmp_path / "transform.zarr", Transform.identity(), {})
     assert read_transform(tmp_path / "transform.zarr").forward is None
+
+
+@pytest.mark.parametrize("lost", ["forward", "inverse"])
+def test_zarr_of_one_direction_is_refused(tmp_path: Path, lost: str) -> None:
+    """Points would go there with the displacement and come back without it."""
+    write_transform(tmp_path / "transform.zarr", replace(wavy(-70, False, 15, 700), **{lost: None}), {})
+    with pytest.raises(StatedError, match=rf"transform\.zarr: .*no displacement/{lost}, so it leads one way only"):
+        read_transform(tmp_path / "transform.zarr")
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

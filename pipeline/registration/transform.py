@@ -233,6 +233,9 @@ def _read_zarr(path: Path) -> Transform:
                 found=f"kind {attributes.get('kind')}, schema {attributes.get('schema')}",
             )
         grids = {name: _read_grid(group, name) for name in ("forward", "inverse")}
+        absent = [name for name, grid in grids.items() if grid is None]
+        if len(absent) == 1:
+            raise ValueError(f"no displacement/{absent[0]}, so it leads one way only")
         return Transform(checked_affine(attributes["affine"], path), grids["forward"], grids["inverse"])
     except BROKEN_INPUT as error:
         raise StatedError(file=path, expected="a transform written by register", found=repr(error)) from None
