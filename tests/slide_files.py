@@ -56,19 +56,22 @@ def write_rgb(
     return path
 
 
-def write_svs(path: Path, levels: list[Image], description: str = "MPP = 0.5000") -> Path:
+def write_svs(
+    path: Path, levels: list[Image], description: str = "MPP = 0.5000", compression: str | int = "jpeg"
+) -> Path:
     """What OpenSlide and we take for an Aperio slide."""
+    arguments = {"compressionargs": {"level": 95}} if compression == "jpeg" else {}
     with tifffile.TiffWriter(path) as writer:
         for index, image in enumerate(levels):
             writer.write(
                 image,
                 tile=(64, 64),
                 photometric="rgb",
-                compression="jpeg",
-                compressionargs={"level": 95},
+                compression=compression,
                 description=f"Aperio Image Library v11.2.1|AppMag = 20|{description}",
                 subfiletype=1 if index else 0,
                 metadata=None,
+                **arguments,
             )
     return path
 

@@ -33,13 +33,19 @@ def by_itk(transform: Any, positions: Any) -> Any:
     return np.array([transform.TransformPoint(point) for point in positions.tolist()])
 
 
-def displacement_field(low: tuple[float, float] = (0.0, 0.0)) -> Any:
-    """Smooth displacements of up to 8 um at nodes 20 um apart, over 1 mm."""
+BACKWARDS = (-1.0, 0.0, 0.0, -1.0)
+
+
+def displacement_field(
+    first: tuple[float, float] = (0.0, 0.0), direction: tuple[float, ...] = (1.0, 0.0, 0.0, 1.0)
+) -> Any:
+    """Smooth displacements of up to 8 um at nodes 20 um apart, over 1 mm from the first node on."""
     y, x = np.mgrid[0:51, 0:51] * 20.0
     values = np.stack([8 * np.sin(y / 150), 6 * np.cos(x / 130)], axis=-1)
     field = sitk.GetImageFromArray(values, isVector=True)
     field.SetSpacing((20.0, 20.0))
-    field.SetOrigin(low)
+    field.SetOrigin(first)
+    field.SetDirection(direction)
     return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
 
 
@@ -67,6 +73,22 @@ def test_itk_displacement_field_is_sampled_within_a_tenth_of_a_um(tmp_path: Path
     transform = read_transform(tmp_path / "t.h5")
     np.testing.assert_allclose(transform.to_dense(points()), by_itk(field, points()), atol=0.1)
     assert transform.round_trip_um(points()).max() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["field", "spline"])
+def test_itk_grids_whose_axes_run_backwards_are_sampled_where_they_lie(tmp_path: Path, kind: str) -> None:
+    transform = displacement_field((SIDE_UM, SIDE_UM), BACKWARDS)
+    if kind == "spline":
+        transform = sitk.BSplineTransform(2, 3)
+        transform.SetTransformDomainOrigin((SIDE_UM, SIDE_UM))
+        transform.SetTransformDomainDirection(BACKWARDS)
+        transform.SetTransformDomainPhysicalDimensions((SIDE_UM, SIDE_UM))
+        transform.SetTransformDomainMeshSize((4, 4))
+        values = np.random.default_rng(3).normal(0, 8, transform.GetNumberOfParameters())
+        transform.SetParameters(values.tolist())
+    sitk.WriteTransform(transform, str(tmp_path / "t.h5"))
+    found = read_transform(tmp_path / "t.h5").to_dense(points())
+    np.testing.assert_allclose(found, by_itk(transform, points()), atol=0.1)
 
 
 def test_itk_composite_is_read_in_its_own_order(tmp_path: Path) -> None:
@@ -133,6 +155,15 @@ def test_pairs_without_a_column_are_refused(tmp_path: Path) -> None:
     pd.DataFrame(np.ones((9, 3)), columns=list(COLUMNS[:3])).to_csv(tmp_path / "pairs.csv", index=False)
     with pytest.raises(StatedError, match="dense_y_um"):
         read_transform(tmp_path / "pairs.csv")
+
+
+def test_a_given_transform_that_is_none_is_told_with_its_slide(
+    drawn: SyntheticPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(drawn, tmp_path)
+    (tmp_path / "m.csv").write_text("1,0\n")
+    assert run_register(tmp_path, tmp_path / "out", str(tmp_path / "m.csv")) == 1
+    assert capsys.readouterr().err.startswith(f"error: slide s1, file {tmp_path / 'm.csv'}: expected a 3 x 3 matrix")
 
 
 class Opened:

@@ -18,7 +18,7 @@ from pipeline.errors import StatedError
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.inspecting import inspect_slide, source_digest
-from pipeline.slides.markers import named_channels
+from pipeline.slides.markers import named_channels, named_labels
 from pipeline.slides.opening import open_side, open_slide
 from pipeline.slides.record import read_record
 
@@ -159,6 +159,35 @@ def test_markers_rename_channels(tmp_path: Path, text: str, expected: tuple[str,
             named_channels(names, path, file=Path("image.tif"))
     else:
         assert named_channels(names, path, file=Path("image.tif")) == expected
+
+
+@pytest.mark.parametrize("label", ["-1", "256", "1.0", "1" * 5000])
+def test_labels_that_no_mask_of_8_bits_has_are_refused(tmp_path: Path, label: str) -> None:
+    markers = tmp_path / "classes.csv"
+    markers.write_text(f"channel,marker\n1,tumour\n{label},stroma\n")
+    with pytest.raises(StatedError, match=f"line 3: label '{label}'"):
+        named_labels(markers, largest=255, most=255)
+
+
+def test_a_dense_kind_that_is_none_is_wrong_usage(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--slide", "s", "--patient", "p", "--sparse", pair[0], "--dense", pair[1], "--out", tmp_path / "out"]
+    with pytest.raises(SystemExit, match="2"):
+        inspect(*arguments, "--dense-kind", "flourescence")
+    assert "flourescence" in capsys.readouterr().err
+    assert inspect(*arguments, "--dense-kind", "") == 0
+
+
+@pytest.mark.parametrize("word", ["half", "0", "-1", "inf", "nan"])
+def test_a_resolution_that_is_no_positive_number_is_wrong_usage(
+    pair: tuple[Path, Path], tmp_path: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        inspect(
+            "--slide", "s", "--patient", "p", "--sparse", pair[0], "--out", tmp_path / "out", f"--sparse-mpp={word}"
+        )
+    assert f"--sparse-mpp: must be a positive number, not '{word}'" in capsys.readouterr().err
 
 
 def test_repeated_channel_names_are_refused_unless_markers_resolve_them(

@@ -134,6 +134,7 @@ def test_hematoxylin_separates_the_stains() -> None:
         (["Opal 520", "dapi (MSI)"], 1),
         (["hoechst33342", "PD-1"], 0),
         (["DNAM-1", "DAPI"], 1),
+        (["B7-H3", "H3"], 1),
     ],
 )
 def test_nuclear_channel_is_found_by_name(channels: list[str], index: int) -> None:

@@ -21,6 +21,7 @@ from pipeline.registration.deformable import BLOCKS, FINE, measure
 from pipeline.registration.engine import align
 from pipeline.registration.images import NuclearSource
 from pipeline.registration.pair import Pair, overview, tissue_of
+from pipeline.registration.pictures import View, overlay
 from pipeline.registration.quality import Quality, to_mapping
 from pipeline.registration.smoothing import fit_field
 from pipeline.registration.transform import Transform
@@ -176,6 +177,24 @@ def test_region_and_pyramid_keep_the_frame(plain: SyntheticPair) -> None:
             centre = image.to_um(np.array([[(x * weight).sum(), (y * weight).sum()]]))
             np.testing.assert_allclose(centre, [[323.5 * 0.5, 203.5 * 0.5]], atol=1e-3)
             assert image.mpp == mpp
+
+
+@pytest.mark.parametrize("kind", ["nuclei", "mask"])
+def test_pictures_read_the_dense_slide_only_under_the_sparse_one(kind: str) -> None:
+    """A region of H&E on a whole dense slide, which at the picture's resolution no memory holds."""
+    values = np.random.default_rng(0).integers(0, 2, (2000, 3000, 1), np.uint8)
+    sparse = ArraySlide(np.full((100, 120, 3), 200, np.uint8), mpp=0.5)
+    dense = ArraySlide(values, mpp=0.5, channels=("DAPI",))
+    pair = Pair.of(sparse, dense, (0.5, 0.5), None)
+    if kind == "mask":
+        pair = replace(pair, dense=NuclearSource(dense, 0.5, None, "labels"), classes=((1, "tumour"),))
+    view = View.of(pair, Transform(np.array([[1.0, 0, 400.0], [0, 1, 300.0]])))
+    shown = view.number if view.dense is None else view.dense.values
+    np.testing.assert_allclose(shown, values[600:700, 800:920, 0], atol=0.01)
+    assert all(width < 200 and height < 200 for _, (width, height) in dense.reads)
+    beside = View.of(pair, Transform(np.array([[1.0, 0, 9000.0], [0, 1, 300.0]])))
+    assert not (beside.number if beside.dense is None else beside.dense.inside).any()
+    assert overlay(beside).shape[2] == 3
 
 
 def test_windows_do_not_change_what_is_measured(plain: SyntheticPair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,13 @@ from array_slide import ArraySlide
 from hard_pairs import neighbouring_section, outcome, swapped_channel, third, tries, turned_by_scanner, wrong_mpp
 from numpy.typing import NDArray
 from PIL import Image
-from synthetic_pair import synthetic_pair
+from synthetic_pair import smooth_noise, synthetic_pair
 
 from pipeline.registration import affine, coarse
+from pipeline.registration.assessment import quality_of
 from pipeline.registration.deformable import NEIGHBOURS, SAME_SECTION
 from pipeline.registration.engine import align
-from pipeline.registration.images import NuclearSource
+from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview
 from pipeline.registration.quality import Correspondences
 from pipeline.registration.scale import scale_between
@@ -51,6 +52,18 @@ def test_dense_slide_over_a_third_is_right_where_it_lies(seed: int) -> None:
     assert found.quality.verdict in ("pass", "warn")
     assert found.median_um < 0.5
     assert found.p90_um < 1.5
+
+
+@pytest.mark.parametrize("corner", [0, 96])
+@pytest.mark.parametrize("part", ["sparse", "dense"])
+def test_search_lays_a_small_part_where_it_lies_on_the_whole(part: str, corner: int) -> None:
+    values = smooth_noise(np.random.default_rng(3), (128, 128), 3)
+    whole = NuclearImage(values, np.ones((128, 128), np.bool_), (0.0, 0.0), 16.0)
+    cut = NuclearImage(values[corner:, corner:][:32, :32].copy(), np.ones((32, 32), np.bool_), (0.0, 0.0), 16.0)
+    best = coarse.search(*((cut, whole) if part == "sparse" else (whole, cut)))[0]
+    middle_um, there_um = 16 * 16.0, (corner + 16) * 16.0
+    sparse_um, dense_um = (middle_um, there_um) if part == "sparse" else (there_um, middle_um)
+    np.testing.assert_allclose(best.affine @ [sparse_um, sparse_um, 1.0], dense_um, atol=24)
 
 
 def test_dense_slide_turned_by_the_scanner_is_right() -> None:
@@ -113,6 +126,17 @@ def test_scale_is_told_whatever_the_turn_and_the_layout(factor: float, columns: 
     points = np.random.default_rng(1).uniform(0, [columns, 500], (40, 2))
     turn = np.array([[np.cos(2.0), -np.sin(2.0)], [np.sin(2.0), np.cos(2.0)]]) @ np.diag([-1.0, 1.0])
     assert scale_between(points, points @ turn.T / factor + 30) == pytest.approx(factor)
+
+
+def test_one_block_tells_no_scale_and_is_no_error() -> None:
+    """A neighbouring section hardly larger than a block, which the search alone places."""
+    side = ArraySlide(np.full((520, 770, 3), 200, np.uint8), mpp=1.0)
+    pair, pose = Pair.of(side, side, (1.0, 1.0), None), coarse.Pose(False, 0.0, 0.8, np.eye(2, 3))
+    found = Correspondences(np.array([[300.0, 260.0]]), np.array([[310.0, 260.0]]), np.ones(1, np.bool_))
+    settings, maps = RegisterSettings(mode="serial"), [("smooth", Transform.identity(), True)]
+    quality = quality_of(pair, settings, Transform.identity(), found, maps, NEIGHBOURS, "sitk", pose, 0.3)
+    assert quality.supported
+    assert quality.scale is None
 
 
 def test_tissue_shows_alike_in_pale_and_dark_stains() -> None:

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from slide_files import pyramid, smooth_rgb, window_of, write_ome, write_rgb, write_svs
 
 from pipeline.errors import StatedError
@@ -59,6 +60,16 @@ def test_every_level_is_read_as_stored(tmp_path: Path, size: tuple[int, int], ki
                 assert region.shape == (window[1], window[0], 3)
                 assert region.dtype == np.uint8
                 np.testing.assert_array_equal(region, window_of(image, corner, window, 255))
+
+
+def test_every_level_of_jpeg_2000_in_ycbcr_has_the_colours_of_the_first(tmp_path: Path) -> None:
+    """OpenSlide knows by the tag that the samples are no RGB; levels of rounded size must not be read past it."""
+    levels = pyramid(smooth_rgb(*ODD), 2)
+    ycbcr = [np.asarray(Image.fromarray(level).convert("YCbCr")) for level in levels]
+    with open_slide(write_svs(tmp_path / "s.svs", ycbcr, compression=33003)) as slide:
+        for index, image in enumerate(levels):
+            region = slide.read_region(index, (100, 50), (200, 150)).astype(int)
+            np.testing.assert_allclose(region, image[50:200, 100:300], atol=6)
 
 
 @settings(max_examples=40, deadline=None)

@@ -114,6 +114,15 @@ def test_samples_in_one_page_contiguous_and_separate(
         np.testing.assert_array_equal(picked, np.moveaxis(image, 0, -1)[20:60, 10:40][..., [2, 0]])
 
 
+def test_channels_stored_as_colours_with_others_beside_them_end_in_darkness(tmp_path: Path) -> None:
+    """Five samples are no RGB image, whatever the file calls the first three: white outside would be signal."""
+    image, path = channels_image(5, 100, 80), tmp_path / "s.tif"
+    options: dict[str, Any] = {"extrasamples": ["unspecified"] * 2, "tile": (64, 64), "metadata": None}
+    tifffile.imwrite(path, np.ascontiguousarray(np.moveaxis(image, 0, -1)), photometric="rgb", **options)
+    with open_slide(path) as slide:
+        assert_equals(slide, [np.moveaxis(image, 0, -1)], fill=0)
+
+
 def test_alpha_becomes_white(tmp_path: Path) -> None:
     rgba = np.zeros((80, 96, 4), np.uint8)
     rgba[..., 0] = 200
@@ -311,11 +320,12 @@ def test_xml_that_declares_entities_is_refused(tmp_path: Path, declaration: str)
         open_slide(path)
 
 
-def test_two_images_of_one_size_are_ambiguous(tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [(2, 2), (2, 3)])
+def test_two_images_of_one_size_are_ambiguous(tmp_path: Path, channels: tuple[int, int]) -> None:
     path = tmp_path / "s.ome.tif"
     with tifffile.TiffWriter(path, ome=True) as writer:
-        for _ in range(2):
-            writer.write(channels_image(2, 90, 70), photometric="minisblack", metadata={"axes": "CYX"})
+        for count in channels:
+            writer.write(channels_image(count, 90, 70), photometric="minisblack", metadata={"axes": "CYX"})
     with pytest.raises(StatedError, match="one image"):
         open_slide(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,14 @@ def test_zarr_of_an_affine_map_has_no_grid(tmp_path: Path) -> None:
     assert read_transform(tmp_path / "transform.zarr").forward is None
 
 
+@pytest.mark.parametrize("lost", ["forward", "inverse"])
+def test_zarr_of_one_direction_is_refused(tmp_path: Path, lost: str) -> None:
+    """Points would go there with the displacement and come back without it."""
+    write_transform(tmp_path / "transform.zarr", replace(wavy(-70, False, 15, 700), **{lost: None}), {})
+    with pytest.raises(StatedError, match=rf"transform\.zarr: .*no displacement/{lost}, so it leads one way only"):
+        read_transform(tmp_path / "transform.zarr")
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_simpleitk_reads_the_same_numbers(tmp_path: Path, mirrored: bool) -> None:
     transform = wavy(170, mirrored, 20, 800)
@@ -162,13 +171,14 @@ MATRIX = [[0.9, 0.1, 40.0], [-0.1, 1.1, -3.0], [0.0, 0.0, 1.0]]
     ("name", "text"),
     [
         ("m.csv", "\n".join(",".join(map(str, row)) for row in MATRIX)),
+        ("m.csv", "\ufeff" + "\n".join(",".join(map(str, row)) for row in MATRIX)),
         ("m.txt", "# a remark\n" + "\n".join(" ".join(map(str, row)) for row in MATRIX)),
         ("m.json", json.dumps(MATRIX)),
         ("m.json", json.dumps({"matrix": MATRIX})),
     ],
 )
 def test_matrix_files_map_sparse_to_dense(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     np.testing.assert_allclose(read_transform(tmp_path / name).to_dense(np.array([[100.0, 200.0]])), [[150.0, 207.0]])
 
 

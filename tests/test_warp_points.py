@@ -39,7 +39,18 @@ def test_points_go_there_and_come_back_with_their_other_columns(tmp_path: Path, 
     np.testing.assert_allclose(result[["x_um", "y_um"]], table[["x_um", "y_um"]], atol=0.02)
 
 
-@pytest.mark.parametrize("text", ["x,y\n1,2\n", "x_um,y_um\n1,\n", "x_um,y_um\n1,two\n", ""])
+def test_other_columns_are_kept_to_the_letter(tmp_path: Path, transform: Path) -> None:
+    (tmp_path / "in.csv").write_text("cell,x_um,y_um,p,note\n007,1,2,1e-9,NA\n010,3,4,0.10,\n")
+    words = ["warp-points", "--transform", str(transform), "--points", str(tmp_path / "in.csv")]
+    assert main([*words, "--output", str(tmp_path / "out.csv")]) == 0
+    lines = [line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines()]
+    kept = [line[:1] + line[3:] for line in lines]
+    assert kept == [["cell", "p", "note"], ["007", "1e-9", "NA"], ["010", "0.10", ""]]
+
+
+@pytest.mark.parametrize(
+    "text", ["x,y\n1,2\n", "x_um,y_um\n1,\n", "x_um,y_um\n1,two\n", "x_um,y_um\n1,2,3\n1,2,3\n", ""]
+)
 def test_a_bad_table_is_one_line_that_names_the_file(
     tmp_path: Path, transform: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.registration.images import NuclearImage, NuclearSource
-from pipeline.registration.matching import laid_on
+from pipeline.registration.matching import dense_under, laid_on
 from pipeline.registration.transform import Transform
 
 # Told apart over H&E, which is pink and violet; the ninth class has the colour of the first again.
@@ -49,8 +49,10 @@ def classes_on(
     Returns:
         uint8 (H, W): i + 1 where label i covers most of the pixel, 0 where none does.
     """
-    image = mask.read(max(grid.mpp, mask.mpp))
+    image = dense_under(mask, transform, grid, max(grid.mpp, mask.mpp))
     number, most = np.zeros(grid.inside.shape, np.uint8), np.full(grid.inside.shape, 0.5, np.float32)
+    if image is None:
+        return number
     for index, label in enumerate(labels):
         share = laid_on(replace(image, values=(image.values == label).astype(np.float32)), transform, grid)
         here = share.inside & (share.values >= most)

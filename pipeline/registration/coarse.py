@@ -129,7 +129,7 @@ def search(sparse: NuclearImage, dense: NuclearImage, *, coarsen: int = 1) -> li
             inside = (
                 cv2.warpAffine(fixed.inside.astype(np.uint8), turn, (diagonal, diagonal), flags=cv2.INTER_NEAREST) > 0
             )
-            ncc, shift = _best_shift(_spectra(values, inside, frame), spectra, frame, area)
+            ncc, shift = _best_shift(_spectra(values, inside, frame), spectra, frame, area, moving.inside.shape)
             poses.append(Pose(bool(mirrored), float(degrees), ncc, _affine(fixed, moving, turn, shift)))
     poses.sort(key=lambda pose: -pose.ncc)
     chosen: list[Pose] = []
@@ -179,8 +179,16 @@ def _spectra(values: NDArray[np.float32], inside: NDArray[np.bool_], frame: Any)
     return tuple(scipy.fft.rfft2(part, frame) for part in (mask, image, image * image))
 
 
-def _best_shift(first: Any, second: Any, frame: Any, area: int) -> tuple[float, Floats]:
-    """Best correlation over all shifts, and the shift xy in pixels that carries the first image onto the second."""
+def _best_shift(first: Any, second: Any, frame: Any, area: int, shape: tuple[int, ...]) -> tuple[float, Floats]:
+    """Best correlation over all shifts, and the shift xy in pixels that carries the first image onto the second.
+
+    Args:
+        first: spectra of the image that is shifted, see `_spectra`.
+        second: those of the image that it is laid on.
+        frame: shape that both were padded to, at least the sum of their shapes.
+        area: pixels of which a fraction has to be shared.
+        shape: of the second image before it was padded.
+    """
     mask_1, image_1, square_1 = (np.conj(part) for part in first)
     mask_2, image_2, square_2 = second
     products = np.stack(
@@ -195,6 +203,7 @@ def _best_shift(first: Any, second: Any, frame: Any, area: int) -> tuple[float, 
     known = enough & (spread > 1e-4 * float(spread.max(initial=0)) + 1e-9)
     ncc = np.where(known, (cross - sum_1 * sum_2 / count) / np.where(known, spread, 1), -1)
     row, column = np.unravel_index(int(np.argmax(ncc)), ncc.shape)
-    y = row if row <= frame[0] // 2 else row - frame[0]
-    x = column if column <= frame[1] // 2 else column - frame[1]
+    # No shift reaches beyond the second image, so what lies there is negative. Half of the frame would be the border
+    # of images of one size only: a small dense slide at the far end of a large H&E would be laid elsewhere.
+    y, x = (at if at < side else at - whole for at, side, whole in zip((row, column), shape, frame, strict=True))
     return float(ncc[row, column]), np.array([float(x), float(y)])

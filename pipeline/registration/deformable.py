@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.registration.displacement import DisplacementGrid, Floats
 from pipeline.registration.images import NuclearImage, NuclearSource
-from pipeline.registration.matching import Shifts, laid_on, match_blocks
+from pipeline.registration.matching import Shifts, dense_under, laid_on, match_blocks
 from pipeline.registration.smoothing import SplineField, fit_field
 from pipeline.registration.transform import GRID_MARGIN_UM, GRID_SPACING_UM, Transform
 
@@ -129,7 +129,7 @@ def measure(
     for bounds, centres, odd in _windows(sparse, step, tissue):
         margin = step.block_um / 2 + step.reach_um + 4 * step.mpp
         fixed = sparse.read(step.mpp, np.stack([bounds[0] - margin, bounds[1] + margin]))
-        moving = _dense_under(dense, transform, fixed, step.mpp)
+        moving = dense_under(dense, transform, fixed, step.mpp)
         if moving is None:
             continue
         pixels = np.rint(fixed.to_px(centres)).astype(np.int64)
@@ -212,17 +212,3 @@ def _has_tissue(tissue: NuclearImage, centres_um: Floats) -> NDArray[np.bool_]:
     x, y = np.clip(pixel[:, 0], 0, width - 1), np.clip(pixel[:, 1], 0, height - 1)
     held: NDArray[np.bool_] = tissue.inside[y, x]
     return held
-
-
-def _dense_under(dense: NuclearSource, transform: Transform, fixed: NuclearImage, mpp: float) -> NuclearImage | None:
-    """The part of the dense slide that lies under a sparse image; None where there is none."""
-    height, width = fixed.inside.shape
-    y, x = np.mgrid[0:1:17j, 0:1:17j]
-    edge = np.stack([x.ravel() * (width - 1), y.ravel() * (height - 1)], axis=1)
-    under = transform.to_dense(fixed.to_um(edge))
-    low, high = under.min(0) - 8 * mpp, under.max(0) + 8 * mpp
-    if (high < dense.extent_um[0]).any() or (low > dense.extent_um[1]).any():
-        return None
-    low = np.maximum(low, dense.extent_um[0] - 4 * mpp)
-    high = np.minimum(high, dense.extent_um[1] + 4 * mpp)
-    return dense.read(mpp, np.stack([low, high]))

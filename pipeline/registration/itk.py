@@ -119,15 +119,20 @@ def _domain(transform: Any, path: Path) -> tuple[Floats, Floats] | None:
         return None
     if kind == sitk.sitkDisplacementField:
         field = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
-        origin, spacing, size = (
-            np.array(v, np.float64) for v in (field.GetOrigin(), field.GetSpacing(), field.GetSize())
-        )
-        return origin, origin + (size - 1) * spacing
+        extent = (np.array(field.GetSize(), np.float64) - 1) * field.GetSpacing()
+        return _rectangle(field.GetOrigin(), extent, field.GetDirection())
     if kind == sitk.sitkBSplineTransform:
         spline = sitk.BSplineTransform(transform)
-        origin = np.array(spline.GetTransformDomainOrigin())
-        return origin, origin + np.array(spline.GetTransformDomainPhysicalDimensions())
+        extent = np.array(spline.GetTransformDomainPhysicalDimensions(), np.float64)
+        return _rectangle(spline.GetTransformDomainOrigin(), extent, spline.GetTransformDomainDirection())
     return None
+
+
+def _rectangle(origin: Any, extent: Floats, direction: Any) -> tuple[Floats, Floats]:
+    """The rectangle around a grid of an extent (2,) in um whose axes may be flipped or turned."""
+    axes = np.array(direction, np.float64).reshape(2, 2) * extent
+    corners = np.array(origin, np.float64) + np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ axes.T
+    return corners.min(0), corners.max(0)
 
 
 def _carried_back(domain: tuple[Floats, Floats], before: list[Any], path: Path) -> tuple[Floats, Floats]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.registration.displacement import Floats
-from pipeline.registration.images import NuclearImage
+from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.transform import Transform
 
 # Nuclei are 5 to 10 um wide: what is finer is noise, what is coarser is stain and illumination.
@@ -84,6 +84,27 @@ def nuclear_band(values: NDArray[np.float32], mpp: float, coarsen: float = 1.0) 
     floor = float(np.sqrt(np.mean(power))) * 0.25 + _FLAT
     flattened: NDArray[np.float32] = (band / (np.sqrt(power) + floor)).astype(np.float32)
     return flattened
+
+
+def dense_under(dense: NuclearSource, transform: Transform, grid: NuclearImage, mpp: float) -> NuclearImage | None:
+    """The part of the dense slide that lies under a sparse image; None where there is none.
+
+    Args:
+        dense: the dense slide.
+        transform: from the sparse slide to it.
+        grid: the sparse image.
+        mpp: the wanted um per pixel of the part.
+    """
+    height, width = grid.inside.shape
+    y, x = np.mgrid[0:1:17j, 0:1:17j]
+    edge = np.stack([x.ravel() * (width - 1), y.ravel() * (height - 1)], axis=1)
+    under = transform.to_dense(grid.to_um(edge))
+    low, high = under.min(0) - 8 * mpp, under.max(0) + 8 * mpp
+    if (high < dense.extent_um[0]).any() or (low > dense.extent_um[1]).any():
+        return None
+    low = np.maximum(low, dense.extent_um[0] - 4 * mpp)
+    high = np.minimum(high, dense.extent_um[1] + 4 * mpp)
+    return dense.read(mpp, np.stack([low, high]))
 
 
 def laid_on(dense: NuclearImage, transform: Transform, grid: NuclearImage) -> NuclearImage:

@@ -25,7 +25,7 @@ def read_matrix(path: Path) -> Floats:
     """
     try:
         is_json = path.suffix.lower() == ".json"
-        values = _from_json(path) if is_json else _from_rows(path.read_text(encoding="utf-8"))
+        values = _from_json(path) if is_json else _from_rows(path.read_text(encoding="utf-8-sig"))
         matrix = np.asarray(values, np.float64)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None

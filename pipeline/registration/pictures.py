@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.provenance import finished
 from pipeline.registration.class_map import class_colour, classes_on, outlined, painted
 from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage
-from pipeline.registration.matching import laid_on
+from pipeline.registration.matching import dense_under, laid_on
 from pipeline.registration.pair import Pair
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform
@@ -57,7 +57,12 @@ class View:
         if pair.classes:
             labels, names = zip(*pair.classes, strict=True)
             return cls(rgb, signal, None, classes_on(pair.dense, labels, transform, signal), names)
-        return cls(rgb, signal, laid_on(pair.dense.read(max(mpp, pair.dense.mpp)), transform, signal))
+        # The dense slide may be far larger than a region of H&E: read whole, at this resolution, it fits no memory.
+        under = dense_under(pair.dense, transform, signal, max(mpp, pair.dense.mpp))
+        if under is None:
+            blank = np.zeros(signal.inside.shape, np.float32)
+            return cls(rgb, signal, replace(signal, values=blank, inside=np.zeros_like(signal.inside)))
+        return cls(rgb, signal, laid_on(under, transform, signal))
 
     @property
     def legend(self) -> list[tuple[tuple[int, int, int], str]]:

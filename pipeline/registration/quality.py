@@ -66,10 +66,10 @@ class Quality:
 
     Attributes:
         mode: `same-section` or `serial`.
-        engine: `sitk`, or `given` for a transform that was not computed here.
+        engine: `sitk` or `valis`, or `given` for a transform that was not computed here.
         verdict: `pass`, `warn` or `fail`.
         reasons: one sentence each; empty for `pass`.
-        channel: name of the dense channel that showed the nuclei.
+        channel: name of the dense channel that showed the nuclei; `hematoxylin` of brightfield, `mask`, or `spots`.
         pose: of the search; None where there was none.
         margin: correlation above the best other pose; None where there was no search.
         steps: in order.

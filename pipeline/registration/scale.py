@@ -52,14 +52,14 @@ def other_scales(sparse: NuclearImage, dense: NuclearImage) -> list[ScaledPose]:
     return sorted(candidates, key=lambda candidate: -candidate.margin)
 
 
-def scale_between(sparse_um: Floats, dense_um: Floats) -> float:
-    """True um per stated um of the dense slide, from correspondences (N, 2) of at least two places.
+def scale_between(sparse_um: Floats, dense_um: Floats) -> float | None:
+    """True um per stated um of the dense slide, from correspondences (N, 2); None where they are of one place only.
 
     By how far the points lie from their centre on either side, which is the scale of the similarity between them and
     asks nothing of their layout: blocks of a narrow strip may all stand in one column.
     """
     spreads = [float(np.linalg.norm(points - points.mean(0))) for points in (sparse_um, dense_um)]
-    return spreads[0] / spreads[1]
+    return spreads[0] / spreads[1] if min(spreads) > 0 else None
 
 
 def _scaled(image: NuclearImage, scale: float) -> NuclearImage:

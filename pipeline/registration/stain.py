@@ -17,7 +17,7 @@ _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 # A counterstain alone, as IHC shows it between its positive cells, has this sum over the three colours.
 _PALE_DENSITY = 0.25
 
-# Best first. DRAQ5 and SYTOX stain DNA as well; histone H3 marks the same nuclei.
+# Best first. DRAQ5 and SYTOX stain DNA as well; histone H3 marks the same nuclei, B7-H3 is a protein of membranes.
 _NUCLEAR = (
     r"\bdapi\b",
     r"\bhoechst\b",
@@ -27,7 +27,7 @@ _NUCLEAR = (
     r"draq",
     r"sytox",
     r"\bnuclei\b|\bnuclear\b|\bnucleus\b",
-    r"histone|\bh3\b",
+    r"histone|(?<!\bb7 )\bh3\b",
 )
 
 

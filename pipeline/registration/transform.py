@@ -211,7 +211,7 @@ def _begins_with(path: Path, words: bytes) -> bool:
 
 def _names_columns(path: Path) -> bool:
     """Whether the first line that is no remark holds the names of point pairs, not the numbers of a matrix."""
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
         first = next((line for line in stream if line.strip() and not line.startswith("#")), "")
     return "_um" in first
 
@@ -233,6 +233,9 @@ def _read_zarr(path: Path) -> Transform:
                 found=f"kind {attributes.get('kind')}, schema {attributes.get('schema')}",
             )
         grids = {name: _read_grid(group, name) for name in ("forward", "inverse")}
+        absent = [name for name, grid in grids.items() if grid is None]
+        if len(absent) == 1:
+            raise ValueError(f"no displacement/{absent[0]}, so it leads one way only")
         return Transform(checked_affine(attributes["affine"], path), grids["forward"], grids["inverse"])
     except BROKEN_INPUT as error:
         raise StatedError(file=path, expected="a transform written by register", found=repr(error)) from None

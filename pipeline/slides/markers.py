@@ -73,10 +73,18 @@ def _index(channel: str, channels: Sequence[str]) -> int | None:
     """Which channel is meant: by a name that occurs once, else by its index."""
     if channels.count(channel) == 1:
         return channels.index(channel)
-    # More digits than any index has, and Python itself refuses to read thousands of them.
-    if channel.isdecimal() and len(channel) < 10 and int(channel) < len(channels):
-        return int(channel)
+    index = _whole(channel)
+    if index is not None and index < len(channels):
+        return index
     return None
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that a text is; None for what is none, or has more digits than any index or label.
+
+    Python itself refuses to read thousands of digits.
+    """
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def named_labels(markers: Path, *, largest: int, most: int) -> tuple[tuple[int, str], ...]:
@@ -89,13 +97,13 @@ def named_labels(markers: Path, *, largest: int, most: int) -> tuple[tuple[int, 
     classes: list[tuple[int, str]] = []
     faults: list[str] = []
     for line, label, name in _read(markers):
-        known = (number for number, _ in classes)
-        if not label.isdecimal() or int(label) > largest or int(label) in known:
+        number = _whole(label)
+        if number is None or number > largest or number in (other for other, _ in classes):
             faults.append(f"line {line}: label {label!r}")
         elif not name or name in (other for _, other in classes):
             faults.append(f"line {line}: class {name!r}")
         else:
-            classes.append((int(label), name))
+            classes.append((number, name))
     if faults or not 0 < len(classes) <= most:
         raise StatedError(
             file=markers,

@@ -26,6 +26,8 @@ from pipeline.slides.window import clip_window
 
 RGB = ("R", "G", "B")
 _PLAIN_TIFF = ("aperio", "generic-tiff")
+# Aperio's JPEG 2000 of YCbCr: only this tag says so, and tifffile's decoder leaves the colours as they are.
+_JPEG_2000_YCBCR = 33003
 
 
 class OpenSlideSlide:
@@ -178,7 +180,9 @@ class OpenSlideSlide:
                 for number, page in enumerate(tif.pages):
                     frame = page.keyframe
                     level = rounded.get((frame.imagewidth, frame.imagelength)) if frame else None
-                    if frame and level is not None and frame.is_tiled and frame.samplesperpixel == 3:
+                    if frame is None or level is None or frame.compression == _JPEG_2000_YCBCR:
+                        continue
+                    if frame.is_tiled and frame.samplesperpixel == 3:
                         found[level] = Plane.of(page, (number, 0))
         except BROKEN_TIFF as error:
             raise StatedError(

@@ -64,7 +64,7 @@ class TiffSlide:
         planes = self._planes_of(level)
         window = clip_window(corner_xy, size_xy, header.levels[level].size_xy)
         (left, top), (right, bottom), corner = window.start_xy, window.stop_xy, window.corner_xy
-        fill = 255 if planes[0].keyframe.photometric in (_RGB, _YCBCR) else 0
+        fill = 255 if header.is_rgb else 0
         if len(planes) == 1 and planes[0].keyframe.planarconfig != 2:
             read = [*wanted, 3] if self._has_alpha else wanted
             out = np.full((size_xy[1], size_xy[0], len(read)), fill, header.dtype)
@@ -114,7 +114,7 @@ def _main_series(tif: TiffFile, path: Path) -> TiffPageSeries:
     series = sorted(tif.series, key=lambda item: -_area(item))
     if not series or not _area(series[0]):
         raise StatedError(file=path, expected="a TIFF with an image", found="none")
-    same = [item for item in series[1:] if item.shape == series[0].shape]
+    same = [item for item in series[1:] if _size_xy(item) == _size_xy(series[0])]
     if same:
         raise StatedError(file=path, expected="one image in the file", found=f"{len(same) + 1} of one size")
     return series[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.settings import InspectSettings
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dense-kind",
         default="",
+        choices=("", *DENSE_KINDS),
         metavar="KIND",
         help=f"{', '.join(DENSE_KINDS)}; empty where the file leaves no doubt",
     )
@@ -70,7 +72,8 @@ def _number(text: str) -> float | None:
     """A positive number, or None for an empty string."""
     if not text.strip():
         return None
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
-    return value
+    with suppress(ValueError):
+        value = float(text)
+        if 0 < value < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")

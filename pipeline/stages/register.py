@@ -39,6 +39,7 @@ def run(parsed: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from pipeline import provenance
+    from pipeline.errors import StatedError
     from pipeline.registration import engine, pictures, quality, valis_engine
     from pipeline.registration.assessment import assess, unmeasured
     from pipeline.registration.itk import write_itk
@@ -51,7 +52,10 @@ def run(parsed: argparse.Namespace) -> None:
     settings = settings_of(parsed, RegisterSettings)
     record = read_record(parsed.record)
     inputs = {"sparse": record.sparse.sha256, "dense": record.dense.sha256 if record.dense else ""}
-    given = given_transform(record.transform)
+    try:
+        given = given_transform(record.transform)
+    except StatedError as error:
+        raise StatedError(slide=record.slide, file=error.file, expected=error.expected, found=error.found) from None
     if given is not None and record.transform != "identity":
         inputs["transform"] = provenance.file_digest(Path(record.transform))
     with opened(record, settings) as pair:

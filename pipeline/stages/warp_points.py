@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--transform", type=Path, required=True, help="transform.zarr, a 3 x 3 matrix (.csv, .json), ITK .h5 or .tfm"
     )
     parser.add_argument("--points", type=Path, required=True, help="CSV with the columns x_um and y_um")
-    parser.add_argument("--output", type=Path, required=True, help="CSV to write; other columns are kept")
+    parser.add_argument("--output", type=Path, required=True, help="CSV to write; other columns are kept as they are")
     parser.add_argument("--inverse", action="store_true", help="carry points of the dense frame to the sparse frame")
 
 
@@ -33,14 +33,17 @@ def run(parsed: argparse.Namespace) -> None:
     assert transform is not None
     expected = "a CSV with the columns x_um, y_um of finite numbers"
     try:
-        table = pd.read_csv(parsed.points)
-        points = table[["x_um", "y_um"]].to_numpy(np.float64)
+        # As text: numbers that pandas reads and writes again lose leading zeros, small values and the word NA.
+        table = pd.read_csv(parsed.points, dtype=str, keep_default_na=False)
+        points = table[["x_um", "y_um"]].to_numpy(object).astype(np.float64)
     except KeyError:
         raise StatedError(
             file=parsed.points, expected=expected, found=f"columns {', '.join(map(str, table.columns))}"
         ) from None
     except (OSError, ValueError) as error:
         raise StatedError(file=parsed.points, expected=expected, found=str(error)) from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise StatedError(file=parsed.points, expected=expected, found="rows of more cells than there are columns")
     if not np.isfinite(points).all():
         row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
         raise StatedError(file=parsed.points, expected=expected, found=f"no number in data row {row + 1}")
