@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.errors import StatedError
 from pipeline.settings import TileSettings
-from pipeline.stages.arguments import add_settings, settings_of
+from pipeline.stages.arguments import add_settings, at_least_one, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tissue", type=Path, metavar="GEOJSON", help="annotations: Tissue, Exclude, Pen, Fold, Blur")
     parser.add_argument("--outlines", type=Path, metavar="GEOJSON", help="to write what was found to, for QuPath")
     parser.add_argument("--out", type=Path, required=True, metavar="ZARR", help="the store to write")
-    parser.add_argument("--threads", type=int, default=1, help="threads that read and write patches")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="threads that read and write patches")
     add_settings(parser, TileSettings)
+    parser.set_defaults(wrong_usage=parser.error)
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the store."""
+    """Writes the store.
+
+    Raises:
+        StatedError: if there is a transform and no dense side that it could lead to.
+    """
+    if (parsed.transform is None) != (parsed.qc is None):
+        parsed.wrong_usage("--transform and --qc go together: a pair needs both")
     from pipeline.provenance import file_digest, record
     from pipeline.slides.record import read_record
     from pipeline.tiling.annotations import read_annotations
@@ -37,6 +45,10 @@ def run(parsed: argparse.Namespace) -> None:
         given = read_annotations(parsed.tissue, slide.sparse.size_xy, slide=slide.slide)
         inputs |= {"tissue": file_digest(parsed.tissue)}
     pairing = None
+    if parsed.transform and slide.dense is None:
+        raise StatedError(
+            slide=slide.slide, file=parsed.record, expected="a dense side, for --transform is given", found="none"
+        )
     if parsed.transform and slide.dense:
         pairing = read_pairing(slide, parsed.transform, parsed.qc)
         inputs |= {"dense": slide.dense.sha256, "transform": file_digest(parsed.transform)}

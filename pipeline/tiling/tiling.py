@@ -121,7 +121,16 @@ def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
             expected=f"a slide of {mpp:g} um/px or finer",
             found=f"{side.mpp:g} um/px",
         )
-    return all_squares(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
+    grid = all_squares(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
+    if not len(grid.position_px):
+        width_um, height_um = side.extent_um
+        raise StatedError(
+            slide=record.slide,
+            file=side.path,
+            expected=f"a slide that holds a patch of {settings.size_px * mpp:g} um (tile.size_px, tile.mpp)",
+            found=f"one of {width_um:g} x {height_um:g} um",
+        )
+    return grid
 
 
 def _regions(
