@@ -243,7 +243,7 @@ def _check_table(table: PatchTable) -> None:
     if (table.position_px < 0).any() or not all(np.isfinite(values).all() for values in known):
         raise ValueError("patches without place, share of tissue or quality")
     if table.marker_mean.size and np.isnan(table.marker_mean).all():
-        raise ValueError("no means of the markers")
+        raise ValueError("marker_mean of nothing but nan")
 
 
 def _check_shards(path: Path, group: zarr.Group) -> None:
