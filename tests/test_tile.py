@@ -177,6 +177,16 @@ def test_a_slide_smaller_than_a_patch_is_told_with_both_sizes(
     assert "expected a slide that holds a patch of 650 um" in capsys.readouterr().err
 
 
+def test_an_error_deep_in_the_job_names_the_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rgb(tmp_path / "he.tif", [np.full((600, 600, 3), 150, dtype=np.uint8)], mpp=2.0)
+    record = inspect_slide(SheetRow("coarse", "p", str(tmp_path / "he.tif")), InspectSettings())
+    write_json(tmp_path / "record.json", to_mapping(record))
+    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    assert main([*words, "--settings", '{"size_px": 64, "drop": ["blur"]}']) == 1
+    error = capsys.readouterr().err
+    assert f"slide coarse, file {tmp_path / 'he.tif'}: expected 1.4 um/px or finer, to judge focus" in error
+
+
 def _pair_words(folder: Path, pair: Path, *, paired: bool = True) -> list[str]:
     """The words of a tile job with a transform, the qc.json left out."""
     row = SheetRow("s1", "p1", str(pair / "he.tif"), str(pair / "multiplex.ome.tif") if paired else "")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import StatedError
 from pipeline.settings import TileSettings
 from pipeline.stages.arguments import add_settings, at_least_one, settings_of
+
+if TYPE_CHECKING:
+    from pipeline.slides.record import SlideRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,18 +31,33 @@ def run(parsed: argparse.Namespace) -> None:
     """Writes the store.
 
     Raises:
-        StatedError: if there is a transform and no dense side that it could lead to.
+        StatedError: which names the slide, wherever it was met.
     """
     if (parsed.transform is None) != (parsed.qc is None):
         parsed.wrong_usage("--transform and --qc go together: a pair needs both")
-    from pipeline.provenance import file_digest, record
     from pipeline.slides.record import read_record
+
+    settings = settings_of(parsed, TileSettings)
+    slide = read_record(parsed.record)
+    try:
+        _write(parsed, settings, slide)
+    except StatedError as error:
+        raise StatedError(
+            slide=error.slide or slide.slide, file=error.file, expected=error.expected, found=error.found
+        ) from None
+
+
+def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecord) -> None:
+    """Writes the store of an inspected slide.
+
+    Raises:
+        StatedError: if there is a transform and no dense side that it could lead to.
+    """
+    from pipeline.provenance import file_digest, record
     from pipeline.tiling.annotations import read_annotations
     from pipeline.tiling.pairing import read_pairing
     from pipeline.tiling.tiling import tile
 
-    settings = settings_of(parsed, TileSettings)
-    slide = read_record(parsed.record)
     inputs = {"sparse": slide.sparse.sha256}
     given = None
     if parsed.tissue:
