@@ -132,9 +132,13 @@ def _deal(weight: dict[str, int], by: str, settings: SplitSettings) -> dict[str,
     free = [name for name in order if name not in fold_of]
     numbers = range(1 if settings.test else 0, settings.folds)
     useful = [name for name in free if weight[name]]
-    if len(useful) + len(settings.test) < 2:
+    # Who names what is held out may name slides without pairs, for classes are scored on those; training needs pairs.
+    if not useful or len(useful) + len(set(settings.test)) < 2:
+        named = f", {len(useful)} of them left to train on" if settings.test else ""
         raise StatedError(
-            file="split", expected=f"at least 2 {by}s with patches to train on and hold out", found=f"{len(weight)}"
+            file="split",
+            expected=f"at least 2 {by}s with patches to train on and hold out",
+            found=f"{len(weight)}{named}",
         )
     filled = dict.fromkeys(numbers, 0)
     for name in free:

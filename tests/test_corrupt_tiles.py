@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 from slide_files import channels_image, halved, smooth_rgb, write_ome, write_rgb
 
 from pipeline.cli import main
@@ -23,6 +24,7 @@ from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.jpeg_tiles import JpegTiles, decode_strictly
 from pipeline.slides.opening import open_slide
 from pipeline.slides.record import to_mapping
+from pipeline.tiling.sparse_side import SparseSide
 from pipeline.tiling.store import PatchStore
 
 SIDE = 64
@@ -83,6 +85,23 @@ def test_a_broken_tile_costs_its_patch_and_is_counted(tmp_path: Path, kind: str,
     assert store.attributes.counts["kept"] == len(store) == kept.sum()
     np.testing.assert_array_equal(store.table.position_px, expected.table.position_px[kept])
     np.testing.assert_array_equal(store.read_sparse(slice(None)), pixels)
+
+
+def test_a_slide_that_breaks_further_while_it_is_tiled_gives_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = _slide(tmp_path / "he.tif")
+    _damage(slide, "begin")
+    without = SparseSide.without
+
+    def then_broken(side: SparseSide, corrupt: NDArray[np.bool_]) -> SparseSide:
+        _damage(slide, "begin", number=20)
+        return without(side, corrupt)
+
+    monkeypatch.setattr(SparseSide, "without", then_broken)
+    assert _job(tmp_path, slide) == 1
+    assert "expected a slide that stays as it is while it is tiled" in capsys.readouterr().err
+    assert not (tmp_path / "s1.zarr").exists()
 
 
 def test_damage_that_looks_like_a_scan_is_found_where_tiles_are_decoded(tmp_path: Path) -> None:

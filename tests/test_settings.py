@@ -47,6 +47,27 @@ def test_a_wrong_key_or_value_is_named_in_one_line(values: dict[str, Any], named
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("tile: {size_px: 128}\nsplit: {folds: 3}\ntile: {mpp: 0.5}\n", "tile"),
+        ("runs:\n  a: {epochs: 3}\n  a: {epochs: 4}\n", "a"),
+    ],
+)
+def test_a_key_given_twice_is_an_error_and_not_the_last_of_them(tmp_path: Path, text: str, key: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(StatedError, match=f"twice the key {key}"):
+        load(path)
+
+
+def test_what_a_merged_mapping_gives_may_be_given_anew(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("runs:\n  a: &a {epochs: 3, seed: 1}\n  b: &b {<<: *a, seed: 2}\n  c: {<<: *b, epochs: 5}\n")
+    runs = load(path).runs
+    assert [(run.epochs, run.seed) for run in runs.values()] == [(3, 1), (3, 2), (5, 2)]
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(StatedError) as caught:
         build(Settings, {"foo": 1, "tile": {"size_px": -1, "bar": 2}}, source="x")

@@ -73,6 +73,19 @@ def test_same_seed_same_folds_other_seed_other_folds() -> None:
     assert folds[0] != folds[2]
 
 
+@pytest.mark.parametrize("test", [("p1", "p2"), ("p1", "p1", "p2"), ("p1", "p2", "p3")], ids=str)
+def test_names_to_hold_out_that_leave_no_pairs_to_train_on_are_stated(test: tuple[str, ...]) -> None:
+    patches = [_slide("a", "p1", 40), _slide("b", "p2", 20), _slide("c", "p3", 20, pairs=0)]
+    with pytest.raises(StatedError, match="found 3, 0 of them left to train on"):
+        split(patches, SplitSettings(test=test))
+
+
+def test_a_patient_without_pairs_may_be_held_out() -> None:
+    patches = [_slide("a", "p1", 40), _slide("b", "p2", 20), _slide("c", "p3", 20, pairs=0)]
+    folds = split(patches, SplitSettings(test=("p3",))).fold
+    assert [0 in fold for fold in folds] == [False, False, True]
+
+
 def test_unknown_test_names_and_too_few_patients_are_stated() -> None:
     patches = [_slide("a", "p1", 40), _slide("b", "p2", 20)]
     with pytest.raises(StatedError, match="p9"):

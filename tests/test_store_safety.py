@@ -131,6 +131,17 @@ def test_a_flipped_byte_names_file_and_row_and_leaves_other_rows(tmp_path: Path)
     np.testing.assert_array_equal(store.read_sparse([6, 8]), _sparse(1)[[6, 8]])
 
 
+@pytest.mark.parametrize("name", ["position_px", "position_um", "tissue", "pair_quality", "marker_mean"])
+def test_a_lost_file_of_the_table_is_an_error_and_not_nothing_but_zeros(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "s.zarr"
+    dense = np.ones((5, 1, 16, 16), np.uint8)
+    write_store(path, sparse=_sparse(1)[:5], dense=dense, markers=("DAPI",), pair_quality=np.zeros(5, np.float32))
+    assert len(PatchStore.open(path)) == 5
+    shutil.rmtree(path / name / "c")
+    with pytest.raises(StatedError, match="a finished store"):
+        PatchStore.open(path)
+
+
 def test_a_shard_cut_short_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     write_store(path, sparse=_sparse(1))

@@ -167,6 +167,80 @@ def test_patches_finer_than_the_slide_are_refused(
     assert "expected a slide of 0.25 um/px or finer, found 0.65 um/px" in capsys.readouterr().err
 
 
+def test_a_slide_smaller_than_a_patch_is_told_with_both_sizes(
+    tmp_path: Path, pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = inspect_slide(SheetRow("s", "p", str(pair / "he.tif")), InspectSettings())
+    write_json(tmp_path / "record.json", to_mapping(record))
+    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    assert main([*words, "--settings", '{"size_px": 1000}']) == 1
+    assert "expected a slide that holds a patch of 650 um" in capsys.readouterr().err
+
+
+def test_an_error_deep_in_the_job_names_the_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rgb(tmp_path / "he.tif", [np.full((600, 600, 3), 150, dtype=np.uint8)], mpp=2.0)
+    record = inspect_slide(SheetRow("coarse", "p", str(tmp_path / "he.tif")), InspectSettings())
+    write_json(tmp_path / "record.json", to_mapping(record))
+    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    assert main([*words, "--settings", '{"size_px": 64, "drop": ["blur"]}']) == 1
+    error = capsys.readouterr().err
+    assert f"slide coarse, file {tmp_path / 'he.tif'}: expected 1.4 um/px or finer, to judge focus" in error
+
+
+def _pair_words(folder: Path, pair: Path, *, paired: bool = True) -> list[str]:
+    """The words of a tile job with a transform, the qc.json left out."""
+    row = SheetRow("s1", "p1", str(pair / "he.tif"), str(pair / "multiplex.ome.tif") if paired else "")
+    write_json(folder / "record.json", to_mapping(inspect_slide(row, InspectSettings())))
+    write_transform(folder / "transform.zarr", Transform(AFFINE, None, None), {})
+    words = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr")]
+    return [*words, "--transform", str(folder / "transform.zarr")]
+
+
+@pytest.mark.parametrize(
+    "qc",
+    [
+        {"slide": "s2", "verdict": "pass", "channel": "DAPI"},
+        {"slide": "s1", "verdict": "failed", "channel": "DAPI"},
+        {"slide": "s1", "verdict": "pass", "channel": "Hoechst"},
+    ],
+    ids=str,
+)
+def test_the_verdict_on_another_pair_is_refused(
+    tmp_path: Path, pair: Path, qc: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "qc.json", qc)
+    assert main([*_pair_words(tmp_path, pair), "--qc", str(tmp_path / "qc.json")]) == 1
+    assert "expected the qc.json of this slide's registration" in capsys.readouterr().err
+    assert not (tmp_path / "s1.zarr").exists()
+
+
+def test_a_transform_without_a_dense_side_is_told(
+    tmp_path: Path, pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "qc.json", {"verdict": "pass", "channel": "DAPI"})
+    assert main([*_pair_words(tmp_path, pair, paired=False), "--qc", str(tmp_path / "qc.json")]) == 1
+    assert "expected a dense side" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "two"])
+def test_less_than_one_thread_is_wrong_usage(
+    tmp_path: Path, pair: Path, threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*_pair_words(tmp_path, pair), "--threads", threads])
+    assert end.value.code == 2
+    assert "argument --threads: expected a whole number from 1" in capsys.readouterr().err
+
+
+def test_a_transform_without_its_verdict_is_wrong_usage(
+    tmp_path: Path, pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(_pair_words(tmp_path, pair))
+    assert end.value.code == 2
+    assert "--transform and --qc go together" in capsys.readouterr().err
+
+
 def test_quality_follows_confidence_and_drops_shifts_and_edges() -> None:
     quality = pair_quality(
         np.array([0.5, 9.0, 9.0, np.nan, 0.5], dtype=np.float32),

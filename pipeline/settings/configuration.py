@@ -117,10 +117,27 @@ def load(path: Path) -> Settings:
     return build(Settings, read_mapping(path), source=str(path))
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML as `yaml.safe_load` reads it, but of a key that is given twice it does not silently take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The mapping as written, before `<<` brings in others, whose keys it may well repeat."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.MarkedYAMLError(problem=f"twice the key {', '.join(twice)}", problem_mark=node.start_mark)
+        return node
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML or JSON file, unchecked."""
+    """The top-level mapping of a YAML or JSON file, unchecked but for keys that are given twice.
+
+    Raises:
+        StatedError: if the file cannot be read, is no YAML mapping, or gives a key twice.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except (OSError, UnicodeDecodeError) as error:
         raise StatedError(file=path, expected="a readable YAML file", found=str(error)) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

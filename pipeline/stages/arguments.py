@@ -14,6 +14,13 @@ from pipeline.settings import PanelSettings, build, read_mapping
 S = TypeVar("S")
 
 
+def at_least_one(text: str) -> int:
+    """A number of threads; one below 1, or none, is wrong usage (exit code 2)."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """Adds `--settings`, and a list of the section's keys with their defaults below the help text."""
     parser.add_argument(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pipeline.errors import StatedError
 from pipeline.settings import TileSettings
-from pipeline.stages.arguments import add_settings, settings_of
+from pipeline.stages.arguments import add_settings, at_least_one, settings_of
+
+if TYPE_CHECKING:
+    from pipeline.slides.record import SlideRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,26 +22,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tissue", type=Path, metavar="GEOJSON", help="annotations: Tissue, Exclude, Pen, Fold, Blur")
     parser.add_argument("--outlines", type=Path, metavar="GEOJSON", help="to write what was found to, for QuPath")
     parser.add_argument("--out", type=Path, required=True, metavar="ZARR", help="the store to write")
-    parser.add_argument("--threads", type=int, default=1, help="threads that read and write patches")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="threads that read and write patches")
     add_settings(parser, TileSettings)
+    parser.set_defaults(wrong_usage=parser.error)
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the store."""
-    from pipeline.provenance import file_digest, record
+    """Writes the store.
+
+    Raises:
+        StatedError: which names the slide, wherever it was met.
+    """
+    if (parsed.transform is None) != (parsed.qc is None):
+        parsed.wrong_usage("--transform and --qc go together: a pair needs both")
     from pipeline.slides.record import read_record
+
+    settings = settings_of(parsed, TileSettings)
+    slide = read_record(parsed.record)
+    try:
+        _write(parsed, settings, slide)
+    except StatedError as error:
+        raise StatedError(
+            slide=error.slide or slide.slide, file=error.file, expected=error.expected, found=error.found
+        ) from None
+
+
+def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecord) -> None:
+    """Writes the store of an inspected slide.
+
+    Raises:
+        StatedError: if there is a transform and no dense side that it could lead to.
+    """
+    from pipeline.provenance import file_digest, record
     from pipeline.tiling.annotations import read_annotations
     from pipeline.tiling.pairing import read_pairing
     from pipeline.tiling.tiling import tile
 
-    settings = settings_of(parsed, TileSettings)
-    slide = read_record(parsed.record)
     inputs = {"sparse": slide.sparse.sha256}
     given = None
     if parsed.tissue:
         given = read_annotations(parsed.tissue, slide.sparse.size_xy, slide=slide.slide)
         inputs |= {"tissue": file_digest(parsed.tissue)}
     pairing = None
+    if parsed.transform and slide.dense is None:
+        raise StatedError(
+            slide=slide.slide, file=parsed.record, expected="a dense side, for --transform is given", found="none"
+        )
     if parsed.transform and slide.dense:
         pairing = read_pairing(slide, parsed.transform, parsed.qc)
         inputs |= {"dense": slide.dense.sha256, "transform": file_digest(parsed.transform)}

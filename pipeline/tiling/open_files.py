@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ class OpenFiles:
         self._limit = limit
         self._lock = threading.Lock()
         self._files: OrderedDict[tuple[Hashable, str], _Open] = OrderedDict()
+        self._forgotten: deque[Hashable] = deque()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -56,10 +57,16 @@ class OpenFiles:
                 self._trim()
 
     def forget(self, owner: Hashable) -> None:
-        """Closes what this owner opened; it must not be reading."""
-        with self._lock:
-            for key in [key for key in self._files if key[0] == owner]:
-                os.close(self._files.pop(key).file)
+        """Closes what this owner opened, at the latest after the next read of anyone; it must not be reading.
+
+        Never waits: garbage may be collected, and an owner with it, in the very thread that holds the lock.
+        """
+        self._forgotten.append(owner)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._trim()
+            finally:
+                self._lock.release()
 
     def _take(self, key: tuple[Hashable, str]) -> _Open:
         with self._lock:
@@ -78,6 +85,11 @@ class OpenFiles:
             return opened
 
     def _trim(self) -> None:
+        """Closes what was forgotten, then what is too many; who calls holds the lock."""
+        while self._forgotten:
+            owner = self._forgotten.popleft()
+            for key in [key for key in self._files if key[0] == owner]:
+                os.close(self._files.pop(key).file)
         if len(self._files) <= self._limit:
             return
         for key in [key for key, opened in self._files.items() if not opened.users]:

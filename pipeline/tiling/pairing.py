@@ -17,6 +17,7 @@ from pipeline.slides.record import SlideRecord
 BELIEVED_CONFIDENCE = 0.3
 # Such a patch rests on the slide's transform alone, which has passed its own test elsewhere on the slide.
 UNMEASURED_QUALITY = 0.5
+VERDICTS = ("pass", "warn", "fail")
 # A pair needs the dense side nearly whole: a blank strip would teach the network the slide's edge.
 SMALLEST_INSIDE = 0.99
 
@@ -41,7 +42,8 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
     """The pairing that the stage register found.
 
     Raises:
-        StatedError: if its files are absent or speak of a channel that the dense slide lacks.
+        StatedError: if its files are absent, or speak of another slide, of a channel that the dense slide lacks or of
+            no verdict that there is.
     """
     expected = "the qc.json of this slide's registration"
     try:
@@ -49,6 +51,11 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
         verdict, channel = known["verdict"], known["channel"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=repr(error)) from None
+    # Of another slide's pair every patch would look like one, for its channels often have the same names.
+    about = known.get("slide", record.slide)
+    if about != record.slide or verdict not in VERDICTS:
+        found = f"verdict {verdict!r} of slide {about!r}"
+        raise StatedError(slide=record.slide, file=qc, expected=expected, found=found)
     channels, kind = (record.dense.channels, record.dense.kind) if record.dense else ((), "")
     if kind == "fluorescence" and channel in channels:
         return Pairing(read_transform(transform), verdict, channels.index(channel))

@@ -131,6 +131,7 @@ class PatchStore:
             _check_shapes(group, known)
             columns: dict[str, Any] = {name: _array(group, name)[...] for name in PatchTable.__dataclass_fields__}
             table = PatchTable(**columns)
+            _check_table(table)
             _check_shards(path, group)
         except BROKEN_INPUT as error:
             raise StatedError(file=path, expected=expected, found=repr(error)) from None
@@ -234,6 +235,15 @@ def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
         found = _array(group, name).shape
         if prod(found[:2]) > _MAX_OVERVIEW_PX:
             raise ValueError(f"{name} {found}")
+
+
+def _check_table(table: PatchTable) -> None:
+    """Refuses a table of which a file was lost, which zarr reads as -1 or nan, or that no stage can have written."""
+    known = (table.position_um, table.tissue, table.pair_quality)
+    if (table.position_px < 0).any() or not all(np.isfinite(values).all() for values in known):
+        raise ValueError("patches without place, share of tissue or quality")
+    if table.marker_mean.size and np.isnan(table.marker_mean).all():
+        raise ValueError("marker_mean of nothing but nan")
 
 
 def _check_shards(path: Path, group: zarr.Group) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from pipeline.tiling.store import SCHEMA_VERSION, PatchTable, StoreAttributes
 SHARD_ROWS = 1536
 _BLOCK_BYTES = 64 * 2**20
 _BLOCK_ROWS = 512
+# What zarr reads where a file of the table was lost, by kind of dtype: with its own 0 it would pass for a measurement.
+_LOST: dict[str, float] = {"i": -1, "f": math.nan}
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class StoreWriter:
         dtype = np.dtype(dense_dtype)
         dense_side = size_px if dense_size_px is None else dense_size_px
         dense_shape = (patches, dense_channels, dense_side, dense_side)
-        self.block_rows = rows_per_block(size_px, prod(dense_shape[1:]) * dtype.itemsize)
+        self.block_rows = rows_per_block(size_px, math.prod(dense_shape[1:]) * dtype.itemsize)
         # Level 1: pixels that were JPEG hardly get smaller, and level 3 takes four times as long for 3 %.
         self._sparse_codec = None if copied or jpeg else BloscEncoding(1, "noshuffle", 1)
         self._dense_codec = dense_encoding(dtype)
@@ -169,6 +171,9 @@ class StoreWriter:
         small = {**vars(table), "overview": overview, "overview_regions": overview_regions}
         for name, values in small.items():
             self._group.create_array(
-                name, data=np.ascontiguousarray(values), chunks=tuple(max(1, n) for n in values.shape)
+                name,
+                data=np.ascontiguousarray(values),
+                chunks=tuple(max(1, n) for n in values.shape),
+                fill_value=_LOST.get(values.dtype.kind, 0),
             )
         self._group.update_attributes({"schema": SCHEMA_VERSION, **vars(attributes)})

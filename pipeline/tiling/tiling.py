@@ -92,6 +92,7 @@ def tile(
             source, tissue = source.without(corrupt), tissue[~corrupt]
             shutil.rmtree(temporary)
             writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
+            _check_none_more(record, evidence.corrupt)
         drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
         table, counts = _table(source.grid, tissue, evidence, settings, drops)
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
@@ -121,7 +122,16 @@ def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
             expected=f"a slide of {mpp:g} um/px or finer",
             found=f"{side.mpp:g} um/px",
         )
-    return all_squares(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
+    grid = all_squares(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
+    if not len(grid.position_px):
+        width_um, height_um = side.extent_um
+        raise StatedError(
+            slide=record.slide,
+            file=side.path,
+            expected=f"a slide that holds a patch of {settings.size_px * mpp:g} um (tile.size_px, tile.mpp)",
+            found=f"one of {width_um:g} x {height_um:g} um",
+        )
+    return grid
 
 
 def _regions(
@@ -170,6 +180,17 @@ def _check_corrupt(record: SlideRecord, corrupt: NDArray[np.bool_], settings: Ti
             file=record.sparse.path,
             expected=f"at most {settings.max_corrupt:.2%} of the patches corrupt (tile.max_corrupt)",
             found=f"{corrupt.sum()} of {len(corrupt)}",
+        )
+
+
+def _check_none_more(record: SlideRecord, corrupt: NDArray[np.bool_]) -> None:
+    """Refuses patches that could be decoded once and not again: their rows are void, and would be read as black."""
+    if corrupt.any():
+        raise StatedError(
+            slide=record.slide,
+            file=record.sparse.path,
+            expected="a slide that stays as it is while it is tiled",
+            found=f"{corrupt.sum()} patches that could be decoded before and now cannot",
         )
 
 
