@@ -79,6 +79,24 @@ def test_low_rank_changes_the_attention_by_that_rank_and_nothing_else(cohort: Pa
     assert "attention adapted with rank 2" in (cohort / "adapted/encoder/card.md").read_text()
 
 
+def test_low_rank_leaves_the_moments_of_batch_normalisation_as_they_were(cohort: Path) -> None:
+    """MobileViT has attention between convolutions; the moments of none of them move."""
+    torch.manual_seed(5)
+    given = cohort / "hybrid"
+    given.mkdir()
+    tensors = timm.create_model("mobilevit_xxs", num_classes=0).state_dict()
+    save_file(tensors, given / "model.safetensors")
+    normalisation = {"mean": [0.7, 0.6, 0.7], "std": [0.2, 0.25, 0.2], "num_classes": 0}
+    config = {"architecture": "mobilevit_xxs", "num_classes": 0, "pretrained_cfg": normalisation}
+    (given / "config.json").write_text(json.dumps(config))
+    assert _run(cohort, "hybrid-adapted", encoder="mobilevit_xxs", weights=str(given), low_rank=2) == 0
+    after = _weights(cohort, "hybrid-adapted")
+    moments = [name for name in after if "running" in name]
+    assert moments
+    assert all(torch.equal(after[name], tensors[name]) for name in moments)
+    assert any((after[name] != tensors[name]).any() for name in after if ".attn." in name)
+
+
 def test_all_of_the_given_weights_are_trained_without_low_rank(cohort: Path) -> None:
     assert _run(cohort, "as-it-is-3", epochs=0) == 0
     assert _run(cohort, "further") == 0
