@@ -46,6 +46,7 @@ from pipeline.training.supervised import training_targets
 from pipeline.training.views import MakeViews, ViewMaker
 
 _COSINE_PATCHES = 256
+_COSINE_PIXELS = 256 * 256**2
 _COLLAPSED_RANK = 2.0
 
 
@@ -206,15 +207,21 @@ def _bf16_cosine(
 ) -> float:
     """Smallest cosine between bfloat16 and float32 features, over training patches spread through the cohort."""
     numbers = np.unique(np.linspace(0, len(patches) - 1, _COSINE_PATCHES).astype(np.int64))
-    rgb = torch.from_numpy(patches.sparse(numbers)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    # Of large patches a batch in training may be few, and all of these at once more than there is memory for.
+    at_once = max(1, _COSINE_PIXELS // patches.rows.size_px**2)
+    normalisation = Normalisation(colour, (), device)
     start = (patches.rows.size_px - size_px) // 2
-    window = rgb[:, :, start : start + size_px, start : start + size_px]
-    pixels = Normalisation(colour, (), device).sparse(window).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        exact = encoder(pixels).float()
-        with autocast("bf16", device):
-            fast = encoder(pixels).float()
-    return float(cosine_similarity(exact, fast).min())
+    cosines = []
+    for part in np.split(numbers, range(at_once, len(numbers), at_once)):
+        rgb = torch.from_numpy(patches.sparse(part)).to(device).permute(0, 3, 1, 2).float().div_(255)
+        window = rgb[:, :, start : start + size_px, start : start + size_px]
+        pixels = normalisation.sparse(window).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            exact = encoder(pixels).float()
+            with autocast("bf16", device):
+                fast = encoder(pixels).float()
+        cosines.append(cosine_similarity(exact, fast).min())
+    return float(torch.stack(cosines).min())
 
 
 def _opening_line(
