@@ -163,5 +163,18 @@ def test_broken_weights_are_refused(cohort: Path, tmp_path: Path, capsys: pytest
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_weights_of_a_network_that_its_name_does_not_build_are_refused_in_a_short_line(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((cohort / "given" / "config.json").read_text())
+    config["model_args"]["init_values"] = 1e-5
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    network = timm.create_model("test_vit", num_classes=0, img_size=64, init_values=1e-5)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    assert _run(cohort, "wrong", weights=str(tmp_path)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"by the name test_vit, no model_args.* found another blocks\.0\.ls1\.gamma and \d+ more$", error)
+
+
 def test_the_settings_of_a_run_that_adapts_are_read() -> None:
     assert build(RunSettings, {"weights": "w", "low_rank": 8}, source="x").low_rank == 8

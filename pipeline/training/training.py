@@ -40,7 +40,7 @@ from pipeline.training.precision import autocast, resolve_precision
 from pipeline.training.processes import Processes
 from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.rows import TrainingRows
-from pipeline.training.start import read_start
+from pipeline.training.start import give_weights, read_start
 from pipeline.training.state import TrainingState, agreed_state, json_lines, load_state, recipe_of
 from pipeline.training.supervised import training_targets
 from pipeline.training.views import MakeViews, ViewMaker
@@ -112,7 +112,7 @@ def train(
     )
     start = read_start(Path(settings.weights), settings.encoder, size_px) if settings.weights else None
     if start:
-        network.encoders["sparse"].load_state_dict(start.weights)
+        give_weights(network.encoders["sparse"], start, Path(settings.weights), settings.encoder)
     if settings.low_rank:
         add_low_rank(network.encoders["sparse"], settings.low_rank, settings.seed)
     network.to(memory_format=torch.channels_last).to(device)
