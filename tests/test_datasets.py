@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from cohort import REPOSITORY, planned, snakemake
+from cohort import REPOSITORY, planned, snakemake, write_cohort
 from PIL import Image
 from published_sets import draw_bci, draw_nct_crc, draw_orion, draw_pannuke, draw_segpath
 
@@ -22,6 +22,7 @@ from pipeline.settings import load
 from pipeline.tiling.store import PatchStore
 
 EXPERIMENTS = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
+OF_SLIDES = REPOSITORY / "config" / "experiments" / "als-st-trident.yaml"
 TINY = {"encoder": "test_resnet", "projector": [16, 16], "epochs": 1, "precision": "fp32"}
 
 
@@ -265,7 +266,7 @@ def test_arrays_and_tables_of_another_shape_are_refused(tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path != OF_SLIDES], ids=lambda path: path.stem)
 def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_path: Path) -> None:
     """Snakemake plans split, training, embedding and evaluation, and nothing that would need a slide."""
     out = tmp_path / "cohort"
@@ -283,3 +284,18 @@ def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_p
     assert jobs["train"] == len(runs)
     assert jobs["embed"] == 2 * len(runs)
     assert set(jobs) <= {"split", "train", "embed", "embed_slides", "embed_all", "evaluate", "evaluate_all", "total"}
+
+
+@pytest.mark.slow
+def test_the_experiment_beside_gene_counts_runs_by_name_from_slides(tmp_path: Path) -> None:
+    rows = []
+    for name in ("a", "b"):
+        row = {"slide": name, "patient": f"p{name}", "sparse": f"{name}.tif", "dense": f"{name}.h5ad"}
+        for side in ("sparse", "dense"):
+            (tmp_path / row[side]).touch()
+        rows.append(row | {"transform": "identity", "dense_mpp": "1", "dense_kind": "counts"})
+    write_cohort(tmp_path, rows, {})
+    done = snakemake(tmp_path, "-n", "--configfile", str(OF_SLIDES), "--cores", "1")
+    assert done.returncode == 0, done.stdout[-3000:]
+    jobs = planned(done.stdout)
+    assert (jobs["tile"], jobs["train"], jobs["embed"], jobs["report"]) == (2, 3, 6, 1)
