@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -263,6 +264,31 @@ def test_arrays_and_tables_of_another_shape_are_refused(tmp_path: Path, capsys: 
     (tmp_path / "bci/IHC/train/00000_train_0.png").rename(tmp_path / "bci/IHC/train/00000.png")
     assert build("bci", tmp_path / "bci", tmp_path / "out", "--mpp", "0.46") == 1
     assert "00001_train_2+.png" in capsys.readouterr().err
+
+
+def test_files_that_are_damaged_within_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> str:
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        return line
+
+    draw_orion(tmp_path / "orion", per_case=1)
+    for path in (tmp_path / "orion" / "if").iterdir():
+        options = {"compression": "zlib", "photometric": "minisblack", "planarconfig": "contig"}
+        tifffile.imwrite(path, tifffile.imread(path), **options)  # type: ignore[arg-type]
+        with tifffile.TiffFile(path) as file:
+            start = file.pages[0].dataoffsets[0]
+        data = path.read_bytes()
+        path.write_bytes(data[: start + 2] + b"\xff" * 40 + data[start + 42 :])
+    assert build("orion", tmp_path / "orion", tmp_path / "out") == 1
+    assert "17 interleaved channels" in told()
+    draw_segpath(tmp_path / "segpath")
+    table = tmp_path / "segpath" / "panCK_fileinfo.csv"
+    for text in (gzip.compress(table.read_bytes())[:-30], b"train_val_test,filename\ntrain\n"):
+        table.write_bytes(text)
+        assert build("segpath", tmp_path / "segpath", tmp_path / "out", "--antibody", "panCK") == 1
+        assert "panCK_fileinfo.csv" in told()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,14 @@ def _parts(table: Path) -> dict[str, str]:
         # The archive serves the table packed under a name that does not say so.
         with gzip.open(table, "rt", encoding="utf-8") if packed else table.open(encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise StatedError(file=table, expected="a readable CSV", found=str(error)) from None
     missing = [name for name in _COLUMNS if not rows or name not in rows[0]]
     if missing:
         raise StatedError(file=table, expected=f"the columns {', '.join(_COLUMNS)}", found=f"no {missing[0]}")
-    strange = sorted({str(row["train_val_test"]) for row in rows} - set(PARTS))
+    if any(row[name] is None for row in rows for name in _COLUMNS):
+        raise StatedError(file=table, expected=f"{' and '.join(_COLUMNS)} in each line", found="a shorter line")
+    strange = sorted({row["train_val_test"] for row in rows} - set(PARTS))
     if strange:
         raise StatedError(file=table, expected=f"{', '.join(PARTS)} in train_val_test", found=strange[0])
     named = {Path(row["filename"]).name: row["train_val_test"] for row in rows}
