@@ -252,9 +252,18 @@ def test_controls_differ_from_true_pairs_and_their_card_says_what_they_are(cohor
         assert said in (out / "encoder" / "card.md").read_text()
 
 
-@pytest.mark.parametrize("objective", ["barlow-twins", "infonce", "nt-xent"])
-def test_every_objective_trains_and_its_terms_add_up_to_the_loss(cohort: Path, objective: str) -> None:
-    out = _train(cohort, objective, objective=objective, epochs=1)
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ("barlow-twins", "barlow-twins"),
+        ("infonce", "infonce, temperature 0.5"),
+        ("nt-xent", "nt-xent, temperature 0.5, pairs weighed 2"),
+    ],
+)
+def test_every_objective_trains_and_its_terms_add_up_to_the_loss(cohort: Path, objective: str, said: str) -> None:
+    weights = [2.0] if "weighed" in said else []
+    out = _train(cohort, objective, objective=objective, epochs=1, pair_weights=weights)
+    assert f"| objective | {said} |" in (out / "encoder" / "card.md").read_text()
     (line,) = _history(out)
     terms = {"invariance", "variance", "covariance", "redundancy", "contrast"} & set(line)
     assert "variance" not in terms
