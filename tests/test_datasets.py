@@ -238,6 +238,7 @@ def test_another_layout_is_refused_in_one_line(
         ("bci", ("--mpp", "0.5", "--size-px", "8"), "16 px"),
         ("bci", ("--mpp", "0.5"), "HE/train"),
         ("segpath", (), "_fileinfo.csv"),
+        ("segpath", ("--antibody", "/panCK"), "no /panCK_fileinfo.csv"),
         ("pannuke", (), "Fold 1"),
     ],
 )

@@ -36,9 +36,10 @@ def read_segpath(source: Path, antibody: str | None) -> list[PatchSet]:
     Raises:
         StatedError: if folders, tables, names or images are not as published.
     """
-    tables = sorted(source.glob(f"{antibody or '*'}_fileinfo.csv"))
+    wanted = f"{antibody or '*'}_fileinfo.csv"
+    tables = [table for table in sorted(source.glob("*_fileinfo.csv")) if not antibody or table.name == wanted]
     if not tables:
-        raise StatedError(file=source, expected=LAYOUT, found=f"no {antibody or '*'}_fileinfo.csv")
+        raise StatedError(file=source, expected=LAYOUT, found=f"no {wanted}")
     if len(tables) > 1:
         there = ", ".join(table.name.removesuffix("_fileinfo.csv") for table in tables)
         raise StatedError(file=source, expected="--antibody, for a cohort has one cell type", found=there)
@@ -47,7 +48,7 @@ def read_segpath(source: Path, antibody: str | None) -> list[PatchSet]:
 
 def _record(source: Path, table: Path) -> list[PatchSet]:
     antibody = table.name.removesuffix("_fileinfo.csv")
-    folders = sorted(item for item in source.glob(f"{antibody}_*") if item.is_dir())
+    folders = sorted(item for item in source.iterdir() if item.name.startswith(f"{antibody}_") and item.is_dir())
     if len(folders) != 1:
         found = ", ".join(item.name for item in folders) or "none"
         raise StatedError(file=source, expected=f"one folder {antibody}_{{cell type}}", found=found)
