@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from cohort import REPOSITORY, planned, snakemake
+from cohort import REPOSITORY, planned, snakemake, write_cohort
 from PIL import Image
 from published_sets import draw_bci, draw_nct_crc, draw_orion, draw_pannuke, draw_segpath
 
@@ -22,6 +23,7 @@ from pipeline.settings import load
 from pipeline.tiling.store import PatchStore
 
 EXPERIMENTS = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
+OF_SLIDES = REPOSITORY / "config" / "experiments" / "als-st-trident.yaml"
 TINY = {"encoder": "test_resnet", "projector": [16, 16], "epochs": 1, "precision": "fp32"}
 
 
@@ -236,6 +238,7 @@ def test_another_layout_is_refused_in_one_line(
         ("bci", ("--mpp", "0.5", "--size-px", "8"), "16 px"),
         ("bci", ("--mpp", "0.5"), "HE/train"),
         ("segpath", (), "_fileinfo.csv"),
+        ("segpath", ("--antibody", "/panCK"), "no /panCK_fileinfo.csv"),
         ("pannuke", (), "Fold 1"),
     ],
 )
@@ -264,8 +267,33 @@ def test_arrays_and_tables_of_another_shape_are_refused(tmp_path: Path, capsys: 
     assert "00001_train_2+.png" in capsys.readouterr().err
 
 
+def test_files_that_are_damaged_within_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> str:
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        return line
+
+    draw_orion(tmp_path / "orion", per_case=1)
+    for path in (tmp_path / "orion" / "if").iterdir():
+        options = {"compression": "zlib", "photometric": "minisblack", "planarconfig": "contig"}
+        tifffile.imwrite(path, tifffile.imread(path), **options)  # type: ignore[arg-type]
+        with tifffile.TiffFile(path) as file:
+            start = file.pages[0].dataoffsets[0]
+        data = path.read_bytes()
+        path.write_bytes(data[: start + 2] + b"\xff" * 40 + data[start + 42 :])
+    assert build("orion", tmp_path / "orion", tmp_path / "out") == 1
+    assert "17 interleaved channels" in told()
+    draw_segpath(tmp_path / "segpath")
+    table = tmp_path / "segpath" / "panCK_fileinfo.csv"
+    for text in (gzip.compress(table.read_bytes())[:-30], b"train_val_test,filename\ntrain\n"):
+        table.write_bytes(text)
+        assert build("segpath", tmp_path / "segpath", tmp_path / "out", "--antibody", "panCK") == 1
+        assert "panCK_fileinfo.csv" in told()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path != OF_SLIDES], ids=lambda path: path.stem)
 def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_path: Path) -> None:
     """Snakemake plans split, training, embedding and evaluation, and nothing that would need a slide."""
     out = tmp_path / "cohort"
@@ -283,3 +311,18 @@ def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_p
     assert jobs["train"] == len(runs)
     assert jobs["embed"] == 2 * len(runs)
     assert set(jobs) <= {"split", "train", "embed", "embed_slides", "embed_all", "evaluate", "evaluate_all", "total"}
+
+
+@pytest.mark.slow
+def test_the_experiment_beside_gene_counts_runs_by_name_from_slides(tmp_path: Path) -> None:
+    rows = []
+    for name in ("a", "b"):
+        row = {"slide": name, "patient": f"p{name}", "sparse": f"{name}.tif", "dense": f"{name}.h5ad"}
+        for side in ("sparse", "dense"):
+            (tmp_path / row[side]).touch()
+        rows.append(row | {"transform": "identity", "dense_mpp": "1", "dense_kind": "counts"})
+    write_cohort(tmp_path, rows, {})
+    done = snakemake(tmp_path, "-n", "--configfile", str(OF_SLIDES), "--cores", "1")
+    assert done.returncode == 0, done.stdout[-3000:]
+    jobs = planned(done.stdout)
+    assert (jobs["tile"], jobs["train"], jobs["embed"], jobs["report"]) == (2, 3, 6, 1)

@@ -35,6 +35,8 @@ def test_yamls_true_is_the_word_true_for_pairing(tmp_path: Path) -> None:
         ({"runs": {"a": {"pairing": False}}}, "runs.a.pairing"),
         ({"runs": {"a": {"branches": ["sparse"]}}}, "runs.a.branches"),
         ({"runs": {"a": {"augmentation": "mfl", "crop": 0.5, "size_px": 64}}}, "size_px, crop"),
+        ({"runs": {"a": {"augmentation": "mfl", "channel_dropout": 0.5}}}, "channel_dropout"),
+        ({"runs": {"a": {"projector": [64, 0]}}}, "runs.a.projector.1"),
         ({"tile": {"min_tissue": float("nan")}}, "tile.min_tissue"),
         ({"runs": {"../a": {}}}, "runs"),
     ],

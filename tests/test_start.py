@@ -79,6 +79,24 @@ def test_low_rank_changes_the_attention_by_that_rank_and_nothing_else(cohort: Pa
     assert "attention adapted with rank 2" in (cohort / "adapted/encoder/card.md").read_text()
 
 
+def test_low_rank_leaves_the_moments_of_batch_normalisation_as_they_were(cohort: Path) -> None:
+    """MobileViT has attention between convolutions; the moments of none of them move."""
+    torch.manual_seed(5)
+    given = cohort / "hybrid"
+    given.mkdir()
+    tensors = timm.create_model("mobilevit_xxs", num_classes=0).state_dict()
+    save_file(tensors, given / "model.safetensors")
+    normalisation = {"mean": [0.7, 0.6, 0.7], "std": [0.2, 0.25, 0.2], "num_classes": 0}
+    config = {"architecture": "mobilevit_xxs", "num_classes": 0, "pretrained_cfg": normalisation}
+    (given / "config.json").write_text(json.dumps(config))
+    assert _run(cohort, "hybrid-adapted", encoder="mobilevit_xxs", weights=str(given), low_rank=2) == 0
+    after = _weights(cohort, "hybrid-adapted")
+    moments = [name for name in after if "running" in name]
+    assert moments
+    assert all(torch.equal(after[name], tensors[name]) for name in moments)
+    assert any((after[name] != tensors[name]).any() for name in after if ".attn." in name)
+
+
 def test_all_of_the_given_weights_are_trained_without_low_rank(cohort: Path) -> None:
     assert _run(cohort, "as-it-is-3", epochs=0) == 0
     assert _run(cohort, "further") == 0
@@ -143,6 +161,19 @@ def test_broken_weights_are_refused(cohort: Path, tmp_path: Path, capsys: pytest
         save_file(values, tmp_path / case / "model.safetensors")
         assert _run(cohort, "wrong", weights=str(tmp_path / case)) == 1
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_weights_of_a_network_that_its_name_does_not_build_are_refused_in_a_short_line(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((cohort / "given" / "config.json").read_text())
+    config["model_args"]["init_values"] = 1e-5
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    network = timm.create_model("test_vit", num_classes=0, img_size=64, init_values=1e-5)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    assert _run(cohort, "wrong", weights=str(tmp_path)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"by the name test_vit, no model_args.* found another blocks\.0\.ls1\.gamma and \d+ more$", error)
 
 
 def test_the_settings_of_a_run_that_adapts_are_read() -> None:

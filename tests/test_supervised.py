@@ -134,7 +134,9 @@ def test_classes_are_learnt(tmp_path: Path) -> None:
     _write_masks(tmp_path)
     lines, encoder = _train(tmp_path, "classes", target="class", epochs=6, batch_size=32, lr=3e-3)
     assert lines[-1]["cross_entropy"] < 0.6 * lines[0]["cross_entropy"]
-    assert "to predict the class of patches (tumour, stroma, glass)" in (encoder / "card.md").read_text()
+    card = (encoder / "card.md").read_text()
+    assert "to predict the class of patches (tumour, stroma, glass)" in card
+    assert "| objective | cross-entropy of the classes |" in card
 
 
 def test_what_cannot_be_predicted_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from drawn_training import TINY, write_cohort
 from safetensors.torch import load_file
+from torch.nn.functional import cosine_similarity
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
@@ -251,9 +252,18 @@ def test_controls_differ_from_true_pairs_and_their_card_says_what_they_are(cohor
         assert said in (out / "encoder" / "card.md").read_text()
 
 
-@pytest.mark.parametrize("objective", ["barlow-twins", "infonce", "nt-xent"])
-def test_every_objective_trains_and_its_terms_add_up_to_the_loss(cohort: Path, objective: str) -> None:
-    out = _train(cohort, objective, objective=objective, epochs=1)
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ("barlow-twins", "barlow-twins"),
+        ("infonce", "infonce, temperature 0.5"),
+        ("nt-xent", "nt-xent, temperature 0.5, pairs weighed 2"),
+    ],
+)
+def test_every_objective_trains_and_its_terms_add_up_to_the_loss(cohort: Path, objective: str, said: str) -> None:
+    weights = [2.0] if "weighed" in said else []
+    out = _train(cohort, objective, objective=objective, epochs=1, pair_weights=weights)
+    assert f"| objective | {said} |" in (out / "encoder" / "card.md").read_text()
     (line,) = _history(out)
     terms = {"invariance", "variance", "covariance", "redundancy", "contrast"} & set(line)
     assert "variance" not in terms
@@ -271,6 +281,26 @@ def test_no_epoch_leaves_the_initial_weights_of_the_compared_runs(cohort: Path) 
     written = load_file(out / "encoder" / "model.safetensors")
     for name, value in network.encoders["sparse"].state_dict().items():
         torch.testing.assert_close(written[name], value)
+
+
+def test_features_in_bfloat16_are_compared_a_few_large_patches_at_a_time(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cosine(out: Path) -> float:
+        config = json.loads((out / "encoder" / "config.json").read_text())
+        return float(config["more_from_less"]["bf16_cosine"])
+
+    together = cosine(_train(cohort, "compared-together", epochs=0))
+    sizes = []
+
+    def spy(exact: torch.Tensor, fast: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(exact))
+        return cosine_similarity(exact, fast)
+
+    monkeypatch.setattr(training, "cosine_similarity", spy)
+    monkeypatch.setattr(training, "_COSINE_PIXELS", 12 * 32**2)
+    assert cosine(_train(cohort, "compared-apart", epochs=0)) == pytest.approx(together, abs=1e-5)
+    assert sizes == [12, 12, 12, 4]
 
 
 def test_true_pairs_can_be_matched_better_than_shuffled_ones(tmp_path: Path) -> None:

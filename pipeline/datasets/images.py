@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
+
+# A broken PNG is a SyntaxError to Pillow.
+_UNREADABLE = (*BROKEN_INPUT, Image.DecompressionBombError, SyntaxError)
 
 
 def folder_of(path: Path, layout: str) -> Path:
@@ -77,7 +80,7 @@ def side_of(path: Path) -> int:
     try:
         with Image.open(path) as image:
             width, height = image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise StatedError(file=path, expected="an image", found=str(error)) from None
     if width != height:
         raise StatedError(file=path, expected="a square image", found=f"{width} x {height} px")
@@ -90,7 +93,7 @@ def _read(path: Path, side_px: int, modes: Sequence[str], expected: str) -> NDAr
             found = f"{image.size[0]} x {image.size[1]} px, {image.mode}"
             fits = image.size == (side_px, side_px) and image.mode in modes
             pixels = np.array(image, dtype=np.uint8) if fits else None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise StatedError(file=path, expected=expected, found=str(error)) from None
     if pixels is None:
         raise StatedError(file=path, expected=f"{expected} of {side_px} x {side_px} px", found=found)

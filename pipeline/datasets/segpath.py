@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,10 @@ def read_segpath(source: Path, antibody: str | None) -> list[PatchSet]:
     Raises:
         StatedError: if folders, tables, names or images are not as published.
     """
-    tables = sorted(source.glob(f"{antibody or '*'}_fileinfo.csv"))
+    wanted = f"{antibody or '*'}_fileinfo.csv"
+    tables = [table for table in sorted(source.glob("*_fileinfo.csv")) if not antibody or table.name == wanted]
     if not tables:
-        raise StatedError(file=source, expected=LAYOUT, found=f"no {antibody or '*'}_fileinfo.csv")
+        raise StatedError(file=source, expected=LAYOUT, found=f"no {wanted}")
     if len(tables) > 1:
         there = ", ".join(table.name.removesuffix("_fileinfo.csv") for table in tables)
         raise StatedError(file=source, expected="--antibody, for a cohort has one cell type", found=there)
@@ -46,7 +48,7 @@ def read_segpath(source: Path, antibody: str | None) -> list[PatchSet]:
 
 def _record(source: Path, table: Path) -> list[PatchSet]:
     antibody = table.name.removesuffix("_fileinfo.csv")
-    folders = sorted(item for item in source.glob(f"{antibody}_*") if item.is_dir())
+    folders = sorted(item for item in source.iterdir() if item.name.startswith(f"{antibody}_") and item.is_dir())
     if len(folders) != 1:
         found = ", ".join(item.name for item in folders) or "none"
         raise StatedError(file=source, expected=f"one folder {antibody}_{{cell type}}", found=found)
@@ -93,12 +95,14 @@ def _parts(table: Path) -> dict[str, str]:
         # The archive serves the table packed under a name that does not say so.
         with gzip.open(table, "rt", encoding="utf-8") if packed else table.open(encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise StatedError(file=table, expected="a readable CSV", found=str(error)) from None
     missing = [name for name in _COLUMNS if not rows or name not in rows[0]]
     if missing:
         raise StatedError(file=table, expected=f"the columns {', '.join(_COLUMNS)}", found=f"no {missing[0]}")
-    strange = sorted({str(row["train_val_test"]) for row in rows} - set(PARTS))
+    if any(row[name] is None for row in rows for name in _COLUMNS):
+        raise StatedError(file=table, expected=f"{' and '.join(_COLUMNS)} in each line", found="a shorter line")
+    strange = sorted({row["train_val_test"] for row in rows} - set(PARTS))
     if strange:
         raise StatedError(file=table, expected=f"{', '.join(PARTS)} in train_val_test", found=strange[0])
     named = {Path(row["filename"]).name: row["train_val_test"] for row in rows}

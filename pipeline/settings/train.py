@@ -12,8 +12,9 @@ from pipeline.settings.closed import CLOSED
 
 Modality = Literal["sparse", "dense", "target"]
 Seed = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(ge=1)]
 # What `augmentation: mfl` does not ask for.
-_OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "dense_colour", "blur")
+_OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "dense_colour", "channel_dropout", "blur")
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -63,7 +64,7 @@ class RunSettings:
         description="rank of a low-rank adaptation (LoRA) of the sparse encoder's attention, all else in it "
         "staying as in `weights`; 0 trains all of it",
     )
-    projector: tuple[int, ...] = Field(
+    projector: tuple[Width, ...] = Field(
         default=(1024, 1024, 1024), min_length=1, description="widths of the projector's layers"
     )
     pairing: Literal["true", "shuffled", "blank"] = Field(

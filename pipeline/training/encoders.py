@@ -53,13 +53,13 @@ def build_encoder(name: str, *, in_chans: int, size_px: int) -> nn.Module:
 
 
 def feature_width(encoder: nn.Module, *, in_chans: int, size_px: int) -> int:
-    """Length of the encoder's feature vectors."""
+    """Length of the encoder's feature vectors, on whatever device it is."""
     return _probe(encoder, in_chans, size_px).shape[1]
 
 
 def _probe(encoder: nn.Module, in_chans: int, size_px: int) -> torch.Tensor:
-    training = encoder.training
+    training, device = encoder.training, next(encoder.parameters()).device
     with torch.inference_mode():
-        features: torch.Tensor = encoder.eval()(torch.zeros(1, in_chans, size_px, size_px))
+        features: torch.Tensor = encoder.eval()(torch.zeros(1, in_chans, size_px, size_px, device=device))
     encoder.train(training)
     return features

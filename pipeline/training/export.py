@@ -152,7 +152,7 @@ deviation {_figures(config["pretrained_cfg"]["std"])} (R, G, B).
 | patches | {training["patches"]} of {patch["size_px"]} x {patch["size_px"]} px |
 | dense side | {_panel(own)} |
 | branches | {", ".join(settings["branches"])} |
-| objective | {settings["objective"]}, convention {settings["convention"]} |
+| objective | {_objective(settings)} |
 | pairing | {settings["pairing"]} |
 | epochs, batch, peak rate, seed | {settings["epochs"]}, {settings["batch_size"]}, {settings["lr"]:g}, \
 {settings["seed"]} |
@@ -193,6 +193,22 @@ def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] 
     if settings["pairing"] == "blank":
         return "A CONTROL: beside it stood a dense branch that saw nothing."
     return f"It was trained beside a dense branch that saw the same tissue in {names}; it needs the H&E patch alone."
+
+
+def _objective(settings: dict[str, Any]) -> str:
+    """The loss, with those of its settings only that have a say in it."""
+    if "target" in settings["branches"]:
+        return {"values": "squared error of the values", "class": "cross-entropy of the classes"}[settings["target"]]
+    objective = str(settings["objective"])
+    if objective == "vicreg":
+        objective += f", convention {settings['convention']}"
+    if objective in ("infonce", "nt-xent"):
+        objective += f", temperature {settings['temperature']:g}"
+    if settings["alignment"] == "parts":
+        objective += ", aligned in parts"
+    if settings["pair_weights"]:
+        objective += f", pairs weighed {', '.join(f'{weight:g}' for weight in settings['pair_weights'])}"
+    return objective
 
 
 def _panel(own: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from pipeline.training.branches import BranchNetwork, BranchOutput
 from pipeline.training.collapse import effective_rank, mean_std
 from pipeline.training.draws import Draws
 from pipeline.training.losses import Objective, Terms, objective_of
+from pipeline.training.low_rank import keep_statistics
 from pipeline.training.order import Rows, epoch_order, groups_of, read_ahead, shuffled_windows, stored_blocks
 from pipeline.training.parts import aligned_parts
 from pipeline.training.patches import TrainingPatches, batches_ahead, partners, reading_threads
@@ -111,6 +112,8 @@ class Trainer:
             self._network.load_state_dict(state.network)
             self._optimiser.load_state_dict(state.optimiser)
         self._network.train()
+        if self._settings.low_rank:
+            keep_statistics(self._network.encoders["sparse"])
         left = self._settings.epochs * self._steps_per_epoch - state.epoch * self._steps_per_epoch - state.step
         size = self._settings.batch_size
         steps = self._steps(state)

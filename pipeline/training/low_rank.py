@@ -51,6 +51,16 @@ def add_low_rank(encoder: nn.Module, rank: int, seed: int) -> None:
             encoder.set_submodule(name, LowRankLinear(layer, rank))
 
 
+def keep_statistics(encoder: nn.Module) -> None:
+    """Has batch normalisation in an encoder in training go by its running moments and leave them as they are, in place.
+
+    They are no parameters: to freeze those does not hold them.
+    """
+    for layer in encoder.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval()
+
+
 def merge_low_rank(encoder: nn.Module) -> None:
     """Replaces every such layer by one plain linear layer, in place."""
     for name, layer in list(encoder.named_modules()):

@@ -24,7 +24,8 @@ def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], network: nn.Modul
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        # Where it is emulated, on devices before Ampere, it is slower than float32.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if supported and not _has_depthwise(network) else "fp32"
 

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.json_file import read_json
@@ -54,6 +54,26 @@ def read_start(folder: Path, architecture: str, size_px: int) -> Start:
     if bad:
         raise StatedError(file=folder / WEIGHTS_NAME, expected="finite weights", found=f"nan or infinity in {bad[0]}")
     return Start(weights, colour)
+
+
+def give_weights(encoder: nn.Module, start: Start, folder: Path, architecture: str) -> None:
+    """Gives an encoder the weights that it starts from, in place.
+
+    Raises:
+        StatedError: if they are of a network that the architecture's name alone does not build, because `model_args` of
+            the folder's config.json change it.
+    """
+    own = {name: value.shape for name, value in encoder.state_dict().items()}
+    given = {name: value.shape for name, value in start.weights.items()}
+    other = [name for name in {**own, **given} if own.get(name) != given.get(name)]
+    if other:
+        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        raise StatedError(
+            file=folder / CONFIG_NAME,
+            expected=f"the network that timm builds by the name {architecture}, no model_args that change it",
+            found=f"another {other[0]}{more}",
+        )
+    encoder.load_state_dict(start.weights)
 
 
 def _is_of_fixed_size(architecture: str) -> bool:

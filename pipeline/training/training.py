@@ -40,12 +40,13 @@ from pipeline.training.precision import autocast, resolve_precision
 from pipeline.training.processes import Processes
 from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.rows import TrainingRows
-from pipeline.training.start import read_start
+from pipeline.training.start import give_weights, read_start
 from pipeline.training.state import TrainingState, agreed_state, json_lines, load_state, recipe_of
 from pipeline.training.supervised import training_targets
 from pipeline.training.views import MakeViews, ViewMaker
 
 _COSINE_PATCHES = 256
+_COSINE_PIXELS = 256 * 256**2
 _COLLAPSED_RANK = 2.0
 
 
@@ -111,7 +112,7 @@ def train(
     )
     start = read_start(Path(settings.weights), settings.encoder, size_px) if settings.weights else None
     if start:
-        network.encoders["sparse"].load_state_dict(start.weights)
+        give_weights(network.encoders["sparse"], start, Path(settings.weights), settings.encoder)
     if settings.low_rank:
         add_low_rank(network.encoders["sparse"], settings.low_rank, settings.seed)
     network.to(memory_format=torch.channels_last).to(device)
@@ -206,15 +207,21 @@ def _bf16_cosine(
 ) -> float:
     """Smallest cosine between bfloat16 and float32 features, over training patches spread through the cohort."""
     numbers = np.unique(np.linspace(0, len(patches) - 1, _COSINE_PATCHES).astype(np.int64))
-    rgb = torch.from_numpy(patches.sparse(numbers)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    # Of large patches a batch in training may be few, and all of these at once more than there is memory for.
+    at_once = max(1, _COSINE_PIXELS // patches.rows.size_px**2)
+    normalisation = Normalisation(colour, (), device)
     start = (patches.rows.size_px - size_px) // 2
-    window = rgb[:, :, start : start + size_px, start : start + size_px]
-    pixels = Normalisation(colour, (), device).sparse(window).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        exact = encoder(pixels).float()
-        with autocast("bf16", device):
-            fast = encoder(pixels).float()
-    return float(cosine_similarity(exact, fast).min())
+    cosines = []
+    for part in np.split(numbers, range(at_once, len(numbers), at_once)):
+        rgb = torch.from_numpy(patches.sparse(part)).to(device).permute(0, 3, 1, 2).float().div_(255)
+        window = rgb[:, :, start : start + size_px, start : start + size_px]
+        pixels = normalisation.sparse(window).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            exact = encoder(pixels).float()
+            with autocast("bf16", device):
+                fast = encoder(pixels).float()
+        cosines.append(cosine_similarity(exact, fast).min())
+    return float(torch.stack(cosines).min())
 
 
 def _opening_line(
