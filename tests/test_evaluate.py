@@ -235,6 +235,28 @@ def test_a_slide_without_features_is_a_stated_error(drawn: DrawnResults, capsys:
     assert "slide c1" in error_of(capsys, drawn, "distilled")
 
 
+@pytest.mark.parametrize("broken", ["cut", "no features", "no coords", "a number", "a group", "whole numbers"])
+def test_a_broken_features_file_is_a_stated_error_that_names_slide_and_file(
+    drawn: DrawnResults, broken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = drawn.results / "embed/distilled/b1.h5"
+    if broken == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        with h5py.File(path, "r+") as file:
+            features = file["features"][...]
+            del file["coords" if broken == "no coords" else "features"]
+            made = {"a number": np.float32(3), "whole numbers": features.astype(np.int64)}
+            if broken == "a group":
+                file.create_group("features")
+            elif broken in made:
+                file["features"] = made[broken]
+    text = error_of(capsys, drawn, "distilled")
+    assert text.startswith(
+        f"error: slide b1, file {path}: expected an HDF5 file with features (N, D) and coords (N, 2)"
+    )
+
+
 def test_features_of_other_patches_are_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:
     with h5py.File(drawn.results / "embed/distilled/b1.h5", "r+") as file:
         file["coords"][4, 0] += 1
