@@ -444,6 +444,32 @@ def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.Captu
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("evaluate/summary.tsv", "\t253\t", "\tmany\t", "words and numbers as evaluate writes them, found invalid"),
+        ("evaluate/summary.tsv", "\t0.", "\tx.", "words and numbers as evaluate writes them, found could not convert"),
+        ("evaluate/summary.tsv", "\t253\t1\t", "\t253\nx\t", "words and numbers as evaluate writes them, found 1"),
+        ("split/split.json", '"folds": {', '"folds": [], "rest": {', "folds as split writes them, found"),
+    ],
+)
+def test_a_table_that_somebody_altered_is_a_stated_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, old: str, new: str, told: str
+) -> None:
+    drawn = draw_stores(tmp_path)
+    draw_features(drawn, "distilled", 1.0)
+    assert main(["evaluate", *drawn.arguments("distilled")]) == 0
+    path = tmp_path / name
+    text = path.read_text()
+    path.write_text(text.replace(old, new, 1))
+    assert path.read_text() != text
+    sheet, out = draw_sheet(tmp_path / "slides.tsv"), tmp_path / "index.html"
+    arguments = ["--results", str(tmp_path), "--sheet", str(sheet), "--embedding", "x", "--out", str(out)]
+    assert main(["report", *arguments]) == 1
+    assert f"file {path}: expected {told}" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def evidence(run: str, difference: float, verdict: str) -> Evidence:
     ends = (float("nan"), float("nan")) if run == "sparse-only" else (difference - 0.02, difference + 0.02)
     return Evidence(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2, 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.json_file import read_json
 from pipeline.slides.record import SlideRecord, read_record
 from pipeline.split_table import read_split_table
@@ -214,13 +214,16 @@ def _split(path: Path) -> Split | None:
     if not path.is_file():
         return None
     value = _json(path)
-    held_out = value.get("folds", {}).get("0", {})
-    return Split(
-        by=str(value.get("by", "")),
-        note=str(value.get("note", "")),
-        held_out_slides=tuple(map(str, held_out.get("slides", ()))),
-        held_out_patients=tuple(map(str, held_out.get("patients", ()))),
-    )
+    try:
+        held_out = value.get("folds", {}).get("0", {})
+        return Split(
+            by=str(value.get("by", "")),
+            note=str(value.get("note", "")),
+            held_out_slides=tuple(map(str, held_out.get("slides", ()))),
+            held_out_patients=tuple(map(str, held_out.get("patients", ()))),
+        )
+    except BROKEN_INPUT as error:
+        raise StatedError(file=path, expected="folds as split writes them", found=repr(error)) from None
 
 
 def _pairs(path: Path) -> tuple[dict[str, int] | None, dict[str, tuple[int, ...]]]:
@@ -249,12 +252,19 @@ def _evidence(path: Path) -> tuple[Evidence, ...]:
         return ()
     names = ("score", "low", "high", "difference", "difference_low", "difference_high", "seed_low", "seed_high")
     counts = ("train_patches", "test_patches", "test_slides", "seeds")
+    words = ("run", "probe", "target", "verdict", "disjoint")
     rows = []
-    for row in _table(path, ("run", "probe", "target", *names, "verdict", "disjoint", *counts)):
-        values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict", "disjoint")}
-        values["metric"] = row.get("metric") or "pearson_r"
-        values |= {name: float(row[name] or "nan") for name in names}
-        values |= {name: int(row[name] or 0) for name in counts}
+    for line, row in enumerate(_table(path, (*words, *names, *counts)), 2):
+        try:
+            if None in row.values():
+                raise ValueError(f"{sum(value is not None for value in row.values())} columns")
+            values: dict[str, Any] = {name: row[name] for name in words}
+            values["metric"] = row.get("metric") or "pearson_r"
+            values |= {name: float(row[name] or "nan") for name in names}
+            values |= {name: int(row[name]) for name in counts}
+        except ValueError as error:
+            expected = "words and numbers as evaluate writes them"
+            raise StatedError(file=path, expected=expected, found=f"{error} in line {line}") from None
         rows.append(Evidence(**values))
     return tuple(rows)
 
