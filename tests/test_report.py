@@ -42,7 +42,7 @@ from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
 from pipeline.report.reading import Evidence, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
-from pipeline.report.views import evidence_rows
+from pipeline.report.views import evidence_rows, probe_title
 from pipeline.report.words import headline
 from pipeline.tiling.store import PatchStore
 
@@ -304,6 +304,21 @@ def test_the_evidence_table_tells_the_spread_of_seeds_and_whether_intervals_lie_
         ("3: 0.55 to 0.64", "yes"),
         ("1", "—"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("probe", "title"),
+    [
+        ("ridge", "Ridge probe"),
+        ("class-linear", "Which class: linear probe"),
+        ("class-mlp", "Which class: MLP head"),
+        ("class-mlp-auc", "Which class: MLP head, area under the ROC curve"),
+        ("class-1-shot", "Which class: linear probe on 1 patch of each"),
+        ("class-25-shot", "Which class: linear probe on 25 patches of each"),
+    ],
+)
+def test_every_probe_of_evaluate_has_a_name_in_words(probe: str, title: str) -> None:
+    assert probe_title(probe) == title
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
