@@ -40,7 +40,7 @@ from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import _field, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
-from pipeline.report.reading import Evidence, Results
+from pipeline.report.reading import Evidence, Results, read_results
 from pipeline.report.svg import Axis, linear, tag, tick_label
 from pipeline.report.views import evidence_rows, probe_title
 from pipeline.report.words import headline
@@ -510,6 +510,24 @@ def test_the_answer_follows_the_verdicts_of_run_and_control(
     found = headline(Results((), None, {}, rows, "sparse-only", {}, None), "distilled")
     assert found is not None
     assert found.answer == answer
+
+
+def test_a_control_is_known_by_its_pairing_whatever_its_name(tmp_path: Path) -> None:
+    rows = (
+        evidence("distilled", 0.1, "helped"),
+        evidence("sparse-only", float("nan"), ""),
+        evidence("chance", 0.1, "helped"),
+    )
+    draw_stores(tmp_path)
+    for run, pairing in (("distilled", "true"), ("chance", "shuffled")):
+        path = tmp_path / "train" / run / "encoder/config.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"more_from_less": {"settings": {"pairing": pairing}}}))
+    results = read_results(tmp_path, draw_sheet(tmp_path / "slides.tsv"), "distilled")
+    found = headline(replace(results, evidence=rows, baseline="sparse-only"), "distilled")
+    assert found is not None
+    assert (found.answer, found.kind) == ("A gain, but not from the pairing", "doubt")
+    assert found.sentences[-1].startswith("The control “chance”")
 
 
 def test_components_are_those_of_the_sample_and_colours_lie_where_the_patches_are(written: Path) -> None:

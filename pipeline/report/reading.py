@@ -118,6 +118,7 @@ class Results:
         vectors: its slides.parquet, where there is one.
         predictions: by slide, the folder of its predicted markers.
         retrieval: by run, how well dense patches are found from H&E, as evaluate's details have it.
+        controls: runs that were trained on shuffled or blank pairs, by what their encoders say.
     """
 
     slides: tuple[SlideResults, ...]
@@ -129,6 +130,7 @@ class Results:
     vectors: Path | None
     predictions: Mapping[str, Path] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    controls: frozenset[str] = frozenset()
 
 
 def read_results(results: Path, sheet: Path, embedding: str) -> Results:
@@ -161,6 +163,7 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
             if (folder := results / "predict" / embedding / name) and (folder / "markers.json").is_file()
         },
         retrieval=_retrieval(results / "evaluate" / "details.json"),
+        controls=_controls(results / "train"),
     )
 
 
@@ -245,6 +248,20 @@ def _curves(folder: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
             raise StatedError(file=path, expected="one JSON object a line", found=str(error)) from None
         curves[path.parent.name] = tuple(dict(_numbers(line)) for line in lines)
     return {run: lines for run, lines in curves.items() if lines}
+
+
+def _controls(folder: Path) -> frozenset[str]:
+    """The runs whose encoders were not trained on true pairs, whatever they are called."""
+    found = set()
+    for path in sorted(folder.glob("*/encoder/config.json")):
+        try:
+            if _json(path)["more_from_less"]["settings"]["pairing"] != "true":
+                found.add(path.parents[1].name)
+        except (LookupError, TypeError) as error:
+            raise StatedError(
+                file=path, expected="an encoder's description as train writes it", found=repr(error)
+            ) from None
+    return frozenset(found)
 
 
 def _evidence(path: Path) -> tuple[Evidence, ...]:

@@ -13,7 +13,8 @@ from pipeline.report.reading import Evidence, Results
 
 HEADLINE_PROBE = "ridge"
 MEAN = "mean"
-CONTROLS = ("shuffled", "blank")
+# What controls are called where no encoder is there to tell them.
+CONTROLS = frozenset({"shuffled", "blank"})
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,13 @@ def headline(results: Results, embedding: str) -> Headline | None:
             + "; ".join(f"“{one.run}” {with_interval(one)}, {one.verdict}" for one in others)
             + "."
         )
-    gained = [one.run for one in others if one.run in CONTROLS and one.verdict == "helped"]
+    controls = results.controls | CONTROLS
+    gained = [f"“{one.run}”" for one in compared if one.run in controls and one.verdict == "helped"]
     if row.verdict == "helped" and gained:
         answer, kind = "A gain, but not from the pairing", "doubt"
         sentences.append(
-            f"The control {' and '.join(gained)} gained too, so true pairs cannot be what explains the gain."
+            f"The {'control' if len(gained) == 1 else 'controls'} {' and '.join(gained)}, trained without true pairs, "
+            "gained as well: true pairs cannot be what explains the gain."
         )
     return Headline(answer, tuple(sentences), kind)
 
