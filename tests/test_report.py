@@ -36,6 +36,7 @@ from pipeline.cli import main
 from pipeline.prediction.colours import TABLE
 from pipeline.prediction.table import read_values
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
+from pipeline.report.figures import COLOURS, MOST_LABELS, Estimate, forest, line_swatch, scatter, shape_of, swatch
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import _field, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
@@ -611,6 +612,34 @@ def test_a_small_slide_is_shown_as_sharp_as_its_patches(written: Path) -> None:
     sharp = np.asarray(sparse_picture(store, overview, (256, 256)))
     patches = store.read_sparse(slice(0, len(store)))
     np.testing.assert_array_equal(sharp[16:32, 48:64], patches[16 + 3])
+
+
+def test_no_two_of_many_runs_look_alike() -> None:
+    marks = {str(swatch(series, shape_of(series))) for series in range(24)}
+    lines = {str(line_swatch(series)) for series in range(2 * COLOURS)}
+    assert (len(marks), len(lines)) == (24, 2 * COLOURS)
+    estimates = [Estimate(series, f"run {series}", 0.5, 0.4, 0.6) for series in (0, COLOURS)]
+    drawn = str(forest([("CD3", estimates)], name="", axis_label="r", zero_line=True))
+    assert drawn.count("<circle") == 1, "the same colour, and another shape"
+
+
+@pytest.mark.parametrize("slides", [COLOURS, COLOURS + 1])
+def test_colours_of_patches_are_explained_where_each_slide_has_its_own(tmp_path: Path, slides: int) -> None:
+    drawn_slides = tuple(DrawnSlide(f"s{index}", "P", index, columns=2, rows=2) for index in range(slides))
+    drawn = draw_stores(tmp_path, drawn_slides)
+    draw_features(drawn, "distilled", 1.0, slides=drawn_slides)
+    page = write(tmp_path, draw_sheet(tmp_path / "slides.tsv", drawn_slides)).read_text()
+    section = page.partition('id="embeddings"')[2].partition("</section>")[0]
+    assert ("each colour a slide" in section) == ('class="swatch"' in section) == (slides == COLOURS)
+
+
+def test_slides_too_many_to_be_labelled_are_named_under_the_pointer() -> None:
+    points = {f"s{index}": np.array([[float(index), 0.0]]) for index in range(MOST_LABELS + 1)}
+    drawn = str(scatter(points, [0.5, 0.5], name="", labelled=True))
+    assert drawn.count("<title>") == len(points)
+    assert drawn.count('class="label"') == 0
+    del points["s0"]
+    assert str(scatter(points, [0.5, 0.5], name="", labelled=True)).count('class="label"') == MOST_LABELS
 
 
 def test_axes_have_round_ticks_inside_their_ends() -> None:
