@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.errors import StatedError
 from pipeline.prediction.colours import TABLE
 from pipeline.prediction.table import read_values
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
@@ -551,18 +552,30 @@ def test_components_are_those_of_the_sample_and_colours_lie_where_the_patches_ar
     assert colours.rgba[divmod(brightest, 16)][0] == colours.rgba[..., 0].max()
 
 
-def test_slide_vectors_are_read_from_a_list_column_and_from_numbered_columns(tmp_path: Path) -> None:
+def test_slide_vectors_lie_on_their_first_two_components(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 12))
-    names = ["a", "b", "c", "d"]
-    pd.DataFrame({"slide": names, "mean": vectors.tolist()}).to_parquet(tmp_path / "list.parquet")
-    columns = {f"mean_{i}": vectors[:, i] for i in range(12)}
-    pd.DataFrame({"slide": names, **columns}).to_parquet(tmp_path / "columns.parquet")
-    lists, numbered = slide_map(tmp_path / "list.parquet", names), slide_map(tmp_path / "columns.parquet", names)
-    assert lists is not None
-    assert numbered is not None
-    assert lists[0] == names
-    np.testing.assert_allclose(lists[1], numbered[1])
-    assert slide_map(tmp_path / "list.parquet", names[:2]) is None
+    names, path = ["a", "b", "c", "d"], tmp_path / "slides.parquet"
+    pd.DataFrame({"slide": names, "mean": vectors.tolist()}).to_parquet(path)
+    found = slide_map(path, names)
+    assert found is not None
+    assert found[0] == names
+    left, spread, _ = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(found[1]), np.abs(left[:, :2] * spread[:2]))
+    np.testing.assert_allclose(found[2], spread[:2] ** 2 / (spread**2).sum())
+    assert slide_map(path, names[:2]) is None
+
+
+@pytest.mark.parametrize("broken", ["cut", "no vectors", "vectors of two widths"])
+def test_slide_vectors_that_cannot_be_read_are_a_stated_error(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "slides.parquet"
+    vectors = {"no vectors": {}, "vectors of two widths": {"mean": [[1.0], [1.0, 2.0]]}}.get(
+        broken, {"mean": [[1.0]] * 2}
+    )
+    pd.DataFrame({"slide": ["a", "b"], **vectors}).to_parquet(path)
+    if broken == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StatedError, match=r"slides\.parquet: expected slide vectors as embed-slides writes them"):
+        slide_map(path, ["a", "b"])
 
 
 def test_pictures_shrink_with_the_cohort_and_are_never_enlarged(tmp_path: Path) -> None:

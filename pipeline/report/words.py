@@ -168,9 +168,9 @@ def listed(names: Sequence[str], most: int = 12) -> str:
 
 
 def _seeds(results: Results) -> str:
-    fewest = min(row.seeds for row in results.evidence)
+    fewest, most = (pick(row.seeds for row in results.evidence) for pick in (min, max))
     if fewest < 2:
-        return "there is one per run, or of some run only one."
+        return "each run was trained once." if most < 2 else "some of the runs were trained only once."
     return (
         f"there are at least {fewest} per run, the scores are their means, and any verdict but “no difference” "
         "asks that all seeds agree."
