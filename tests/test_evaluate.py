@@ -138,9 +138,15 @@ def test_fewer_patches_to_fit_on_are_drawn_evenly(drawn: DrawnResults) -> None:
     assert table(drawn).loc[("distilled", "ridge", "DAPI"), "train_patches"] == 90
 
 
-def test_one_block_of_tissue_gives_no_interval(drawn: DrawnResults) -> None:
+@pytest.mark.parametrize("block_um", [1e6, 800.0])
+def test_too_few_blocks_of_tissue_give_no_interval_and_no_verdict(drawn: DrawnResults, block_um: float) -> None:
+    """Of the held-out slide, 1600 um wide and high, the upper half: one block, or two."""
     draw_features(drawn, "sparse-only", 4.0)
-    arguments = [*drawn.arguments("distilled", "sparse-only"), "--settings", '{"block_um": 1e6}']
+    path = drawn.results / "split/patches.tsv"
+    rows = pd.read_csv(path, sep="\t")
+    rows.loc[(rows.slide == "a1") & (rows.row >= 128), "pair_quality"] = 0
+    rows.to_csv(path, sep="\t", index=False)
+    arguments = [*drawn.arguments("distilled", "sparse-only"), "--settings", json.dumps({"block_um": block_um})]
     assert main(["evaluate", *arguments]) == 0
     rows = table(drawn)
     assert rows[["low", "high", "difference_low", "verdict"]].isna().all(axis=None)

@@ -14,6 +14,7 @@ from pipeline.evaluation.bootstrap import (
     block_labels,
     block_sums,
     correlations,
+    enough_blocks,
     interval,
     resample_counts,
 )
@@ -129,6 +130,6 @@ def _scored(
         tested += np.isfinite(sums[-1]).all(axis=(0, 2)) * len(truth)
     counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
     resampled = correlations(sums, counts)
-    enough = any(len(np.unique(labels)) > 1 for labels in blocks)
+    enough = enough_blocks(blocks)
     intervals = [interval(values) if enough else _UNKNOWN for values in resampled.T]
     return correlations(sums)[0], intervals, tested
