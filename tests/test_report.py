@@ -45,7 +45,7 @@ from pipeline.report.pictures import longest_side_px, opened, photograph, reduce
 from pipeline.report.reading import Evidence, Results, read_results
 from pipeline.report.svg import Axis, linear, tag, tick_label
 from pipeline.report.views import evidence_rows, probe_title
-from pipeline.report.words import headline
+from pipeline.report.words import headline, limits
 from pipeline.tiling.store import PatchStore
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -190,7 +190,7 @@ def test_the_headline_tells_the_gain_its_interval_and_the_controls(written: Path
     gain, low, high = (f"{float(row[index]):.3f}" for index in (7, 8, 9))
     assert "The dense stain helped." in document.words
     assert f"a difference of +{gain} (95 % interval {low} to {high})" in document.words
-    assert "“shuffled”" in document.words
+    assert re.search(r"the control “shuffled” −?0\.\d+ \(95 % interval .+? to .+?\), no difference\.", document.words)
 
 
 def test_the_failed_pair_stands_first_with_its_reason_and_the_command_that_retries_it(document: Document) -> None:
@@ -514,6 +514,21 @@ def test_the_answer_follows_the_verdicts_of_run_and_control(
     assert found.answer == answer
 
 
+@pytest.mark.parametrize(
+    ("blocks", "low", "told"),
+    [
+        (4, 0.4, "the 4 blocks of their tissue are drawn again and again. So few make them too narrow."),
+        (40, 0.4, "the 40 blocks of their tissue are drawn again and again. They do not cover"),
+        (2, float("nan"), "There are no intervals and no verdicts: the held-out slides hold too few blocks"),
+    ],
+)
+def test_the_limits_say_on_how_much_tissue_the_intervals_rest(blocks: int, low: float, told: str) -> None:
+    rows = (replace(evidence("distilled", 0.1, "helped"), low=low),)
+    sentences = limits(Results((), None, {}, rows, "", {}, None, blocks=blocks), "")
+    assert told in sentences[0]
+    assert sentences[0].endswith("each run was trained once.")
+
+
 def test_a_control_is_known_by_its_pairing_whatever_its_name(tmp_path: Path) -> None:
     rows = (
         evidence("distilled", 0.1, "helped"),
@@ -660,7 +675,7 @@ def test_axes_have_round_ticks_inside_their_ends() -> None:
     assert Axis(12, 2400, 0, 1, logarithmic=True).ticks() == [20, 50, 100, 200, 500, 1000, 2000]
     axis = linear([3.0, 5.0], 100, 200)
     assert 100 < axis(3.0) < axis(5.0) < 200
-    assert [tick_label(value) for value in (0.0, -0.5, 1e-4, 20000)] == ["0", "−0.5", "1e-4", "2e4"]
+    assert [tick_label(value) for value in (0.0, -0.5, 5e-4, 1e-5, 20000)] == ["0", "−0.5", "0.0005", "1e-5", "2e4"]
 
 
 def test_svg_text_is_escaped() -> None:

@@ -76,8 +76,8 @@ def curves(
     steps = [step for x, _ in runs.values() for step in x]
     lowest, highest = max(1.0, min(steps)), max(2.0, *steps)
     across = Axis(lowest, highest, left, width - 14, logarithmic=highest / lowest > 30)
-    up = linear([value for _, y in runs.values() for value in y], bottom, 12)
-    parts = [_vertical_grid(across, 12, bottom)]
+    up = linear([value for _, y in runs.values() for value in y], bottom, 24)  # below the name of the quantity
+    parts = [_vertical_grid(across, 24, bottom)]
     for tick in up.ticks(4):
         parts.append(tag("line", x1=left, x2=width - 14, y1=up(tick), y2=up(tick), class_="grid"))
         parts.append(text(left - 8, up(tick) + 4, tick_label(tick), "tick", "end"))
@@ -202,7 +202,7 @@ def _vertical_grid(axis: Axis, top: float, bottom: float) -> Markup:
 
 
 def _component(number: int, share: float) -> str:
-    return f"component {number} ({share:.0%} of the variance)"
+    return f"component {number} ({100 * share:.0f} % of the variance)"
 
 
 def _shortened(words: str, length: int) -> str:

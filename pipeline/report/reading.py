@@ -118,6 +118,7 @@ class Results:
         vectors: its slides.parquet, where there is one.
         predictions: by slide, the folder of its predicted markers.
         retrieval: by run, how well dense patches are found from H&E, as evaluate's details have it.
+        blocks: of tissue in the held-out slides, which the intervals rest on; 0 where nothing tells.
         controls: runs that were trained on shuffled or blank pairs, by what their encoders say.
     """
 
@@ -131,6 +132,7 @@ class Results:
     predictions: Mapping[str, Path] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls: frozenset[str] = frozenset()
+    blocks: int = 0
 
 
 def read_results(results: Path, sheet: Path, embedding: str) -> Results:
@@ -164,6 +166,7 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
         },
         retrieval=_retrieval(results / "evaluate" / "details.json"),
         controls=_controls(results / "train"),
+        blocks=_blocks(results / "evaluate" / "details.json"),
     )
 
 
@@ -293,6 +296,15 @@ def _baseline(path: Path) -> str:
 def _retrieval(path: Path) -> Mapping[str, Mapping[str, Any]]:
     found = _json(path).get("retrieval") if path.is_file() else None
     return found if isinstance(found, dict) else {}
+
+
+def _blocks(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    try:
+        return sum(int(slide["blocks"]) for slide in _json(path).get("held_out", {}).values())
+    except BROKEN_INPUT as error:
+        raise StatedError(file=path, expected="held-out slides as evaluate writes them", found=repr(error)) from None
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
