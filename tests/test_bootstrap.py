@@ -11,6 +11,7 @@ from pipeline.evaluation.bootstrap import (
     block_labels,
     block_sums,
     correlations,
+    enough_blocks,
     explained,
     interval,
     pearson,
@@ -92,6 +93,13 @@ def test_every_resample_draws_as_many_blocks_as_a_slide_has_and_repeats_with_its
     again, other = resample_counts([4, 9], 50, seed=3), resample_counts([4, 9], 50, seed=4)
     np.testing.assert_array_equal(counts[1], again[1])
     assert (counts[1] != other[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "enough"), [((1,), False), ((2, 2), False), ((3,), False), ((4,), True), ((2, 2, 2), True)]
+)
+def test_intervals_ask_for_three_blocks_beyond_the_first_of_each_slide(blocks: tuple[int, ...], enough: bool) -> None:
+    assert enough_blocks([np.repeat(np.arange(count), 3) for count in blocks]) is enough
 
 
 def test_no_interval_where_most_resamples_say_nothing() -> None:

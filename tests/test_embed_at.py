@@ -52,7 +52,18 @@ def _embed_at(folder: Path, coords: Path, out: Path, *more: str) -> int:
 def test_the_squares_of_either_tool_are_embedded(
     folder: Path, tmp_path: Path, attributes: dict[str, object], overlap: int
 ) -> None:
-    assert _embed_at(folder, _coordinates(tmp_path / "c.h5", attributes), tmp_path / "f.h5", "--patient", "anna") == 0
+    assert (
+        _embed_at(
+            folder,
+            _coordinates(tmp_path / "c.h5", attributes),
+            tmp_path / "f.h5",
+            "--patient",
+            "anna",
+            "--threads",
+            "0",
+        )
+        == 0
+    )
     pixels = np.load(folder / "pixels.npy")
     squares = np.stack([pixels[y : y + 32, x : x + 32] for x, y in PLACES])
     expected = Encoder.load(folder / "run" / "encoder", torch.device("cpu")).embed(squares)
@@ -73,6 +84,8 @@ def test_the_squares_of_either_tool_are_embedded(
     [
         (TRIDENT | {"patch_size_level0": 64}, PLACES, (), "expected patches of 32 px at 1 um/px"),
         (TRIDENT, PLACES, ("--mpp", "0.5"), "expected patches of 32 px at 1 um/px"),
+        (TRIDENT, PLACES, ("--mpp", "0"), "expected um per level-0 pixel, found 0"),
+        (TRIDENT, PLACES, ("--mpp", "nan"), "expected um per level-0 pixel, found nan"),
         (TRIDENT | {"level0_width": 500}, PLACES, (), "(500, 176) px, found (192, 176) px"),
         (CLAM, PLACES + 170, (), "expected coordinates within (192, 176)"),
         (CLAM, PLACES[:0], (), "found no patch"),

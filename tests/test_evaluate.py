@@ -138,9 +138,15 @@ def test_fewer_patches_to_fit_on_are_drawn_evenly(drawn: DrawnResults) -> None:
     assert table(drawn).loc[("distilled", "ridge", "DAPI"), "train_patches"] == 90
 
 
-def test_one_block_of_tissue_gives_no_interval(drawn: DrawnResults) -> None:
+@pytest.mark.parametrize("block_um", [1e6, 800.0])
+def test_too_few_blocks_of_tissue_give_no_interval_and_no_verdict(drawn: DrawnResults, block_um: float) -> None:
+    """Of the held-out slide, 1600 um wide and high, the upper half: one block, or two."""
     draw_features(drawn, "sparse-only", 4.0)
-    arguments = [*drawn.arguments("distilled", "sparse-only"), "--settings", '{"block_um": 1e6}']
+    path = drawn.results / "split/patches.tsv"
+    rows = pd.read_csv(path, sep="\t")
+    rows.loc[(rows.slide == "a1") & (rows.row >= 128), "pair_quality"] = 0
+    rows.to_csv(path, sep="\t", index=False)
+    arguments = [*drawn.arguments("distilled", "sparse-only"), "--settings", json.dumps({"block_um": block_um})]
     assert main(["evaluate", *arguments]) == 0
     rows = table(drawn)
     assert rows[["low", "high", "difference_low", "verdict"]].isna().all(axis=None)
@@ -233,6 +239,28 @@ def test_a_run_without_features_is_a_stated_error(drawn: DrawnResults, capsys: p
 def test_a_slide_without_features_is_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:
     (drawn.results / "embed/distilled/c1.h5").unlink()
     assert "slide c1" in error_of(capsys, drawn, "distilled")
+
+
+@pytest.mark.parametrize("broken", ["cut", "no features", "no coords", "a number", "a group", "whole numbers"])
+def test_a_broken_features_file_is_a_stated_error_that_names_slide_and_file(
+    drawn: DrawnResults, broken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = drawn.results / "embed/distilled/b1.h5"
+    if broken == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        with h5py.File(path, "r+") as file:
+            features = file["features"][...]
+            del file["coords" if broken == "no coords" else "features"]
+            made = {"a number": np.float32(3), "whole numbers": features.astype(np.int64)}
+            if broken == "a group":
+                file.create_group("features")
+            elif broken in made:
+                file["features"] = made[broken]
+    text = error_of(capsys, drawn, "distilled")
+    assert text.startswith(
+        f"error: slide b1, file {path}: expected an HDF5 file with features (N, D) and coords (N, 2)"
+    )
 
 
 def test_features_of_other_patches_are_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:

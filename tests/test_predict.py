@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -13,7 +14,17 @@ import pyarrow.parquet as parquet
 import pytest
 import pyvips
 import tifffile
-from drawn_results import COHORT, MARKERS, MPP, SIDE_UM, DrawnResults, _positions_px, draw_stores, write_features
+from drawn_results import (
+    COHORT,
+    MARKERS,
+    MPP,
+    SIDE_UM,
+    DrawnResults,
+    _positions_px,
+    draw_features,
+    draw_stores,
+    write_features,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -81,6 +92,24 @@ def test_the_probe_keeps_the_scores_and_intervals_of_evaluate(fitted: DrawnResul
         assert (item.score, item.low, item.high) == pytest.approx((row["score"], row["low"], row["high"]), abs=1e-12)
         counts = (item.penalty, item.train_patches, item.test_patches)
         assert counts == (row["penalty"], row["train_patches"], row["test_patches"])
+
+
+def test_the_probe_takes_names_for_one_marker_as_evaluate_does(tmp_path: Path) -> None:
+    slides = tuple(
+        replace(slide, markers=("DAPI", "Odd", "Pan-CK")) if slide.slide == "b1" else slide for slide in COHORT
+    )
+    drawn = draw_stores(tmp_path, slides)
+    draw_features(drawn, RUN, 1.0)
+    words, panel = drawn.arguments(RUN), ["--panel", '{"aliases": {"CD45": ["Odd"]}}']
+    assert main(["evaluate", *words, *panel]) == 0
+    words = [*words[: words.index("--runs")], "--run", RUN, "--out", str(probe_of(drawn)), *panel]
+    assert main(["evaluate-probe", *words]) == 0
+    rows = json.loads((tmp_path / "evaluate/details.json").read_text())["rows"]
+    wanted = {
+        row["target"]: row["train_patches"] for row in rows if row["probe"] == "ridge" and row["target"] != "mean"
+    }
+    assert {item.marker: item.train_patches for item in Probe.load(probe_of(drawn)).markers} == wanted
+    assert set(wanted) == set(MARKERS)
 
 
 def test_a_new_slide_without_a_dense_side_is_predicted_from_its_causes(fitted: DrawnResults, new_slide: Path) -> None:

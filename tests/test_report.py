@@ -33,17 +33,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.errors import StatedError
 from pipeline.prediction.colours import TABLE
 from pipeline.prediction.table import read_values
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
+from pipeline.report.figures import COLOURS, MOST_LABELS, Estimate, forest, line_swatch, scatter, shape_of, swatch
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import _field, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
-from pipeline.report.reading import Evidence, Results
+from pipeline.report.reading import Evidence, Results, read_results
 from pipeline.report.svg import Axis, linear, tag, tick_label
-from pipeline.report.views import evidence_rows
-from pipeline.report.words import headline
+from pipeline.report.views import evidence_rows, probe_title
+from pipeline.report.words import headline, limits
 from pipeline.tiling.store import PatchStore
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -188,7 +190,7 @@ def test_the_headline_tells_the_gain_its_interval_and_the_controls(written: Path
     gain, low, high = (f"{float(row[index]):.3f}" for index in (7, 8, 9))
     assert "The dense stain helped." in document.words
     assert f"a difference of +{gain} (95 % interval {low} to {high})" in document.words
-    assert "“shuffled”" in document.words
+    assert re.search(r"the control “shuffled” −?0\.\d+ \(95 % interval .+? to .+?\), no difference\.", document.words)
 
 
 def test_the_failed_pair_stands_first_with_its_reason_and_the_command_that_retries_it(document: Document) -> None:
@@ -304,6 +306,21 @@ def test_the_evidence_table_tells_the_spread_of_seeds_and_whether_intervals_lie_
         ("3: 0.55 to 0.64", "yes"),
         ("1", "—"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("probe", "title"),
+    [
+        ("ridge", "Ridge probe"),
+        ("class-linear", "Which class: linear probe"),
+        ("class-mlp", "Which class: MLP head"),
+        ("class-mlp-auc", "Which class: MLP head, area under the ROC curve"),
+        ("class-1-shot", "Which class: linear probe on 1 patch of each"),
+        ("class-25-shot", "Which class: linear probe on 25 patches of each"),
+    ],
+)
+def test_every_probe_of_evaluate_has_a_name_in_words(probe: str, title: str) -> None:
+    assert probe_title(probe) == title
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
@@ -444,6 +461,32 @@ def test_a_broken_picture_is_a_stated_error(tmp_path: Path, capsys: pytest.Captu
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("evaluate/summary.tsv", "\t253\t", "\tmany\t", "words and numbers as evaluate writes them, found invalid"),
+        ("evaluate/summary.tsv", "\t0.", "\tx.", "words and numbers as evaluate writes them, found could not convert"),
+        ("evaluate/summary.tsv", "\t253\t1\t", "\t253\nx\t", "words and numbers as evaluate writes them, found 1"),
+        ("split/split.json", '"folds": {', '"folds": [], "rest": {', "folds as split writes them, found"),
+    ],
+)
+def test_a_table_that_somebody_altered_is_a_stated_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, old: str, new: str, told: str
+) -> None:
+    drawn = draw_stores(tmp_path)
+    draw_features(drawn, "distilled", 1.0)
+    assert main(["evaluate", *drawn.arguments("distilled")]) == 0
+    path = tmp_path / name
+    text = path.read_text()
+    path.write_text(text.replace(old, new, 1))
+    assert path.read_text() != text
+    sheet, out = draw_sheet(tmp_path / "slides.tsv"), tmp_path / "index.html"
+    arguments = ["--results", str(tmp_path), "--sheet", str(sheet), "--embedding", "x", "--out", str(out)]
+    assert main(["report", *arguments]) == 1
+    assert f"file {path}: expected {told}" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def evidence(run: str, difference: float, verdict: str) -> Evidence:
     ends = (float("nan"), float("nan")) if run == "sparse-only" else (difference - 0.02, difference + 0.02)
     return Evidence(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2, 1)
@@ -471,6 +514,39 @@ def test_the_answer_follows_the_verdicts_of_run_and_control(
     assert found.answer == answer
 
 
+@pytest.mark.parametrize(
+    ("blocks", "low", "told"),
+    [
+        (4, 0.4, "the 4 blocks of their tissue are drawn again and again. So few make them too narrow."),
+        (40, 0.4, "the 40 blocks of their tissue are drawn again and again. They do not cover"),
+        (2, float("nan"), "There are no intervals and no verdicts: the held-out slides hold too few blocks"),
+    ],
+)
+def test_the_limits_say_on_how_much_tissue_the_intervals_rest(blocks: int, low: float, told: str) -> None:
+    rows = (replace(evidence("distilled", 0.1, "helped"), low=low),)
+    sentences = limits(Results((), None, {}, rows, "", {}, None, blocks=blocks), "")
+    assert told in sentences[0]
+    assert sentences[0].endswith("each run was trained once.")
+
+
+def test_a_control_is_known_by_its_pairing_whatever_its_name(tmp_path: Path) -> None:
+    rows = (
+        evidence("distilled", 0.1, "helped"),
+        evidence("sparse-only", float("nan"), ""),
+        evidence("chance", 0.1, "helped"),
+    )
+    draw_stores(tmp_path)
+    for run, pairing in (("distilled", "true"), ("chance", "shuffled")):
+        path = tmp_path / "train" / run / "encoder/config.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"more_from_less": {"settings": {"pairing": pairing}}}))
+    results = read_results(tmp_path, draw_sheet(tmp_path / "slides.tsv"), "distilled")
+    found = headline(replace(results, evidence=rows, baseline="sparse-only"), "distilled")
+    assert found is not None
+    assert (found.answer, found.kind) == ("A gain, but not from the pairing", "doubt")
+    assert found.sentences[-1].startswith("The control “chance”")
+
+
 def test_components_are_those_of_the_sample_and_colours_lie_where_the_patches_are(written: Path) -> None:
     results = written.parents[1]
     path, store = results / "embed/distilled/a1.h5", PatchStore.open(results / "tile/a1.zarr")
@@ -491,18 +567,30 @@ def test_components_are_those_of_the_sample_and_colours_lie_where_the_patches_ar
     assert colours.rgba[divmod(brightest, 16)][0] == colours.rgba[..., 0].max()
 
 
-def test_slide_vectors_are_read_from_a_list_column_and_from_numbered_columns(tmp_path: Path) -> None:
+def test_slide_vectors_lie_on_their_first_two_components(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 12))
-    names = ["a", "b", "c", "d"]
-    pd.DataFrame({"slide": names, "mean": vectors.tolist()}).to_parquet(tmp_path / "list.parquet")
-    columns = {f"mean_{i}": vectors[:, i] for i in range(12)}
-    pd.DataFrame({"slide": names, **columns}).to_parquet(tmp_path / "columns.parquet")
-    lists, numbered = slide_map(tmp_path / "list.parquet", names), slide_map(tmp_path / "columns.parquet", names)
-    assert lists is not None
-    assert numbered is not None
-    assert lists[0] == names
-    np.testing.assert_allclose(lists[1], numbered[1])
-    assert slide_map(tmp_path / "list.parquet", names[:2]) is None
+    names, path = ["a", "b", "c", "d"], tmp_path / "slides.parquet"
+    pd.DataFrame({"slide": names, "mean": vectors.tolist()}).to_parquet(path)
+    found = slide_map(path, names)
+    assert found is not None
+    assert found[0] == names
+    left, spread, _ = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(found[1]), np.abs(left[:, :2] * spread[:2]))
+    np.testing.assert_allclose(found[2], spread[:2] ** 2 / (spread**2).sum())
+    assert slide_map(path, names[:2]) is None
+
+
+@pytest.mark.parametrize("broken", ["cut", "no vectors", "vectors of two widths"])
+def test_slide_vectors_that_cannot_be_read_are_a_stated_error(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "slides.parquet"
+    vectors = {"no vectors": {}, "vectors of two widths": {"mean": [[1.0], [1.0, 2.0]]}}.get(
+        broken, {"mean": [[1.0]] * 2}
+    )
+    pd.DataFrame({"slide": ["a", "b"], **vectors}).to_parquet(path)
+    if broken == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StatedError, match=r"slides\.parquet: expected slide vectors as embed-slides writes them"):
+        slide_map(path, ["a", "b"])
 
 
 def test_pictures_shrink_with_the_cohort_and_are_never_enlarged(tmp_path: Path) -> None:
@@ -554,12 +642,40 @@ def test_a_small_slide_is_shown_as_sharp_as_its_patches(written: Path) -> None:
     np.testing.assert_array_equal(sharp[16:32, 48:64], patches[16 + 3])
 
 
+def test_no_two_of_many_runs_look_alike() -> None:
+    marks = {str(swatch(series, shape_of(series))) for series in range(24)}
+    lines = {str(line_swatch(series)) for series in range(2 * COLOURS)}
+    assert (len(marks), len(lines)) == (24, 2 * COLOURS)
+    estimates = [Estimate(series, f"run {series}", 0.5, 0.4, 0.6) for series in (0, COLOURS)]
+    drawn = str(forest([("CD3", estimates)], name="", axis_label="r", zero_line=True))
+    assert drawn.count("<circle") == 1, "the same colour, and another shape"
+
+
+@pytest.mark.parametrize("slides", [COLOURS, COLOURS + 1])
+def test_colours_of_patches_are_explained_where_each_slide_has_its_own(tmp_path: Path, slides: int) -> None:
+    drawn_slides = tuple(DrawnSlide(f"s{index}", "P", index, columns=2, rows=2) for index in range(slides))
+    drawn = draw_stores(tmp_path, drawn_slides)
+    draw_features(drawn, "distilled", 1.0, slides=drawn_slides)
+    page = write(tmp_path, draw_sheet(tmp_path / "slides.tsv", drawn_slides)).read_text()
+    section = page.partition('id="embeddings"')[2].partition("</section>")[0]
+    assert ("each colour a slide" in section) == ('class="swatch"' in section) == (slides == COLOURS)
+
+
+def test_slides_too_many_to_be_labelled_are_named_under_the_pointer() -> None:
+    points = {f"s{index}": np.array([[float(index), 0.0]]) for index in range(MOST_LABELS + 1)}
+    drawn = str(scatter(points, [0.5, 0.5], name="", labelled=True))
+    assert drawn.count("<title>") == len(points)
+    assert drawn.count('class="label"') == 0
+    del points["s0"]
+    assert str(scatter(points, [0.5, 0.5], name="", labelled=True)).count('class="label"') == MOST_LABELS
+
+
 def test_axes_have_round_ticks_inside_their_ends() -> None:
     assert Axis(0.03, 0.97, 0, 1).ticks(5) == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert Axis(12, 2400, 0, 1, logarithmic=True).ticks() == [20, 50, 100, 200, 500, 1000, 2000]
     axis = linear([3.0, 5.0], 100, 200)
     assert 100 < axis(3.0) < axis(5.0) < 200
-    assert [tick_label(value) for value in (0.0, -0.5, 1e-4, 20000)] == ["0", "−0.5", "1e-4", "2e4"]
+    assert [tick_label(value) for value in (0.0, -0.5, 5e-4, 1e-5, 20000)] == ["0", "−0.5", "0.0005", "1e-5", "2e4"]
 
 
 def test_svg_text_is_escaped() -> None:

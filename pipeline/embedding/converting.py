@@ -150,6 +150,7 @@ def _check_out(opened: FeaturesFile, to: str, out: Path) -> None:
         targets = [out]
     for target in targets:
         if target.is_dir():
-            raise StatedError(slide=opened.slide, file=target, expected="the name of a file", found="a folder")
+            expected = "a new name, as no folder is replaced" if to == "spatialdata" else "the name of a file"
+            raise StatedError(slide=opened.slide, file=target, expected=expected, found="a folder")
         if target.exists() and target.samefile(opened.path):
             raise StatedError(slide=opened.slide, file=target, expected="another name", found="the features file")

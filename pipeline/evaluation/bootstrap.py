@@ -18,6 +18,9 @@ from scipy.stats import rankdata
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+# Blocks beyond the first of each slide that intervals need. On two blocks of one slide equal runs were told apart in
+# 40 of 100 drawn cases, with three beyond the first in 6 to 12: not the promised 5, but no longer a toss of a coin.
+_FEWEST_FREE_BLOCKS = 3
 _FLAT = 1e-7  # spread, in standard deviations of the slide, below which values count as constant
 
 
@@ -34,6 +37,11 @@ def block_labels(position_um: Floats, block_um: float) -> Integers:
     cells = np.floor(position_um / block_um).astype(np.int64)
     labels: Integers = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
     return labels
+
+
+def enough_blocks(blocks: Sequence[Integers]) -> bool:
+    """Whether the blocks (n,) of each slide's patches are so many that resampling them tells of a spread."""
+    return sum(len(np.unique(labels)) - 1 for labels in blocks) >= _FEWEST_FREE_BLOCKS
 
 
 def resample_counts(blocks_per_slide: Sequence[int], resamples: int, seed: int) -> list[Integers]:

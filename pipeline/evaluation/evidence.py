@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import Interval, block_labels, interval, resample_counts
+from pipeline.evaluation.bootstrap import Interval, block_labels, enough_blocks, interval, resample_counts
 from pipeline.evaluation.prediction import held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.settings import EvaluateSettings
@@ -112,7 +112,7 @@ class HeldOut:
         patches: of each slide.
         blocks: for each slide, the block of tissue (n,) of each patch.
         counts: for each slide, how often each resample draws each block.
-        enough: whether any slide has more than one block; with none there is no interval.
+        enough: whether the blocks suffice for an interval.
     """
 
     slides: tuple[str, ...]
@@ -132,7 +132,7 @@ class HeldOut:
             tuple(map(len, blocks)),
             tuple(blocks),
             tuple(counts),
-            any(len(np.unique(labels)) > 1 for labels in blocks),
+            enough_blocks(blocks),
         )
 
 
@@ -256,6 +256,6 @@ def _disjoint(one: Interval, other: Interval) -> bool | None:
 
 
 def _without_intervals(row: EvidenceRow) -> EvidenceRow:
-    """The row of a test on one block of tissue only, of which no interval can be drawn."""
+    """The row of a test on too few blocks of tissue to draw an interval."""
     unknown = Interval(math.nan, math.nan)
     return replace(row, within=unknown, difference_within=unknown, verdict="", disjoint=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.evaluation.bootstrap import (
     block_labels,
     block_sums,
     correlations,
+    enough_blocks,
     interval,
     resample_counts,
 )
@@ -29,7 +31,7 @@ from pipeline.evaluation.probe_file import MarkerProbe, Probe
 from pipeline.evaluation.probes import RidgeProbe, fit_ridge
 from pipeline.evaluation.reading import Cohort, Features, encoder_of, read_cohort, read_features
 from pipeline.provenance import file_digest, record
-from pipeline.settings import EvaluateSettings
+from pipeline.settings import EvaluateSettings, PanelSettings
 
 Floats = NDArray[np.float64]
 
@@ -37,10 +39,18 @@ _SCALE_PERCENTILES = (2.0, 98.0)
 _UNKNOWN = Interval(float("nan"), float("nan"))
 
 
-def save_probe(stores: Path, split: Path, embeddings: Path, run: str, settings: EvaluateSettings, out: Path) -> Probe:
+def save_probe(
+    stores: Path,
+    split: Path,
+    embeddings: Path,
+    run: str,
+    settings: EvaluateSettings,
+    out: Path,
+    panel: PanelSettings | None = None,
+) -> Probe:
     """Fits the ridge probes of a run on the patches outside fold 0, scores them on fold 0 and writes the folder `out`.
 
-    Rows, targets, penalties and scores are those of the stage evaluate with the same settings.
+    Rows, targets, penalties and scores are those of the stage evaluate with the same settings and panel.
 
     Args:
         stores: folder of the stores `{slide}.zarr`.
@@ -49,12 +59,14 @@ def save_probe(stores: Path, split: Path, embeddings: Path, run: str, settings: 
         run: the training.
         settings: of the stage evaluate.
         out: the folder to write.
+        panel: what slides call the same marker.
 
     Raises:
         StatedError: see `read_cohort`, `read_features`, `encoder_of` and `check_runs`.
     """
     check_runs(embeddings, [run])
-    cohort, folder = read_cohort(split, stores), embeddings / run
+    panel = panel or PanelSettings()
+    cohort, folder = read_cohort(split, stores, panel), embeddings / run
     encoder, _ = encoder_of(folder, [slide.slide for slide in cohort.slides])
     training = training_rows(cohort, settings)
     features = training_features(folder, cohort, training)
@@ -86,7 +98,7 @@ def save_probe(stores: Path, split: Path, embeddings: Path, run: str, settings: 
     seen = [slide.slide for slide, rows in zip(cohort.slides, training.chosen, strict=True) if len(rows)]
     probe = Probe(run, encoder, markers, fitted.weights, fitted.intercept, frozenset(digests[name] for name in seen))
     packages = ("numpy", "scipy", "h5py", "zarr", "safetensors")
-    probe.write(out, record("evaluate_probe", settings, inputs, packages))
+    probe.write(out, record("evaluate_probe", asdict(settings) | {"panel": asdict(panel)}, inputs, packages))
     return probe
 
 
@@ -118,6 +130,6 @@ def _scored(
         tested += np.isfinite(sums[-1]).all(axis=(0, 2)) * len(truth)
     counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
     resampled = correlations(sums, counts)
-    enough = any(len(np.unique(labels)) > 1 for labels in blocks)
+    enough = enough_blocks(blocks)
     intervals = [interval(values) if enough else _UNKNOWN for values in resampled.T]
     return correlations(sums)[0], intervals, tested

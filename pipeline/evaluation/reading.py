@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.settings import PanelSettings
 from pipeline.slides.marker_names import Aliases, panel_of
 from pipeline.split_table import read_split_table
@@ -97,27 +98,17 @@ def read_features(folder: Path, slide: SlidePairs) -> Features:
     Raises:
         StatedError: if there are none, or if their coordinates are not those of the store's patches.
     """
-    path = folder / f"{slide.slide}.h5"
-    if not path.is_file():
-        raise StatedError(slide=slide.slide, file=path, expected=f"features of run {folder.name}", found="no file")
-    try:
-        with h5py.File(path) as file:
-            coords = np.asarray(file["coords"])
-            shape = file["features"].shape
-            if len(shape) != 2 or shape[0] != len(slide.coords_px) or not np.array_equal(coords, slide.coords_px):
-                raise StatedError(
-                    slide=slide.slide,
-                    file=path,
-                    expected=f"features of the store's {len(slide.coords_px)} patches, in its order",
-                    found=f"{len(coords)} patches at other positions"
-                    if len(coords) == len(slide.coords_px)
-                    else f"features of shape {shape}",
-                )
-            features: Features = np.asarray(file["features"], dtype=np.float32)[slide.rows]
-    except (OSError, KeyError) as error:
-        raise StatedError(
-            slide=slide.slide, file=path, expected="an HDF5 file with features and coords", found=str(error)
-        ) from None
+    path, count = folder / f"{slide.slide}.h5", len(slide.coords_px)
+    with _opened(folder, slide.slide) as file:
+        coords, shape = np.asarray(file["coords"]), file["features"].shape
+        if shape[0] != count or not np.array_equal(coords, slide.coords_px):
+            raise StatedError(
+                slide=slide.slide,
+                file=path,
+                expected=f"features of the store's {count} patches, in its order",
+                found=f"{count} patches at other positions" if len(coords) == count else f"features of shape {shape}",
+            )
+        features: Features = np.asarray(file["features"], dtype=np.float32)[slide.rows]
     if not np.isfinite(features).all():
         raise StatedError(slide=slide.slide, file=path, expected="finite features", found="nan or infinity")
     return features
@@ -127,15 +118,13 @@ def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
     """The hash of the encoder that made a run's features and their width, the same for all slides.
 
     Raises:
-        StatedError: if a file names another run, or another encoder or width than the others of the run.
+        StatedError: if a file is absent or broken, or names another run, or another encoder or width than the others.
     """
     seen: dict[tuple[str, int], str] = {}
     for slide in slides:
         path = folder / f"{slide}.h5"
-        if not path.is_file():
-            raise StatedError(slide=slide, file=path, expected=f"features of run {folder.name}", found="no file")
-        with h5py.File(path) as file:
-            found = (str(file.attrs.get("encoder", "")), int(file["features"].shape[-1]))
+        with _opened(folder, slide) as file:
+            found = (str(file.attrs.get("encoder", "")), int(file["features"].shape[1]))
             made_by = str(file["coords"].attrs.get("encoder_run", folder.name))
         if made_by != folder.name:
             raise StatedError(
@@ -151,6 +140,28 @@ def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
                 found=f"{found[1]} wide, {found[0][:12]}",
             )
     return next(iter(seen))
+
+
+@contextmanager
+def _opened(folder: Path, slide: str) -> Iterator[h5py.File]:
+    """The features file of a slide, found to hold features (N, D) and coords; what fails while it is open is told too.
+
+    Raises:
+        StatedError: if there is no such file, or it is broken or of another layout.
+    """
+    path = folder / f"{slide}.h5"
+    if not path.is_file():
+        raise StatedError(slide=slide, file=path, expected=f"features of run {folder.name}", found="no file")
+    try:
+        with h5py.File(path) as file:
+            if len(file["features"].shape) != 2 or file["features"].dtype.kind != "f":
+                raise ValueError(f"features {file['features'].shape} of type {file['features'].dtype}")
+            if not isinstance(file["coords"], h5py.Dataset):
+                raise ValueError("coords that are no dataset")
+            yield file
+    except BROKEN_INPUT as error:
+        expected = "an HDF5 file with features (N, D) and coords (N, 2)"
+        raise StatedError(slide=slide, file=path, expected=expected, found=str(error)) from None
 
 
 def _slide_pairs(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.evaluation.bootstrap import Interval
+from pipeline.evaluation.bootstrap import Interval, enough_blocks
 from pipeline.evaluation.evidence import HeldOut
 from pipeline.evaluation.prediction import drawn_evenly, held_out
 from pipeline.evaluation.reading import Cohort, SlidePairs, encoder_of, read_features
@@ -153,7 +153,7 @@ def _blocks(gallery: Gallery, tested: HeldOut) -> tuple[list[Integers], HeldOut]
         tuple(map(len, blocks)),
         tuple(blocks),
         tuple(tested.counts[number] for number in gallery.slides),
-        any(len(np.unique(labels)) > 1 for labels in blocks),
+        enough_blocks(blocks),
     )
     return blocks, of_slides
 

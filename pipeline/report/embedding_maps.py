@@ -14,9 +14,10 @@ import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pyarrow import ArrowException
 from scipy.linalg import eigh
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.tiling.patch_places import PatchPlaces, patch_places
 from pipeline.tiling.store import PatchStore
 
@@ -127,22 +128,16 @@ def slide_map(path: Path, slides: list[str]) -> tuple[list[str], Floats, Floats]
     None with fewer than three slides: two points always lie on a line, and tell nothing.
 
     Raises:
-        StatedError: if the table has no vectors.
+        StatedError: if the table cannot be read or has no vectors.
     """
-    table = pd.read_parquet(path)
-    table = table[table["slide"].isin(slides)]
-    if "mean" in table.columns:
+    try:
+        table = pd.read_parquet(path, columns=["slide", "mean"])
+        table = table[table["slide"].isin(slides)]
         vectors = np.asarray(table["mean"].tolist(), dtype=np.float64)
-    else:
-        columns = sorted(
-            (c for c in table.columns if c.startswith("mean_")), key=lambda c: int(c.removeprefix("mean_"))
-        )
-        if not columns:
-            raise StatedError(file=path, expected="a column mean, or columns mean_0 …", found="none")
-        vectors = table[columns].to_numpy(np.float64)
-    known = np.isfinite(vectors).all(axis=1) if len(vectors) else np.zeros(0, bool)
-    vectors, names = vectors[known], table["slide"].to_numpy()[known].tolist()
-    if len(vectors) < 3:
+    except (ArrowException, *BROKEN_INPUT) as error:
+        raise StatedError(file=path, expected="slide vectors as embed-slides writes them", found=str(error)) from None
+    names = table["slide"].tolist()
+    if len(names) < 3:
         return None
     centred = vectors - vectors.mean(axis=0)
     axes, explained = _principal_axes(centred)

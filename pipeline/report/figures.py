@@ -15,6 +15,7 @@ from pipeline.report.svg import Axis, figure, linear, mark, tag, text, tick_labe
 Floats = NDArray[np.float64]
 
 COLOURS = 8  # how many the style sheet names
+MOST_LABELS = 40  # of slides in one map; more would hide each other
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,15 @@ def curves(
     steps = [step for x, _ in runs.values() for step in x]
     lowest, highest = max(1.0, min(steps)), max(2.0, *steps)
     across = Axis(lowest, highest, left, width - 14, logarithmic=highest / lowest > 30)
-    up = linear([value for _, y in runs.values() for value in y], bottom, 12)
-    parts = [_vertical_grid(across, 12, bottom)]
+    up = linear([value for _, y in runs.values() for value in y], bottom, 24)  # below the name of the quantity
+    parts = [_vertical_grid(across, 24, bottom)]
     for tick in up.ticks(4):
         parts.append(tag("line", x1=left, x2=width - 14, y1=up(tick), y2=up(tick), class_="grid"))
         parts.append(text(left - 8, up(tick) + 4, tick_label(tick), "tick", "end"))
     for run, (x, y) in runs.items():
         x, y = _thinned(x, y)
         points = " ".join(f"{across(max(1.0, a)):.1f},{up(b):.1f}" for a, b in zip(x, y, strict=True))
-        parts.append(tag("polyline", tag("title", run), points=points, class_=f"line s{series[run] % COLOURS}"))
+        parts.append(tag("polyline", tag("title", run), points=points, class_=_line(series[run])))
     parts.append(text((left + width) / 2, height - 8, "training step", "axis", "middle"))
     parts.append(text(4, 10, quantity, "axis"))
     return figure(width, height, name, *parts)
@@ -120,7 +121,10 @@ def scatter(
             continue
         if labelled:
             x, y = across(float(values[0, 0])), up(float(values[0, 1]))
-            parts.append(mark(index // COLOURS, x, y, 6.0, f"mark s{index % COLOURS}"))
+            shape = mark(index // COLOURS, x, y, 6.0, f"mark s{index % COLOURS}")
+            parts.append(tag("g", tag("title", slide), shape))
+            if len(points) > MOST_LABELS:
+                continue
             near_end = x > width - 110
             parts.append(
                 text(
@@ -144,15 +148,28 @@ def scatter(
     return figure(width, height, name, *parts, class_="wide")
 
 
+def shape_of(series: int) -> int:
+    """The shape of a series' marks: another one, too, for the next that has its colour."""
+    return series + series // COLOURS
+
+
 def swatch(series: int, shape: int) -> Markup:
     """The mark of a series, for a legend; decorative, as the name stands beside it."""
-    return tag(
-        "svg",
-        mark(shape, 8, 8, 5, f"mark s{series % COLOURS}"),
-        viewBox="0 0 16 16",
-        class_="swatch",
-        aria_hidden="true",
-    )
+    return _swatch(mark(shape, 8, 8, 5, f"mark s{series % COLOURS}"))
+
+
+def line_swatch(series: int) -> Markup:
+    """The line of a series, likewise."""
+    return _swatch(tag("line", x1=0.0, x2=16.0, y1=8.0, y2=8.0, class_=_line(series)))
+
+
+def _swatch(shape: Markup) -> Markup:
+    return tag("svg", shape, viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
+
+
+def _line(series: int) -> str:
+    """Classes of a series' line; those whose colour another one has already are dashed."""
+    return f"line s{series % COLOURS}{' again' if series // COLOURS % 2 else ''}"
 
 
 def _estimate(axis: Axis, estimate: Estimate, y: float) -> Markup:
@@ -166,7 +183,7 @@ def _estimate(axis: Axis, estimate: Estimate, y: float) -> Markup:
         parts.append(
             tag("line", x1=axis(estimate.low), x2=axis(estimate.high), y1=y, y2=y, class_=f"interval {colour}")
         )
-    parts.append(mark(estimate.series, axis(estimate.value), y, 4, f"mark {colour}"))
+    parts.append(mark(shape_of(estimate.series), axis(estimate.value), y, 4, f"mark {colour}"))
     return tag("g", tag("title", told), *parts)
 
 
@@ -185,7 +202,7 @@ def _vertical_grid(axis: Axis, top: float, bottom: float) -> Markup:
 
 
 def _component(number: int, share: float) -> str:
-    return f"component {number} ({share:.0%} of the variance)"
+    return f"component {number} ({100 * share:.0f} % of the variance)"
 
 
 def _shortened(words: str, length: int) -> str:

@@ -20,7 +20,7 @@ from pipeline.report.dense_words import DenseWords, cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
-from pipeline.report.figures import COLOURS, scatter, swatch
+from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swatch
 from pipeline.report.marker_maps import left_out_markers, most_markers
 from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
@@ -166,7 +166,7 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
         tiles=views.tiles_figure(tiled),
         tile_rows=[(slide.slide, [views.tile_counts(slide)[place][1] for place, _ in fates]) for slide in tiled],
         regions=[(view.slide, view.regions) for view in slides if view.regions],
-        trained=_legend({run: series[run] for run in results.curves}),
+        trained=[(run, line_swatch(series[run])) for run in sorted(results.curves, key=series.__getitem__)],
         curves=views.training_curves(results, series),
         scatter=embedded.scatter,
         scatter_legend=embedded.legend,
@@ -210,7 +210,8 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
     located = slide_map(results.vectors, slides) if results.vectors else None
     return _EmbeddingViews(
         scatter=scatter(drawn, shares, name="Patches on the first two principal components", labelled=False),
-        legend=[(slide, swatch(index, index // COLOURS)) for index, slide in enumerate(drawn)],
+        # Dots have no shapes: of more slides than colours none could be told by it.
+        legend=[(slide, swatch(index, 0)) for index, slide in enumerate(drawn)] if len(drawn) <= COLOURS else [],
         slide_scatter=scatter(
             {name: points[None] for name, points in zip(located[0], located[1], strict=True)},
             [float(share) for share in located[2]],
@@ -231,4 +232,4 @@ def _series(results: Results) -> dict[str, int]:
 
 def _legend(series: dict[str, int]) -> Legend:
     """Runs by colour and shape, in the order of their numbers."""
-    return [(name, swatch(index, index)) for name, index in sorted(series.items(), key=lambda item: item[1])]
+    return [(name, swatch(index, shape_of(index))) for name, index in sorted(series.items(), key=lambda item: item[1])]

@@ -19,7 +19,7 @@ from pipeline.slides.record import SPOT
 
 TITLE_PX = 44  # height of the line with title and legend above the pictures of register
 PADDED_TO_PX = 720  # width that they are padded to, so that the line has room
-_RESIDUAL = "The shift left between the stains, in µm, over the slide; even and small is good."
+_RESIDUAL = "The shift left between the stains, in µm, where tissue was held out from fitting; even and small is good."
 _DEFORMATION = "How the grid of the slide is bent; smooth lines are plausible, folds are not."
 # Where nothing is registered, and classes or spots lie over the H&E instead.
 _OVERLAID = {"mask": "classes of the mask over", "counts": "spots of the gene counts over"}
@@ -124,7 +124,7 @@ def _facts(slide: SlideResults, registration: Registration) -> Iterator[tuple[st
         residual = slide.store.table.residual_um[np.isfinite(slide.store.table.residual_um)]
         if len(residual):
             yield "Median shift left in a patch", f"{np.median(residual):.2f} µm"
-            yield "90 % of the patches below", f"{np.percentile(residual, 90):.2f} µm"
+            yield "In 90 % of the patches at most", f"{np.percentile(residual, 90):.2f} µm"
     if slide.pairs is not None:
         yield "Usable pairs", str(slide.pairs)
 

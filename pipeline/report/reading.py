@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StatedError
+from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.json_file import read_json
 from pipeline.slides.record import SlideRecord, read_record
 from pipeline.split_table import read_split_table
@@ -118,6 +118,8 @@ class Results:
         vectors: its slides.parquet, where there is one.
         predictions: by slide, the folder of its predicted markers.
         retrieval: by run, how well dense patches are found from H&E, as evaluate's details have it.
+        blocks: of tissue in the held-out slides, which the intervals rest on; 0 where nothing tells.
+        controls: runs that were trained on shuffled or blank pairs, by what their encoders say.
     """
 
     slides: tuple[SlideResults, ...]
@@ -129,6 +131,8 @@ class Results:
     vectors: Path | None
     predictions: Mapping[str, Path] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    controls: frozenset[str] = frozenset()
+    blocks: int = 0
 
 
 def read_results(results: Path, sheet: Path, embedding: str) -> Results:
@@ -161,6 +165,8 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
             if (folder := results / "predict" / embedding / name) and (folder / "markers.json").is_file()
         },
         retrieval=_retrieval(results / "evaluate" / "details.json"),
+        controls=_controls(results / "train"),
+        blocks=_blocks(results / "evaluate" / "details.json"),
     )
 
 
@@ -214,13 +220,16 @@ def _split(path: Path) -> Split | None:
     if not path.is_file():
         return None
     value = _json(path)
-    held_out = value.get("folds", {}).get("0", {})
-    return Split(
-        by=str(value.get("by", "")),
-        note=str(value.get("note", "")),
-        held_out_slides=tuple(map(str, held_out.get("slides", ()))),
-        held_out_patients=tuple(map(str, held_out.get("patients", ()))),
-    )
+    try:
+        held_out = value.get("folds", {}).get("0", {})
+        return Split(
+            by=str(value.get("by", "")),
+            note=str(value.get("note", "")),
+            held_out_slides=tuple(map(str, held_out.get("slides", ()))),
+            held_out_patients=tuple(map(str, held_out.get("patients", ()))),
+        )
+    except BROKEN_INPUT as error:
+        raise StatedError(file=path, expected="folds as split writes them", found=repr(error)) from None
 
 
 def _pairs(path: Path) -> tuple[dict[str, int] | None, dict[str, tuple[int, ...]]]:
@@ -244,17 +253,38 @@ def _curves(folder: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
     return {run: lines for run, lines in curves.items() if lines}
 
 
+def _controls(folder: Path) -> frozenset[str]:
+    """The runs whose encoders were not trained on true pairs, whatever they are called."""
+    found = set()
+    for path in sorted(folder.glob("*/encoder/config.json")):
+        try:
+            if _json(path)["more_from_less"]["settings"]["pairing"] != "true":
+                found.add(path.parents[1].name)
+        except (LookupError, TypeError) as error:
+            raise StatedError(
+                file=path, expected="an encoder's description as train writes it", found=repr(error)
+            ) from None
+    return frozenset(found)
+
+
 def _evidence(path: Path) -> tuple[Evidence, ...]:
     if not path.is_file():
         return ()
     names = ("score", "low", "high", "difference", "difference_low", "difference_high", "seed_low", "seed_high")
     counts = ("train_patches", "test_patches", "test_slides", "seeds")
+    words = ("run", "probe", "target", "verdict", "disjoint")
     rows = []
-    for row in _table(path, ("run", "probe", "target", *names, "verdict", "disjoint", *counts)):
-        values: dict[str, Any] = {name: row[name] for name in ("run", "probe", "target", "verdict", "disjoint")}
-        values["metric"] = row.get("metric") or "pearson_r"
-        values |= {name: float(row[name] or "nan") for name in names}
-        values |= {name: int(row[name] or 0) for name in counts}
+    for line, row in enumerate(_table(path, (*words, *names, *counts)), 2):
+        try:
+            if None in row.values():
+                raise ValueError(f"{sum(value is not None for value in row.values())} columns")
+            values: dict[str, Any] = {name: row[name] for name in words}
+            values["metric"] = row.get("metric") or "pearson_r"
+            values |= {name: float(row[name] or "nan") for name in names}
+            values |= {name: int(row[name]) for name in counts}
+        except ValueError as error:
+            expected = "words and numbers as evaluate writes them"
+            raise StatedError(file=path, expected=expected, found=f"{error} in line {line}") from None
         rows.append(Evidence(**values))
     return tuple(rows)
 
@@ -266,6 +296,15 @@ def _baseline(path: Path) -> str:
 def _retrieval(path: Path) -> Mapping[str, Mapping[str, Any]]:
     found = _json(path).get("retrieval") if path.is_file() else None
     return found if isinstance(found, dict) else {}
+
+
+def _blocks(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    try:
+        return sum(int(slide["blocks"]) for slide in _json(path).get("held_out", {}).values())
+    except BROKEN_INPUT as error:
+        raise StatedError(file=path, expected="held-out slides as evaluate writes them", found=repr(error)) from None
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

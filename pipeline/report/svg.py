@@ -106,7 +106,7 @@ def linear(values: list[float], start: float, end: float, *, with_zero: bool = F
 
 def tick_label(value: float) -> str:
     """A tick's value without superfluous digits, with a true minus sign."""
-    if value and (abs(value) >= 10000 or abs(value) < 0.001):
+    if value and (abs(value) >= 10000 or abs(value) < 0.0001):
         shown = f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
     else:
         shown = f"{value:.10g}"

@@ -182,7 +182,7 @@ def probe_title(probe: str) -> str:
         return known.get(probe, probe)
     kind = probe.removeprefix("class-").removesuffix("-auc")
     shots = kind.removesuffix("-shot")
-    words = {"linear": "linear probe", "knn": "nearest-neighbour probe"}
+    words = {"linear": "linear probe", "knn": "nearest-neighbour probe", "mlp": "MLP head"}
     by = words.get(kind) or f"linear probe on {shots} {'patch' if shots == '1' else 'patches'} of each"
     return f"Which class: {by}{', area under the ROC curve' if probe.endswith('-auc') else ''}"
 

@@ -13,7 +13,11 @@ from pipeline.report.reading import Evidence, Results
 
 HEADLINE_PROBE = "ridge"
 MEAN = "mean"
-CONTROLS = ("shuffled", "blank")
+# What controls are called where no encoder is there to tell them.
+CONTROLS = frozenset({"shuffled", "blank"})
+# On drawn cases fewer blocks than these find a difference between equal runs in about 10 of 100, not in 5.
+_FEW_BLOCKS = 20
+_OUTCOMES = {"helped": "a gain", "harmed": "a loss", "no difference": "no difference"}
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,19 @@ def headline(results: Results, embedding: str) -> Headline | None:
         f"{with_interval(row)}."
     ]
     others = [one for one in compared if one.run != row.run]
+    controls = results.controls | CONTROLS
     if others:
-        sentences.append(
-            "In comparison with the same baseline: "
-            + "; ".join(f"“{one.run}” {with_interval(one)}, {one.verdict}" for one in others)
-            + "."
+        told = (
+            f"{'the control ' if one.run in controls else ''}“{one.run}” {with_interval(one)}, {_OUTCOMES[one.verdict]}"
+            for one in others
         )
-    gained = [one.run for one in others if one.run in CONTROLS and one.verdict == "helped"]
+        sentences.append(f"In comparison with the same baseline: {'; '.join(told)}.")
+    gained = [f"“{one.run}”" for one in compared if one.run in controls and one.verdict == "helped"]
     if row.verdict == "helped" and gained:
         answer, kind = "A gain, but not from the pairing", "doubt"
         sentences.append(
-            f"The control {' and '.join(gained)} gained too, so true pairs cannot be what explains the gain."
+            f"The {'control' if len(gained) == 1 else 'controls'} {' and '.join(gained)}, trained without true pairs, "
+            "gained as well: true pairs cannot be what explains the gain."
         )
     return Headline(answer, tuple(sentences), kind)
 
@@ -86,8 +92,8 @@ def retrieval(results: Results) -> str:
             among, middle = found["recall_at_10"], found["median_rank"]
             around = "" if among["low"] is None else f" ({_share(among['low'])} to {_share(among['high'])})"
             told.append(
-                f"“{run}” {_share(among['score'])}{around} of them, {_share(among['chance'])} by chance, median rank "
-                f"{middle['score']:.0f} of {found['patches']}"
+                f"“{run}” {_share(among['score'])}{around} of the patches, {_share(among['chance'])} by chance, median "
+                f"rank {middle['score']:.0f} of {found['patches']}"
             )
     except BROKEN_INPUT as error:
         raise StatedError(
@@ -96,8 +102,8 @@ def retrieval(results: Results) -> str:
     if not told:
         return ""
     return (
-        "From held-out H&E patches their own dense patches were looked for by likeness of the embeddings, among all "
-        f"that were held out. They were among the first ten for {'; for '.join(told)}."
+        "Each held-out H&E patch was asked for its own dense patch, by likeness of the embeddings, among all that were "
+        f"held out. The right one was among the first ten for {'; for '.join(told)}."
     )
 
 
@@ -115,8 +121,8 @@ def limits(results: Results, note: str) -> list[str]:
         told.append(_held_out(results))
     if results.evidence:
         told += [
-            "The intervals describe these held-out slides: blocks of their tissue are drawn again and again. They do "
-            f"not cover the differences between patients, nor between trainings: {_seeds(results)}",
+            f"{_blocks(results)} They do not cover the differences between patients, nor between trainings: "
+            f"{_seeds(results)}",
             f"The intervals of single {many} are not corrected for the number of {many}; the mean over {many} is the "
             "one comparison to go by.",
         ]
@@ -164,10 +170,19 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "none"
 
 
+def _blocks(results: Results) -> str:
+    """What the intervals rest on."""
+    if not any(math.isfinite(row.low) for row in results.evidence):
+        return "There are no intervals and no verdicts: the held-out slides hold too few blocks of tissue."
+    drawn = f"the {results.blocks} blocks" if results.blocks else "blocks"
+    few = " So few make them too narrow." if 0 < results.blocks < _FEW_BLOCKS else ""
+    return f"The intervals describe these held-out slides: {drawn} of their tissue are drawn again and again.{few}"
+
+
 def _seeds(results: Results) -> str:
-    fewest = min(row.seeds for row in results.evidence)
+    fewest, most = (pick(row.seeds for row in results.evidence) for pick in (min, max))
     if fewest < 2:
-        return "there is one per run, or of some run only one."
+        return "each run was trained once." if most < 2 else "some of the runs were trained only once."
     return (
         f"there are at least {fewest} per run, the scores are their means, and any verdict but “no difference” "
         "asks that all seeds agree."

@@ -1,4 +1,4 @@
-"""The section `panel` of the configuration: what slides call the same marker. The stages train and evaluate read it."""
+"""The section `panel` of the configuration: what slides call the same marker, for train and both verbs of evaluate."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.provenance import file_digest, record
     from pipeline.tiling.store import PatchStore
 
-    torch.set_num_threads(parsed.threads)
+    torch.set_num_threads(max(1, parsed.threads))
     encoder = Encoder.load(parsed.encoder)
     store = PatchStore.open(parsed.store)
     inputs = {"store": file_digest(parsed.store / "zarr.json"), "encoder": encoder.description.sha256}

@@ -33,7 +33,7 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.provenance import file_digest, record
     from pipeline.slides.opening import open_slide
 
-    torch.set_num_threads(parsed.threads)
+    torch.set_num_threads(max(1, parsed.threads))
     encoder, places = Encoder.load(parsed.encoder), read_coordinates(parsed.coords)
     if parsed.out.exists() and parsed.out.samefile(parsed.coords):
         raise StatedError(file=parsed.out, expected="another name", found="the coordinates")
@@ -45,7 +45,7 @@ def run(parsed: argparse.Namespace) -> None:
         header = slide.header
         if not header.is_rgb:
             raise StatedError(slide=places.slide, file=parsed.slide, expected="H&E (RGB)", found=str(header.channels))
-        mpp = parsed.mpp or header.mpp
+        mpp = header.mpp if parsed.mpp is None else parsed.mpp
         if mpp is None or not 0 < mpp < float("inf"):
             found = "none in the file; give --mpp" if mpp is None else f"{mpp:g}"
             raise StatedError(slide=places.slide, file=parsed.slide, expected="um per level-0 pixel", found=found)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.settings import EvaluateSettings
-from pipeline.stages.arguments import add_settings, settings_of
+from pipeline.stages.arguments import add_panel, add_settings, panel_settings_of, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,12 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embeddings", type=Path, required=True, metavar="DIR", help="folder of folders of features")
     parser.add_argument("--run", dest="training", required=True, metavar="NAME", help="the run to fit a probe to")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the probe's folder to write")
+    add_panel(parser)
     add_settings(parser, EvaluateSettings)
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Writes the probe."""
-    settings = settings_of(parsed, EvaluateSettings)
+    settings, panel = settings_of(parsed, EvaluateSettings), panel_settings_of(parsed)
     from pipeline.evaluation.probe_fitting import save_probe
 
-    save_probe(parsed.stores, parsed.split, parsed.embeddings, parsed.training, settings, parsed.out)
+    save_probe(parsed.stores, parsed.split, parsed.embeddings, parsed.training, settings, parsed.out, panel)

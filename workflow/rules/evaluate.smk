@@ -62,11 +62,12 @@ rule evaluate_probe:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),
         settings=to_json(SETTINGS.evaluate),
+        panel=to_json(SETTINGS.panel),
         code=code_digest("evaluate_probe"),
     shell:
         "python -P -m pipeline evaluate-probe --stores {params.stores:q} --split {input.split:q}"
         " --embeddings {params.embeddings:q} --run {wildcards.run:q} --out {output:q}"
-        " --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate_all:
