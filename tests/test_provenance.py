@@ -53,7 +53,7 @@ def test_a_folder_of_other_files_is_never_replaced(tmp_path: Path, is_folder: bo
                 temporary.mkdir()
             (temporary / "config.json" if is_folder else temporary).write_text("new")
 
-    with pytest.raises(StatedError, match="notes: expected .*, found a folder"):
+    with pytest.raises(StatedError, match=r"notes: expected .*, found a folder"):
         write()
     assert (tmp_path / "notes" / "precious.txt").read_text() == "kept"
     assert [item.name for item in tmp_path.iterdir()] == ["notes"]

@@ -45,6 +45,20 @@ def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path
     assert jobs == {"inspect": 3, "tile": 3, "embed": 3, "embed_slides": 1, "report": 1, "all": 1, "total": 12}
 
 
+def test_an_encoder_from_elsewhere_asks_for_nothing_that_the_sheet_says_of_the_dense_side(tmp_path: Path) -> None:
+    """Not even where it is there: a changed list of markers is no reason to inspect an H&E slide again."""
+    spoken = {"transform": "map.csv", "dense_mpp": "0.65", "markers": "panel.csv", "dense_kind": "fluorescence"}
+    rows = _slides(tmp_path)[:1]
+    for name in ("map.csv", "panel.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "encoder").mkdir()
+    write_cohort(tmp_path, [rows[0] | spoken], {"embed": {"encoder": "encoder"}})
+    done = snakemake(tmp_path, "-n", "-p", "inspect_all")
+    assert done.returncode == 0, done.stdout
+    assert "--dense= --transform= --sparse-mpp= --dense-mpp= --markers= --dense-kind=" in done.stdout
+    assert not {word for word in (*spoken.values(), "a.ome.tif") if word in done.stdout}
+
+
 def test_a_probe_from_elsewhere_predicts_without_training_or_dense_slides(tmp_path: Path) -> None:
     rows = [row | {"dense": ""} for row in _slides(tmp_path)]
     for folder in ("encoder", "a probe"):
