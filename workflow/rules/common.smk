@@ -49,14 +49,7 @@ if SETTINGS.predict.probe and not Path(SETTINGS.predict.probe).is_dir():
     )
 
 for name, row in SHEET.items():
-    for path in (
-        row.sparse,
-        row.dense,
-        row.transform,
-        row.markers,
-        row.tissue,
-        row.classes,
-    ):
+    for path in row.files:
         if "{" in path or "}" in path:
             raise WorkflowError(
                 f"slide {name}: expected a path without braces, which Snakemake takes for wildcards, found {path}"
