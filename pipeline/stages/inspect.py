@@ -70,7 +70,10 @@ def _number(text: str) -> float | None:
     """A positive number, or None for an empty string."""
     if not text.strip():
         return None
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
     return value
