@@ -39,8 +39,10 @@ def test_wrong_usage_is_2_and_a_stated_error_is_1() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_broken_settings_are_a_stated_error() -> None:
-    done = _run("tile", "--record", "absent.json", "--out", "x.zarr", "--settings", '{"size_px": ')
+@pytest.mark.parametrize("settings", ['{"size_px": ', '{"a": ' * 5_000])
+def test_broken_settings_are_a_stated_error(settings: str) -> None:
+    done = _run("tile", "--record", "absent.json", "--out", "x.zarr", "--settings", settings)
+    assert "Traceback" not in done.stderr
     assert done.returncode == 1
     assert "--settings" in done.stderr
 
