@@ -68,7 +68,7 @@ def test_a_probe_from_elsewhere_predicts_without_training_or_dense_slides(tmp_pa
     done = snakemake(tmp_path, "-n", "-p", "predict_all")
     assert done.returncode == 0, done.stdout
     assert planned(done.stdout) == {"inspect": 3, "tile": 3, "embed": 3, "predict": 3, "predict_all": 1, "total": 13}
-    assert "--probe 'a probe' --out results/predict/encoder/a" in done.stdout
+    assert "--probe='a probe' --out results/predict/encoder/a" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_annotations_named_in_the_sheet_are_read_by_tile_and_absent_ones_left_to
     assert [line for line in inputs if "a tissue.geojson" in line]
     assert not [line for line in inputs if "b tissue.geojson" in line]
     for slide in "abc":
-        assert f"--tissue '{slide} tissue.geojson'" in done.stdout
+        assert f"--tissue='{slide} tissue.geojson'" in done.stdout
     assert "--outlines results/tile/c.geojson" in done.stdout
 
 
