@@ -93,8 +93,6 @@ def test_inputs_that_only_some_cohorts_have_are_looked_for_where_they_are(
 
     known = commands([{"slide": name, "sparse": f"{name}.tif", "dense": f"{name}.ome.tif"} for name in "ab"])
     table, vectors = "results/split/patches.tsv", "results/embed/distilled/slides.parquet"
-    slides = ["--features", "results/embed/distilled", "--slides", "a", "b"]
-    assert main(["embed-slides", *slides, "--split", table, "--out", vectors]) == 0
     assert told(vectors, "split") == f"{table}: unchanged"
 
     encoder, folder = "results/train/distilled/encoder", "results/train/begun"
