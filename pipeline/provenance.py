@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
+from pipeline.errors import StatedError
 
 SCHEMA_VERSION = 1
 # AT_FDCWD and RENAME_EXCHANGE of Linux.
 _HERE, _EXCHANGE = -100, 2
+# What Snakemake leaves in a folder that a rule made.
+_TIMESTAMP = ".snakemake_timestamp"
 SOURCE_ROOT = Path(pipeline.__file__).parents[1]
 
 # Doors and bookkeeping: what they decide reaches a stage as a parameter, so their code is no reason to rerun it.
@@ -44,7 +47,7 @@ def file_digest(path: Path) -> str:
     if path.is_dir():
         digest = hashlib.sha256()
         for item in sorted(path.rglob("*")):
-            if item.is_file() and item.name != ".snakemake_timestamp":
+            if item.is_file() and item.name != _TIMESTAMP:
                 digest.update(f"{item.relative_to(path).as_posix()}\0{file_digest(item)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as stream:
@@ -53,7 +56,10 @@ def file_digest(path: Path) -> str:
 
 @cache
 def code_digest(stage: str) -> str:
-    """Hash of the code that a stage runs: its module and all of ours that it imports, comments and docstrings aside."""
+    """Hash of the code that a stage runs: its module and all of ours that it imports, comments and docstrings aside.
+
+    A file that lies beside a module and is named in it, such as a template, counts as code of the module.
+    """
     digest = hashlib.sha256()
     pending, seen = [f"pipeline.stages.{stage}"], set(_NOT_RESULTS)
     while pending:
@@ -64,6 +70,8 @@ def code_digest(stage: str) -> str:
         seen.add(name)
         tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
         digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+        for beside in _named_beside(tree, path):
+            digest.update(f"{beside.name}\n{file_digest(beside)}\n".encode())
         pending += sorted(_imports(tree), reverse=True)
     return digest.hexdigest()[:16]
 
@@ -91,9 +99,14 @@ def record(stage: str, settings: object, inputs: Mapping[str, str], packages: tu
 def finished(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write a file or folder to; takes the final name only if the block succeeds.
 
-    A folder that stands under the final name is replaced. What a process that was killed on this machine left of the
-    same result is removed. Snakemake makes the parent; by hand we do.
+    An earlier result under the final name is replaced, a folder of other files never. What a process that was killed on
+    this machine left of the same result is removed. Snakemake makes the parent; by hand we do.
+
+    Raises:
+        StatedError: if the final name is no name, or that of a folder that holds no earlier result.
     """
+    if path.name in ("", ".."):
+        raise StatedError(file=path, expected="a name for the result", found="none")
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     temporary = _partial(path, "new")
@@ -121,6 +134,7 @@ def _put(temporary: Path, path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         temporary.replace(path)
         return
+    _refuse_foreign(temporary, path)
     # Removing a large folder takes time; a process killed meanwhile would leave half of it under a name that is
     # trusted. So the two change places, or where the file system cannot do that, the old one goes aside first.
     if _exchange(temporary, path):
@@ -133,6 +147,16 @@ def _put(temporary: Path, path: Path) -> None:
         aside.rename(path)
         raise
     _remove(aside)
+
+
+def _refuse_foreign(new: Path, folder: Path) -> None:
+    """A folder gives way to one that shares a name with it, as two results of one kind do: a slip costs no files."""
+    if not new.is_dir():
+        raise StatedError(file=folder, expected="a name for a file", found="a folder")
+    there = {item.name for item in folder.iterdir()} - {_TIMESTAMP}
+    if there and there.isdisjoint(item.name for item in new.iterdir()):
+        found = f"a folder of other files, such as {min(there)}"
+        raise StatedError(file=folder, expected="a new name or an earlier result to replace", found=found)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -179,6 +203,12 @@ def _source_of(module: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+def _named_beside(tree: ast.AST, module: Path) -> list[Path]:
+    """Files in the folder of a module whose names stand in it as they are."""
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return sorted(item for item in module.parent.iterdir() if item.name in words and item.is_file())
 
 
 def _imports(tree: ast.AST) -> set[str]:

@@ -49,6 +49,11 @@ class SheetRow:
     dense_kind: str = ""
     classes: str = ""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every path of the row, empty where none is given."""
+        return self.sparse, self.dense, self.transform, self.markers, self.tissue, self.classes
+
 
 _COLUMNS = tuple(item.name for item in fields(SheetRow))
 

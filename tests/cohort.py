@@ -22,6 +22,7 @@ COLUMNS = (
     "markers",
     "tissue",
     "dense_kind",
+    "classes",
 )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from pipeline.cli import VERBS
+from pipeline.cli import VERBS, main
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +39,42 @@ def test_wrong_usage_is_2_and_a_stated_error_is_1() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_broken_settings_are_a_stated_error() -> None:
-    done = _run("tile", "--record", "absent.json", "--out", "x.zarr", "--settings", '{"size_px": ')
+@pytest.mark.parametrize("settings", ['{"size_px": ', '{"a": ' * 5_000])
+def test_broken_settings_are_a_stated_error(settings: str) -> None:
+    done = _run("tile", "--record", "absent.json", "--out", "x.zarr", "--settings", settings)
+    assert "Traceback" not in done.stderr
     assert done.returncode == 1
     assert "--settings" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("settings", "--pages", "absent"),
+        ("report", "--results", "absent", "--sheet", "slides.tsv", "--embedding", "distilled", "--out", "page.html"),
+    ],
+)
+def test_a_mistyped_folder_is_told_and_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slides.tsv").write_text("slide\tpatient\tsparse\na\tp\ta.tif\n")
+    assert main(words) == 1
+    assert "file absent: expected a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["slides.tsv"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("inspect", "--slide", "a", "--patient", "p", "--sparse", "a.tif", "--out", "a.json", "--sparse-mpp", "half"),
+        ("dataset", "--name", "bci", "--source", "bci", "--out", "cohort", "--mpp", "half"),
+    ],
+)
+def test_a_number_that_is_none_is_told_in_words_of_the_user(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith("not 'half'")

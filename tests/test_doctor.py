@@ -101,6 +101,44 @@ def test_everything_that_is_wrong_is_said_in_one_go(
     assert any("warning  runs: no run 'sparse-only'" in line for line in lines)
 
 
+def test_files_that_later_stages_read_are_looked_for_before_they_are_needed(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.geojson").write_text("{}")
+    rows = [
+        cohort[0] | {"tissue": "nowhere.geojson", "classes": "nowhere.csv"},
+        cohort[1] | {"tissue": "broken.geojson", "classes": "{b}.csv"},
+    ]
+    runs = {"started": RUN | {"weights": "nowhere"}, "chosen": RUN | {"markers": ["CD99"]}}
+    _changed(rows, runs=runs, embed={"encoder": "started"})
+    code, lines = _findings(capsys)
+    assert code == 1
+    said = [line for line in lines if line.startswith("problem")]
+    for words in (
+        ("slide a:", "nowhere.geojson", "No such file"),
+        ("slide a:", "nowhere.csv", "no such file"),
+        ("slide b:", "broken.geojson", "no features"),
+        ("slide b:", "without braces", "{b}.csv"),
+        ("run started:", "nowhere"),
+        ("run chosen:", "CD99"),
+    ):
+        assert any(all(word in line for word in words) for line in said), (words, lines)
+    assert not any("run started" in line and "CD99" in line for line in said)
+
+
+def test_annotations_are_looked_for_where_nothing_is_trained_and_classes_are_not(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    encoder = train_tiny(tmp_path / "elsewhere")
+    rows = [cohort[0] | {"tissue": "nowhere.geojson", "classes": "nowhere.csv"}]
+    _changed(rows, tile={"size_px": 32, "mpp": 1.0}, embed={"encoder": str(encoder)})
+    code, lines = _findings(capsys)
+    assert code == 1
+    said = [line for line in lines if line.startswith("problem")]
+    assert len(said) == 1
+    assert "nowhere.geojson" in said[0]
+
+
 def test_patches_finer_than_the_slide_and_native_ones_of_two_scanners_are_problems(
     cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

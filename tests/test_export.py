@@ -101,8 +101,8 @@ def test_onnx_refuses_patches_of_another_size(transformer: Path, tmp_path: Path)
         session.run(None, {"pixels": np.zeros((1, 3, 64, 64), np.float32)})
 
 
-def test_the_readmes_example_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (REPOSITORY / "README.md").read_text()
+def test_the_example_of_the_outputs_page_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (REPOSITORY / "docs" / "outputs.md").read_text(encoding="utf-8")
     examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     (example,) = (item for item in examples if "torch.jit.load" in item)
     assert "8, 256, 256, 3" in example

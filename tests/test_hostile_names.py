@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_a_workflow_runs_with_paths_that_no_shell_must_look_into(tmp_path: Path)
     folder = tmp_path / "a cohort; touch 'pwned'"
     folder.mkdir()
     drawn = draw_pair(folder, "drawn", 0)
-    encoder = train_tiny(tmp_path / "elsewhere").rename(folder / "en'co der $(touch pwned)")
+    encoder = train_tiny(tmp_path / "elsewhere").rename(folder / "-en'co der $(touch pwned)")
     (folder / ODD).mkdir()
     paths = {"a": f"{ODD}/{ODD}.tif", "_b": "-dashed.tif"}
     for path in paths.values():
@@ -29,6 +30,11 @@ def test_a_workflow_runs_with_paths_that_no_shell_must_look_into(tmp_path: Path)
         {"slide": slide, "patient": f"{ODD} {slide}", "sparse": path, "sparse_mpp": "0.5"}
         for slide, path in paths.items()
     ]
+    annotation = {"objectType": "annotation", "classification": {"name": "Tissue"}}
+    geometry = {"type": "Polygon", "coordinates": [[[0, 0], [700, 0], [700, 700], [0, 700], [0, 0]]]}
+    tissue = {"type": "Feature", "geometry": geometry, "properties": annotation}
+    (folder / "-tissue.geojson").write_text(json.dumps(tissue))
+    rows[0]["tissue"] = "-tissue.geojson"
     config = {"tile": {"size_px": 32, "mpp": 1.0}, "embed": {"encoder": str(encoder)}}
     write_cohort(folder, rows, config)
     done = snakemake(folder, "--cores", "2", "report_all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import provenance
+from pipeline.errors import StatedError
 from pipeline.provenance import file_digest, finished
 
 
@@ -31,11 +33,46 @@ def test_a_failed_write_leaves_the_old_result_and_no_litter(tmp_path: Path) -> N
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     target = tmp_path / "store.zarr"
     target.mkdir()
-    (target / "stale").touch()
+    for name in ("zarr.json", "stale"):
+        (target / name).touch()
     with finished(target) as temporary:
         temporary.mkdir()
-        (temporary / "fresh").touch()
-    assert [item.name for item in target.iterdir()] == ["fresh"]
+        for name in ("zarr.json", "fresh"):
+            (temporary / name).touch()
+    assert {item.name for item in target.iterdir()} == {"zarr.json", "fresh"}
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_folder_of_other_files_is_never_replaced(tmp_path: Path, is_folder: bool) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "precious.txt").write_text("kept")
+
+    def write() -> None:
+        with finished(tmp_path / "notes") as temporary:
+            if is_folder:
+                temporary.mkdir()
+            (temporary / "config.json" if is_folder else temporary).write_text("new")
+
+    with pytest.raises(StatedError, match=r"notes: expected .*, found a folder"):
+        write()
+    assert (tmp_path / "notes" / "precious.txt").read_text() == "kept"
+    assert [item.name for item in tmp_path.iterdir()] == ["notes"]
+
+
+def test_an_empty_folder_such_as_one_that_snakemake_made_gives_way(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".snakemake_timestamp").touch()
+    with finished(tmp_path / "store") as temporary:
+        temporary.mkdir()
+        (temporary / "zarr.json").touch()
+    assert [item.name for item in (tmp_path / "store").iterdir()] == ["zarr.json"]
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_result_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StatedError, match="a name for the result"), finished(Path(name)):
+        pass
 
 
 def test_digest_of_a_folder_follows_names_and_contents_but_not_snakemakes_dotfile(tmp_path: Path) -> None:
@@ -59,6 +96,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pipeline" / "shared.py").write_text('"""Doc."""\nA = 1\n')
     (stages / "one.py").write_text("from pipeline.settings import A\ndef run():\n    from pipeline import shared\n")
     (stages / "two.py").write_text("import json\n")
+    (tmp_path / "pipeline" / "page.html").write_text("<p>")
     return tmp_path / "pipeline"
 
 
@@ -75,6 +113,24 @@ def test_code_digest_changes_with_imported_code_of_that_stage_only(sources: Path
     changed_one, changed_two = _digests()
     assert changed_one != one
     assert changed_two == two
+
+
+def test_code_digest_changes_with_a_file_that_the_code_names(sources: Path) -> None:
+    before = _digests()
+    (sources / "page.html").write_text("<h1>")
+    assert _digests() == before
+    (sources / "shared.py").write_text('A = "page.html"\n')
+    named = _digests()
+    (sources / "page.html").write_text("<h2>")
+    changed_one, changed_two = _digests()
+    assert changed_one != named[0]
+    assert changed_two == named[1]
+
+
+def test_the_look_of_the_report_is_part_of_its_code() -> None:
+    tree = ast.parse((provenance.SOURCE_ROOT / "pipeline" / "report" / "page.py").read_text())
+    beside = provenance._named_beside(tree, provenance.SOURCE_ROOT / "pipeline" / "report" / "page.py")
+    assert [path.name for path in beside] == ["script.js", "style.css", "template.html"]
 
 
 def test_code_digest_ignores_comments_docstrings_and_settings(sources: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_pair import run_all
+from small_pair import SETTINGS, commands, run_all
 
 from pipeline.cli import main
 
@@ -73,6 +73,45 @@ def test_every_result_has_an_ancestry_that_holds(copy: Path, capsys: pytest.Capt
     assert lines[0].startswith(result)
     assert any(": unchanged" in line for line in lines)
     assert not any("CHANGED" in line or "MISSING" in line for line in lines)
+
+
+def _run(words: list[str], options: dict[str, str]) -> None:
+    """A verb with some options of its usual command changed or added."""
+    changed = dict(zip(words[1::2], words[2::2], strict=True)) | options
+    assert main([words[0], *(word for pair in changed.items() for word in pair)]) == 0
+
+
+def test_inputs_that_only_some_cohorts_have_are_looked_for_where_they_are(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(result: str, name: str) -> str:
+        """What is said of one input of a result whose whole ancestry holds."""
+        code, lines, error = _trace(capsys, result)
+        assert code == 0, (error, lines)
+        (line,) = {line.strip() for line in lines if line.strip().startswith(f"<- {name} ")}
+        return line.split(" ", 3)[3]
+
+    known = commands([{"slide": name, "sparse": f"{name}.tif", "dense": f"{name}.ome.tif"} for name in "ab"])
+    table, vectors = "results/split/patches.tsv", "results/embed/distilled/slides.parquet"
+    assert told(vectors, "split") == f"{table}: unchanged"
+
+    encoder, folder = "results/train/distilled/encoder", "results/train/begun"
+    settings = json.loads(SETTINGS["train"]) | {"weights": encoder, "epochs": 0}
+    out = {"--out-encoder": f"{folder}/encoder", "--out-metrics": f"{folder}/m.jsonl", "--out-curve": f"{folder}/c.png"}
+    _run(known["train"], out | {"--settings": json.dumps(settings)})
+    assert told(f"{folder}/encoder", "weights") == f"{encoder}/model.safetensors: unchanged"
+
+    shutil.copytree(encoder, "given")
+    features = "results/embed/given/a.h5"
+    _run(known["embed a"], {"--encoder": "given", "--settings": '{"encoder": "given"}', "--out": features})
+    assert told(features, "encoder") == "given: unchanged"
+
+    ring = [[0, 0], [700, 0], [700, 700], [0, 700], [0, 0]]
+    properties = {"objectType": "annotation", "classification": {"name": "Tissue"}}
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+    Path("tissue.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    _run(known["tile a"], {"--tissue": "tissue.geojson", "--outlines": "results/tile/a.geojson"})
+    assert told("results/tile/a.geojson", "tissue") == "not looked for"
 
 
 @pytest.mark.parametrize(

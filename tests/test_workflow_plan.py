@@ -45,6 +45,20 @@ def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path
     assert jobs == {"inspect": 3, "tile": 3, "embed": 3, "embed_slides": 1, "report": 1, "all": 1, "total": 12}
 
 
+def test_an_encoder_from_elsewhere_asks_for_nothing_that_the_sheet_says_of_the_dense_side(tmp_path: Path) -> None:
+    """Not even where it is there: a changed list of markers is no reason to inspect an H&E slide again."""
+    spoken = {"transform": "map.csv", "dense_mpp": "0.65", "markers": "panel.csv", "dense_kind": "fluorescence"}
+    rows = _slides(tmp_path)[:1]
+    for name in ("map.csv", "panel.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "encoder").mkdir()
+    write_cohort(tmp_path, [rows[0] | spoken], {"embed": {"encoder": "encoder"}})
+    done = snakemake(tmp_path, "-n", "-p", "inspect_all")
+    assert done.returncode == 0, done.stdout
+    assert "--dense= --transform= --sparse-mpp= --dense-mpp= --markers= --dense-kind=" in done.stdout
+    assert not {word for word in (*spoken.values(), "a.ome.tif") if word in done.stdout}
+
+
 def test_a_probe_from_elsewhere_predicts_without_training_or_dense_slides(tmp_path: Path) -> None:
     rows = [row | {"dense": ""} for row in _slides(tmp_path)]
     for folder in ("encoder", "a probe"):
@@ -54,7 +68,7 @@ def test_a_probe_from_elsewhere_predicts_without_training_or_dense_slides(tmp_pa
     done = snakemake(tmp_path, "-n", "-p", "predict_all")
     assert done.returncode == 0, done.stdout
     assert planned(done.stdout) == {"inspect": 3, "tile": 3, "embed": 3, "predict": 3, "predict_all": 1, "total": 13}
-    assert "--probe 'a probe' --out results/predict/encoder/a" in done.stdout
+    assert "--probe='a probe' --out results/predict/encoder/a" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -90,7 +104,7 @@ def test_annotations_named_in_the_sheet_are_read_by_tile_and_absent_ones_left_to
     assert [line for line in inputs if "a tissue.geojson" in line]
     assert not [line for line in inputs if "b tissue.geojson" in line]
     for slide in "abc":
-        assert f"--tissue '{slide} tissue.geojson'" in done.stdout
+        assert f"--tissue='{slide} tissue.geojson'" in done.stdout
     assert "--outlines results/tile/c.geojson" in done.stdout
 
 

@@ -42,14 +42,17 @@ def _examine_cohort(rows: tuple[SheetRow, ...], settings: Settings, results: Pat
     # Only here, so that a broken environment is told before it breaks the import.
     from pipeline.doctor.resources import examine_disk, examine_gpu, examine_memory
     from pipeline.doctor.runs import examine_encoder, examine_probe, examine_runs, examine_split
-    from pipeline.doctor.slides import examine_slides, markers_agree
+    from pipeline.doctor.slides import examine_paths, examine_slides, markers_agree
 
+    yield from examine_paths(rows)
     if settings.embed.encoder not in settings.runs:
         # As in the workflow: without a training no dense side is read.
-        rows = tuple(SheetRow(row.slide, row.patient, row.sparse, sparse_mpp=row.sparse_mpp) for row in rows)
+        rows = tuple(
+            SheetRow(row.slide, row.patient, row.sparse, sparse_mpp=row.sparse_mpp, tissue=row.tissue) for row in rows
+        )
     examined = examine_slides(rows, settings)
     yield from examined.findings
-    yield from markers_agree(examined.records, settings.panel)
+    yield from markers_agree(examined.records, settings)
     yield from examine_split(rows, settings)
     yield from examine_runs(settings)
     yield from examine_encoder(examined.records, settings)

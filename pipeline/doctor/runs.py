@@ -35,11 +35,12 @@ def examine_split(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Find
 
 
 def examine_runs(settings: Settings) -> Iterator[Finding]:
-    """Architectures that timm knows, crops no larger than the patches, and the controls a verdict needs."""
+    """Architectures that timm knows, weights that fit, crops no larger than the patches, controls for a verdict."""
     if settings.embed.encoder not in settings.runs:
         return
     try:
         from pipeline.training.encoders import build_encoder
+        from pipeline.training.start import read_start
     except ImportError:
         return
     for name, run in settings.runs.items():
@@ -49,6 +50,8 @@ def examine_runs(settings: Settings) -> Iterator[Finding]:
             continue
         try:
             build_encoder(run.encoder, in_chans=3, size_px=size_px)
+            if run.weights:
+                read_start(Path(run.weights), run.encoder, size_px)
         except StatedError as error:
             yield problem(f"run {name}", str(error))
     if settings.evaluate.baseline not in settings.runs:

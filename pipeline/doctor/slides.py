@@ -11,11 +11,12 @@ from pathlib import Path
 from pipeline.doctor.findings import Finding, ok, problem, warning
 from pipeline.errors import StatedError
 from pipeline.registration.stain import nuclear_channel
-from pipeline.settings import PanelSettings, Settings
+from pipeline.settings import Settings
 from pipeline.sheet import SheetRow
 from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.marker_names import Aliases, check_overlap, panel_of, respelt
 from pipeline.slides.record import SlideRecord
+from pipeline.tiling.annotations import read_annotations
 from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.tiling import FINER_TOLERANCE
 from pipeline.training.rows import MPP_TOLERANCE
@@ -45,6 +46,8 @@ def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
             records.append(record)
             findings += _resolution(record, settings)
             findings += _nuclei(record, settings)
+            findings += _tissue(record, row)
+        findings += _classes(row)
     pairs = sum(record.dense is not None for record in records)
     opened = f"{len(records)} of {len(rows)} open, {pairs} of them pairs"
     if drawn:
@@ -126,6 +129,29 @@ def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _tissue(record: SlideRecord, row: SheetRow) -> Iterator[Finding]:
+    """The annotations of a slide, read as tile will read them."""
+    if row.tissue:
+        try:
+            read_annotations(Path(row.tissue), record.sparse.size_xy, slide=record.slide)
+        except StatedError as error:
+            yield problem(f"slide {record.slide}", _without_slide(error))
+
+
+def _classes(row: SheetRow) -> Iterator[Finding]:
+    """Whether the table of classes is there that evaluate reads hours later; of slides without pairs it reads none."""
+    if row.classes and row.dense and not Path(row.classes).is_file():
+        yield problem(f"slide {row.slide}", f"file {row.classes}: expected a table of classes, found no such file")
+
+
+def examine_paths(rows: Sequence[SheetRow]) -> Iterator[Finding]:
+    """Paths that the workflow refuses, of all columns, also of those that a run without training does not read."""
+    for row in rows:
+        for path in row.files:
+            if "{" in path or "}" in path:
+                yield problem(f"slide {row.slide}", f"expected a path without braces, found {path}")
+
+
 def _shared_files(rows: Sequence[SheetRow]) -> Iterator[Finding]:
     """One image under two names: where the patients differ, the split can no longer keep them apart."""
     first: dict[str, SheetRow] = {}
@@ -151,12 +177,15 @@ def _one_resolution(records: Sequence[SlideRecord], settings: Settings) -> Itera
             return
 
 
-def markers_agree(records: Sequence[SlideRecord], panel: PanelSettings) -> Iterator[Finding]:
-    """Markers by how many slides have them: what only one slide has is often another name of a known one."""
+def markers_agree(records: Sequence[SlideRecord], settings: Settings) -> Iterator[Finding]:
+    """Markers by how many slides have them: what only one slide has is often another name of a known one.
+
+    Those that a run chooses are looked for among them.
+    """
     channels = {record.slide: value_names(record.dense) for record in records if record.dense is not None}
     if not channels:
         return
-    aliases = Aliases(panel.aliases, panel.known_aliases)
+    aliases = Aliases(settings.panel.aliases, settings.panel.known_aliases)
     try:
         joint = panel_of(channels, aliases)
     except StatedError as error:
@@ -166,6 +195,11 @@ def markers_agree(records: Sequence[SlideRecord], panel: PanelSettings) -> Itera
         check_overlap(joint, channels)
     except StatedError as error:
         yield warning("markers", str(error))
+    for name, run in settings.runs.items():
+        try:
+            panel_of(channels, aliases, run.markers if set(run.branches) > {"sparse"} else ())
+        except StatedError as error:
+            yield problem(f"run {name}", str(error))
     counts = Counter(place for places in joint.places.values() for place in places)
     alone = [joint.markers[place] for place, count in counts.items() if count == 1] if len(channels) > 1 else []
     said = f"{len(joint.markers)} in {len(channels)} pairs" + (

@@ -61,6 +61,6 @@ def _given(text: str, kind: type[S], argument: str) -> S:
         return build(kind, read_mapping(Path(text)), source=text)
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StatedError(file=argument, expected="valid JSON", found=str(error)) from None
     return build(kind, values, source=argument)

@@ -51,7 +51,10 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def _length(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.05 <= value <= 50:
         raise argparse.ArgumentTypeError(f"must be 0.05 to 50 um per pixel, not {text!r}")
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.errors import StatedError
 from pipeline.settings import ReportSettings
 from pipeline.stages.arguments import add_settings, at_least_one, settings_of
 
@@ -21,8 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Runs the stage."""
+    """Runs the stage.
+
+    Raises:
+        StatedError: if there is no folder of results; of what is missing in it the page itself tells.
+    """
     settings = settings_of(parsed, ReportSettings)
+    if not parsed.results.is_dir():
+        raise StatedError(file=parsed.results, expected="a folder of results", found="none")
     from pipeline.report.page import write_report
 
     logs = parsed.logs or parsed.results.absolute().parent / "logs"

@@ -60,10 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the reference to standard output, or the tables into the pages below a folder."""
+    """Writes the reference to standard output, or the tables into the pages below a folder.
+
+    Raises:
+        StatedError: if there is no such folder, or a table's end is not marked.
+    """
     if parsed.pages is None:
         sys.stdout.write(reference())
         return
+    if not parsed.pages.is_dir():
+        raise StatedError(file=parsed.pages, expected="a folder of pages", found="none")
     for page in sorted(parsed.pages.rglob("*.md")):
         page.write_text(with_keys(page.read_text(encoding="utf-8"), file=page), encoding="utf-8")
 

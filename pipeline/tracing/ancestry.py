@@ -45,7 +45,9 @@ def trace(result: Path) -> Ancestry:
 def _follow(result: Path, provenance: Mapping[str, Any], found: Ancestry, depth: int, told: set[str]) -> None:
     indent = "  " * depth
     found.lines += [f"{indent}{line}" for line in _making(provenance)]
-    for item in inputs_of(str(provenance["stage"]), result, _hashes(provenance)):
+    settings = provenance.get("settings")
+    made_with = settings if isinstance(settings, dict) else {}
+    for item in inputs_of(str(provenance["stage"]), result, _hashes(provenance), made_with):
         state = _state(item, found.digests)
         if state not in ("unchanged", "not looked for"):
             found.changed.append(item.name)

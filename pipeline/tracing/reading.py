@@ -43,6 +43,8 @@ def spokesman(path: Path) -> Path:
     """
     if not path.exists():
         raise StatedError(file=path, expected=_EXPECTED, found="no such file or folder")
+    if path.suffix == ".geojson" and path.with_suffix(".zarr").is_dir():
+        return path.with_suffix(".zarr")
     beside = path.parent / _SPOKEN_FOR.get(path.name, path.name)
     if path.name == "config.json":
         return path.parent

@@ -25,6 +25,8 @@ except StatedError as error:
 
 # An encoder from elsewhere needs neither training nor the dense side of any slide.
 TRAINED = SETTINGS.embed.encoder in SETTINGS.runs
+# Columns that speak of the dense side, which nothing asks for where nothing is trained.
+DENSE_COLUMNS = ("dense", "transform", "dense_mpp", "markers", "dense_kind")
 # The folder's own name, whatever way leads to it: `.` and `..` would lead out of the results.
 EMBEDDING = Path(os.path.abspath(SETTINGS.embed.encoder)).name
 if not TRAINED and not Path(SETTINGS.embed.encoder).is_dir():
@@ -47,14 +49,7 @@ if SETTINGS.predict.probe and not Path(SETTINGS.predict.probe).is_dir():
     )
 
 for name, row in SHEET.items():
-    for path in (
-        row.sparse,
-        row.dense,
-        row.transform,
-        row.markers,
-        row.tissue,
-        row.classes,
-    ):
+    for path in row.files:
         if "{" in path or "}" in path:
             raise WorkflowError(
                 f"slide {name}: expected a path without braces, which Snakemake takes for wildcards, found {path}"
@@ -106,13 +101,13 @@ def register_python():
 def slide_files(wildcards):
     """The files of a slide that exist or can be drawn; inspect says of the others what is wrong with them."""
     row = SHEET[wildcards.slide]
-    named = [row.sparse, row.dense if TRAINED else "", row.markers]
+    named = [row.sparse, *([row.dense, row.markers] if TRAINED else [])]
     return [path for path in named if path and (Path(path).exists() or is_demo(path))]
 
 
 def given_transform(wildcards):
     """The transform that the sheet names for a slide, if it is a file."""
-    path = SHEET[wildcards.slide].transform
+    path = SHEET[wildcards.slide].transform if TRAINED else ""
     return [path] if path not in ("", "identity") and Path(path).exists() else []
 
 
@@ -131,9 +126,7 @@ def sheet_value(column):
     """A function that looks one column of the sheet up; the dense side is hidden where nothing is trained."""
 
     def value(wildcards):
-        hidden = (
-            column in ("dense", "transform", "dense_mpp", "dense_kind") and not TRAINED
-        )
+        hidden = column in DENSE_COLUMNS and not TRAINED
         found = getattr(SHEET[wildcards.slide], column)
         return "" if hidden or found is None else str(found)
 

@@ -18,7 +18,7 @@ rule embed:
         settings=to_json(SETTINGS.embed),
         code=code_digest("embed"),
     shell:
-        "python -P -m pipeline embed --store {input.store:q} --encoder {input.encoder:q} --out {output:q}"
+        "python -P -m pipeline embed --store {input.store:q} --encoder={input.encoder:q} --out {output:q}"
         " --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 

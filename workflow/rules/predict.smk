@@ -19,7 +19,7 @@ rule predict:
         code=code_digest("predict"),
     shell:
         "python -P -m pipeline predict --features {input.features:q} --store {input.store:q}"
-        " --probe {input.probe:q} --out {output:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --probe={input.probe:q} --out {output:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule predict_all:

@@ -26,8 +26,8 @@ rule report:
         settings=to_json(SETTINGS.report),
         code=code_digest("report"),
     shell:
-        "python -P -m pipeline report --results {params.results:q} --sheet {input.sheet:q}"
-        " --embedding {params.embedding:q} --out {output:q} --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        "python -P -m pipeline report --results {params.results:q} --sheet={input.sheet:q}"
+        " --embedding={params.embedding:q} --out {output:q} --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule report_all:

@@ -23,7 +23,7 @@ rule tile:
             else ""
         ),
         tissue=lambda wildcards: (
-            f"--tissue {shlex.quote(SHEET[wildcards.slide].tissue)}"
+            f"--tissue={shlex.quote(SHEET[wildcards.slide].tissue)}"
             if SHEET[wildcards.slide].tissue
             else ""
         ),
