@@ -86,7 +86,7 @@ def drawn_encoder() -> Encoder:
     network = build_encoder("resnet50", in_chans=3, size_px=SIDE_PX)
     with torch.no_grad():
         network.train()(_normalised(patches(16)))
-    described = EncoderDescription("drawn", "resnet50", MEAN, STD, SIDE_PX, SIDE_PX, 0.5, 2048, 1.0, "0" * 64)
+    described = EncoderDescription("drawn", "resnet50", {}, MEAN, STD, SIDE_PX, SIDE_PX, 0.5, 2048, 1.0, "0" * 64)
     return Encoder(described, network.eval(), torch.device("cpu"))
 
 

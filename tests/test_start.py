@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.cli import main
+from pipeline.embedding.encoder import Encoder
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings, build
 from pipeline.training.low_rank import LowRankLinear, add_low_rank, merge_low_rank
@@ -163,17 +165,58 @@ def test_broken_weights_are_refused(cohort: Path, tmp_path: Path, capsys: pytest
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_weights_of_a_network_that_its_name_does_not_build_are_refused_in_a_short_line(
-    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def _with_model_args(cohort: Path, folder: Path, **changes: Any) -> None:
+    """An encoder of those arguments in `folder`, as timm's local-dir form has it."""
+    torch.manual_seed(7)
+    network = timm.create_model("test_vit", num_classes=0, img_size=64, **changes)
     config = json.loads((cohort / "given" / "config.json").read_text())
-    config["model_args"]["init_values"] = 1e-5
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    network = timm.create_model("test_vit", num_classes=0, img_size=64, init_values=1e-5)
-    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    config["model_args"] |= changes | {"dynamic_img_size": True}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(network.state_dict(), folder / "model.safetensors")
+
+
+def test_a_network_that_model_args_change_is_started_from_adapted_and_opened_by_others(cohort: Path) -> None:
+    """As foundation models are: layer scale, register tokens and another depth, which timm's name alone lacks."""
+    changes = {"init_values": 1e-5, "depth": 3, "reg_tokens": 2}
+    given, encoder = cohort / "changed", cohort / "changed-adapted" / "encoder"
+    _with_model_args(cohort, given, **changes)
+    assert _run(cohort, "changed-adapted", weights=str(given), low_rank=2, lr=1e-2) == 0
+    before, after = load_file(given / "model.safetensors"), load_file(encoder / "model.safetensors")
+    assert {"blocks.2.ls1.gamma", "reg_token"} <= after.keys() == before.keys()
+    torch.testing.assert_close(after["blocks.0.ls1.gamma"], before["blocks.0.ls1.gamma"])
+    assert (after["blocks.2.attn.qkv.weight"] != before["blocks.2.attn.qkv.weight"]).any()
+    patches = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    opened = Encoder.load(encoder)
+    by_timm = timm.create_model(f"local-dir:{encoder.absolute()}", pretrained=True).eval()
+    normalised = (torch.from_numpy(patches).permute(0, 3, 1, 2) / 255 - opened._mean) / opened._std
+    with torch.inference_mode():
+        np.testing.assert_allclose(opened.embed(patches), by_timm(normalised).numpy(), atol=1e-4)
+    assert "init_values=1e-05" in (encoder / "card.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "model_args",
+    [
+        {"mlp_layer": "SwiGLU"},
+        {"depth": 10**6},
+        {"depth": True},
+        {"init_values": -1},
+        {"in_chans": 4},
+        {"cache_dir": "x"},
+    ],
+)
+def test_model_args_that_are_not_known_are_refused_before_a_network_is_built(
+    cohort: Path, tmp_path: Path, model_args: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _with_model_args(cohort, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_args": model_args}))
     assert _run(cohort, "wrong", weights=str(tmp_path)) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert re.search(r"by the name test_vit, no model_args.* found another blocks\.0\.ls1\.gamma and \d+ more$", error)
+    assert re.search(rf"config\.json: expected .*model_args.* found .*model_args {next(iter(model_args))} ", error), (
+        error
+    )
 
 
 def test_the_settings_of_a_run_that_adapts_are_read() -> None:

@@ -20,6 +20,7 @@ from pipeline.json_file import read_json
 from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES
 from pipeline.provenance import file_digest
 from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA, WEIGHTS_NAME, build_encoder
+from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.precision import Precision, autocast, best_device, resolve_precision
 
 SMALLEST_BF16_COSINE = 0.999
@@ -34,6 +35,7 @@ class EncoderDescription:
     Attributes:
         run: name of the run that made it.
         architecture: timm name.
+        model_args: what the network has other than timm's architecture of that name.
         mean: of R, G, B on the scale 0 to 1.
         std: of the same.
         patch_px: side of the patches of its training.
@@ -46,6 +48,7 @@ class EncoderDescription:
 
     run: str
     architecture: str
+    model_args: ModelArguments
     mean: tuple[float, ...]
     std: tuple[float, ...]
     patch_px: int
@@ -85,7 +88,9 @@ class Encoder:
         found = file_digest(path)
         if found != description.sha256:
             raise StatedError(file=path, expected=f"weights of SHA-256 {description.sha256}", found=found)
-        network = build_encoder(description.architecture, in_chans=3, size_px=description.input_px)
+        network = build_encoder(
+            description.architecture, in_chans=3, size_px=description.input_px, model_args=description.model_args
+        )
         try:
             network.load_state_dict(load_file(path))
         except (SafetensorError, *BROKEN_INPUT) as error:
@@ -156,6 +161,7 @@ def read_description(folder: Path) -> EncoderDescription:
         found = EncoderDescription(
             run=str(own["run"]),
             architecture=str(config["architecture"]),
+            model_args=checked_model_arguments(config),
             mean=tuple(float(value) for value in config["pretrained_cfg"]["mean"]),
             std=tuple(float(value) for value in config["pretrained_cfg"]["std"]),
             patch_px=int(own["patch"]["size_px"]),

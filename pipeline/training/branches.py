@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.training.encoders import build_encoder, feature_width
 from pipeline.training.gene_encoder import HIDDEN_UNITS, build_gene_encoder
+from pipeline.training.model_arguments import AS_NAMED, ModelArguments
 from pipeline.training.seeds import seed_of
 
 
@@ -36,6 +37,7 @@ class BranchNetwork(nn.Module):
         projector: widths of the projectors' layers.
         seed: fixes the initial weights. Those of a modality do not depend on the other branches, so runs that are
             compared start from the same sparse encoder.
+        model_args: what the encoder that the run starts from has other than that architecture; all get it.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class BranchNetwork(nn.Module):
         dense_kind: str = "",
         projector: Sequence[int],
         seed: int,
+        model_args: ModelArguments = AS_NAMED,
     ) -> None:
         super().__init__()
         self.branches = tuple(branches)
@@ -56,9 +59,9 @@ class BranchNetwork(nn.Module):
         for modality in dict.fromkeys(branches):
             torch.manual_seed(seed_of(seed, "weights", modality))
             if modality == "dense":
-                built, width = build_dense_encoder(encoder, dense_kind, channels[modality], size_px)
+                built, width = build_dense_encoder(encoder, model_args, dense_kind, channels[modality], size_px)
             else:
-                built = build_encoder(encoder, in_chans=channels[modality], size_px=size_px)
+                built = build_encoder(encoder, in_chans=channels[modality], size_px=size_px, model_args=model_args)
                 width = feature_width(built, in_chans=channels[modality], size_px=size_px)
             self.encoders[modality] = built
             self.projectors[modality] = build_projector(width, projector)
@@ -72,11 +75,13 @@ class BranchNetwork(nn.Module):
         return outputs
 
 
-def build_dense_encoder(encoder: str, kind: str, channels: int, size_px: int) -> tuple[nn.Module, int]:
+def build_dense_encoder(
+    encoder: str, model_args: ModelArguments, kind: str, channels: int, size_px: int
+) -> tuple[nn.Module, int]:
     """The encoder of a dense branch and the length of its feature vectors."""
     if kind == "counts":
         return build_gene_encoder(channels), HIDDEN_UNITS
-    built = build_encoder(encoder, in_chans=channels, size_px=size_px)
+    built = build_encoder(encoder, in_chans=channels, size_px=size_px, model_args=model_args)
     return built, feature_width(built, in_chans=channels, size_px=size_px)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import StatedError
+from pipeline.training.model_arguments import AS_NAMED, ModelArguments
 
 # The files of an encoder folder, and the version of what config.json holds.
 WEIGHTS_NAME = "model.safetensors"
@@ -17,8 +18,10 @@ CONFIG_NAME = "config.json"
 CONFIG_SCHEMA = 1
 
 
-def architecture_arguments(name: str, *, in_chans: int, size_px: int) -> dict[str, Any]:
-    """The arguments with which timm builds the architecture for patches of `size_px`.
+def architecture_arguments(
+    name: str, *, in_chans: int, size_px: int, model_args: ModelArguments = AS_NAMED
+) -> dict[str, Any]:
+    """The arguments with which timm builds the architecture for patches of `size_px`, changed by `model_args`.
 
     Raises:
         StatedError: if timm does not know the name.
@@ -27,20 +30,20 @@ def architecture_arguments(name: str, *, in_chans: int, size_px: int) -> dict[st
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near to it: {', '.join(near)}" if near else ""
         raise StatedError(expected="the name of a timm architecture", found=f"{name!r}{hint}")
-    arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans}
+    arguments: dict[str, Any] = {**model_args, "num_classes": 0, "in_chans": in_chans}
     known = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if known is not None and known.fixed_input_size:
         arguments["img_size"] = size_px
     return arguments
 
 
-def build_encoder(name: str, *, in_chans: int, size_px: int) -> nn.Module:
+def build_encoder(name: str, *, in_chans: int, size_px: int, model_args: ModelArguments = AS_NAMED) -> nn.Module:
     """A freshly initialised encoder that maps (n, in_chans, size_px, size_px) to (n, features).
 
     Raises:
         StatedError: if timm does not know the name, or the architecture cannot take such patches.
     """
-    arguments = architecture_arguments(name, in_chans=in_chans, size_px=size_px)
+    arguments = architecture_arguments(name, in_chans=in_chans, size_px=size_px, model_args=model_args)
     expected = f"an architecture that turns patches of {size_px} px with {in_chans} channels into vectors"
     try:
         encoder: nn.Module = timm.create_model(name, pretrained=False, **arguments)

@@ -20,6 +20,7 @@ from pipeline.training.encoders import (
     architecture_arguments,
     feature_width,
 )
+from pipeline.training.model_arguments import ModelArguments
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics
 from pipeline.training.rows import TrainingRows
 
@@ -36,6 +37,7 @@ class TrainedEncoder:
         run: name of the run.
         network: the encoder.
         settings: of the run.
+        model_args: what it has other than the architecture that timm builds by the name in `settings`.
         size_px: side of the patches' part that the encoder sees.
         colour: normalisation of its input.
         markers: statistics of a dense side of fluorescence or counts that it was trained beside, otherwise empty.
@@ -49,6 +51,7 @@ class TrainedEncoder:
     run: str
     network: nn.Module
     settings: RunSettings
+    model_args: ModelArguments
     size_px: int
     colour: ColourStatistics
     markers: tuple[MarkerStatistics, ...]
@@ -81,7 +84,7 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
         "architecture": settings.encoder,
         "num_classes": 0,
         "num_features": width,
-        "model_args": {key: value for key, value in arguments.items() if key == "img_size"},
+        "model_args": {**trained.model_args, **{key: arguments[key] for key in ("img_size",) if key in arguments}},
         "pretrained_cfg": {
             "tag": trained.run,
             "input_size": [3, size_px, size_px],

@@ -23,6 +23,7 @@ from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES, MAX_MARKERS
 from pipeline.provenance import finished
 from pipeline.training.branches import BranchNetwork, build_dense_encoder, build_projector
 from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA
+from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics, Normalisation
 from pipeline.training.parts import shared_columns
 
@@ -49,6 +50,7 @@ class DenseDescription:
 
     Attributes:
         architecture: timm name of the encoders of images.
+        model_args: what they have other than timm's architecture of that name.
         encoder_sha256: hash of the sparse encoder's weights.
         feature_dim: length of a sparse feature vector.
         input_px: side of the central part of a patch that the encoders see.
@@ -62,6 +64,7 @@ class DenseDescription:
     """
 
     architecture: str
+    model_args: ModelArguments
     encoder_sha256: str
     feature_dim: int
     input_px: int
@@ -96,6 +99,7 @@ class DenseDescription:
                 return None
             found = cls(
                 architecture=str(config["architecture"]),
+                model_args=checked_model_arguments(config),
                 encoder_sha256=str(own["weights_sha256"]),
                 feature_dim=int(own["feature_dim"]),
                 input_px=int(own["patch"]["input_px"]),
@@ -156,7 +160,9 @@ class KeptBranches:
         if belongs_to != description.encoder_sha256:
             raise StatedError(file=path, expected=expected, found=f"those of {belongs_to[:12] or 'no encoder'}")
         channels, size_px = description.channels, description.input_px
-        encoder, width = build_dense_encoder(description.architecture, description.kind, channels, size_px)
+        encoder, width = build_dense_encoder(
+            description.architecture, description.model_args, description.kind, channels, size_px
+        )
         projectors: dict[str, nn.Module] = {
             "sparse": build_projector(description.feature_dim, description.projector),
             "dense": build_projector(width, description.projector),

@@ -27,6 +27,7 @@ from pipeline.training.export import TrainedEncoder, write_encoder
 from pipeline.training.kept_branches import BRANCHES_NAME, write_branches
 from pipeline.training.loop import Trainer
 from pipeline.training.low_rank import add_low_rank, merge_low_rank
+from pipeline.training.model_arguments import AS_NAMED
 from pipeline.training.normalisation import (
     ColourStatistics,
     MarkerStatistics,
@@ -40,7 +41,7 @@ from pipeline.training.precision import autocast, resolve_precision
 from pipeline.training.processes import Processes
 from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.rows import TrainingRows
-from pipeline.training.start import give_weights, read_start
+from pipeline.training.start import read_start
 from pipeline.training.state import TrainingState, agreed_state, json_lines, load_state, recipe_of
 from pipeline.training.supervised import training_targets
 from pipeline.training.views import MakeViews, ViewMaker
@@ -101,18 +102,19 @@ def train(
     cv2.setNumThreads(1)
     supervised = "target" in settings.branches
     targets = training_targets(rows, settings.target) if supervised else None
+    start = read_start(Path(settings.weights), settings.encoder, size_px) if settings.weights else None
     network = BranchNetwork(
         settings.encoded,
         encoder=settings.encoder,
+        model_args=start.model_args if start else AS_NAMED,
         channels={"sparse": 3, "dense": rows.dense_channels},
         size_px=size_px,
         dense_kind=rows.dense_kind,
         projector=settings.projector if targets is None else targets.shape[1:],
         seed=settings.seed,
     )
-    start = read_start(Path(settings.weights), settings.encoder, size_px) if settings.weights else None
     if start:
-        give_weights(network.encoders["sparse"], start, Path(settings.weights), settings.encoder)
+        network.encoders["sparse"].load_state_dict(start.weights)
     if settings.low_rank:
         add_low_rank(network.encoders["sparse"], settings.low_rank, settings.seed)
     network.to(memory_format=torch.channels_last).to(device)
@@ -141,6 +143,7 @@ def train(
         run=run,
         network=encoder,
         settings=settings,
+        model_args=start.model_args if start else AS_NAMED,
         size_px=size_px,
         colour=colour,
         markers=markers,
