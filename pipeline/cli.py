@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        if arguments is None:
+            # All results have their final names; an exception in the interpreter's own end would be a traceback.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return 0
 
 

@@ -60,7 +60,7 @@ def test_the_squares_of_either_tool_are_embedded(
             "--patient",
             "anna",
             "--threads",
-            "0",
+            "1",
         )
         == 0
     )

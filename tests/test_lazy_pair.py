@@ -51,7 +51,8 @@ def _bent() -> Transform:
     grid = DisplacementGrid.covering((0.0, 0.0), (WIDTH * MPP, HEIGHT * MPP), 16.0)
     nodes = grid.nodes_um()
     bent = grid.with_values(np.stack([3 * np.sin(nodes[:, 1] / 60), 2 * np.cos(nodes[:, 0] / 50)], axis=1))
-    return Transform(np.array([[0.99, 0.05, -4.0], [-0.05, 0.99, 9.0]]), bent)
+    affine = np.array([[0.99, 0.05, -4.0], [-0.05, 0.99, 9.0]])
+    return Transform.with_inverse(affine, bent, np.array([[0.0, 0.0], [WIDTH * MPP, HEIGHT * MPP]]))
 
 
 def _written(transform: Transform, folder: Path) -> Path:

@@ -137,7 +137,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         StatedError: if the file cannot be read, is no YAML mapping, or gives a key twice.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
+        values = _EachKeyOnce(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise StatedError(file=path, expected="a readable YAML file", found=str(error)) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
