@@ -184,9 +184,10 @@ def test_ended_processes_leave_a_state_that_any_number_of_them_goes_on_from(coho
     assert "going on at epoch" in said
     if not (cohort / "whole").exists():
         assert main(_words(cohort, "whole", epochs=6)) == 0
-    # Two threads instead of one change as much in six epochs of this training: 2e-3 of its gradients, 1e-4 of its loss.
+    # Another number of threads changes as much in six epochs of this training: 2e-3 of its gradients, and of its loss
+    # from 1e-4 to 6e-4, by the processor.
     losses, expected = ([line["loss"] for line in _history(cohort / out)] for out in (name, "whole"))
-    assert losses == pytest.approx(expected, rel=5e-4)
+    assert losses == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.slow
