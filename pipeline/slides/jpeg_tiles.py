@@ -157,19 +157,20 @@ class JpegTiles:
         """The streams of the tiles that begin and end there in a block of the file."""
         beginning = self._beginnings.get(transform)
         length = len(beginning.found) if beginning else 0
-        for place, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-            if beginning is None or doubtful[place] or not block.startswith(beginning.found, start, stop):
+        places = zip(starts.tolist(), stops.tolist(), doubtful.tolist(), strict=True)
+        for place, (start, stop, is_doubtful) in enumerate(places):
+            if beginning is None or is_doubtful or not block.startswith(beginning.found, start, stop):
                 number = int(numbers[place])
                 try:
                     beginning = self._beginning(block[start:stop], number, transform)
-                    if doubtful[place]:
+                    if is_doubtful:
                         decode_strictly(self.stream(number, transform))
                 except (CorruptTileError, ValueError):
                     yield None
                     continue
                 length = len(beginning.found)
             rest = pixels[start + length : stop]
-            if doubtful[place] and rest[-2:].tobytes() != _EOI:
+            if is_doubtful and rest[-2:].tobytes() != _EOI:
                 # Decoders do without, but some call it an error.
                 rest = np.concatenate([rest, np.frombuffer(_EOI, dtype=np.uint8)])
             yield beginning.replacement, rest
