@@ -12,7 +12,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -21,6 +20,7 @@ from simplejpeg import decode_jpeg
 from tifffile import TiffFile, TiffPage
 
 from pipeline.slides.base import CorruptTileError
+from pipeline.slides.closing import Closing
 from pipeline.slides.tiff_segments import BROKEN_TIFF
 
 # Values of the transform byte of Adobe's marker (ITU-T T.872, 6.5.3).
@@ -51,7 +51,7 @@ class _Beginning:
     replacement: bytes
 
 
-class JpegTiles:
+class JpegTiles(Closing):
     """The JPEG tiles of one level; safe to read from several threads.
 
     Attributes:
@@ -90,14 +90,6 @@ class JpegTiles:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def stream(self, number: int, transform: int) -> bytes:
         """The complete JPEG stream of one tile, counted row by row, that the scanner did not leave out.
