@@ -404,7 +404,7 @@ def test_components_that_are_not_of_the_panel_are_refused(parts: Path, tmp_path:
 
 
 def test_partners_are_found_by_components_and_a_control_is_left_to_chance(tmp_path: Path) -> None:
-    held_out = 120
+    held_out = 160
     panel = ("DAPI", "CD3")
     stores, split = write_cohort(tmp_path, patches=held_out, panels=(panel, panel))
     immune = {"modality": "dense", "encoder": "immune", "markers": ["CD3"]}

@@ -63,6 +63,7 @@ class BranchNetwork(nn.Module):
         model_args: ModelArguments = AS_NAMED,
     ) -> None:
         super().__init__()
+        check_names(branches)
         self.branches = branch_graph(branches)
         self.encoders = nn.ModuleDict()
         self.projectors = nn.ModuleDict()
@@ -74,14 +75,14 @@ class BranchNetwork(nn.Module):
             else:
                 built = build_encoder(encoder, in_chans=channels[name], size_px=size_px, model_args=model_args)
                 width = feature_width(built, in_chans=channels[name], size_px=size_px)
-            _add(self.encoders, name, built)
+            self.encoders[name] = built
             widths[name] = width
             if any(branch.encoder == branch.projector == name for branch in self.branches):
-                _add(self.projectors, name, build_projector(width, projector))
+                self.projectors[name] = build_projector(width, projector)
         for branch in self.branches:
             if branch.projector not in self.projectors:
                 torch.manual_seed(seed_of(seed, "projector", branch.projector))
-                _add(self.projectors, branch.projector, build_projector(widths[branch.encoder], projector))
+                self.projectors[branch.projector] = build_projector(widths[branch.encoder], projector)
 
     @property
     def yielded(self) -> nn.Module:
@@ -97,10 +98,20 @@ class BranchNetwork(nn.Module):
         return outputs
 
 
-def _add(modules: nn.ModuleDict, name: str, module: nn.Module) -> None:
-    if hasattr(modules, name) and name not in modules:
-        raise StatedError(expected="a name for an encoder or projector that torch does not use itself", found=name)
-    modules[name] = module
+def check_names(branches: Sequence[str | Branch]) -> None:
+    """Refuses names that cannot be those of encoders and projectors.
+
+    Raises:
+        StatedError: if one is a name that torch's modules use themselves.
+    """
+    taken = [
+        name
+        for branch in branch_graph(branches)
+        for name in (branch.encoder, branch.projector)
+        if hasattr(nn.ModuleDict(), name)
+    ]
+    if taken:
+        raise StatedError(expected="a name for an encoder or projector that torch does not use itself", found=taken[0])
 
 
 def build_dense_encoder(
