@@ -19,7 +19,7 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=64)]
 
 @dataclass(frozen=True, config=CLOSED)
 class Branch:
-    """One branch of a run that is more than the name of its modality."""
+    """One branch of a run; a configuration may write just the modality where all else is left to its default."""
 
     modality: Modality = Field(description="what the branch sees; `target` goes without the other keys")
     markers: tuple[str, ...] = Field(
