@@ -128,7 +128,7 @@ def read_training_rows(
     first = slides[0].store.attributes
     for slide in slides[1:]:
         _check_recipe(first.slide, first.size_px, first.mpp, slide.store)
-    return TrainingRows(slides, first.size_px, first.mpp, joint, kind, components)
+    return TrainingRows(slides, first.size_px, first.mpp, joint, kind, components=components)
 
 
 def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64], total: int) -> TrainingSlide:
