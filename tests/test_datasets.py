@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.datasets import orion
 from pipeline.datasets.nct_crc import CLASSES
 from pipeline.datasets.writing import Cutting
-from pipeline.settings import load
+from pipeline.settings import load, to_json
 from pipeline.tiling.store import PatchStore
 
 EXPERIMENTS = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
@@ -155,6 +155,19 @@ def test_orion_tiles_of_a_case_stay_together_and_keep_all_markers(tmp_path: Path
     assert (sheet["classes"] == "").all()
     rows = run_all(tmp_path / "out", "CRC03", size_px=32)
     assert set(rows.target) == {*orion.MARKERS, "mean"}
+
+
+def test_the_components_of_orion_are_trained_side_by_side(tmp_path: Path) -> None:
+    draw_orion(tmp_path / "set")
+    assert build("orion", tmp_path / "set", tmp_path / "out") == 0
+    run = load(REPOSITORY / "config" / "experiments" / "orion-parts.yaml").runs["distilled"]
+    chosen = {key: json.loads(to_json(run))[key] for key in ("branches", "alignment", "objective", "convention")}
+    rows = run_all(tmp_path / "out", "CRC03", size_px=32, **chosen)
+    assert set(rows.target) == {*orion.MARKERS, "mean"}
+    config = json.loads((tmp_path / "out/results/train/distilled/encoder/config.json").read_text())
+    dense = config["more_from_less"]["dense"]
+    assert dense["panel"] == list(orion.MARKERS)
+    assert dense["components"]["stroma"] == ["SMA", "CD31"]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +313,9 @@ def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_p
     if path.stem.startswith("nct"):
         draw_nct_crc(tmp_path / "set", tmp_path / "masks")
         assert build("nct-crc", tmp_path / "set", out, "--masks", str(tmp_path / "masks")) == 0
+    elif path.stem.startswith("orion"):
+        draw_orion(tmp_path / "set", per_case=1)
+        assert build("orion", tmp_path / "set", out) == 0
     else:
         draw_bci(tmp_path / "set", per_part=1)
         assert build("bci", tmp_path / "set", out, "--mpp", "0.46", "--size-px", "256") == 0
@@ -309,7 +325,7 @@ def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_p
     jobs = planned(done.stdout)
     runs = load(path).runs
     assert jobs["train"] == len(runs)
-    assert jobs["embed"] == 2 * len(runs)
+    assert jobs["embed"] == len(stores(out)) * len(runs)
     assert set(jobs) <= {"split", "train", "embed", "embed_slides", "embed_all", "evaluate", "evaluate_all", "total"}
 
 

@@ -19,7 +19,8 @@ from pipeline.evaluation.retrieval import Figure, Ranks, partner_ranks, retrieva
 from pipeline.settings import EvaluateSettings, PanelSettings
 from pipeline.slides.marker_names import UNUSED, Aliases, panel_of
 from pipeline.tiling.store import PatchStore
-from pipeline.training.kept_branches import BRANCHES_NAME, DenseDescription, KeptBranches
+from pipeline.training.dense_description import DenseDescription
+from pipeline.training.kept_branches import BRANCHES_NAME, KeptBranches
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.precision import best_device
 from pipeline.training.rows import TrainingRows, TrainingSlide
