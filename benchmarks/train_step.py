@@ -7,7 +7,8 @@ patches:
 - ours: an epoch of the package's own trainer from a store on disk, in the precision that it chooses here: reading,
   decoding, two augmented views, forward, VICReg, backward, clipping, AdamW. The checkpoint at an epoch's end is left
   out, for an epoch is a few steps here;
-- bare: forward and backward of the same network in the same precision on views that lie ready, the loss a sum;
+- bare: forward and backward of the same network in the same precision on views that lie ready, from a gradient that
+  lies ready, too;
 - lightly: the head and loss of its VICReg example on the same encoder, in float32 and torch's default layout, with
   AdamW, on views that lie ready: neither reading nor augmentation is counted against it.
 
@@ -162,12 +163,15 @@ def bare_step(
 ) -> Callable[[], None]:
     """Forward and backward of our network, and nothing else."""
     ready = [view.contiguous(memory_format=torch.channels_last) for view in views]
+    # Of different values for each patch: one and the same would vanish in the first batch normalisation, and what is
+    # left of it, numbers near the smallest there are, takes a processor many times as long.
+    gradients = [torch.randn(len(view), PROJECTOR[-1], device=device) / len(view) for view in views]
 
     def step() -> None:
         with autocast(precision, device):
             outputs = network(ready)
         network.zero_grad(set_to_none=True)
-        torch.stack([item.embedding.float().sum() for item in outputs]).sum().backward()
+        torch.autograd.backward([item.embedding.float() for item in outputs], gradients)
 
     return step
 
