@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.stages.arguments import at_least
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
@@ -15,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", type=Path, metavar="TSV", help="the table of split: prototypes are fitted on its training patches"
     )
-    parser.add_argument("--prototypes", type=int, default=16, metavar="K", help="how many; 0 for none (default 16)")
+    parser.add_argument(
+        "--prototypes", type=at_least(0), default=16, metavar="K", help="how many; 0 for none (default 16)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="PARQUET", help="the table to write")
 
 

@@ -31,7 +31,7 @@ rule train:
     shell:
         "python -P -m pipeline train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
         " --out-encoder {output.encoder:q} --out-metrics {output.metrics:q} --out-curve {output.curve:q}"
-        " --threads {threads} --processes {resources.gpu} --panel {params.panel:q}"
+        " --threads {threads} --processes $(( {resources.gpu} > 1 ? {resources.gpu} : 1 )) --panel {params.panel:q}"
         " --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
