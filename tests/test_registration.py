@@ -144,6 +144,16 @@ def test_dense_part_of_the_field_is_placed(plain: SyntheticPair) -> None:
     assert np.median(errors_um(plain, transform)[covered]) < 0.5
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_no_numbers_do_not_keep_the_map_from_being_found(plain: SyntheticPair, value: float) -> None:
+    pixels = plain.dense.levels[0].astype(np.float32)
+    pixels[400:480, 500:600] = pixels[:, :40] = value
+    holed = ArraySlide(pixels, mpp=0.8, channels=plain.dense.header.channels)
+    transform, quality = align(opened(replace(plain, dense=holed)), SETTINGS)
+    assert quality.verdict == "pass", quality.reasons
+    assert np.median(errors_um(plain, transform)) < 0.5
+
+
 def test_serial_mode_stops_at_the_smooth_step(plain: SyntheticPair) -> None:
     transform, quality = align(opened(plain), replace(SETTINGS, mode="serial"))
     assert [step.name for step in quality.steps][-1] == "smooth"
