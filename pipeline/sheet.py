@@ -81,6 +81,7 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
         faults += [f"line {number}: {fault}" for fault in _row_faults(values, extra=cells[len(header) :])]
         rows.append((number, values))
     faults += _name_faults([(number, values["slide"]) for number, values in rows])
+    faults += _patient_faults([(number, values["patient"]) for number, values in rows])
     if faults:
         raise StatedError(file=path, expected="a valid sheet", found="; ".join(faults))
     return tuple(_row(values) for _, values in rows)
@@ -139,6 +140,18 @@ def _name_faults(names: Sequence[tuple[int, str]]) -> Iterator[str]:
         if earlier[0] != number and name:
             how = "repeats" if earlier[1] == name else f"differs only by case from {earlier[1]!r} of"
             yield f"line {number}: slide {name!r} {how} line {earlier[0]}"
+
+
+def _patient_faults(patients: Sequence[tuple[int, str]]) -> Iterator[str]:
+    """Patients that differ by case only: most likely one, whose slides a split would part."""
+    first: dict[str, tuple[int, str]] = {}
+    for number, name in patients:
+        earlier = first.setdefault(name.casefold(), (number, name))
+        if earlier[1] != name:
+            yield (
+                f"line {number}: patient {name!r} differs only by case from {earlier[1]!r} of line {earlier[0]}: "
+                "write one patient alike, for a split keeps together what has one name"
+            )
 
 
 def _positive(text: str) -> float | None:

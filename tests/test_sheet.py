@@ -72,6 +72,14 @@ def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     assert "\n" not in text
 
 
+def test_a_patient_written_in_two_ways_is_told_for_a_split_would_part_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "slide\tpatient\tsparse", "a\tp1\ta.svs", "b\tp2\tb.svs", "c\tP1\tc.svs", "d\tp1\td.svs")
+    with pytest.raises(StatedError) as error:
+        read_sheet(path)
+    assert "line 4: patient 'P1' differs only by case from 'p1' of line 2" in str(error.value)
+    assert str(error.value).count("line") == 2
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
