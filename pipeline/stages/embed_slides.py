@@ -34,7 +34,7 @@ def run(parsed: argparse.Namespace) -> None:
     # A first pass tells of missing and foreign files, and of encoders that are mixed, before anything is fitted.
     vectors = [read_slide_vector(path, slide) for slide, path in files.items()]
     check_comparable(vectors)
-    inputs = {slide: file_digest(path) for slide, path in files.items()}
+    inputs = {path.name: file_digest(path) for path in files.values()}
     fitted = parsed.split is not None and parsed.prototypes > 0
     if fitted:
         prototypes = fit_prototypes(files, read_split_table(parsed.split), parsed.prototypes)
