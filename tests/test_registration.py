@@ -16,10 +16,11 @@ from synthetic_pair import SyntheticPair, synthetic_pair
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
+from pipeline.registration import affine, coarse
 from pipeline.registration.assessment import assess
 from pipeline.registration.deformable import BLOCKS, FINE, measure
 from pipeline.registration.engine import align
-from pipeline.registration.images import NuclearSource
+from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview, tissue_of
 from pipeline.registration.pictures import View, overlay
 from pipeline.registration.quality import Quality, to_mapping
@@ -83,6 +84,29 @@ def test_pose_is_reported(case: tuple[SyntheticPair, Transform, Quality]) -> Non
     drawn, _, quality = case
     assert quality.pose is not None
     assert quality.pose.mirrored == bool(np.linalg.det(drawn.truth.matrix) < 0)
+
+
+def test_the_other_mirror_is_refined_even_where_every_near_turn_correlates_better() -> None:
+    """A broad arc that fades along its way: six turns of it fit better than any of its mirror image."""
+
+    def arc(turned_by: float) -> NuclearImage:
+        y, x = np.mgrid[:256, :256] - 128.0
+        along = (np.arctan2(y, x) - turned_by) / (2 * np.pi) % 1
+        values = np.exp(-(((np.hypot(x, y) / 256 - 0.22) / 0.09) ** 2)) * along**2
+        return NuclearImage(values.astype(np.float32), np.ones(values.shape, np.bool_), (0.0, 0.0), 8.0)
+
+    sparse, dense = arc(0.0), arc(1.0)
+    refined = affine.refined(coarse.search(sparse, dense), sparse, dense)
+    assert {pose.mirrored for pose in refined} == {False, True}
+    mirrored = max(pose.ncc for pose in refined if pose.mirrored)
+    assert mirrored > 0.5
+    assert coarse.margin(refined) == refined[0].ncc - mirrored
+
+
+def test_a_pose_that_was_compared_with_no_other_is_not_decisive() -> None:
+    pose = coarse.Pose(mirrored=False, degrees=0.0, ncc=0.9, affine=np.eye(2, 3))
+    assert coarse.margin([]) == coarse.margin([pose]) == coarse.margin([pose, replace(pose, degrees=5.0)]) == 0.0
+    assert coarse.margin([pose, replace(pose, degrees=90.0, ncc=0.5)]) == pytest.approx(0.4)
 
 
 @pytest.fixture(scope="module")
