@@ -754,6 +754,10 @@ frame.onload = () => {{
   view.addEventListener("error", (event) => told.errors.push(String(event.message)));
   told.pictures = [...inner.images].filter((picture) => picture.complete && picture.naturalWidth > 0).length;
   told.overflow = inner.scrollingElement.scrollWidth - {width};
+  const box = inner.querySelector("#cohort .scroll"), first = box.querySelector("tbody th");
+  const left = first.getBoundingClientRect().left;
+  box.scrollLeft = 100;
+  told.table = [box.scrollLeft, first.getBoundingClientRect().left - left];
   const slider = inner.querySelector(".viewer input"), over = inner.querySelector(".viewer .over");
   const shape = (value) => {{
     slider.value = value; slider.dispatchEvent(new view.Event("input"));
@@ -819,6 +823,7 @@ def test_the_page_works_in_a_browser(written: Path, tmp_path: Path, scheme: int,
     assert told["markers"] == [["1", "1"], ["2", "2"]], "the picture and its caption change together"
     assert told["focused"]
     assert told["overflow"] <= 0, "the page scrolls sideways at 360 px"
+    assert told["table"] == [100, 0], "the table scrolls in its own box, and the names of the slides stay"
     (narrow, _), (wide, _) = told["swipe"]
     assert narrow != wide
     (_, faint), (_, strong) = told["fade"]
