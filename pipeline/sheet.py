@@ -95,7 +95,8 @@ def _lines(path: Path) -> list[Line]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise StatedError(file=path, expected="a readable sheet of slides (UTF-8)", found=str(error)) from None
+        found = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise StatedError(file=path, expected="a readable sheet of slides (UTF-8)", found=found) from None
     # Cells are not quoted in a sheet, so a tab always ends one.
     return [
         (number, [cell.strip() for cell in line.split("\t")])
