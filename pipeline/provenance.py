@@ -58,7 +58,8 @@ def file_digest(path: Path) -> str:
 def code_digest(stage: str) -> str:
     """Hash of the code that a stage runs: its module and all of ours that it imports, comments and docstrings aside.
 
-    A file that lies beside a module and is named in it, such as a template, counts as code of the module.
+    A file that lies beside a module and is named in it, such as a template, counts as code of the module. Every Python
+    gives the same hash.
     """
     digest = hashlib.sha256()
     pending, seen = [f"pipeline.stages.{stage}"], set(_NOT_RESULTS)
@@ -69,7 +70,7 @@ def code_digest(stage: str) -> str:
             continue
         seen.add(name)
         tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
-        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+        digest.update(f"{name}\n{_as_text(tree)}\n".encode())
         for beside in _named_beside(tree, path):
             digest.update(f"{beside.name}\n{file_digest(beside)}\n".encode())
         pending += sorted(_imports(tree), reverse=True)
@@ -219,6 +220,18 @@ def _imports(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return {name for name in names if name.startswith("pipeline")}
+
+
+def _as_text(node: object) -> str:
+    """A syntax tree as text, without what is empty: each Python knows more fields, which `ast.dump` would name."""
+    if isinstance(node, ast.AST):
+        told = (
+            f"{name}={_as_text(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []
+        )
+        return f"{type(node).__name__}({','.join(told)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_as_text, node))}]"
+    return repr(node)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -61,7 +61,7 @@ _COLUMNS = tuple(item.name for item in fields(SheetRow))
 def read_sheet(path: Path) -> tuple[SheetRow, ...]:
     """The rows of a tab-separated sheet, in its order.
 
-    The first line that is neither empty nor a comment (`#`) names the columns.
+    The first line that is neither empty nor a comment (`#`) names the columns; empty ones at its end are none.
 
     Raises:
         StatedError: if the file cannot be read, or naming every fault of the sheet at once with its line number.
@@ -70,6 +70,9 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
     if not lines:
         raise StatedError(file=path, expected="a line with the names of the columns", found="no such line")
     (header_line, header), *body = lines
+    while len(header) > 1 and not header[-1]:
+        # A spreadsheet ends lines with the tabs of columns that were emptied; cells in them are told as too many.
+        header.pop()
     faults = [f"line {header_line}: {fault}" for fault in _header_faults(header)]
     if faults:
         raise StatedError(file=path, expected="a valid sheet", found="; ".join(faults))
@@ -81,6 +84,7 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
         faults += [f"line {number}: {fault}" for fault in _row_faults(values, extra=cells[len(header) :])]
         rows.append((number, values))
     faults += _name_faults([(number, values["slide"]) for number, values in rows])
+    faults += _patient_faults([(number, values["patient"]) for number, values in rows])
     if faults:
         raise StatedError(file=path, expected="a valid sheet", found="; ".join(faults))
     return tuple(_row(values) for _, values in rows)
@@ -91,7 +95,8 @@ def _lines(path: Path) -> list[Line]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise StatedError(file=path, expected="a readable sheet of slides (UTF-8)", found=str(error)) from None
+        found = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise StatedError(file=path, expected="a readable sheet of slides (UTF-8)", found=found) from None
     # Cells are not quoted in a sheet, so a tab always ends one.
     return [
         (number, [cell.strip() for cell in line.split("\t")])
@@ -115,7 +120,7 @@ def _header_faults(header: Sequence[str]) -> Iterator[str]:
 
 def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str]:
     if any(extra):
-        yield f"more cells than columns: {' '.join(extra)!r}"
+        yield f"more cells than columns: {' '.join(filter(None, extra))!r}"
     if not _NAME.fullmatch(values["slide"]):
         yield f"slide {values['slide']!r} must be made of letters, digits, _ and -, and not begin with -"
     for name in ("patient", "sparse"):
@@ -139,6 +144,18 @@ def _name_faults(names: Sequence[tuple[int, str]]) -> Iterator[str]:
         if earlier[0] != number and name:
             how = "repeats" if earlier[1] == name else f"differs only by case from {earlier[1]!r} of"
             yield f"line {number}: slide {name!r} {how} line {earlier[0]}"
+
+
+def _patient_faults(patients: Sequence[tuple[int, str]]) -> Iterator[str]:
+    """Patients that differ by case only: most likely one, whose slides a split would part."""
+    first: dict[str, tuple[int, str]] = {}
+    for number, name in patients:
+        earlier = first.setdefault(name.casefold(), (number, name))
+        if earlier[1] != name:
+            yield (
+                f"line {number}: patient {name!r} differs only by case from {earlier[1]!r} of line {earlier[0]}: "
+                "write one patient alike, for a split keeps together what has one name"
+            )
 
 
 def _positive(text: str) -> float | None:

@@ -65,7 +65,7 @@ def write_store(
         markers=markers,
         nuclear_channel=0 if markers and dense_kind != "counts" else None,
         verdict="pass" if markers else "",
-        counts={"kept": count, "no_tissue": 0, "pair_outside": 0, "pair_residual": 0},
+        counts={"kept": count, "no_tissue": 0, "pair_outside": 0, "pair_not_finite": 0, "pair_residual": 0},
         recipe={"size_px": size_px, "mpp": mpp},
         provenance={"stage": "tile"},
         dense_kind=dense_kind,

@@ -64,6 +64,37 @@ def test_a_mistyped_folder_is_told_and_not_taken_for_an_empty_one(
     assert [path.name for path in tmp_path.iterdir()] == ["slides.tsv"]
 
 
+_FILES = {
+    "embed": ("--store", "a.zarr", "--encoder", "e", "--out", "a.h5"),
+    "embed-at": ("--slide", "a.svs", "--coords", "a.h5", "--encoder", "e", "--out", "b.h5"),
+    "embed-slides": ("--features", "f", "--slides", "a", "--out", "s.parquet"),
+    "report": ("--results", "results", "--sheet", "slides.tsv", "--embedding", "distilled", "--out", "page.html"),
+    "tile": ("--record", "a.json", "--out", "a.zarr"),
+    "train": (
+        *("--run", "r", "--stores", "s", "--split", "p.tsv"),
+        *("--out-encoder", "e", "--out-metrics", "m.jsonl", "--out-curve", "c.png"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "value"),
+    [
+        *((verb, "--threads", value) for verb in _FILES if verb != "embed-slides" for value in ("0", "-1")),
+        *(("train", "--processes", value) for value in ("0", "-1")),
+        ("embed-slides", "--prototypes", "-1"),
+    ],
+)
+def test_a_count_too_small_to_mean_anything_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], verb: str, option: str, value: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main((verb, *_FILES[verb], option, value))
+    assert end.value.code == 2
+    least = 0 if option == "--prototypes" else 1
+    assert f"argument {option}: expected a whole number from {least}, found '{value}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [

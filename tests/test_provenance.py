@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -138,6 +139,40 @@ def test_code_digest_ignores_comments_docstrings_and_settings(sources: Path) -> 
     (sources / "shared.py").write_text('"""Another text."""\n# why\nA = 1\n')
     (sources / "settings.py").write_text("A = 1\nB = 2\n")
     assert _digests() == before
+
+
+def test_a_field_that_only_later_pythons_know_does_not_change_the_code_digest(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _digests()
+    # As Python 3.12 did with `type_params`; nodes of code that does not use it hold an empty list.
+    monkeypatch.setattr(ast.FunctionDef, "_fields", (*ast.FunctionDef._fields, "later"))
+    monkeypatch.setattr(ast.FunctionDef, "later", [], raising=False)
+    assert ast.dump(ast.parse("def f(): pass")).count("later")
+    assert _digests() == before
+
+
+def test_every_python_on_this_machine_gives_the_same_code_digest() -> None:
+    asked = "from pipeline.provenance import code_digest; print(code_digest('tile'), code_digest('train'))"
+    told = {}
+    for minor in range(11, 16):
+        done = (
+            subprocess.run(
+                [f"python3.{minor}", "-B", "-c", asked],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, "PYTHONPATH": str(provenance.SOURCE_ROOT)},
+            )
+            if shutil.which(f"python3.{minor}")
+            else None
+        )
+        # A name on the path may be a stand-in for a Python that is not there.
+        if done and done.returncode == 0:
+            told[minor] = done.stdout
+    if len(told) < 2:
+        pytest.skip(f"there is one Python of 3.11 or newer only: {sorted(told)}")
+    assert len(set(told.values())) == 1, told
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:

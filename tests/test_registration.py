@@ -16,10 +16,11 @@ from synthetic_pair import SyntheticPair, synthetic_pair
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
+from pipeline.registration import affine, coarse
 from pipeline.registration.assessment import assess
 from pipeline.registration.deformable import BLOCKS, FINE, measure
 from pipeline.registration.engine import align
-from pipeline.registration.images import NuclearSource
+from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview, tissue_of
 from pipeline.registration.pictures import View, overlay
 from pipeline.registration.quality import Quality, to_mapping
@@ -85,6 +86,29 @@ def test_pose_is_reported(case: tuple[SyntheticPair, Transform, Quality]) -> Non
     assert quality.pose.mirrored == bool(np.linalg.det(drawn.truth.matrix) < 0)
 
 
+def test_the_other_mirror_is_refined_even_where_every_near_turn_correlates_better() -> None:
+    """A broad arc that fades along its way: six turns of it fit better than any of its mirror image."""
+
+    def arc(turned_by: float) -> NuclearImage:
+        y, x = np.mgrid[:256, :256] - 128.0
+        along = (np.arctan2(y, x) - turned_by) / (2 * np.pi) % 1
+        values = np.exp(-(((np.hypot(x, y) / 256 - 0.22) / 0.09) ** 2)) * along**2
+        return NuclearImage(values.astype(np.float32), np.ones(values.shape, np.bool_), (0.0, 0.0), 8.0)
+
+    sparse, dense = arc(0.0), arc(1.0)
+    refined = affine.refined(coarse.search(sparse, dense), sparse, dense)
+    assert {pose.mirrored for pose in refined} == {False, True}
+    mirrored = max(pose.ncc for pose in refined if pose.mirrored)
+    assert mirrored > 0.5
+    assert coarse.margin(refined) == refined[0].ncc - mirrored
+
+
+def test_a_pose_that_was_compared_with_no_other_is_not_decisive() -> None:
+    pose = coarse.Pose(mirrored=False, degrees=0.0, ncc=0.9, affine=np.eye(2, 3))
+    assert coarse.margin([]) == coarse.margin([pose]) == coarse.margin([pose, replace(pose, degrees=5.0)]) == 0.0
+    assert coarse.margin([pose, replace(pose, degrees=90.0, ncc=0.5)]) == pytest.approx(0.4)
+
+
 @pytest.fixture(scope="module")
 def plain() -> SyntheticPair:
     return synthetic_pair(7, degrees=10, deformation_um=10, side_um=1024)
@@ -142,6 +166,16 @@ def test_dense_part_of_the_field_is_placed(plain: SyntheticPair) -> None:
     covered = ((there > 20) & (there < np.array([width * 0.75, height * 0.7]) * 0.8 - 20)).all(1)
     assert quality.verdict == "pass", quality.reasons
     assert np.median(errors_um(plain, transform)[covered]) < 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_no_numbers_do_not_keep_the_map_from_being_found(plain: SyntheticPair, value: float) -> None:
+    pixels = plain.dense.levels[0].astype(np.float32)
+    pixels[400:480, 500:600] = pixels[:, :40] = value
+    holed = ArraySlide(pixels, mpp=0.8, channels=plain.dense.header.channels)
+    transform, quality = align(opened(replace(plain, dense=holed)), SETTINGS)
+    assert quality.verdict == "pass", quality.reasons
+    assert np.median(errors_um(plain, transform)) < 0.5
 
 
 def test_serial_mode_stops_at_the_smooth_step(plain: SyntheticPair) -> None:

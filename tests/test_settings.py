@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -47,6 +48,23 @@ def test_a_wrong_key_or_value_is_named_in_one_line(values: dict[str, Any], named
     assert named in str(caught.value)
     assert "config.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_no_number_of_any_section_may_be_infinite_or_none(value: str) -> None:
+    """Every key of type float, in whatever section, alone or in a list."""
+    tried = 0
+    for section, kind in get_type_hints(Settings, include_extras=True).items():
+        kind = RunSettings if section == "runs" else kind
+        for key in fields(kind) if is_dataclass(kind) else ():
+            if "float" not in str(key.type):
+                continue
+            given = {key.name: [float(value)] if "tuple" in str(key.type) else float(value)}
+            values = {"runs": {"a": given}} if section == "runs" else {section: given}
+            with pytest.raises(StatedError, match=rf"{key.name}"):
+                build(Settings, values, source="config.yaml")
+            tried += 1
+    assert tried >= 20
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,14 @@ def test_columns_may_come_in_any_order_and_with_windows_line_ends(tmp_path: Path
     assert read_sheet(path) == (SheetRow("s", "p", "x.svs"),)
 
 
+def test_what_a_spreadsheet_adds_is_no_fault_unless_it_says_something(tmp_path: Path) -> None:
+    path = write(tmp_path, "slide\tpatient\tsparse\t\t", "s\tp \t x.svs\t\t", "\t\t\t\t")
+    assert read_sheet(path) == (SheetRow("s", "p", "x.svs"),)
+    path = write(tmp_path, "slide\tpatient\tsparse\t\t", "s\tp\tx.svs\t\tnote")
+    with pytest.raises(StatedError, match="line 2: more cells than columns: 'note'"):
+        read_sheet(path)
+
+
 def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     path = write(
         tmp_path,
@@ -70,6 +78,14 @@ def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         assert fault in text, fault
     assert "line 3:" not in text
     assert "\n" not in text
+
+
+def test_a_patient_written_in_two_ways_is_told_for_a_split_would_part_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "slide\tpatient\tsparse", "a\tp1\ta.svs", "b\tp2\tb.svs", "c\tP1\tc.svs", "d\tp1\td.svs")
+    with pytest.raises(StatedError) as error:
+        read_sheet(path)
+    assert "line 4: patient 'P1' differs only by case from 'p1' of line 2" in str(error.value)
+    assert str(error.value).count("line") == 2
 
 
 @pytest.mark.parametrize(

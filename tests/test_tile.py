@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from slide_files import pyramid, write_ome, write_rgb
 
@@ -122,6 +124,44 @@ def test_a_failed_registration_gives_no_pairs(tmp_path: Path, pair: Path) -> Non
     assert store.attributes.verdict == "fail"
     assert (store.table.pair_quality == 0).all()
     assert len(store) == 12
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_dense_patch_with_pixels_that_are_no_numbers_is_no_pair_and_is_counted(
+    tmp_path: Path, pair: Path, value: float
+) -> None:
+    holed = _with_values(tmp_path, pair, (slice(500, 540), slice(480, 520)), value)
+    store = _tile(tmp_path, holed, AFFINE)
+    known = np.isfinite(store.read_dense(slice(None))).all(axis=(1, 2, 3))
+    assert 0 < (~known).sum() <= 4
+    assert (store.table.pair_quality[~known] == 0).all()
+    assert (store.table.pair_quality[known] > 0).all()
+    assert np.isnan(store.table.residual_um[~known]).all()
+    counts = store.attributes.counts
+    assert (counts["pair_not_finite"], counts["pair_residual"], counts["pair_outside"]) == ((~known).sum(), 0, 0)
+
+
+def test_a_dense_slide_without_a_patch_of_numbers_is_refused(
+    tmp_path: Path, pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holed = _with_values(tmp_path, pair, (slice(None), slice(None)), np.nan)
+    write_json(tmp_path / "qc.json", {"verdict": "pass", "channel": "DAPI"})
+    words = [*_pair_words(tmp_path, holed), "--qc", str(tmp_path / "qc.json"), "--settings", '{"size_px": 128}']
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "multiplex.ome.tif: expected numbers in all pixels of some patch, found nan or infinity in each of" in error
+    assert not (tmp_path / "s1.zarr").exists()
+
+
+def _with_values(folder: Path, pair: Path, place: tuple[slice, slice], value: float) -> Path:
+    """The pair in a folder of its own, the dense slide as float32 with `value` at a place of its first channel."""
+    out = folder / "pair"
+    out.mkdir()
+    shutil.copy(pair / "he.tif", out)
+    planes = tifffile.imread(pair / "multiplex.ome.tif").astype(np.float32)
+    planes[0][place] = value
+    write_ome(out / "multiplex.ome.tif", [planes], ["DAPI", "Ramp"], metadata={"PhysicalSizeX": MPP})
+    return out
 
 
 def test_marker_means_are_those_of_the_pixels_in_their_own_units(tmp_path: Path, pair: Path) -> None:
@@ -243,12 +283,13 @@ def test_a_transform_without_its_verdict_is_wrong_usage(
 
 def test_quality_follows_confidence_and_drops_shifts_and_edges() -> None:
     quality = pair_quality(
-        np.array([0.5, 9.0, 9.0, np.nan, 0.5], dtype=np.float32),
-        np.array([0.9, 0.9, 0.1, 0.0, 0.9], dtype=np.float32),
-        np.array([1.0, 1.0, 1.0, 1.0, 0.5], dtype=np.float32),
+        np.array([0.5, 9.0, 9.0, np.nan, 0.5, 0.5], dtype=np.float32),
+        np.array([0.9, 0.9, 0.1, 0.0, 0.9, 0.9], dtype=np.float32),
+        np.array([1.0, 1.0, 1.0, 1.0, 0.5, 1.0], dtype=np.float32),
+        np.array([True, True, True, True, True, False]),
         max_residual_um=8.0,
     )
-    np.testing.assert_allclose(quality, [0.9, 0.0, UNMEASURED_QUALITY, UNMEASURED_QUALITY, 0.0])
+    np.testing.assert_allclose(quality, [0.9, 0.0, UNMEASURED_QUALITY, UNMEASURED_QUALITY, 0.0, 0.0])
 
 
 def test_pairs_of_a_brightfield_dense_slide_are_measured_by_its_hematoxylin(tmp_path: Path, pair: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from drawn_results import DrawnSlide, draw_stores
 from small_pair import SETTINGS, commands, run_all
 
 from pipeline.cli import main
@@ -188,3 +189,29 @@ def test_a_second_run_gives_the_same_bytes_but_for_times_and_what_names_their_ha
         for folder in (small_results, again)
     )
     assert [line | {"images_per_s": 0} for line in one] == [line | {"images_per_s": 0} for line in two]
+
+
+def test_slides_named_like_other_inputs_are_inputs_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slides = tuple(DrawnSlide(name, name, fold) for fold, name in enumerate(("held", "split", "weights")))
+    draw_stores(tmp_path / "results", slides)
+    monkeypatch.chdir(tmp_path)
+    split, run, features = "results/split/patches.tsv", "results/train/distilled", "results/embed/distilled"
+    words = ["train", "--run", "distilled", "--stores", "results/tile", "--split", split]
+    words += ["--out-encoder", f"{run}/encoder", "--out-metrics", f"{run}/m.jsonl", "--out-curve", f"{run}/c.png"]
+    settings = {"encoder": "test_resnet", "epochs": 0, "projector": [8], "batch_size": 16}
+    assert main([*words, "--settings", json.dumps(settings)]) == 0
+    names = [slide.slide for slide in slides]
+    for name in names:
+        words = ["embed", "--store", f"results/tile/{name}.zarr", "--encoder", f"{run}/encoder"]
+        assert main([*words, "--out", f"{features}/{name}.h5"]) == 0
+    words = ["embed-slides", "--features", features, "--slides", *names, "--split", split, "--prototypes", "2"]
+    assert main([*words, "--out", f"{features}/slides.parquet"]) == 0
+    for result, wanted in (
+        (f"{run}/encoder", {split, "results/tile/split.zarr", "results/tile/weights.zarr"}),
+        (f"{features}/slides.parquet", {split, *(f"{features}/{name}.h5" for name in names)}),
+    ):
+        code, lines, _ = _trace(capsys, result)
+        assert code == 0, lines
+        assert {line.split()[3].rstrip(":") for line in lines if line.startswith("  <- ")} == wanted

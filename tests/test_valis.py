@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from array_slide import ArraySlide
 from cohort import REPOSITORY, snakemake, write_cohort
 from synthetic_pair import SyntheticPair, synthetic_pair
 from test_registration import NAMES, OUTPUTS, run_register, write_files
@@ -67,6 +71,37 @@ def test_a_map_off_the_pose_of_the_search_is_doubted(drawn: SyntheticPair) -> No
     assert "no decisive pose" in str(valis_engine._doubt(Transform(affine), tissue, pose, 0.01))
     assert "no decisive pose" in str(valis_engine._doubt(Transform(affine), tissue, replace(pose, ncc=0.1), 0.2))
     assert "no decisive pose" in str(valis_engine._doubt(Transform(affine), tissue, None, None))
+
+
+class _Engine:
+    """Takes the place of the package valis, which is not in this interpreter; finds nothing and says so."""
+
+    class Valis:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def register(self, **_: object) -> tuple[None, None, None]:
+            sys.stdout.write("nothing to go by\n")
+            return None, None, None
+
+    feature_detectors = SimpleNamespace(VggFD=object)
+    feature_matcher = SimpleNamespace(DEFAULT_RANSAC_NAME="", Matcher=lambda **_: None)
+    preprocessing = SimpleNamespace(ImageProcesser=object)
+
+
+def test_the_dense_slide_is_read_only_under_the_sparse_one(tmp_path: Path) -> None:
+    """A region of H&E on a whole dense slide, which at the region's resolution no memory holds."""
+    values = np.random.default_rng(0).integers(0, 60_000, (2000, 3000, 1), np.uint16)
+    sparse = ArraySlide(np.full((100, 120, 3), 200, np.uint8), mpp=0.5)
+    dense = ArraySlide(values, mpp=0.5, channels=("DAPI",))
+    pair = Pair.of(sparse, dense, (0.5, 0.5), None)
+    start = np.array([[1.0, 0, 400.0], [0, 1, 300.0]])
+    assert valis_engine._registered(_Engine, pair, Transform(start), tmp_path) == "nothing to go by"
+    written = tifffile.imread(tmp_path / "2-dense.ome.tif").astype(float)
+    wanted = np.sqrt(values[600:700, 800:920, 0].astype(float))
+    assert np.corrcoef(written.ravel(), wanted.ravel())[0, 1] > 0.99
+    assert all(width < 200 and height < 200 for _, (width, height) in dense.reads)
+    beside = Transform(start + np.array([[0, 0, 9000.0], [0, 0, 0]]))
+    assert "no part of the dense slide" in str(valis_engine._registered(_Engine, pair, beside, tmp_path))
 
 
 @pytest.mark.skipif(find_spec("valis") is not None, reason="valis is installed in the interpreter of the tests")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,27 @@ def test_a_configuration_named_on_the_command_line_replaces_the_demos(tmp_path: 
     assert planned(done.stdout)["train"] == 1
     assert "results/train/mine" in done.stdout
     assert "results/train/other" not in done.stdout
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_key_given_twice_in_a_file_that_snakemake_reads_stops_before_any_job(tmp_path: Path, named: bool) -> None:
+    write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})
+    path = tmp_path / ("own.yaml" if named else "config/config.yaml")
+    path.write_text("tile: {size_px: 128}\nruns: {mine: {}}\nembed: {encoder: mine}\ntile: {mpp: 0.5}\n")
+    done = snakemake(tmp_path, "-n", *(("--configfile", str(path)) if named else ()))
+    assert done.returncode == 1
+    assert f"{path.name}: expected valid YAML, found twice the key tile" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(0, "1"), (1, "1"), (3, "3")])
+def test_a_training_has_a_process_per_gpu_and_one_without_any(tmp_path: Path, gpus: int, processes: str) -> None:
+    write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})
+    done = snakemake(tmp_path, "-n", "-p", "train_all", "--set-resources", f"train:gpu={gpus}")
+    words = re.findall(r"--processes (.+?) --panel", done.stdout)
+    assert words, done.stdout
+    for word in words:
+        assert subprocess.check_output(["bash", "-c", f"echo {word}"], text=True).strip() == processes
 
 
 def test_the_demo_sheet_is_the_cohort_that_the_demo_draws() -> None:

@@ -122,7 +122,9 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
             pair_quality=np.ones(count, dtype=np.float32),
             marker_mean=values,
         )
-        none_dropped = dict.fromkeys((*REASONS.values(), "corrupt", "pair_outside", "pair_residual"), 0)
+        none_dropped = dict.fromkeys(
+            (*REASONS.values(), "corrupt", "pair_outside", "pair_not_finite", "pair_residual"), 0
+        )
         attributes = StoreAttributes(
             slide=patches.name,
             patient=patches.patient,

@@ -98,13 +98,18 @@ def masked_ncc(fixed: NuclearImage, moving: NuclearImage, affine: Floats) -> flo
 
 
 def margin(poses: list[Pose]) -> float:
-    """How much better the first pose correlates than the best one of another mirror or rotation; 0 for no pose."""
+    """How much better the first pose correlates than the best one of another mirror or rotation.
+
+    0 where there is none: a pose that was compared with no other is not decisive.
+    """
     rivals = [pose.ncc for pose in poses[1:] if pose.differs(poses[0])]
-    return poses[0].ncc - max(rivals, default=0.0) if poses else 0.0
+    return poses[0].ncc - max(rivals) if rivals else 0.0
 
 
 def search(sparse: NuclearImage, dense: NuclearImage, *, coarsen: int = 1) -> list[Pose]:
     """The best poses, best first, each of another mirror or rotation than those before it; empty for a blank image.
+
+    Both mirrors are among them, even where every turn of the one correlates better than any of the other.
 
     Args:
         sparse: nuclear signal of H&E.
@@ -136,7 +141,11 @@ def search(sparse: NuclearImage, dense: NuclearImage, *, coarsen: int = 1) -> li
     for pose in poses:
         if all(pose.differs(other, 3 * step_degrees) for other in chosen):
             chosen.append(pose)
-    return chosen[:_CANDIDATES]
+    best, rest = chosen[:_CANDIDATES], chosen[_CANDIDATES:]
+    if all(pose.mirrored == best[0].mirrored for pose in best):
+        # The search sees a slide in 128 px: which mirror is right shows only when both are refined.
+        best[-1] = next(pose for pose in rest if pose.mirrored != best[0].mirrored)
+    return best
 
 
 def _clipped(image: NuclearImage) -> NDArray[np.float32]:

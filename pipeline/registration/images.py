@@ -71,14 +71,15 @@ class NuclearSource:
         return np.array([[0.0, 0.0], [(width - 1) * self.mpp, (height - 1) * self.mpp]])
 
     def read(self, mpp: float, bounds_um: Floats | None = None) -> NuclearImage:
-        """The nuclear signal of a region.
+        """The nuclear signal of a region; what float32 holds of nan and infinity is 0 and not inside.
 
         Args:
             mpp: the wanted resolution; the result has the nearest one that divides a level of the pyramid evenly.
             bounds_um: (2, 2), lower and upper corner; None is the whole slide. It may reach outside.
         """
         values, image = self._averaged(mpp, bounds_um, colour=False)
-        return NuclearImage(values, image.inside, image.origin_um, image.mpp)
+        known = np.isfinite(values)
+        return NuclearImage(np.where(known, values, 0), image.inside & known, image.origin_um, image.mpp)
 
     def read_colour(self, mpp: float, bounds_um: Floats | None = None) -> tuple[NDArray[np.uint8], NuclearImage]:
         """The RGB pixels (H, W, 3) of a region of an H&E slide, with their nuclear signal on the same grid."""

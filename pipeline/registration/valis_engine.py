@@ -23,7 +23,7 @@ from pipeline.registration import coarse
 from pipeline.registration.assessment import assess_steps
 from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage
-from pipeline.registration.matching import laid_on
+from pipeline.registration.matching import dense_under, laid_on
 from pipeline.registration.pair import Pair, centred, overview, tissue_of
 from pipeline.registration.quality import MIN_MARGIN, MIN_NCC, Quality
 from pipeline.registration.sampled import fitted_affine, sampled
@@ -102,7 +102,10 @@ def _registered(valis: Any, pair: Pair, start: Transform, folder: Path) -> Found
     longest_um = float((pair.sparse.extent_um[1] - pair.sparse.extent_um[0]).max())
     mpp = max(longest_um / SIDE_PX, pair.sparse.mpp, pair.dense.mpp)
     sparse = pair.sparse.read(mpp)
-    laid = laid_on(pair.dense.read(mpp), start, sparse)
+    under = dense_under(pair.dense, start, sparse, mpp)
+    if under is None:
+        return "no part of the dense slide lies under the sparse one"
+    laid = laid_on(under, start, sparse)
     # The names decide in which order VALIS takes the images.
     paths = [_written(image, folder / f"{name}.ome.tif") for name, image in (("1-sparse", sparse), ("2-dense", laid))]
     registrar = valis.Valis(

@@ -127,7 +127,7 @@ def write_report(
         StatedError: if something that is there cannot be read.
     """
     shown = read_results(results, sheet, embedding)
-    page = build_page(shown, embedding, settings, logs, threads)
+    page = build_page(shown, results, embedding, settings, logs, threads)
     provenance = record(
         "report", settings, sources(results, sheet, shown, embedding), ("jinja2", "matplotlib", "numpy")
     )
@@ -135,8 +135,10 @@ def write_report(
         temporary.write_text(render(page, provenance), encoding="utf-8")
 
 
-def build_page(results: Results, embedding: str, settings: ReportSettings, logs: Path, threads: int) -> Page:
-    """What the page shows."""
+def build_page(
+    results: Results, folder: Path, embedding: str, settings: ReportSettings, logs: Path, threads: int
+) -> Page:
+    """What the page shows of the results in a folder."""
     series = _series(results)
     side_px = longest_side_px(settings.picture_px, len(results.slides))
     tiled = [slide for slide in results.slides if slide.store]
@@ -155,7 +157,7 @@ def build_page(results: Results, embedding: str, settings: ReportSettings, logs:
         headline=words.headline(results, embedding),
         headline_figure=views.headline_figure(results, series, words.HEADLINE_PROBE),
         cohort=[views.cohort_row(slide) for slide in results.slides],
-        failures=failures(results, embedding, logs),
+        failures=failures(results, folder, embedding, logs),
         runs=_legend({row.run: series[row.run] for row in results.evidence}),
         evidence=views.evidence_parts(results, series),
         evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.json_file import read_json
+from pipeline.sheet import SheetRow, read_sheet
 from pipeline.slides.record import SlideRecord, read_record
 from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
@@ -146,10 +147,10 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
     Raises:
         StatedError: if the sheet or one of the files that are there cannot be read.
     """
-    rows = _table(sheet, ("slide", "patient", "sparse"))
+    rows = read_sheet(sheet)
     pairs, folds = _pairs(results / "split" / "patches.tsv")
     embedded = results / "embed" / embedding
-    names = [row["slide"] for row in rows]
+    names = [row.slide for row in rows]
     vectors = embedded / "slides.parquet"
     return Results(
         slides=tuple(_slide(results, row, pairs, folds) for row in rows),
@@ -171,14 +172,14 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
 
 
 def _slide(
-    results: Path, row: Mapping[str, str], pairs: Mapping[str, int] | None, folds: Mapping[str, tuple[int, ...]]
+    results: Path, row: SheetRow, pairs: Mapping[str, int] | None, folds: Mapping[str, tuple[int, ...]]
 ) -> SlideResults:
-    name = row["slide"]
+    name = row.slide
     record, store = results / "inspect" / f"{name}.json", results / "tile" / f"{name}.zarr"
     return SlideResults(
         slide=name,
-        patient=row["patient"],
-        has_dense=bool((row.get("dense") or "").strip()),
+        patient=row.patient,
+        has_dense=bool(row.dense),
         record=read_record(record) if record.is_file() else None,
         registration=_registration(results / "register" / name),
         store=PatchStore.open(store) if store.is_dir() else None,

@@ -19,6 +19,7 @@ FATES = (
     "usable as pair",
     "H&E only",
     "dense side outside its slide, or no spot",
+    "dense side with pixels that are no numbers",
     "dense side shifted too far",
     "dropped: excluded by annotation",
     "dropped: pen",
@@ -203,11 +204,11 @@ def headline_figure(results: Results, series: dict[str, int], probe: str) -> Mar
 def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
     """How many grid positions of a slide met each of `FATES`."""
     counts = slide.store.attributes.counts if slide.store else {}
-    outside, residual = counts.get("pair_outside", 0), counts.get("pair_residual", 0)
-    rest = counts.get("kept", 0) - outside - residual
+    lost = [counts.get(f"pair_{reason}", 0) for reason in ("outside", "not_finite", "residual")]
+    rest = counts.get("kept", 0) - sum(lost)
     paired = bool(slide.store and slide.store.has_dense)
     dropped = (counts.get(reason, 0) for reason in ("excluded", "pen", "fold", "blur", "no_tissue", "corrupt"))
-    numbers = (rest if paired else 0, 0 if paired else rest, outside, residual, *dropped)
+    numbers = (rest if paired else 0, 0 if paired else rest, *lost, *dropped)
     return list(zip(FATES, numbers, strict=True))
 
 

@@ -1,7 +1,7 @@
-"""What all sections share: a key that nobody knows is a mistake."""
+"""What all sections share: a key that nobody knows is a mistake, and so is a number that is none or has no end."""
 
 from __future__ import annotations
 
 from pydantic import ConfigDict
 
-CLOSED = ConfigDict(extra="forbid")
+CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)

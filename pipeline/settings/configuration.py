@@ -139,7 +139,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = _EachKeyOnce(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
-        raise StatedError(file=path, expected="a readable YAML file", found=str(error)) from None
+        found = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise StatedError(file=path, expected="a readable YAML file", found=found) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StatedError(file=path, expected="valid YAML", found=str(error)) from None
     if not isinstance(values, dict):

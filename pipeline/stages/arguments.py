@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +15,15 @@ from pipeline.settings import PanelSettings, build, read_mapping
 S = TypeVar("S")
 
 
-def at_least_one(text: str) -> int:
-    """A number of threads; one below 1, or none, is wrong usage (exit code 2)."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
-    return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """A reader of whole numbers, for threads and the like; one below `least`, or none, is wrong usage (exit code 2)."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least}, found {text!r}")
+        return int(text)
+
+    return read
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:

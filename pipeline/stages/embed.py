@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.settings import EmbedSettings
-from pipeline.stages.arguments import add_settings, at_least_one, settings_of
+from pipeline.stages.arguments import add_settings, at_least, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, required=True, metavar="ZARR", help="the slide's store, from tile")
     parser.add_argument("--encoder", type=Path, required=True, metavar="DIR", help="an encoder's folder, from train")
     parser.add_argument("--out", type=Path, required=True, metavar="H5", help="the features to write")
-    parser.add_argument("--threads", type=at_least_one, default=1, help="threads of the computation on the CPU")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="threads of the computation on the CPU")
     add_settings(parser, EmbedSettings)
 
 
@@ -28,7 +28,7 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.provenance import file_digest, record
     from pipeline.tiling.store import PatchStore
 
-    torch.set_num_threads(max(1, parsed.threads))
+    torch.set_num_threads(parsed.threads)
     encoder = Encoder.load(parsed.encoder)
     store = PatchStore.open(parsed.store)
     inputs = {"store": file_digest(parsed.store / "zarr.json"), "encoder": encoder.description.sha256}

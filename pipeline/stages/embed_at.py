@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.settings import EmbedSettings
-from pipeline.stages.arguments import add_settings, at_least_one, settings_of
+from pipeline.stages.arguments import add_settings, at_least, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="H5", help="the features to write")
     parser.add_argument("--mpp", type=float, metavar="UM", help="um per level-0 pixel, instead of the slide's own")
     parser.add_argument("--patient", default="", metavar="NAME", help="whom the slide comes from, for the table")
-    parser.add_argument("--threads", type=at_least_one, default=1, help="threads of the computation on the CPU")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="threads of the computation on the CPU")
     add_settings(parser, EmbedSettings)
 
 
@@ -33,7 +33,7 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.provenance import file_digest, record
     from pipeline.slides.opening import open_slide
 
-    torch.set_num_threads(max(1, parsed.threads))
+    torch.set_num_threads(parsed.threads)
     encoder, places = Encoder.load(parsed.encoder), read_coordinates(parsed.coords)
     if parsed.out.exists() and parsed.out.samefile(parsed.coords):
         raise StatedError(file=parsed.out, expected="another name", found="the coordinates")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.stages.arguments import at_least
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
@@ -15,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", type=Path, metavar="TSV", help="the table of split: prototypes are fitted on its training patches"
     )
-    parser.add_argument("--prototypes", type=int, default=16, metavar="K", help="how many; 0 for none (default 16)")
+    parser.add_argument(
+        "--prototypes", type=at_least(0), default=16, metavar="K", help="how many; 0 for none (default 16)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="PARQUET", help="the table to write")
 
 
@@ -30,7 +34,7 @@ def run(parsed: argparse.Namespace) -> None:
     # A first pass tells of missing and foreign files, and of encoders that are mixed, before anything is fitted.
     vectors = [read_slide_vector(path, slide) for slide, path in files.items()]
     check_comparable(vectors)
-    inputs = {slide: file_digest(path) for slide, path in files.items()}
+    inputs = {path.name: file_digest(path) for path in files.values()}
     fitted = parsed.split is not None and parsed.prototypes > 0
     if fitted:
         prototypes = fit_prototypes(files, read_split_table(parsed.split), parsed.prototypes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 from pipeline.settings import ReportSettings
-from pipeline.stages.arguments import add_settings, at_least_one, settings_of
+from pipeline.stages.arguments import add_settings, at_least, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embedding", required=True, metavar="NAME", help="the embedding to show, results/embed/NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="the stages' logs; by default beside the results")
-    parser.add_argument("--threads", type=at_least_one, default=2, help="threads that draw slides at once")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="threads that draw slides at once")
     add_settings(parser, ReportSettings)
 
 

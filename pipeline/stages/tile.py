@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import StatedError
 from pipeline.settings import TileSettings
-from pipeline.stages.arguments import add_settings, at_least_one, settings_of
+from pipeline.stages.arguments import add_settings, at_least, settings_of
 
 if TYPE_CHECKING:
     from pipeline.slides.record import SlideRecord
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tissue", type=Path, metavar="GEOJSON", help="annotations: Tissue, Exclude, Pen, Fold, Blur")
     parser.add_argument("--outlines", type=Path, metavar="GEOJSON", help="to write what was found to, for QuPath")
     parser.add_argument("--out", type=Path, required=True, metavar="ZARR", help="the store to write")
-    parser.add_argument("--threads", type=at_least_one, default=1, help="threads that read and write patches")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="threads that read and write patches")
     add_settings(parser, TileSettings)
     parser.set_defaults(wrong_usage=parser.error)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings
-from pipeline.stages.arguments import add_panel, add_settings, at_least_one, panel_settings_of, settings_of
+from pipeline.stages.arguments import add_panel, add_settings, at_least, panel_settings_of, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-metrics", type=Path, required=True, metavar="JSONL", help="one line per epoch")
     parser.add_argument("--out-curve", type=Path, required=True, metavar="PNG", help="picture of the training")
     parser.add_argument(
-        "--threads", type=at_least_one, default=1, help="threads of the computation on the CPU, of all processes"
+        "--threads", type=at_least(1), default=1, help="threads of the computation on the CPU, of all processes"
     )
     parser.add_argument(
         "--processes",
-        type=int,
+        type=at_least(1),
         default=1,
         help="how many processes share each batch, each on a GPU of its own where there are any; on several machines "
         "torchrun starts them",

@@ -46,7 +46,8 @@ class DenseSide:
 class Evidence:
     """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) values.
 
-    `corrupt` (N,) is true where the pixels of either side cannot be decoded.
+    `corrupt` (N,) is true where the pixels of either side cannot be decoded, `finite` (N,) where those of the dense
+    side are numbers: float32 may hold nan and infinity, of which the residual is nan and the values may be.
     """
 
     residual_um: NDArray[np.float32]
@@ -54,6 +55,7 @@ class Evidence:
     inside: NDArray[np.float32]
     marker_mean: NDArray[np.float32]
     corrupt: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
 
 
 def write_patches(
@@ -115,7 +117,8 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
         writer.skip(start, count)
         nothing = np.zeros(count, dtype=np.float32)
         columns = len(value_names(dense.record)) if dense else 0
-        return Evidence(nothing, nothing, nothing, np.zeros((count, columns), dtype=np.float32), corrupt)
+        values = np.zeros((count, columns), dtype=np.float32)
+        return Evidence(nothing, nothing, nothing, values, corrupt, np.ones(count, dtype=np.bool_))
     if streams is None:
         writer.write(start, pixels, planes)
     else:
@@ -123,11 +126,13 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
     if dense is None or planes is None:
         nothing = np.full(count, np.nan, dtype=np.float32)
         zeros = np.zeros(count, dtype=np.float32)
-        return Evidence(nothing, zeros, zeros, np.zeros((count, 0), dtype=np.float32), corrupt)
-    residual, confidence = np.array(list(_residuals(pixels, planes, dense, grid.mpp))).T
+        values = np.zeros((count, 0), dtype=np.float32)
+        return Evidence(nothing, zeros, zeros, values, corrupt, np.ones(count, dtype=np.bool_))
+    finite = np.isfinite(planes).all(axis=(1, 2, 3))
+    residual, confidence = np.array(list(_residuals(pixels, planes, finite, dense, grid.mpp))).T
     inside = np.array([patch.inside for patch in patches if patch], dtype=np.float32)
     values = patch_values(dense.record, planes)
-    return Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, values, corrupt)
+    return Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, values, corrupt, finite)
 
 
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
@@ -148,10 +153,10 @@ def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> 
 
 
 def _residuals(
-    sparse: NDArray[np.uint8], planes_of_all: NDArray[Any], dense: DenseSide, mpp: float
+    sparse: NDArray[np.uint8], planes_of_all: NDArray[Any], finite: NDArray[np.bool_], dense: DenseSide, mpp: float
 ) -> Iterator[tuple[float, float]]:
-    for rgb, planes in zip(sparse, planes_of_all, strict=True):
-        if dense.record.kind in ("mask", "counts"):
+    for rgb, planes, known in zip(sparse, planes_of_all, finite, strict=True):
+        if dense.record.kind in ("mask", "counts") or not known:
             yield float("nan"), 0.0
             continue
         # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.

@@ -68,6 +68,7 @@ def pair_quality(
     residual_um: NDArray[np.float32],
     confidence: NDArray[np.float32],
     inside: NDArray[np.float32],
+    finite: NDArray[np.bool_],
     *,
     max_residual_um: float,
 ) -> NDArray[np.float32]:
@@ -77,9 +78,10 @@ def pair_quality(
         residual_um: measured shift between the sides; nan where nothing could be measured.
         confidence: of that measurement, in [0, 1].
         inside: fraction of the patch that the dense slide covers.
+        finite: whether all pixels of the dense side are numbers; training takes no others.
         max_residual_um: the largest shift allowed.
     """
     measured = np.isfinite(residual_um) & (confidence >= BELIEVED_CONFIDENCE)
     quality = np.where(measured, confidence, UNMEASURED_QUALITY)
     quality = np.where(measured & (residual_um > max_residual_um), 0.0, quality)
-    return np.where(inside >= SMALLEST_INSIDE, quality, 0.0).astype(np.float32)
+    return np.where(finite & (inside >= SMALLEST_INSIDE), quality, 0.0).astype(np.float32)

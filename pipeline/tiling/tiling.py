@@ -64,7 +64,8 @@ def tile(
 
     Raises:
         StatedError: if the slide has no tissue, its resolution is coarser than the patches', or more of its patches
-            than `tile.max_corrupt` cannot be decoded, or gene counts have no spot in any of them.
+            than `tile.max_corrupt` cannot be decoded, no patch of its dense side is all numbers, or gene counts have
+            no spot in any of them.
     """
     cv2.setNumThreads(1)
     with ExitStack() as stack:
@@ -93,6 +94,7 @@ def tile(
             shutil.rmtree(temporary)
             writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
             _check_none_more(record, evidence.corrupt)
+        _check_any_finite(record, evidence)
         drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
         table, counts = _table(source.grid, tissue, evidence, settings, drops)
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
@@ -194,19 +196,36 @@ def _check_none_more(record: SlideRecord, corrupt: NDArray[np.bool_]) -> None:
         )
 
 
+def _check_any_finite(record: SlideRecord, evidence: Evidence) -> None:
+    """Refuses a dense side with nan or infinity in every patch, of which nothing could be learnt."""
+    if record.dense is not None and not evidence.finite.any():
+        raise StatedError(
+            slide=record.slide,
+            file=record.dense.path,
+            expected="numbers in all pixels of some patch",
+            found=f"nan or infinity in each of {len(evidence.finite)}",
+        )
+
+
 def _table(
     grid: Grid, tissue: NDArray[np.float32], evidence: Evidence, settings: TileSettings, drops: dict[str, int]
 ) -> tuple[PatchTable, dict[str, int]]:
     quality = pair_quality(
-        evidence.residual_um, evidence.confidence, evidence.inside, max_residual_um=settings.max_residual_um
+        evidence.residual_um,
+        evidence.confidence,
+        evidence.inside,
+        evidence.finite,
+        max_residual_um=settings.max_residual_um,
     )
     has_dense = evidence.marker_mean.shape[1] > 0
     outside = evidence.inside < SMALLEST_INSIDE
+    unknown = ~outside & ~evidence.finite
     counts = {
         "kept": len(tissue),
         **drops,
         "pair_outside": int(outside.sum()) if has_dense else 0,
-        "pair_residual": int(((quality == 0) & ~outside).sum()) if has_dense else 0,
+        "pair_not_finite": int(unknown.sum()),
+        "pair_residual": int(((quality == 0) & ~outside & ~unknown).sum()) if has_dense else 0,
     }
     table = PatchTable(
         position_px=grid.position_px,

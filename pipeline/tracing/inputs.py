@@ -123,7 +123,7 @@ def _of_train(result: Path, named: Mapping[str, str], settings: Settings) -> Ite
         elif name == "weights" and settings.get("weights"):
             yield Input(name, wanted, Path(settings["weights"]) / WEIGHTS_NAME, file_digest, leaf=False)
         else:
-            yield Input(name, wanted, root / "tile" / f"{name}.zarr", _described, leaf=False)
+            yield Input(name, wanted, root / name, _described, leaf=False)
 
 
 def _of_embed(result: Path, named: Mapping[str, str], settings: Settings) -> Iterator[Input]:
@@ -140,11 +140,9 @@ def _of_embed(result: Path, named: Mapping[str, str], settings: Settings) -> Ite
 
 
 def _of_embed_slides(result: Path, named: Mapping[str, str], settings: Settings) -> Iterator[Input]:
-    is_fitted = bool(settings.get("prototypes"))
+    split = results_folder(result, "embed") / "split" / "patches.tsv"
     for name, wanted in named.items():
-        is_split = name == "split" and is_fitted
-        split = results_folder(result, "embed") / "split" / "patches.tsv"
-        yield Input(name, wanted, split if is_split else result.parent / f"{name}.h5", file_digest, leaf=False)
+        yield Input(name, wanted, split if name == "split" else result.parent / name, file_digest, leaf=False)
 
 
 def _of_predict(result: Path, named: Mapping[str, str], settings: Settings) -> Iterator[Input]:

@@ -72,8 +72,10 @@ class TrainingOutputs:
 
 
 def store_digests(rows: TrainingRows) -> dict[str, str]:
-    """Hash by slide of what each store says of itself, which names its sources and its recipe."""
-    return {item.store.attributes.slide: file_digest(item.store.path / "zarr.json") for item in rows.slides}
+    """Hash by `tile/{slide}.zarr` of what each store says of itself, which names its sources and its recipe."""
+    return {
+        f"tile/{item.store.attributes.slide}.zarr": file_digest(item.store.path / "zarr.json") for item in rows.slides
+    }
 
 
 def train(

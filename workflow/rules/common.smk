@@ -16,6 +16,9 @@ from pipeline.settings import to_json
 from pipeline.sheet import read_sheet
 
 try:
+    # Snakemake has read these files already, but of a key that is given twice it took the last without a word.
+    for path in workflow.configfiles:
+        configuration.read_mapping(Path(path))
     SETTINGS = configuration.build(
         configuration.Settings, config, source="configuration"
     )

@@ -30,7 +30,8 @@ rule embed_slides:
     output:
         "<results>/embed/{name}/slides.parquet",
     log:
-        "<logs>/embed/{name}/slides.log",
+        # Beside the slides' own logs it would be that of a slide named `slides`.
+        "<logs>/embed_slides/{name}.log",
     benchmark:
         "<logs>/embed_slides/{name}.benchmark.tsv"
     conda:

@@ -28,10 +28,11 @@ rule train:
         settings=run_settings,
         panel=to_json(SETTINGS.panel),
         code=code_digest("train"),
+    # A process per GPU, one where there is none; as a parameter it would have other GPUs train anew.
     shell:
         "python -P -m pipeline train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
         " --out-encoder {output.encoder:q} --out-metrics {output.metrics:q} --out-curve {output.curve:q}"
-        " --threads {threads} --processes {resources.gpu} --panel {params.panel:q}"
+        " --threads {threads} --processes $(( {resources.gpu} > 1 ? {resources.gpu} : 1 )) --panel {params.panel:q}"
         " --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
