@@ -38,3 +38,12 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"MFL_REAL_DATA names {path}, which is no folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def peers_python() -> Path:
+    """The interpreter of the environment that has other tools' own readers of our files, but not this package."""
+    python = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no .venv-peers here: `make peers` builds it")
+    return python
