@@ -5,6 +5,7 @@
 # The first two need Python 3.11 or newer and nothing else: the first call makes .venv with pinned versions.
 
 PYTHON ?= python3
+PEERS_PYTHON ?= python3.12
 PYTEST ?=
 bin := .venv/bin
 
@@ -49,8 +50,8 @@ format: .venv/ready
 
 # imagecodecs-zarr and the newest SpatialData need Python 3.12.
 .venv-peers/ready: envs/peers.txt
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14) and "expected Python 3.12 or 3.13 (make peers PYTHON=…), found " + sys.version)'
-	$(PYTHON) -m venv .venv-peers
+	$(PEERS_PYTHON) -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14) and "expected Python 3.12 or 3.13 (make peers PEERS_PYTHON=…), found " + sys.version)'
+	$(PEERS_PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --no-deps --requirement envs/peers.txt
 	touch $@
 

@@ -13,11 +13,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Whole workflows first: begun last, the longest would leave the other processes of pytest-xdist idle.
+    items.sort(key=lambda item: not _is_slow_throughout(item))
     if config.getoption("--slow"):
         return
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="runs a whole workflow: ask for it with --slow"))
+
+
+def _is_slow_throughout(item: pytest.Item) -> bool:
+    module = item.getparent(pytest.Module)
+    return module is not None and any(mark.name == "slow" for mark in module.own_markers)
 
 
 @pytest.fixture(scope="session")
