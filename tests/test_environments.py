@@ -97,6 +97,13 @@ def test_constraints_hold_names_and_versions_only(file: str) -> None:
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+-]+", line), line
 
 
+def test_the_page_on_outputs_names_the_readers_that_open_them_in_the_tests() -> None:
+    pins, page = _constraints("peers.txt"), (REPOSITORY / "docs" / "outputs.md").read_text()
+    for name in ("anndata", "spatialdata", "wsidata"):
+        assert f"{name} {pins[name]}" in page
+    assert f"({pins['imagecodecs-zarr']} on Python 3.12" in page
+
+
 def test_every_conda_file_is_named_by_a_rule_and_exists() -> None:
     named = set()
     for rules in (REPOSITORY / "workflow" / "rules").glob("*.smk"):
