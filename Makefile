@@ -1,13 +1,15 @@
 # make demo   draws the synthetic cohort and takes it from raw pairs to the report
 # make test   everything that must hold before a change is submitted
 # make valis  makes .venv-valis, which register.engine: valis runs in where there is no conda (6.5 GB with PyTorch)
-# All need Python 3.11 or newer and nothing else: the first call makes .venv with pinned versions.
+# make peers  makes .venv-peers, in which tests open our files with the readers of SpatialData, LazySlide and others
+# The first two need Python 3.11 or newer and nothing else: the first call makes .venv with pinned versions.
 
 PYTHON ?= python3
+PEERS_PYTHON ?= python3.12
 PYTEST ?=
 bin := .venv/bin
 
-.PHONY: demo test valis lint format clean
+.PHONY: demo test valis peers lint format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -18,6 +20,8 @@ test: lint
 	$(bin)/pytest $(PYTEST)
 
 valis: .venv-valis/ready
+
+peers: .venv-peers/ready
 
 lint: .venv/ready
 	$(bin)/ruff check .
@@ -44,5 +48,12 @@ format: .venv/ready
 	.venv-valis/bin/pip install --quiet --constraint envs/valis-constraints.txt $$(sed -n 's/^ *- \(.*==.*\)/\1/p' envs/valis.yaml)
 	touch $@
 
+# imagecodecs-zarr and the newest SpatialData need Python 3.12.
+.venv-peers/ready: envs/peers.txt
+	$(PEERS_PYTHON) -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14) and "expected Python 3.12 or 3.13 (make peers PEERS_PYTHON=…), found " + sys.version)'
+	$(PEERS_PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --no-deps --requirement envs/peers.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-valis .snakemake results resources logs
+	rm -rf .venv .venv-valis .venv-peers .snakemake results resources logs

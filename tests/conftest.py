@@ -13,11 +13,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Whole workflows first: begun last, the longest would leave the other processes of pytest-xdist idle.
+    items.sort(key=lambda item: not _is_slow_throughout(item))
     if config.getoption("--slow"):
         return
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="runs a whole workflow: ask for it with --slow"))
+
+
+def _is_slow_throughout(item: pytest.Item) -> bool:
+    module = item.getparent(pytest.Module)
+    return module is not None and any(mark.name == "slow" for mark in module.own_markers)
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +45,12 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"MFL_REAL_DATA names {path}, which is no folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def peers_python() -> Path:
+    """The interpreter of the environment that has other tools' own readers of our files, but not this package."""
+    python = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no .venv-peers here: `make peers` builds it")
+    return python

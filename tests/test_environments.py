@@ -91,10 +91,17 @@ def test_every_dependency_is_pinned_and_imported_somewhere() -> None:
     assert wanted == used
 
 
-@pytest.mark.parametrize("file", sorted(set(CONSTRAINTS_OF.values())))
+@pytest.mark.parametrize("file", sorted({*CONSTRAINTS_OF.values(), "peers.txt"}))
 def test_constraints_hold_names_and_versions_only(file: str) -> None:
     for line in (REPOSITORY / "envs" / file).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+-]+", line), line
+
+
+def test_the_page_on_outputs_names_the_readers_that_open_them_in_the_tests() -> None:
+    pins, page = _constraints("peers.txt"), (REPOSITORY / "docs" / "outputs.md").read_text()
+    for name in ("anndata", "spatialdata", "wsidata"):
+        assert f"{name} {pins[name]}" in page
+    assert f"({pins['imagecodecs-zarr']} on Python 3.12" in page
 
 
 def test_every_conda_file_is_named_by_a_rule_and_exists() -> None:

@@ -6,6 +6,7 @@ Every test lets it happen for real and compares with a run that nothing disturbe
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cohort import REPOSITORY
+from forked_verbs import run_verb
 from small_pair import commands, draw_cohort
 
 from pipeline.cli import main
@@ -47,14 +49,6 @@ def copy(small_results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = Path(shutil.copytree(small_results, tmp_path / "copy"))
     monkeypatch.chdir(folder)
     return folder
-
-
-def _run(words: list[str], *before: str) -> subprocess.CompletedProcess[str]:
-    """A verb in a process of its own; `before` are the words that make it end in the middle."""
-    script = [str(REPOSITORY / "tests" / "stopped.py"), *before] if before else ["-m", "pipeline"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))}
-    command = [sys.executable, "-P", *script, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def _outputs(words: list[str]) -> list[Path]:
@@ -88,7 +82,7 @@ def test_a_stage_killed_in_the_middle_leaves_nothing_broken_and_its_rerun_the_un
     for path in outputs:
         _remove(path)
     for number, name in ((1, "SIGTERM"), (1, "SIGKILL"), (max(1, len(outputs) - 1), "SIGKILL")):
-        done = _run(words, name, str(number))
+        done = run_verb(words, (name, number))
         assert done.returncode in (-getattr(signal, name), 128 + getattr(signal, name)), done.stderr
         assert "Traceback" not in done.stderr
         assert any(not path.exists() for path in outputs)
@@ -96,7 +90,7 @@ def test_a_stage_killed_in_the_middle_leaves_nothing_broken_and_its_rerun_the_un
             assert not path.exists() or _same(path, small_results / path), path
         # A process that was only asked to end tidies up after itself; one that was killed cannot.
         assert bool(_partial(copy)) == (name == "SIGKILL")
-    again = _run(words)
+    again = run_verb(words)
     assert again.returncode == 0, again.stderr
     assert not _partial(copy)
     for path in outputs:
@@ -107,7 +101,7 @@ def test_a_stage_killed_in_the_middle_leaves_nothing_broken_and_its_rerun_the_un
 def test_a_valid_result_outlives_the_kill_of_the_stage_that_would_replace_it(
     copy: Path, small_results: Path, stage: str
 ) -> None:
-    done = _run(COMMANDS[stage], "SIGKILL", "1")
+    done = run_verb(COMMANDS[stage], ("SIGKILL", 1))
     assert done.returncode == -signal.SIGKILL
     for path in _outputs(COMMANDS[stage]):
         assert _same(path, small_results / path)
@@ -150,7 +144,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_under_a_final_name(
         (small_disk / "filling").write_bytes(bytes(60 * 1024))
     words = _written_to(COMMANDS[stage], small_disk)
     outputs = _outputs(words)
-    done = _run(words)
+    done = run_verb(words)
     assert done.returncode == 1, (done.returncode, done.stderr)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
@@ -166,19 +160,19 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_training_costs_no_finished_epoc
     words = COMMANDS["train"]
     for path in _outputs(words):
         _remove(path)
-    assert _run(words, "SIGKILL", "3").returncode == -signal.SIGKILL
+    assert run_verb(words, ("SIGKILL", 3)).returncode == -signal.SIGKILL
     state_bytes = Path("results/train/distilled/state/state.pt").stat().st_size
     # Room for one state but not for two, and a new one is written beside the one that it replaces.
     _resize(small_disk, 3 * state_bytes // 2)
     moved = _written_to(words, small_disk / "run")
-    done = _run(moved)
+    done = run_verb(moved)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert "No space left on device" in error
     assert sorted(path.name for path in small_disk.rglob("*") if path.is_file()) == ["metrics.jsonl", "state.pt"]
     _resize(small_disk, 10 * state_bytes)
-    again = _run(moved)
+    again = run_verb(moved)
     assert again.returncode == 0, again.stderr
     assert "going on at epoch 2, step 1" in again.stderr
     assert _same(small_disk / "run" / "encoder", small_results / "results/train/distilled/encoder")
@@ -190,8 +184,8 @@ def test_a_training_killed_between_epochs_costs_no_finished_one(copy: Path, smal
     for path in _outputs(words):
         _remove(path)
     # The third file that takes its name is the state of the second epoch (state.pt and metrics.jsonl of each).
-    assert _run(words, "SIGKILL", "3").returncode == -signal.SIGKILL
-    again = _run(words)
+    assert run_verb(words, ("SIGKILL", 3)).returncode == -signal.SIGKILL
+    again = run_verb(words)
     assert again.returncode == 0
     assert "going on at epoch 2, step 1" in again.stderr
     encoder = Path("results/train/distilled/encoder")
@@ -239,7 +233,7 @@ def test_a_corrupt_checkpoint_is_not_gone_on_from(copy: Path, small_results: Pat
     words = COMMANDS["train"]
     for path in _outputs(words):
         _remove(path)
-    assert _run(words, "SIGKILL", "3").returncode == -signal.SIGKILL
+    assert run_verb(words, ("SIGKILL", 3)).returncode == -signal.SIGKILL
     state = Path("results/train/distilled/state/state.pt")
     data = bytearray(state.read_bytes())
     if damage == "cut":
@@ -251,7 +245,7 @@ def test_a_corrupt_checkpoint_is_not_gone_on_from(copy: Path, small_results: Pat
     else:
         data = bytearray(b"cos\nsystem\n(S'touch pwned'\ntR.")
     state.write_bytes(data)
-    done = _run(words)
+    done = run_verb(words)
     assert done.returncode == 0, done.stderr
     assert "unreadable" in done.stderr
     assert not Path("pwned").exists()
@@ -287,14 +281,16 @@ def test_a_clock_that_jumps_back_a_year_changes_no_byte(copy: Path, small_result
     # Ten days a second, from a year ago: every clock that a stage could ask runs wild while it works.
     wild = {"LD_PRELOAD": str(library), "FAKETIME": "-365d x864000", "DONT_FAKE_MONOTONIC": "1"}
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | wild
-    for stage in ("inspect a", "register a", "tile a", "split", "train", "embed a"):
-        for path in _outputs(COMMANDS[stage]):
-            _remove(path)
-        command = [sys.executable, "-P", "-m", "pipeline", *COMMANDS[stage]]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr
-        for path in _outputs(COMMANDS[stage]):
-            assert _same(path, small_results / path), path
+    stages = ("inspect a", "register a", "tile a", "split", "train", "embed a")
+    outputs = [path for stage in stages for path in _outputs(COMMANDS[stage])]
+    for path in outputs:
+        _remove(path)
+    code = "import json, sys; from pipeline.cli import main; sys.exit(any(map(main, json.loads(sys.argv[1]))))"
+    command = [sys.executable, "-P", "-c", code, json.dumps([COMMANDS[stage] for stage in stages])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    for path in outputs:
+        assert _same(path, small_results / path), path
 
 
 def test_sigterm_in_training_saves_the_step_it_arrives_in(copy: Path, small_results: Path) -> None:
@@ -314,7 +310,7 @@ def test_sigterm_in_training_saves_the_step_it_arrives_in(copy: Path, small_resu
     process.stderr.close()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
-    again = _run(words)
+    again = run_verb(words)
     assert again.returncode == 0
     assert "going on at epoch" in again.stderr
     encoder = Path("results/train/distilled/encoder")

@@ -114,8 +114,13 @@ def plain() -> SyntheticPair:
     return synthetic_pair(7, degrees=10, deformation_um=10, side_um=1024)
 
 
-def test_same_input_gives_the_same_map(plain: SyntheticPair) -> None:
-    first, second = (align(opened(plain), SETTINGS) for _ in range(2))
+@pytest.fixture(scope="module")
+def aligned(plain: SyntheticPair) -> tuple[Transform, Quality]:
+    return align(opened(plain), SETTINGS)
+
+
+def test_same_input_gives_the_same_map(plain: SyntheticPair, aligned: tuple[Transform, Quality]) -> None:
+    first, second = aligned, align(opened(plain), SETTINGS)
     assert first[0].forward is not None
     assert second[0].forward is not None
     assert np.array_equal(first[0].forward.values_um, second[0].forward.values_um)
@@ -185,8 +190,8 @@ def test_serial_mode_stops_at_the_smooth_step(plain: SyntheticPair) -> None:
     assert np.median(errors_um(plain, transform)) < 6
 
 
-def test_given_map_is_judged_and_left_alone(plain: SyntheticPair) -> None:
-    found, _ = align(opened(plain), SETTINGS)
+def test_given_map_is_judged_and_left_alone(plain: SyntheticPair, aligned: tuple[Transform, Quality]) -> None:
+    found, _ = aligned
     right = assess(opened(plain), found, SETTINGS)
     assert right.engine == "given"
     assert right.verdict == "pass"

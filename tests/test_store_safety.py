@@ -183,11 +183,7 @@ def test_a_store_of_another_kind_is_refused(tmp_path: Path, name: str, change: d
         PatchStore.open(path)
 
 
-def test_imagecodecs_zarr_reads_a_jpeg_store_without_us(tmp_path: Path) -> None:
-    """Needs Python 3.12; MFL_IMAGECODECS_ZARR names an interpreter that has zarr and imagecodecs-zarr."""
-    python = os.environ.get("MFL_IMAGECODECS_ZARR")
-    if not python or not shutil.which(python):
-        pytest.skip("MFL_IMAGECODECS_ZARR names no Python with the package imagecodecs-zarr")
+def test_imagecodecs_zarr_reads_a_jpeg_store_without_us(tmp_path: Path, peers_python: Path) -> None:
     from pipeline.tiling.store_writer import JpegEncoding, StoreWriter
 
     path = tmp_path / "s.zarr"
@@ -202,7 +198,7 @@ def test_imagecodecs_zarr_reads_a_jpeg_store_without_us(tmp_path: Path) -> None:
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [python, "-P", "-c", code, str(path)], check=True, capture_output=True, cwd=tmp_path, env=environment
+        [str(peers_python), "-P", "-c", code, str(path)], check=True, capture_output=True, cwd=tmp_path, env=environment
     )
     from pipeline.tiling.sharded_rows import ShardedRows
 

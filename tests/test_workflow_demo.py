@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 PAIRED = [plan.name for plan in COHORT if plan.dense]
 ALL = [plan.name for plan in COHORT]
-TRAINING = {"encoder": "resnet10t", "epochs": 1, "batch_size": 64, "projector": [128, 128]}
+TRAINING = {"encoder": "test_resnet", "epochs": 1, "batch_size": 64, "projector": [128, 128]}
 CONFIG: dict[str, object] = {
     "tile": {"size_px": 64, "mpp": 1.0},
     "split": {"test": ["p4"]},

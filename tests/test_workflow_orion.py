@@ -16,7 +16,7 @@ from pipeline.tiling.store import PatchStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata, pytest.mark.timeout(3000)]
 
-TRAINING = {"encoder": "test_resnet", "epochs": 4, "batch_size": 128, "projector": [512, 512]}
+TRAINING = {"encoder": "test_resnet", "epochs": 1, "batch_size": 128, "projector": [512, 512]}
 CONFIG: dict[str, object] = {
     "tile": {"size_px": 64},
     "split": {"by": "slide", "test": ["centre"]},

@@ -1,7 +1,8 @@
 """SpatialData's Zarr format, with the names by which LazySlide (wsidata) finds tiles and features in it.
 
-`shapes/tiles` holds the patches as squares in level-0 pixels, `tables/{encoder}_tiles` the features, the attributes
-`tile_spec` and `slide_properties` how the patches were cut; names and keys as wsidata 0.12 reads them.
+Written from what SpatialData documents and writes, so that the package itself is not needed: `shapes/tiles` holds the
+patches as squares in level-0 pixels (GeoParquet 1.0), `tables/{encoder}_tiles` the features in AnnData's layout, the
+attributes `tile_spec` and `slide_properties` how the patches were cut; names and keys as wsidata 0.12 reads them.
 """
 
 from __future__ import annotations
@@ -9,53 +10,44 @@ from __future__ import annotations
 import json
 import math
 import re
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import zarr
+from numpy.typing import NDArray
 
+from pipeline.embedding.anndata_layout import write_about, write_features
 from pipeline.embedding.features_file import FeaturesFile
-from pipeline.errors import StatedError
 from pipeline.provenance import finished
 
-if TYPE_CHECKING:
-    import anndata
-    import geopandas
-
-PACKAGES = ("spatialdata", "anndata", "geopandas", "shapely")
 TILES = "tiles"
+# SpatialData's names for the layouts of a folder, of its shapes and of its tables.
+_FOLDER, _SHAPES, _TABLES = "0.2", "0.3", "0.2"
+_GEO = {
+    "version": "1.0.0",
+    "primary_column": "geometry",
+    "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None}},
+}
+# A polygon of one closed ring of five corners in well-known binary, little-endian.
+_WKB = np.dtype([("order", "u1"), ("type", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (5, 2))])
 
 
 def write_spatialdata(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> None:
-    """A Zarr folder for `spatialdata.read_zarr`, and for LazySlide beside the slide: `open_wsi(slide, store=out)`.
-
-    Raises:
-        StatedError: if the packages are absent; they are no extra of ours, as they want an older pandas than is
-            tested here.
-    """
-    absent = [name for name in PACKAGES if find_spec(name) is None]
-    if absent:
-        raise StatedError(
-            expected=f"the packages {', '.join(PACKAGES)} (pip install spatialdata)",
-            found=f"no {', '.join(absent)}",
-        )
-    import spatialdata
-    from spatialdata.models import ShapesModel
-
+    """A Zarr folder for `spatialdata.read_zarr`, and for LazySlide beside the slide: `open_wsi(slide, store=out)`."""
     about = {"encoder": opened.encoder, "slide": opened.slide, "provenance": json.dumps(provenance, sort_keys=True)}
     attributes = {
+        "spatialdata_attrs": {"version": _FOLDER},
         "tile_spec": {TILES: tile_specification(opened)},
         "slide_properties": slide_properties(opened),
         "more_from_less": about,
     }
-    data = spatialdata.SpatialData(
-        shapes={TILES: ShapesModel.parse(_squares(opened))},
-        tables={table_name(opened): _table(opened)},
-        attrs=attributes,
-    )
     with finished(out) as temporary:
-        data.write(temporary)
+        root = zarr.create_group(temporary, zarr_format=3, attributes=attributes)
+        _write_shapes(root.create_group("shapes").create_group(TILES), temporary / "shapes" / TILES, opened)
+        _write_table(root.create_group("tables").create_group(table_name(opened)), opened)
 
 
 def table_name(opened: FeaturesFile) -> str:
@@ -92,25 +84,38 @@ def slide_properties(opened: FeaturesFile) -> dict[str, Any]:
     return known
 
 
-def _squares(opened: FeaturesFile) -> geopandas.GeoDataFrame:
-    import geopandas
-    import shapely
-
+def _write_shapes(group: zarr.Group, folder: Path, opened: FeaturesFile) -> None:
+    axes = [{"name": name, "type": "space", "unit": "unit"} for name in "xy"]
+    frames = {"input": {"name": "xy", "axes": axes}, "output": {"name": "global", "axes": axes}}
+    same: dict[str, Any] = {"type": "identity", **frames}
+    group.attrs.update(
+        {
+            "encoding-type": "ngff:shapes",
+            "axes": ["x", "y"],
+            "coordinateTransformations": [same],
+            "spatialdata_attrs": {"version": _SHAPES},
+        }
+    )
     x, y = opened.position_px.T
-    side = opened.size_level0_px
-    columns = {"tile_id": np.arange(len(opened)), "x": x, "y": y, "tissue_id": np.zeros(len(opened), dtype=np.int64)}
-    return geopandas.GeoDataFrame(columns, geometry=shapely.box(x, y, x + side, y + side))
+    rows = np.arange(len(opened), dtype=np.int64)
+    columns = {"tile_id": rows, "x": x, "y": y, "tissue_id": np.zeros_like(rows), "geometry": _squares(opened)}
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    parquet.write_table(table.replace_schema_metadata({"geo": json.dumps(_GEO)}), folder / "shapes.parquet")
 
 
-def _table(opened: FeaturesFile) -> anndata.AnnData:
-    import anndata
-    import pandas as pd
-    from spatialdata.models import TableModel
+def _squares(opened: FeaturesFile) -> list[bytes]:
+    """The patches' outlines in level-0 pixels, as well-known binary."""
+    squares: NDArray[Any] = np.zeros(len(opened), dtype=_WKB)
+    for name, value in (("order", 1), ("type", 3), ("rings", 1), ("points", 5)):
+        squares[name] = value
+    corners = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0]]) * opened.size_level0_px
+    squares["xy"] = opened.position_px[:, None] + corners
+    return [square.tobytes() for square in squares]
 
-    rows = np.arange(len(opened))
-    library = pd.Categorical([TILES] * len(opened))
-    obs = pd.DataFrame({"tile_id": rows, "library_id": library}, index=rows.astype(str))
-    features = np.concatenate([block for _, block in opened.blocks()])
-    centres_px = opened.position_px + (opened.size_level0_px - 1) / 2
-    table = anndata.AnnData(X=features, obs=obs, obsm={"spatial": centres_px})
-    return TableModel.parse(table, region=TILES, region_key="library_id", instance_key="tile_id")
+
+def _write_table(group: zarr.Group, opened: FeaturesFile) -> None:
+    rows = np.arange(len(opened), dtype=np.int64)
+    annotates = {"region": TILES, "region_key": "library_id", "instance_key": "tile_id"}
+    write_features(group, opened, [str(row) for row in rows], {"tile_id": rows, "library_id": TILES})
+    write_about(group, "spatialdata_attrs", annotates)
+    group.attrs.update({"spatialdata-encoding-type": "ngff:regions_table", **annotates, "version": _TABLES})
