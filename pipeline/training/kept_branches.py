@@ -6,6 +6,7 @@ else that rebuilds them is told by `config.json` of the encoder, whose hash the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -180,7 +181,11 @@ class KeptBranches:
         return self._projected("sparse", torch.from_numpy(features).to(self._device))
 
     def embed_dense(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Embeddings (n, E) of dense patches (n, M, P, P), in the same columns; see `TrainingPatches.dense`.
+        """Embeddings (n, E) of dense patches, in the same columns; for the arguments see `dense_features`."""
+        return np.concatenate([self._projected("dense", features) for features in self._encoded(pixels, present)])
+
+    def dense_features(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Features (n, F) of the dense encoder, of dense patches (n, M, P, P); see `TrainingPatches.dense`.
 
         The centre of the patches is seen.
 
@@ -188,17 +193,19 @@ class KeptBranches:
             pixels: may be overwritten.
             present: (n, M) which channels are there; the others are masked, as in training.
         """
+        return np.concatenate([features.float().cpu().numpy() for features in self._encoded(pixels, present)])
+
+    def _encoded(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> Iterator[Tensor]:
+        """The dense encoder's features of dense patches, a batch at a time."""
         there = present & (not self.description.blank)
-        parts = []
         for start in range(0, len(pixels), _BATCH):
             part = slice(start, start + _BATCH)
             view = self._view(
                 torch.from_numpy(pixels[part]).to(self._device), torch.from_numpy(there[part]).to(self._device)
             )
             with torch.inference_mode():
-                features = self._encoder(view.contiguous(memory_format=torch.channels_last))
-            parts.append(self._projected("dense", features))
-        return np.concatenate(parts)
+                features: Tensor = self._encoder(view.contiguous(memory_format=torch.channels_last))
+            yield features
 
     def _view(self, pixels: Tensor, present: Tensor) -> Tensor:
         """The centre of dense patches as the encoder gets it, without augmentation."""
