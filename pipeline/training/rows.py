@@ -20,10 +20,11 @@ MPP_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class TrainingSlide:
-    """The training rows of one slide: `rows` (n,) of its open store."""
+    """The training rows of one slide: `rows` (n,) of its open store, and `labels` (n,), see `labelled_rows`."""
 
     store: PatchStore
     rows: NDArray[np.int64]
+    labels: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class TrainingRows:
         panel: the markers that the dense branch sees, and where each slide's channels stand in it; without a dense
             branch empty.
         dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`; without a dense branch empty.
+        classes: what the slides' labels count, see `labelled_rows`; empty where none are learned.
     """
 
     slides: tuple[TrainingSlide, ...]
@@ -44,6 +46,7 @@ class TrainingRows:
     mpp: float
     panel: Panel
     dense_kind: str = ""
+    classes: tuple[str, ...] = ()
 
     @property
     def dense_channels(self) -> int:
