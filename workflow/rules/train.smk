@@ -5,9 +5,7 @@ rule train:
         weights=given_weights,
         # Train says of those that do not exist what is wrong with them.
         classes=lambda wildcards: [
-            path
-            for path in learned_classes(wildcards).values()
-            if Path(path).exists()
+            path for path in learned_classes(wildcards).values() if Path(path).exists()
         ],
     output:
         encoder=directory("<results>/train/{run}/encoder"),
