@@ -29,7 +29,7 @@ from pipeline.datasets import orion
 from pipeline.datasets.nct_crc import CLASSES
 from pipeline.datasets.nuclei import Nuclei
 from pipeline.datasets.writing import Cutting
-from pipeline.settings import load
+from pipeline.settings import load, to_json
 from pipeline.tiling.store import PatchStore
 
 EXPERIMENTS = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
@@ -256,6 +256,19 @@ def test_orion_tiles_of_a_case_stay_together_and_keep_all_markers(tmp_path: Path
     assert set(rows.target) == {*orion.MARKERS, "mean"}
 
 
+def test_the_components_of_orion_are_trained_side_by_side(tmp_path: Path) -> None:
+    draw_orion(tmp_path / "set")
+    assert build("orion", tmp_path / "set", tmp_path / "out") == 0
+    run = load(REPOSITORY / "config" / "experiments" / "orion-parts.yaml").runs["distilled"]
+    chosen = {key: json.loads(to_json(run))[key] for key in ("branches", "alignment", "objective", "convention")}
+    rows = run_all(tmp_path / "out", "CRC03", size_px=32, **chosen)
+    assert set(rows.target) == {*orion.MARKERS, "mean"}
+    config = json.loads((tmp_path / "out/results/train/distilled/encoder/config.json").read_text())
+    dense = config["more_from_less"]["dense"]
+    assert dense["panel"] == list(orion.MARKERS)
+    assert dense["components"]["stroma"] == ["SMA", "CD31"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -402,6 +415,9 @@ def _draw_set_of(experiment: str, folder: Path) -> Path:
         words = ["--masks", str(folder / "masks"), "--types", str(folder / "types")]
         words += ["--sparse", "mask"] if experiment == "nct-mask-only" else []
         assert build("nct-crc", source, out, *words) == 0
+    elif experiment.startswith("orion"):
+        draw_orion(source, per_case=1)
+        assert build("orion", source, out) == 0
     elif experiment.startswith("pannuke"):
         draw_pannuke(source)
         assert build("pannuke", source, out) == 0

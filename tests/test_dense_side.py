@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 import torch
 from drawn_store import write_store
-from drawn_training import TINY, draw_pairs, write_cohort
+from drawn_training import TINY, draw_pairs, train_tiny, write_cohort
 
 from pipeline.cli import main
 from pipeline.evaluation.probes import fit_ridge
 from pipeline.settings import EvaluateSettings
 from pipeline.tiling.patch_targets import comparable, standardised
 from pipeline.tiling.store import PatchStore
-from pipeline.training.kept_branches import BRANCHES_NAME, DenseDescription, KeptBranches
+from pipeline.training.dense_description import DenseDescription
+from pipeline.training.kept_branches import BRANCHES_NAME, KeptBranches
 
 RUNS = {
     "distilled": {"branches": ["sparse", "dense"], "seed": 0},
@@ -143,6 +144,25 @@ def test_a_dense_side_that_the_branch_cannot_read_is_not_asked_and_that_is_said(
     assert _evaluate(tmp_path, tmp_path, "--trainings", str(tmp_path / "train")) == 0
     assert "the dense branch of distilled cannot read the dense side of every slide" in capsys.readouterr().err
     assert not any(probe.startswith("dense-") for probe in _table(tmp_path).index.get_level_values("probe"))
+
+
+def test_the_features_of_several_dense_encoders_stand_side_by_side(tmp_path: Path) -> None:
+    nuclei = {"modality": "dense", "markers": ["DAPI"], "encoder": "nuclei"}
+    both = {"modality": "dense", "markers": ["DAPI", "CD3"], "encoder": "both"}
+    folder = train_tiny(tmp_path, branches=["sparse", nuclei, both], alignment="parts", markers=["DAPI", "CD3"])
+    described = DenseDescription.read(folder)
+    assert described is not None
+    kept = KeptBranches.load(folder.parent / BRANCHES_NAME, described, torch.device("cpu"))
+    pixels = np.random.default_rng(0).uniform(10, 500, (3, 2, 32, 32)).astype(np.float32)
+    present = np.ones((3, 2), bool)
+    whole = kept.dense_features(pixels.copy(), present)
+    width = described.feature_dim
+    assert whole.shape == (3, 2 * width)
+    for marker, seen_by in ((0, [True, True]), (1, [False, True])):
+        changed = pixels.copy()
+        changed[:, marker] += 300
+        differs = np.abs(kept.dense_features(changed, present) - whole).max(axis=0) > 1e-6
+        assert [bool(part.any()) for part in np.split(differs, 2)] == seen_by
 
 
 def test_without_the_trainings_it_is_refused_in_a_line(

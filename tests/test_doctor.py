@@ -103,6 +103,31 @@ def test_everything_that_is_wrong_is_said_in_one_go(
     assert any("warning  runs: no run 'sparse-only'" in line for line in lines)
 
 
+def test_branches_whose_markers_or_names_no_training_could_take_are_found(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_ome(tmp_path / "c.ome.tif", [channels_image(1, 200, 180)], ["DAPI"])
+    write_rgb(tmp_path / "c.tif", pyramid(smooth_rgb(310, 260), 2))
+    rows = [*cohort, {"slide": "c", "patient": "pc", "sparse": "c.tif", "dense": "c.ome.tif"}]
+
+    def run(**branch: object) -> dict[str, object]:
+        return RUN | {"branches": ["sparse", {"modality": "dense", **branch}]}
+
+    sound = run(encoder="nuclei", markers=["dna"])
+    absent = run(encoder="immune", markers=["CD3", "CD8"])
+    runs = {"sound": sound, "absent": absent, "ragged": run(markers=["CD3"]), "named": run(encoder="half")}
+    _changed(rows, runs=runs, embed={"encoder": "sound"})
+    code, lines = _findings(capsys)
+    assert code == 1
+    assert not any("run sound" in line for line in lines)
+    for words in (
+        ("problem", "run absent:", "of the run's DAPI, CD3, found CD8 not among them"),
+        ("warning", "run ragged:", "slide c: expected at least one of the markers CD3, found DAPI"),
+        ("problem", "run named:", "that torch does not use itself, found half"),
+    ):
+        assert any(all(word in line for word in words) for line in lines), (words, lines)
+
+
 def test_files_that_later_stages_read_are_looked_for_before_they_are_needed(
     cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.settings import RunSettings
+from pipeline.settings.branches import Branch
 from pipeline.training.barlow_twins import barlow_twins_terms
 from pipeline.training.contrastive import info_nce, nt_xent
 from pipeline.training.losses import barlow_twins, contrastive, objective_of, vicreg, vicreg_mfl
-from pipeline.training.parts import aligned_parts, shared_columns
+from pipeline.training.parts import aligned_parts, links_of
 from pipeline.training.vicreg import covariance_term, variance_term
 
 
@@ -243,10 +244,42 @@ def test_parts_of_a_contrastive_loss_are_the_sum_of_those_of_the_halves() -> Non
     assert float(term.detach()) == pytest.approx(float(expected.detach()))  # type: ignore[union-attr]
 
 
-def test_what_a_sparse_and_a_dense_branch_share_of_parts() -> None:
-    assert shared_columns(("sparse", "sparse", "dense"), 8).tolist() == [4, 5, 6, 7]
-    assert shared_columns(("dense", "sparse", "sparse"), 8).tolist() == list(range(8))
-    assert shared_columns(("sparse", "dense", "sparse", "dense"), 9).tolist() == [0, 1, 2, 6, 7, 8]
+@pytest.mark.parametrize(
+    ("branches", "alignment", "width", "columns"),
+    [
+        (("sparse", "sparse", "dense"), "parts", 8, [4, 5, 6, 7]),
+        (("dense", "sparse", "sparse"), "parts", 8, [*range(8)]),
+        (("sparse", "dense", "sparse", "dense"), "parts", 9, [0, 1, 2, 6, 7, 8]),
+        (("sparse", "sparse", "dense"), "whole", 3, [0, 1, 2]),
+    ],
+)
+def test_what_a_sparse_and_a_dense_branch_share_of_an_embedding(
+    branches: tuple[str, ...], alignment: str, width: int, columns: list[int]
+) -> None:
+    (link,) = links_of(branches, alignment, width)
+    assert (link.sparse_projector, link.dense_encoder, link.dense_projector) == ("sparse", "dense", "dense")
+    assert link.columns.tolist() == columns
+
+
+def test_components_share_a_part_each_with_the_encoder_that_is_yielded() -> None:
+    immune, stroma = (Branch("dense", encoder=name) for name in ("immune", "stroma"))
+    links = links_of(("sparse", immune, stroma), "parts", 6)
+    assert [(link.dense_encoder, link.columns.tolist()) for link in links] == [
+        ("immune", [0, 1, 2]),
+        ("stroma", [3, 4, 5]),
+    ]
+    other = Branch("sparse", encoder="other")
+    for branches, expected in (
+        ((immune, "sparse", other), [("sparse", [0, 1, 2])]),  # the other sparse encoder is not the run's
+        ((immune, other, "sparse"), [("other", [0, 1, 2])]),
+        ((immune, stroma, "sparse"), [("sparse", [3, 4, 5])]),  # stroma is aligned with immune alone
+    ):
+        found = links_of(branches, "parts", 6)
+        assert [(link.sparse_projector, link.columns.tolist()) for link in found] == expected
+        assert {link.dense_encoder for link in found} == {"immune"}
+
+
+def test_parts_that_are_watched_are_those_that_are_aligned() -> None:
     watched = aligned_parts(_embeddings(3, 5, 8))
     assert [z.shape[1] for z in watched] == [8, 4, 4]
 

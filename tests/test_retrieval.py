@@ -22,7 +22,8 @@ from pipeline.report.reading import Results
 from pipeline.report.words import retrieval
 from pipeline.tiling.store import PatchStore
 from pipeline.training.branches import BranchNetwork, build_projector
-from pipeline.training.kept_branches import BRANCHES_NAME, DenseDescription, KeptBranches
+from pipeline.training.dense_description import DenseDescription
+from pipeline.training.kept_branches import BRANCHES_NAME, KeptBranches
 
 RUNS = {
     "distilled": {"branches": ["sparse", "dense"]},

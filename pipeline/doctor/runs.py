@@ -35,10 +35,11 @@ def examine_split(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Find
 
 
 def examine_runs(settings: Settings) -> Iterator[Finding]:
-    """Architectures that timm knows, weights that fit, crops no larger than the patches, controls for a verdict."""
+    """Architectures that timm knows, names that torch allows, weights and crops that fit, controls for a verdict."""
     if settings.embed.encoder not in settings.runs:
         return
     try:
+        from pipeline.training.branches import check_names
         from pipeline.training.encoders import build_encoder
         from pipeline.training.start import read_start
     except ImportError:
@@ -49,6 +50,7 @@ def examine_runs(settings: Settings) -> Iterator[Finding]:
             yield problem(f"run {name}", f"size_px {size_px} is more than the patches' {settings.tile.size_px}")
             continue
         try:
+            check_names(run.encoded)
             build_encoder(run.encoder, in_chans=3, size_px=size_px)
             if run.weights:
                 read_start(Path(run.weights), run.encoder, size_px)

@@ -19,6 +19,7 @@ from pipeline.slides.record import SlideRecord
 from pipeline.tiling.annotations import read_annotations
 from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.tiling import FINER_TOLERANCE
+from pipeline.training.components import component_panel, run_panel
 from pipeline.training.rows import MPP_TOLERANCE
 
 # A dense pixel that covers more than 4 x 4 patch pixels shows no cell any more.
@@ -196,10 +197,18 @@ def markers_agree(records: Sequence[SlideRecord], settings: Settings) -> Iterato
     except StatedError as error:
         yield warning("markers", str(error))
     for name, run in settings.runs.items():
+        if set(run.modalities) == {"sparse"}:
+            continue
         try:
-            panel_of(channels, aliases, run.markers if set(run.branches) > {"sparse"} else ())
+            panel, components = run_panel(channels, aliases, run.markers, run.branches)
         except StatedError as error:
             yield problem(f"run {name}", str(error))
+            continue
+        try:
+            for component in components.values():
+                check_overlap(component_panel(panel, component), channels)
+        except StatedError as error:
+            yield warning(f"run {name}", str(error))
     counts = Counter(place for places in joint.places.values() for place in places)
     alone = [joint.markers[place] for place, count in counts.items() if count == 1] if len(channels) > 1 else []
     said = f"{len(joint.markers)} in {len(channels)} pairs" + (

@@ -13,7 +13,7 @@ from pipeline.evaluation.reading import Features, SlidePairs
 from pipeline.settings import PanelSettings
 from pipeline.slides.marker_names import UNUSED, Aliases, Panel, panel_of
 from pipeline.tiling.store import PatchStore
-from pipeline.training.kept_branches import DenseDescription
+from pipeline.training.dense_description import DenseDescription
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.rows import TrainingRows, TrainingSlide
 

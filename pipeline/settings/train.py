@@ -8,9 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.settings.branches import Branch, BranchEntry, Modality, branch_graph, checked_branches
 from pipeline.settings.closed import CLOSED
 
-Modality = Literal["sparse", "dense", "target"]
 Seed = Annotated[int, Field(ge=0)]
 Width = Annotated[int, Field(ge=1)]
 # What `augmentation: mfl` does not ask for.
@@ -21,11 +21,11 @@ _OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "dense_col
 class RunSettings:
     """Settings of one training run, the stage train."""
 
-    branches: tuple[Modality, ...] = Field(
+    branches: tuple[BranchEntry, ...] = Field(
         default=("sparse", "dense"),
-        min_length=2,
-        description="modality of each branch; branches of one modality share their encoder. `[sparse, target]` is the "
-        "supervised reference: the sparse encoder learns to predict `target`, and no dense encoder is there",
+        description="modality of each branch; branches of one modality share their encoder. A mapping says more of a "
+        "branch (`runs.branches`). `[sparse, target]` is the supervised reference: the sparse encoder learns to "
+        "predict `target`, and no dense encoder is there",
     )
     objective: Literal["vicreg", "barlow-twins", "infonce", "nt-xent"] = Field(
         default="vicreg",
@@ -73,7 +73,7 @@ class RunSettings:
     )
     markers: tuple[str, ...] = Field(
         default=(),
-        description="markers that the dense branch sees; empty: all that any training slide has. What a slide lacks "
+        description="markers that the dense branches see; empty: all that any training slide has. What a slide lacks "
         "is masked (0, the mean of a normalised marker)",
     )
     epochs: int = Field(
@@ -147,12 +147,8 @@ class RunSettings:
 
     @field_validator("branches")
     @classmethod
-    def _yields_a_sparse_encoder(cls, branches: tuple[Modality, ...]) -> tuple[Modality, ...]:
-        if "sparse" not in branches:
-            raise ValueError("at least one branch must be sparse, for the sparse encoder is what a run yields")
-        if "target" in branches and branches != ("sparse", "target"):
-            raise ValueError("a target branch goes with one sparse branch and no other: [sparse, target]")
-        return branches
+    def _yields_a_sparse_encoder(cls, branches: tuple[Modality | Branch, ...]) -> tuple[Modality | Branch, ...]:
+        return checked_branches(branches)
 
     @model_validator(mode="after")
     def _adapts_something(self) -> Self:
@@ -202,14 +198,19 @@ class RunSettings:
         return self
 
     @property
-    def encoded(self) -> tuple[str, ...]:
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modality of each branch."""
+        return tuple(branch.modality for branch in branch_graph(self.branches))
+
+    @property
+    def encoded(self) -> tuple[Modality | Branch, ...]:
         """The branches that have an encoder: all but a target."""
         return tuple(branch for branch in self.branches if branch != "target")
 
     @property
     def learns_labels(self) -> bool:
         """Whether the run needs tables of classes."""
-        return "target" in self.branches and self.target == "label"
+        return "target" in self.modalities and self.target == "label"
 
     @property
     def pairs(self) -> int:

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.slides.base import CorruptTileError, Pixels
+from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_tiles import RGB, YCBCR, JpegTiles, decode_leniently, decode_strictly
 from pipeline.slides.window import clip_window
 
@@ -29,7 +29,7 @@ CACHE_BYTES = 24 * 2**20
 Show = Callable[[tuple[int, int], tuple[int, int]], Pixels]
 
 
-class JpegLevel:
+class JpegLevel(Closing):
     """One level; safe to read from several threads.
 
     A tile that a window cuts is kept a while by the thread that decoded it, for its next window will want the rest;
@@ -58,14 +58,6 @@ class JpegLevel:
         """Releases the file."""
         self._tiles.close()
         self._own = threading.local()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def read(self, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> NDArray[np.uint8]:
         """(h, w, 3) uint8: a window, which may reach beyond the level; white where there is no tile."""

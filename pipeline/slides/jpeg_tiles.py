@@ -12,7 +12,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -21,6 +20,7 @@ from simplejpeg import decode_jpeg
 from tifffile import TiffFile, TiffPage
 
 from pipeline.slides.base import CorruptTileError
+from pipeline.slides.closing import Closing
 from pipeline.slides.tiff_segments import BROKEN_TIFF
 
 # Values of the transform byte of Adobe's marker (ITU-T T.872, 6.5.3).
@@ -51,7 +51,7 @@ class _Beginning:
     replacement: bytes
 
 
-class JpegTiles:
+class JpegTiles(Closing):
     """The JPEG tiles of one level; safe to read from several threads.
 
     Attributes:
@@ -90,14 +90,6 @@ class JpegTiles:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def stream(self, number: int, transform: int) -> bytes:
         """The complete JPEG stream of one tile, counted row by row, that the scanner did not leave out.
@@ -157,19 +149,20 @@ class JpegTiles:
         """The streams of the tiles that begin and end there in a block of the file."""
         beginning = self._beginnings.get(transform)
         length = len(beginning.found) if beginning else 0
-        for place, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-            if beginning is None or doubtful[place] or not block.startswith(beginning.found, start, stop):
+        places = zip(starts.tolist(), stops.tolist(), doubtful.tolist(), strict=True)
+        for place, (start, stop, is_doubtful) in enumerate(places):
+            if beginning is None or is_doubtful or not block.startswith(beginning.found, start, stop):
                 number = int(numbers[place])
                 try:
                     beginning = self._beginning(block[start:stop], number, transform)
-                    if doubtful[place]:
+                    if is_doubtful:
                         decode_strictly(self.stream(number, transform))
                 except (CorruptTileError, ValueError):
                     yield None
                     continue
                 length = len(beginning.found)
             rest = pixels[start + length : stop]
-            if doubtful[place] and rest[-2:].tobytes() != _EOI:
+            if is_doubtful and rest[-2:].tobytes() != _EOI:
                 # Decoders do without, but some call it an error.
                 rest = np.concatenate([rest, np.frombuffer(_EOI, dtype=np.uint8)])
             yield beginning.replacement, rest

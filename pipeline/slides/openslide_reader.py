@@ -8,8 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +16,7 @@ from tifffile import TiffFile
 
 from pipeline.errors import StatedError
 from pipeline.slides.base import CorruptTileError, Level, Pixels, SlideHeader
+from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_level import JpegLevel
 from pipeline.slides.pyramid import true_downsample
 from pipeline.slides.tiff_metadata import PLAUSIBLE_TAG_MPP, one_mpp
@@ -30,7 +29,7 @@ _PLAIN_TIFF = ("aperio", "generic-tiff")
 _JPEG_2000_YCBCR = 33003
 
 
-class OpenSlideSlide:
+class OpenSlideSlide(Closing):
     """A slide that OpenSlide opens.
 
     A fluorescence NDPI shows one channel in a false colour: it comes out as that one channel, named by its filter.
@@ -103,14 +102,6 @@ class OpenSlideSlide:
                 jpeg.close()
         if self._segments is not None:
             self._segments.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _jpeg_level(self, level: int) -> JpegLevel | None:
         """The tiles of a level, where they are met exactly; opened when first asked for."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.slides.base import Level, Pixels, SlideHeader
+from pipeline.slides.closing import Closing
 from pipeline.slides.record import COUNTS_READER, SPOT, SideRecord
 from pipeline.slides.spots import read_spots
 
@@ -21,7 +21,7 @@ _DOT = 0.3
 _LARGEST_DOT_PX = 64
 
 
-class SpotMap:
+class SpotMap(Closing):
     """A slide of one channel, 1 in a dot about each spot and 0 elsewhere; `read_region` as of any slide.
 
     Attributes:
@@ -69,11 +69,3 @@ class SpotMap:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

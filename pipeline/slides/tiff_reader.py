@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from pipeline.errors import StatedError
 from pipeline.slides.base import Pixels, SlideHeader
+from pipeline.slides.closing import Closing
 from pipeline.slides.pyramid import levels_of
 from pipeline.slides.tiff_metadata import channel_names, check_xml, mpp_of
 from pipeline.slides.tiff_segments import BROKEN_TIFF, MAX_SEGMENT_BYTES, Plane, SegmentReader
@@ -30,7 +29,7 @@ _CHANNEL_AXES = "CIQ"
 _MIN_IS_BLACK, _RGB, _YCBCR = 1, 2, 6
 
 
-class TiffSlide:
+class TiffSlide(Closing):
     """One image, with its pyramid, of a TIFF file.
 
     Raises:
@@ -87,14 +86,6 @@ class TiffSlide:
         """Releases the file."""
         self._segments.close()
         self._tif.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _planes_of(self, level: int) -> tuple[Plane, ...]:
         # tifffile loads directories when they are asked for, and is not made for several threads.

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings, Settings
+from pipeline.settings.branches import Branch
 
 _HEAD = """# The configuration
 
@@ -101,20 +102,23 @@ def with_keys(text: str, *, file: Path) -> str:
 
 
 def sections() -> tuple[str, ...]:
-    """Names of the sections of the configuration."""
+    """Names of the sections of the configuration, and of the mappings within them that have a table of their own."""
     return tuple(name for name, _ in _sections())
 
 
 def _sections() -> Iterator[tuple[str, Any]]:
-    """Name and dataclass of every section."""
+    """Name and dataclass of every section, and of a branch in a run."""
     for section in fields(Settings):
         kind: Any = RunSettings if section.name == "runs" else section.default_factory
         if is_dataclass(kind):
             yield section.name, kind
+            if kind is RunSettings:
+                yield "runs.branches", Branch
 
 
 def _title(name: str) -> str:
-    return "## `runs`: one entry per training, by name" if name == "runs" else f"## `{name}`"
+    more = {"runs": "one entry per training, by name", "runs.branches": "a branch that is a mapping"}
+    return f"## `{name}`: {more[name]}" if name in more else f"## `{name}`"
 
 
 def _table(kind: Any) -> str:
@@ -125,6 +129,8 @@ def _table(kind: Any) -> str:
 
 def _row(item: Field[Any], schema: dict[str, Any]) -> str:
     key: Any = item.default
+    if key.is_required():
+        return f"| `{item.name}` | {_values(schema)} | required | {key.description} |"
     value = key.default_factory() if key.default_factory else key.default
     default = json.dumps(list(value) if isinstance(value, tuple) else value)
     return f"| `{item.name}` | {_values(schema)} | `{default}` | {key.description} |"
@@ -132,8 +138,11 @@ def _row(item: Field[Any], schema: dict[str, Any]) -> str:
 
 def _values(schema: dict[str, Any]) -> str:
     """The admitted values of a key in words."""
-    if "anyOf" in schema:
-        return " or ".join(_values(option) for option in schema["anyOf"])
+    for either in ("anyOf", "oneOf"):
+        if either in schema:
+            return " or ".join(_values(option) for option in schema[either])
+    if "$ref" in schema:
+        return "mapping"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:

@@ -66,18 +66,43 @@ class ShardWriter:
                 self._write([index, checksum(index)])
 
     def _append(self, chunks: Sequence[Sequence[Piece]]) -> None:
-        sizes = np.array([sum(map(len, chunk)) + CHECKSUM_BYTES if chunk else 0 for chunk in chunks], dtype=np.uint64)
+        pieces, lengths = _with_checksums(chunks)
+        sizes = np.array(lengths, dtype=np.uint64)
         stops = np.cumsum(sizes) + np.uint64(self._bytes)
         there = np.flatnonzero(sizes)
         self._index[self._next + there, 0], self._index[self._next + there, 1] = (stops - sizes)[there], sizes[there]
         self._next, self._bytes = self._next + len(chunks), int(stops[-1])
-        self._write([piece for chunk in chunks if chunk for piece in (*chunk, checksum(*chunk))])
+        self._write(pieces)
 
     def _write(self, pieces: list[Piece]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab", buffering=0) as stream:
             for first in range(0, len(pieces), _PIECES_PER_WRITE):
                 _write_all(stream.fileno(), pieces[first : first + _PIECES_PER_WRITE])
+
+
+def _with_checksums(chunks: Sequence[Sequence[Piece]]) -> tuple[list[Piece], list[int]]:
+    """The pieces of all chunks, a checksum behind each chunk, and the bytes of each; 0 where there is none."""
+    pieces: list[Piece] = []
+    sizes: list[int] = []
+    # Copied tiles have one and the same first piece, whose checksum is that of all.
+    shared: Piece = b""
+    of_shared = 0
+    for chunk in chunks:
+        if not chunk:
+            sizes.append(0)
+            continue
+        first = chunk[0]
+        if first is not shared:
+            shared, of_shared = first, google_crc32c.extend(0, first)
+        value, size = of_shared, len(first) + CHECKSUM_BYTES
+        for piece in chunk[1:]:
+            value = google_crc32c.extend(value, piece)
+            size += len(piece)
+        pieces += chunk
+        pieces.append(value.to_bytes(CHECKSUM_BYTES, "little"))
+        sizes.append(size)
+    return pieces, sizes
 
 
 def _write_all(file: int, pieces: list[Piece]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import StatedError
+from pipeline.settings.branches import Branch, branch_graph, yielded_encoder
 from pipeline.training.encoders import build_encoder, feature_width
 from pipeline.training.gene_encoder import HIDDEN_UNITS, build_gene_encoder
 from pipeline.training.model_arguments import AS_NAMED, ModelArguments
@@ -23,26 +25,34 @@ class BranchOutput:
 
 
 class BranchNetwork(nn.Module):
-    """One encoder and one projector per modality, and branches that use them.
+    """Encoders and projectors by name, and branches that use them; by default one of each per modality.
 
     Two sparse branches share their weights (the sparse-only baseline); a sparse and a dense branch do not (More From
     Less, arXiv 2303.10656); two sparse branches and a dense one are TriDeNT (arXiv 2312.02111).
 
+    Attributes:
+        branches: all branches, with the names of their encoders and projectors.
+        encoders: by name.
+        projectors: by name.
+
     Args:
-        branches: modality of each branch.
+        branches: a modality, or what more is to be said of the branch.
         encoder: timm name of the architecture of all encoders of images.
-        channels: number of input channels of each modality.
+        channels: number of input channels of each encoder, by its name, which by default is its modality.
         size_px: side of the views.
         dense_kind: kind of the dense side; that of `counts` has an encoder of its own.
         projector: widths of the projectors' layers.
-        seed: fixes the initial weights. Those of a modality do not depend on the other branches, so runs that are
-            compared start from the same sparse encoder.
+        seed: fixes the initial weights. Those of an encoder depend on its name and not on the other branches, so runs
+            that are compared start from the same sparse encoder.
         model_args: what the encoder that the run starts from has other than that architecture; all get it.
+
+    Raises:
+        StatedError: if an encoder or projector has a name that torch's modules use themselves.
     """
 
     def __init__(
         self,
-        branches: Sequence[str],
+        branches: Sequence[str | Branch],
         *,
         encoder: str,
         channels: Mapping[str, int],
@@ -53,26 +63,55 @@ class BranchNetwork(nn.Module):
         model_args: ModelArguments = AS_NAMED,
     ) -> None:
         super().__init__()
-        self.branches = tuple(branches)
+        check_names(branches)
+        self.branches = branch_graph(branches)
         self.encoders = nn.ModuleDict()
         self.projectors = nn.ModuleDict()
-        for modality in dict.fromkeys(branches):
-            torch.manual_seed(seed_of(seed, "weights", modality))
+        widths: dict[str, int] = {}
+        for name, modality in {branch.encoder: branch.modality for branch in self.branches}.items():
+            torch.manual_seed(seed_of(seed, "weights", name))
             if modality == "dense":
-                built, width = build_dense_encoder(encoder, model_args, dense_kind, channels[modality], size_px)
+                built, width = build_dense_encoder(encoder, model_args, dense_kind, channels[name], size_px)
             else:
-                built = build_encoder(encoder, in_chans=channels[modality], size_px=size_px, model_args=model_args)
-                width = feature_width(built, in_chans=channels[modality], size_px=size_px)
-            self.encoders[modality] = built
-            self.projectors[modality] = build_projector(width, projector)
+                built = build_encoder(encoder, in_chans=channels[name], size_px=size_px, model_args=model_args)
+                width = feature_width(built, in_chans=channels[name], size_px=size_px)
+            self.encoders[name] = built
+            widths[name] = width
+            if any(branch.encoder == branch.projector == name for branch in self.branches):
+                self.projectors[name] = build_projector(width, projector)
+        for branch in self.branches:
+            if branch.projector not in self.projectors:
+                torch.manual_seed(seed_of(seed, "projector", branch.projector))
+                self.projectors[branch.projector] = build_projector(widths[branch.encoder], projector)
+
+    @property
+    def yielded(self) -> nn.Module:
+        """The encoder that the run yields."""
+        return self.encoders[yielded_encoder(self.branches)]
 
     def forward(self, views: Sequence[Tensor]) -> list[BranchOutput]:
         """One output per branch, from one view (n, C, P, P) per branch."""
         outputs = []
-        for modality, view in zip(self.branches, views, strict=True):
-            features = self.encoders[modality](view)
-            outputs.append(BranchOutput(features, self.projectors[modality](features)))
+        for branch, view in zip(self.branches, views, strict=True):
+            features = self.encoders[branch.encoder](view)
+            outputs.append(BranchOutput(features, self.projectors[branch.projector](features)))
         return outputs
+
+
+def check_names(branches: Sequence[str | Branch]) -> None:
+    """Refuses names that cannot be those of encoders and projectors.
+
+    Raises:
+        StatedError: if one is a name that torch's modules use themselves.
+    """
+    taken = [
+        name
+        for branch in branch_graph(branches)
+        for name in (branch.encoder, branch.projector)
+        if hasattr(nn.ModuleDict(), name)
+    ]
+    if taken:
+        raise StatedError(expected="a name for an encoder or projector that torch does not use itself", found=taken[0])
 
 
 def build_dense_encoder(

@@ -19,7 +19,7 @@ from torch import Tensor
 Pixels = NDArray[np.float32]
 
 _BILINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-_SMALLEST = np.float32(1 / 255)
+_LOG_255 = math.log(255)
 
 
 def warped(images: Tensor, theta: Tensor, size_px: int) -> Tensor:
@@ -65,8 +65,8 @@ def rgb_views(
         radius_px: the Gaussian is cut off there.
     """
     source, matrices = patches.numpy(), _in_pixels(theta, patches.shape[1], size_px)
-    # On logarithms, which are densities with the other sign.
-    maps = torch.cat([colours[0], -colours[1]], dim=2).numpy()
+    # On logarithms of grey values from 0 to 255: densities with the other sign and another zero.
+    maps = torch.cat([colours[0], -colours[1] - _LOG_255 * colours[0].sum(dim=2, keepdim=True)], dim=2).numpy()
     sigma, chosen = (values.tolist() for values in blur)
     mean, std = (values.reshape(3).double().numpy() for values in normalisation)
     to_normal = np.column_stack([np.diag(1 / std), -mean / std])
@@ -75,12 +75,14 @@ def rgb_views(
 
     def each(i: int) -> None:
         view = out[i]
-        _warp(np.multiply(source[i], _SMALLEST, dtype=np.float32), matrices[i], view)
-        np.maximum(view, _SMALLEST, out=view)
+        # One channel to OpenCV, whose bounds are quicker than numpy's and take one number there.
+        values = view.reshape(size_px, -1)
+        _warp(source[i].astype(np.float32), matrices[i], view)
+        cv2.max(values, 1, dst=values)  # type: ignore[call-overload]
         cv2.log(view, view)
         cv2.transform(view, maps[i], dst=view)
         cv2.exp(view, view)
-        np.minimum(view, 1, out=view)
+        cv2.threshold(values, 1, 0, cv2.THRESH_TRUNC, dst=values)
         if chosen[i]:
             cv2.GaussianBlur(view, kernel_size, sigma[i], dst=view, borderType=cv2.BORDER_REFLECT_101)
         cv2.transform(view, to_normal, dst=view)

@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.provenance import file_digest, finished
 from pipeline.settings import RunSettings
+from pipeline.settings.branches import read_branches
 from pipeline.training.encoders import (
     CONFIG_NAME,
     CONFIG_SCHEMA,
@@ -121,11 +122,14 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
 
 
 def _dense(trained: TrainedEncoder) -> dict[str, Any] | None:
-    """The dense side: its kind, its panel (markers, stains, classes, genes) and colours; null without one."""
+    """The dense side: kind, panel (markers, stains, classes, genes), its components, colours; null without one."""
     rows, colour = trained.rows, trained.dense_colour
     if not rows.dense_kind:
         return None
-    told = {"kind": rows.dense_kind, "panel": list(rows.markers)}
+    told: dict[str, Any] = {"kind": rows.dense_kind, "panel": list(rows.markers)}
+    if rows.components:
+        found = rows.components.items()
+        told["components"] = {encoder: [rows.markers[place] for place in places] for encoder, places in found}
     return told | ({} if colour is None else {"mean": list(colour.mean), "std": list(colour.std)})
 
 
@@ -155,7 +159,7 @@ deviation {_figures(config["pretrained_cfg"]["std"])} (R, G, B).
 | patients | {len(training["patients"])}: {", ".join(training["patients"])} |
 | patches | {training["patches"]} of {patch["size_px"]} x {patch["size_px"]} px |
 | dense side | {_panel(own)} |
-| branches | {", ".join(settings["branches"])} |
+| branches | {", ".join(_branch(branch) for branch in settings["branches"])} |
 | objective | {_objective(settings)} |
 | pairing | {settings["pairing"]} |
 | epochs, batch, peak rate, seed | {settings["epochs"]}, {settings["batch_size"]}, {settings["lr"]:g}, \
@@ -198,7 +202,25 @@ def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] 
         return f"A CONTROL: beside it stood dense patches ({names}) of OTHER places, in a fixed random pairing."
     if settings["pairing"] == "blank":
         return "A CONTROL: beside it stood a dense branch that saw nothing."
-    return f"It was trained beside a dense branch that saw the same tissue in {names}; it needs the H&E patch alone."
+    seen = _seen_by_encoder(settings, dense, names)
+    branch, shown = "a dense branch" if len(seen) == 1 else f"{len(seen)} dense branches", "; in ".join(seen)
+    return f"It was trained beside {branch} that saw the same tissue in {shown}; it needs the H&E patch alone."
+
+
+def _seen_by_encoder(settings: dict[str, Any], dense: dict[str, Any], whole: str) -> list[str]:
+    """What each dense encoder saw; `whole` are the words for all of the panel."""
+    branches, components = read_branches(settings["branches"]), dense.get("components", {})
+    encoders = dict.fromkeys(branch.encoder for branch in branches if branch.modality == "dense")
+    return [", ".join(components[name]) if name in components else whole for name in encoders]
+
+
+def _branch(entry: str | dict[str, Any]) -> str:
+    """A branch in the words of the configuration."""
+    if isinstance(entry, str):
+        return entry
+    markers = " ".join(entry["markers"][:_MOST_NAMES])
+    told = [f"markers {markers}"] * bool(markers) + [f"encoder {entry['encoder']}", f"projector {entry['projector']}"]
+    return f"{entry['modality']} ({', '.join(told)})"
 
 
 def _objective(settings: dict[str, Any]) -> str:

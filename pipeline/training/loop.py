@@ -113,7 +113,7 @@ class Trainer:
             self._optimiser.load_state_dict(state.optimiser)
         self._network.train()
         if self._settings.low_rank:
-            keep_statistics(self._network.encoders["sparse"])
+            keep_statistics(self._network.yielded)
         left = self._settings.epochs * self._steps_per_epoch - state.epoch * self._steps_per_epoch - state.step
         size = self._settings.batch_size
         steps = self._steps(state)
@@ -147,7 +147,7 @@ class Trainer:
     def _steps(self, state: TrainingState) -> Iterator[Step]:
         """All steps from the state's position on."""
         settings = self._settings
-        dense, pin = "dense" in settings.branches, self._device.type == "cuda"
+        dense, pin = "dense" in settings.modalities, self._device.type == "cuda"
         threads = reading_threads(self._processes.local_count)
         partner = partners(len(self._patches), settings.pairing, seed=settings.seed)
         first = state.step
@@ -219,8 +219,8 @@ class Trainer:
             embeddings = aligned_parts(embeddings)
         features = next(
             item.features
-            for modality, item in zip(self._network.branches, last.outputs, strict=True)
-            if modality == "sparse"
+            for branch, item in zip(self._network.branches, last.outputs, strict=True)
+            if branch.modality == "sparse"
         )
         line = {
             "epoch": state.epoch + 1,

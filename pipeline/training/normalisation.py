@@ -114,7 +114,10 @@ def marker_statistics(
 
 
 class Normalisation:
-    """The normalisation of both modalities, on a device.
+    """The normalisation of both modalities.
+
+    Attributes:
+        device: where the pixels are.
 
     Args:
         colour: statistics of the sparse side.
@@ -130,6 +133,7 @@ class Normalisation:
         device: torch.device,
         dense_colour: ColourStatistics | None = None,
     ) -> None:
+        self.device = device
         self._colour = _colour_tensors(colour, device)
         self._dense_colour = None if dense_colour is None else _colour_tensors(dense_colour, device)
         self._cofactor = torch.tensor([item.cofactor for item in markers], device=device)
@@ -153,9 +157,17 @@ class Normalisation:
         mean, std = self._dense_colour
         return (rgb - mean) / std
 
-    def dense(self, intensity: Tensor) -> Tensor:
-        """(n, M, P, P) raw intensities, compressed and standardised; `intensity` is overwritten."""
-        return _compress(intensity, self._cofactor).sub_(self._mean).div_(self._std)
+    def dense(self, intensity: Tensor, places: Tensor | None = None) -> Tensor:
+        """(n, M, P, P) raw intensities, compressed and standardised; `intensity` is overwritten.
+
+        Args:
+            intensity: of all markers, or of those at `places`.
+            places: (M,) which markers; default all, in order.
+        """
+        cofactor, mean, std = self._cofactor, self._mean, self._std
+        if places is not None:
+            cofactor, mean, std = cofactor[places], mean[:, places], std[:, places]
+        return _compress(intensity, cofactor).sub_(mean).div_(std)
 
 
 def _colour_tensors(colour: ColourStatistics, device: torch.device) -> tuple[Tensor, Tensor]:

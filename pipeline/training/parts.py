@@ -7,10 +7,14 @@ one of them: what is easy to share with one branch cannot crowd out what is to b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from pipeline.settings.branches import Branch, branch_graph, yielded_encoder
 
 Terms = dict[str, Tensor]
 
@@ -48,8 +52,42 @@ def aligned_parts(embeddings: Sequence[Tensor]) -> list[Tensor]:
     return [first, *(other[:, part] for part, other in zip(slices, others, strict=True))]
 
 
-def shared_columns(branches: Sequence[str], width: int) -> NDArray[np.int64]:
-    """The columns in which `align_parts` brings a sparse and a dense branch together."""
-    slices = part_slices(width, len(branches))
-    crossing = [part for part, other in zip(slices, branches[1:], strict=True) if other != branches[0]]
-    return np.concatenate([np.arange(part.start, part.stop) for part in crossing])
+@dataclass(frozen=True)
+class Link:
+    """Where training brought the encoder that a run yields and a dense encoder together.
+
+    Attributes:
+        sparse_projector: name of the projector on the sparse side.
+        dense_encoder: name of the dense encoder.
+        dense_projector: of the projector behind it.
+        columns: of both embeddings, those that were aligned.
+    """
+
+    sparse_projector: str
+    dense_encoder: str
+    dense_projector: str
+    columns: NDArray[np.int64]
+
+
+def links_of(branches: Sequence[str | Branch], alignment: str, width: int) -> tuple[Link, ...]:
+    """The links of a run, by pairs of branches; pairs with the same weights are one link, of the columns of all.
+
+    Args:
+        branches: of the run, with a sparse one.
+        alignment: `whole` or `parts`.
+        width: of the embeddings.
+    """
+    graph = branch_graph(branches)
+    yielded = yielded_encoder(graph)
+    if alignment == "parts":
+        aligned = [(0, other, part) for other, part in enumerate(part_slices(width, len(graph)), start=1)]
+    else:
+        aligned = [(one, other, slice(0, width)) for one, other in combinations(range(len(graph)), 2)]
+    found: dict[tuple[str, str, str], set[int]] = {}
+    for one, other, part in aligned:
+        by_modality = {graph[place].modality: graph[place] for place in (one, other)}
+        sparse, dense = by_modality.get("sparse"), by_modality.get("dense")
+        if sparse and dense and sparse.encoder == yielded:
+            columns = found.setdefault((sparse.projector, dense.encoder, dense.projector), set())
+            columns.update(range(part.start, part.stop))
+    return tuple(Link(*names, np.array(sorted(columns), dtype=np.int64)) for names, columns in found.items())

@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from pipeline.settings.branches import Branch, branch_graph
+from pipeline.training.components import WHOLE_PANEL, Components
 from pipeline.training.draws import Draws
 from pipeline.training.normalisation import Normalisation
-from pipeline.training.views import Batch
+from pipeline.training.views import Batch, ChannelChoice
 
 # A shape to as many rows of numbers in [0, 1) as there are patches: (n, *shape).
 Uniform = Callable[..., Tensor]
@@ -40,22 +42,25 @@ class PublishedViewMaker:
     """Makes the views of a branch graph as the published code does; called like `ViewMaker`.
 
     Args:
-        branches: modality of each branch.
+        branches: a modality each, or what more is to be said of the branch.
         size_px: side of a view, which shows the whole patch.
         normalisation: of both modalities. The published code feeds its networks 0 to 255; an encoder here always
             carries its normalisation, so that whoever embeds need not know how it was trained.
         dense_kind: `fluorescence`, `brightfield` or `mask`.
+        components: the dense encoders that see a part of the panel, and which.
     """
 
     def __init__(
         self,
-        branches: Sequence[str],
+        branches: Sequence[str | Branch],
         size_px: int,
         *,
         normalisation: Normalisation,
         dense_kind: str = "fluorescence",
+        components: Components = WHOLE_PANEL,
     ) -> None:
-        self._branches = tuple(branches)
+        self._branches = branch_graph(branches)
+        self._channels = ChannelChoice(components, normalisation.device)
         self._size_px = size_px
         self._normalisation = normalisation
         self._dense_kind = dense_kind
@@ -63,23 +68,24 @@ class PublishedViewMaker:
     def __call__(self, batch: Batch, draws: Draws) -> list[Tensor]:
         """One (n, C, size_px, size_px) float32 view per branch."""
         views = []
-        for modality in self._branches:
-            if modality == "sparse":
+        for branch in self._branches:
+            if branch.modality == "sparse":
                 rgb = batch.sparse.permute(0, 3, 1, 2).to(torch.float32)
                 view = published_view(rgb, draws.uniform, self._size_px)
                 views.append(self._normalisation.sparse(view.div_(255)))
                 continue
             if batch.dense is None or batch.present is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
-            pixels = batch.dense * 255 if self._dense_kind == "mask" else batch.dense
-            view = self._normalised(published_view(pixels, draws.uniform, self._size_px))
-            views.append(view.mul_(batch.present[:, :, None, None]))
+            dense, present = (self._channels.of(branch.encoder, values) for values in (batch.dense, batch.present))
+            pixels = dense * 255 if self._dense_kind == "mask" else dense
+            view = self._normalised(published_view(pixels, draws.uniform, self._size_px), branch)
+            views.append(view.mul_(present[:, :, None, None]))
         return views
 
-    def _normalised(self, dense: Tensor) -> Tensor:
+    def _normalised(self, dense: Tensor, branch: Branch) -> Tensor:
         """A dense view, 0 to 255, as its encoder gets it."""
         if self._dense_kind == "fluorescence":
-            return self._normalisation.dense(dense)
+            return self._normalisation.dense(dense, self._channels.places(branch.encoder))
         return dense / 255 if self._dense_kind == "mask" else self._normalisation.brightfield(dense / 255)
 
 

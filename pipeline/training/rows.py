@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.settings import PanelSettings
-from pipeline.slides.marker_names import Aliases, Panel, check_overlap, panel_of
+from pipeline.settings.branches import Branch, branch_graph
+from pipeline.slides.marker_names import Aliases, Panel, check_overlap
 from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
+from pipeline.training.components import Components, component_panel, run_panel
 
 MPP_TOLERANCE = 0.05
 
@@ -35,9 +37,10 @@ class TrainingRows:
         slides: those with training rows, in sheet order.
         size_px: side of all patches.
         mpp: um per pixel of the first slide's patches; the others differ by at most 5 %.
-        panel: the markers that the dense branch sees, and where each slide's channels stand in it; without a dense
+        panel: the markers that the dense branches see, and where each slide's channels stand in it; without a dense
             branch empty.
         dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`; without a dense branch empty.
+        components: the dense encoders that see a part of the panel, and which.
         classes: what the slides' labels count, see `labelled_rows`; empty where none are learned.
     """
 
@@ -46,12 +49,19 @@ class TrainingRows:
     mpp: float
     panel: Panel
     dense_kind: str = ""
+    components: Components = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
     @property
     def dense_channels(self) -> int:
-        """Channels of a dense view: R, G, B of brightfield, a marker, a class or a gene each of the others."""
+        """Channels of a dense patch: R, G, B of brightfield, a marker, a class or a gene each of the others."""
         return 3 if self.dense_kind == "brightfield" else len(self.markers)
+
+    def channels_of(self, branch: Branch) -> int:
+        """Channels of a view of that branch."""
+        if branch.modality == "sparse":
+            return 3
+        return len(self.components[branch.encoder]) if branch.encoder in self.components else self.dense_channels
 
     @property
     def dense_size_px(self) -> int:
@@ -71,7 +81,7 @@ def read_training_rows(
     split: Path,
     stores: Path,
     *,
-    branches: Sequence[str],
+    branches: Sequence[str | Branch],
     batch_size: int,
     markers: Sequence[str] = (),
     panel: PanelSettings | None = None,
@@ -81,15 +91,16 @@ def read_training_rows(
     Args:
         split: the `patches.tsv` of the stage split.
         stores: folder of the stores, `{slide}.zarr`.
-        branches: modality of each branch.
+        branches: those of the run, each a modality or more.
         batch_size: patches per step.
-        markers: those that the dense branch sees; empty for all.
+        markers: those that the dense branches see; empty for all.
         panel: what slides call the same marker.
 
     Raises:
         StatedError: for a table that is not the stores', no pairs, fewer patches than a batch, no dense side for a
-            dense branch, slides that share no marker with each other or with `markers`, or stores whose patches differ
-            in size, resolution or kind of dense side.
+            dense branch, slides that share no marker with each other, with `markers` or with those of a branch, markers
+            of a branch that are not among them, or stores whose patches differ in size, resolution or kind of dense
+            side.
     """
     table = read_split_table(split)
     chosen = table[(table["fold"] != 0) & (table["pair_quality"] > 0)]
@@ -105,19 +116,22 @@ def read_training_rows(
         _training_slide(split, stores, str(name), part["row"].to_numpy(np.int64), int(total[name]))
         for name, part in chosen.groupby("slide", sort=False)
     )
-    if "dense" in branches or "target" in branches:
-        _check_dense(slides, markers)
+    graph = branch_graph(branches)
+    components: Components = {}
+    if {branch.modality for branch in graph} & {"dense", "target"}:
+        _check_dense(slides, [*markers, *(name for branch in graph for name in branch.markers)])
         own = panel or PanelSettings()
         channels = {slide.store.attributes.slide: slide.store.attributes.markers for slide in slides}
         kind = slides[0].store.attributes.dense_kind
-        joint = panel_of(channels, Aliases(own.aliases, own.known_aliases), markers)
-        check_overlap(joint, channels)
+        joint, components = run_panel(channels, Aliases(own.aliases, own.known_aliases), markers, graph)
+        for part in (joint, *(component_panel(joint, component) for component in components.values())):
+            check_overlap(part, channels)
     else:
         joint, kind = Panel((), {}), ""
     first = slides[0].store.attributes
     for slide in slides[1:]:
         _check_recipe(first.slide, first.size_px, first.mpp, slide.store)
-    return TrainingRows(slides, first.size_px, first.mpp, joint, kind)
+    return TrainingRows(slides, first.size_px, first.mpp, joint, kind, components=components)
 
 
 def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64], total: int) -> TrainingSlide:

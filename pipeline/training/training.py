@@ -19,6 +19,7 @@ from pipeline.errors import StatedError
 from pipeline.progress import say
 from pipeline.provenance import file_digest, finished
 from pipeline.settings import RunSettings
+from pipeline.settings.branches import branch_graph
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.branches import BranchNetwork
 from pipeline.training.curve import write_curve
@@ -93,38 +94,38 @@ def train(
     size_px = settings.size_px or rows.size_px
     if size_px > rows.size_px:
         raise StatedError(expected=f"size_px of run {run} up to the patches' {rows.size_px}", found=str(size_px))
-    if settings.augmentation == "mfl" and "dense" in settings.branches:
+    if settings.augmentation == "mfl" and "dense" in settings.modalities:
         _check_eight_bits(rows)
     processes.rows(settings.batch_size)
     device = processes.device()
     torch.backends.cudnn.benchmark = True
     # Views are made by threads of our own, as many as torch has.
     cv2.setNumThreads(1)
-    supervised = "target" in settings.branches
+    supervised = "target" in settings.modalities
     targets = training_targets(rows, settings.target) if supervised else None
     start = read_start(Path(settings.weights), settings.encoder, size_px) if settings.weights else None
     network = BranchNetwork(
         settings.encoded,
         encoder=settings.encoder,
         model_args=start.model_args if start else AS_NAMED,
-        channels={"sparse": 3, "dense": rows.dense_channels},
+        channels={branch.encoder: rows.channels_of(branch) for branch in branch_graph(settings.encoded)},
         size_px=size_px,
         dense_kind=rows.dense_kind,
         projector=settings.projector if targets is None else targets.shape[1:],
         seed=settings.seed,
     )
     if start:
-        network.encoders["sparse"].load_state_dict(start.weights)
+        network.yielded.load_state_dict(start.weights)
     if settings.low_rank:
-        add_low_rank(network.encoders["sparse"], settings.low_rank, settings.seed)
+        add_low_rank(network.yielded, settings.low_rank, settings.seed)
     network.to(memory_format=torch.channels_last).to(device)
     precision = resolve_precision(settings.precision, network, device)
     budget_bytes = MEMORY_BUDGET_BYTES // processes.local_count
-    patches = TrainingPatches(rows, dense="dense" in settings.branches, targets=targets, budget_bytes=budget_bytes)
+    patches = TrainingPatches(rows, dense="dense" in settings.modalities, targets=targets, budget_bytes=budget_bytes)
     colour, markers, dense_colour = _statistics(patches, settings, processes)
     colour = start.colour if start else colour
     normalisation = Normalisation(colour, markers, device, dense_colour)
-    make_views = _view_maker(settings, size_px, normalisation, rows.dense_kind)
+    make_views = _view_maker(settings, size_px, normalisation, rows)
     recipe = recipe_of({"settings": asdict(settings), "precision": precision, "provenance": provenance})
     state = TrainingState()
     if processes.first:
@@ -137,7 +138,7 @@ def train(
     history = trainer.fit(state, outputs.state, recipe)
     if not processes.first:
         return
-    encoder = network.encoders["sparse"].eval()
+    encoder = network.yielded.eval()
     merge_low_rank(encoder)
     trained = TrainedEncoder(
         run=run,
@@ -158,16 +159,23 @@ def train(
     shutil.rmtree(outputs.state, ignore_errors=True)
 
 
-def _view_maker(settings: RunSettings, size_px: int, normalisation: Normalisation, dense_kind: str) -> MakeViews:
+def _view_maker(settings: RunSettings, size_px: int, normalisation: Normalisation, rows: TrainingRows) -> MakeViews:
     if settings.augmentation == "mfl":
-        return PublishedViewMaker(settings.encoded, size_px, normalisation=normalisation, dense_kind=dense_kind)
+        return PublishedViewMaker(
+            settings.encoded,
+            size_px,
+            normalisation=normalisation,
+            dense_kind=rows.dense_kind,
+            components=rows.components,
+        )
     dense_colour = settings.colour if settings.dense_colour is None else settings.dense_colour
     return ViewMaker(
         settings.encoded,
         Augmentation(size_px, settings.crop, settings.colour, settings.blur, settings.channel_dropout, dense_colour),
         shared_geometry=settings.shared_geometry,
         normalisation=normalisation,
-        dense_kind=dense_kind,
+        dense_kind=rows.dense_kind,
+        components=rows.components,
     )
 
 
@@ -192,7 +200,7 @@ def _statistics(
         return islice(patches.blocks(), processes.rank, None, processes.count)
 
     colour = colour_statistics((patches.sparse(block) for block in share()), processes.sum)
-    if "dense" not in settings.branches or patches.rows.dense_kind == "mask":
+    if "dense" not in settings.modalities or patches.rows.dense_kind == "mask":
         return colour, (), None
     if patches.rows.dense_kind == "brightfield":
         pixels = (np.moveaxis(patches.dense(block)[0], 1, -1).astype(np.uint8) for block in share())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.settings.branches import Branch, branch_graph
 from pipeline.training.augmentation import (
     Augmentation,
     blur_some,
@@ -20,6 +21,7 @@ from pipeline.training.augmentation import (
     resample,
     sparse_views_by_opencv,
 )
+from pipeline.training.components import WHOLE_PANEL, Components
 from pipeline.training.draws import Draws
 from pipeline.training.normalisation import Normalisation
 
@@ -53,28 +55,52 @@ class Batch:
 MakeViews = Callable[[Batch, Draws], list[Tensor]]
 
 
+class ChannelChoice:
+    """Takes the channels that a dense branch sees out of those of the panel.
+
+    Args:
+        components: the encoders that do not see all of the panel, and what they see.
+        device: where the pixels are.
+    """
+
+    def __init__(self, components: Components, device: torch.device) -> None:
+        self._places = {name: torch.tensor(places, device=device) for name, places in components.items()}
+
+    def places(self, encoder: str) -> Tensor | None:
+        """(M',) places in the panel of the channels of that encoder, in their order; None for all as they are."""
+        return self._places.get(encoder)
+
+    def of(self, encoder: str, values: Tensor) -> Tensor:
+        """(n, M', …) of values (n, M, …) of the panel; the same tensor where the encoder sees all of it."""
+        places = self.places(encoder)
+        return values if places is None else values.index_select(1, places)
+
+
 class ViewMaker:
     """Makes the views of a branch graph.
 
     Args:
-        branches: modality of each branch.
+        branches: a modality each, or what more is to be said of the branch.
         augmentation: what varies between views.
         shared_geometry: whether the first sparse and the first dense branch (the second ones, and so on) see the same
             window of the patch. Orientation and colour are always drawn for each branch on its own.
         normalisation: of both modalities.
         dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`, whose views are no images but (n, M, 1, 1).
+        components: the dense encoders that see a part of the panel, and which.
     """
 
     def __init__(
         self,
-        branches: Sequence[str],
+        branches: Sequence[str | Branch],
         augmentation: Augmentation,
         *,
         shared_geometry: bool,
         normalisation: Normalisation,
         dense_kind: str = "fluorescence",
+        components: Components = WHOLE_PANEL,
     ) -> None:
-        self._branches = tuple(branches)
+        self._branches = branch_graph(branches)
+        self._channels = ChannelChoice(components, normalisation.device)
         self._augmentation = augmentation
         self._normalisation = normalisation
         self._dense_kind = dense_kind
@@ -89,7 +115,8 @@ class ViewMaker:
         rgb = None if opencv else batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
         dense = None if batch.dense is None else self._prepared(batch.dense)
         views = []
-        for modality, number in zip(self._branches, self._window_of, strict=True):
+        for branch, number in zip(self._branches, self._window_of, strict=True):
+            modality = branch.modality
             orientations = draw_orientations(draws)
             if modality == "sparse" and opencv:
                 known, colour = self._augmentation, self._normalisation.colour
@@ -98,13 +125,17 @@ class ViewMaker:
             source = rgb if modality == "sparse" else dense
             if source is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
+            present = batch.present
+            if modality == "dense":
+                source = self._channels.of(branch.encoder, source)
+                present = None if present is None else self._channels.of(branch.encoder, present)
             if modality == "dense" and self._dense_kind == "counts":
-                views.append(self._recolour(modality, source, batch.present, draws))
+                views.append(self._recolour(modality, source, present, draws))
                 continue
             # Between two classes there is none.
             mode = "nearest" if modality == "dense" and self._dense_kind == "mask" else "bilinear"
             view = resample(source, windows[number], orientations, self._augmentation.size_px, mode)
-            views.append(self._recolour(modality, view, batch.present, draws))
+            views.append(self._recolour(modality, view, present, draws))
         return views
 
     def _recolour(self, modality: str, view: Tensor, present: Tensor | None, draws: Draws) -> Tensor:
@@ -131,8 +162,13 @@ class ViewMaker:
         return torch.where(present[:, :, None, None], standard, 0.0)
 
 
-def window_numbers(branches: Sequence[str], *, shared_geometry: bool) -> tuple[int, ...]:
-    """Which drawn window each branch looks through: its place among its modality's branches, or one of its own."""
+def window_numbers(branches: Sequence[str | Branch], *, shared_geometry: bool) -> tuple[int, ...]:
+    """Which drawn window each branch looks through: its place among its modality's branches, or one of its own.
+
+    Dense branches with encoders of their own are components of one dense side: each counts among those of its encoder,
+    so that all of them can show what the sparse branch sees.
+    """
     if not shared_geometry:
         return tuple(range(len(branches)))
-    return tuple(list(branches[:index]).count(modality) for index, modality in enumerate(branches))
+    alike = [branch.encoder if branch.modality == "dense" else "" for branch in branch_graph(branches)]
+    return tuple(alike[:index].count(name) for index, name in enumerate(alike))

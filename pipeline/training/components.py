@@ -1,0 +1,60 @@
+"""The markers of a run: its panel, and the component of it that each dense encoder sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from pipeline.errors import StatedError
+from pipeline.settings.branches import Branch, branch_graph
+from pipeline.slides.marker_names import UNUSED, Aliases, Panel, panel_of
+
+# For each dense encoder that sees a part of the panel the places of its markers there, in the order of its channels.
+Components = Mapping[str, tuple[int, ...]]
+WHOLE_PANEL: Components = MappingProxyType({})
+
+
+def run_panel(
+    channels: Mapping[str, Sequence[str]],
+    aliases: Aliases,
+    markers: Sequence[str],
+    branches: Sequence[str | Branch],
+) -> tuple[Panel, Components]:
+    """The panel of a run, of what some dense branch sees, and its components; without any where all see all of it.
+
+    Args:
+        channels: names of each slide's dense channels, slides in sheet order.
+        aliases: which names mean the same.
+        markers: the run's choice; empty for all.
+        branches: of the run.
+
+    Raises:
+        StatedError: as `panel_of`, or if a branch names a marker that is not in the run's panel, or one twice.
+    """
+    panel = panel_of(channels, aliases, markers)
+    chosen = {branch.encoder: branch.markers for branch in branch_graph(branches) if branch.modality == "dense"}
+    keys = {encoder: tuple(aliases.key(name) for name in names) for encoder, names in chosen.items()}
+    for encoder, names in chosen.items():
+        _check_component(encoder, names, keys[encoder], panel, aliases)
+    if chosen and all(chosen.values()):
+        seen = {key for found in keys.values() for key in found}
+        panel = panel_of(channels, aliases, [name for name in panel.markers if aliases.key(name) in seen])
+    place = {aliases.key(name): index for index, name in enumerate(panel.markers)}
+    return panel, {encoder: tuple(place[key] for key in found) for encoder, found in keys.items() if found}
+
+
+def component_panel(panel: Panel, component: Sequence[int]) -> Panel:
+    """The panel of a component's markers alone."""
+    moved = {place: index for index, place in enumerate(component)}
+    places = {slide: tuple(moved.get(place, UNUSED) for place in found) for slide, found in panel.places.items()}
+    return Panel(tuple(panel.markers[place] for place in component), places)
+
+
+def _check_component(encoder: str, names: Sequence[str], keys: Sequence[str], panel: Panel, aliases: Aliases) -> None:
+    known = {aliases.key(name) for name in panel.markers}
+    unknown = [name for name, key in zip(names, keys, strict=True) if key not in known]
+    if unknown or len(set(keys)) < len(keys):
+        raise StatedError(
+            expected=f"in the markers of dense encoder {encoder} each once, of the run's {', '.join(panel.markers)}",
+            found=f"{', '.join(unknown)} not among them" if unknown else f"one twice in {', '.join(names)}",
+        )
