@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,28 @@ def draw_nct_crc(folder: Path, masks: Path, per_class: int = 1) -> None:
                 rgb, mask = _tissue(rng, nct_crc.SIDE_PX)
                 tifffile.imwrite(folder / part / label / f"{name}.tif", rgb, photometric="rgb")
                 Image.fromarray(mask).save(masks / part / label / f"{name}.png")
+
+
+def draw_nct_types(folder: Path, source: Path) -> None:
+    """Beside every image what HoVer-Net leaves of it, nuclei of type c mostly in class number c, none in class 0."""
+    rng = np.random.default_rng(5)
+    for image in sorted(source.rglob("*.tif")):
+        number = nct_crc.CLASSES.index(image.parent.name)
+        kinds = [min(number, 5)] * 3 + rng.integers(0, 6, 2).tolist() if number else []
+        write_nuclei(folder / image.relative_to(source).parent / "json" / f"{image.stem}.json", kinds, rng)
+
+
+def write_nuclei(path: Path, kinds: list[int], rng: np.random.Generator) -> None:
+    """A file as HoVer-Net's inference on tiles writes it, nuclei anywhere."""
+    nuclei = {}
+    for number, kind in enumerate(kinds, start=1):
+        x, y = rng.uniform(4, nct_crc.SIDE_PX - 4, 2).tolist()
+        corners = [[round(x) - 3, round(y) - 3], [round(x) + 3, round(y) + 3]]
+        contour = [[corners[i][0], corners[j][1]] for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        box = [corner[::-1] for corner in corners]
+        nuclei[str(number)] = {"bbox": box, "centroid": [x, y], "contour": contour, "type_prob": 0.9, "type": kind}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"mag": None, "nuc": nuclei}))
 
 
 def draw_bci(folder: Path, per_part: int = 2) -> None:

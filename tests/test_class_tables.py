@@ -14,23 +14,13 @@ from hypothesis import strategies as st
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
-from pipeline.evaluation.class_tables import read_classes
-from pipeline.evaluation.reading import SlidePairs, read_cohort
+from pipeline.evaluation.reading import read_cohort
+from pipeline.tiling.class_tables import ClassifiedPatches, read_classes
 
 
-def _pairs(centre_um: np.ndarray, rows: np.ndarray | None = None, count: int | None = None) -> SlidePairs:
+def _pairs(centre_um: np.ndarray, rows: np.ndarray | None = None, count: int | None = None) -> ClassifiedPatches:
     count = len(centre_um) if count is None else count
-    return SlidePairs(
-        slide="s1",
-        patient="p1",
-        rows=np.arange(len(centre_um)) if rows is None else rows,
-        fold=np.zeros(len(centre_um), np.int64),
-        position_um=centre_um,
-        centre_um=centre_um,
-        marker_mean=np.zeros((len(centre_um), 0)),
-        dense_kind="fluorescence",
-        coords_px=np.zeros((count, 2), np.int64),
-    )
+    return ClassifiedPatches("s1", np.arange(len(centre_um)) if rows is None else rows, centre_um, count)
 
 
 @settings(max_examples=20, deadline=None)
@@ -151,6 +141,38 @@ def test_tables_without_held_out_classes_ask_for_none_and_say_so(
     assert json.loads((drawn.results / "evaluate/details.json").read_text())["classes"] is None
     for word, told in (("nobody=a.csv", "slides with pairs"), ("a1", "SLIDE=TABLE")):
         assert main(["evaluate", *drawn.arguments("distilled"), "--classes", word]) == 1
+        assert told in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_every_column_that_is_asked_for_is_a_task_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = draw_stores(tmp_path / "results")
+    draw_features(drawn, "distilled", 0.5)
+    tables = _tables(drawn, tmp_path)
+    for word in tables:
+        slide, _, path = word.partition("=")
+        table = pd.read_csv(path, keep_default_na=False)
+        table["cell"] = np.where(drawn.causes[slide][:, 1] > 0, "lymphocyte", "fibroblast")
+        table["void"] = ""
+        table.to_csv(path, index=False)
+    words = [*drawn.arguments("distilled"), "--classes", *tables, "--settings"]
+    asked = {"bootstrap": 10, "shots": [5], "shot_draws": 2, "classes": ["class", "cell", "void"]}
+    assert main(["evaluate", *words, json.dumps(asked)]) == 0
+    assert "fewer than two classes of the tables, column void" in capsys.readouterr().err
+    folder = drawn.results / "evaluate"
+    rows = pd.read_csv(folder / "summary.tsv", sep="\t").set_index(["probe", "target"]).sort_index()
+    assert set(rows.loc["class-linear"].index) == {"high", "low", "mean"}
+    assert set(rows.loc["cell-linear"].index) == {"fibroblast", "lymphocyte", "mean"}
+    assert {"cell-knn", "cell-knn-auc", "cell-5-shot"} <= set(rows.index.get_level_values("probe"))
+    assert rows.loc[("cell-linear", "mean"), "score"] > 0.9
+    assert rows.loc[("cell-5-shot", "mean"), "train_patches"] == 10
+    details = json.loads((folder / "details.json").read_text())
+    assert set(details["classes"]) == {"high", "low"}
+    assert set(details["classes_of"]) == {"cell"}
+    assert set(details["classes_of"]["cell"]) == {"fibroblast", "lymphocyte"}
+    for classes, told in (["kind"], "size_um and kind, or row and kind, found kind not once"), (["dense"], "classes"):
+        assert main(["evaluate", *words, json.dumps({"classes": classes})]) == 1
         assert told in capsys.readouterr().err.strip().splitlines()[-1]
 
 

@@ -11,13 +11,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import yaml
 from cohort import REPOSITORY, planned, snakemake, write_cohort
 from PIL import Image
-from published_sets import draw_bci, draw_nct_crc, draw_orion, draw_pannuke, draw_segpath
+from published_sets import (
+    draw_bci,
+    draw_nct_crc,
+    draw_nct_types,
+    draw_orion,
+    draw_pannuke,
+    draw_segpath,
+    write_nuclei,
+)
 
 from pipeline.cli import main
 from pipeline.datasets import orion
 from pipeline.datasets.nct_crc import CLASSES
+from pipeline.datasets.nuclei import Nuclei
 from pipeline.datasets.writing import Cutting
 from pipeline.settings import load, to_json
 from pipeline.tiling.store import PatchStore
@@ -60,7 +70,8 @@ def run_all(out: Path, held_out: str, **settings: object) -> pd.DataFrame:
     sheet = pd.read_csv(out / "config" / "slides.tsv", sep="\t", keep_default_na=False)
     named = zip(sheet["slide"], sheet["classes"], strict=True)
     words += ["--classes", *(f"{slide}={out / table}" for slide, table in named if table)]
-    assert main([*words, "--settings", '{"bootstrap": 10}']) == 0
+    columns = ["class", *(("cell",) if "cell" in _files(out, str(sheet["slide"][0])) else ())]
+    assert main([*words, "--settings", json.dumps({"bootstrap": 10, "classes": columns})]) == 0
     return pd.read_csv(results / "summary.tsv", sep="\t")
 
 
@@ -82,6 +93,94 @@ def test_nct_crc_beside_masks(tmp_path: Path) -> None:
     summary = run_all(tmp_path / "out", "crc-val-he-7k", size_px=64)
     assert set(summary["target"]) == {"mask", "mean", *CLASSES}
     assert set(summary[summary.target == "TUM"]["probe"]) >= {"class-linear", "class-knn", "class-1-shot"}
+
+
+def _files(out: Path, store: str) -> pd.DataFrame:
+    return pd.read_csv(out / f"results/dataset/{store}.tsv", sep="\t", dtype=str, keep_default_na=False)
+
+
+def test_the_cell_label_is_the_type_of_most_nuclei(tmp_path: Path) -> None:
+    source, masks, types = tmp_path / "set", tmp_path / "masks", tmp_path / "types"
+    draw_nct_crc(source, masks, per_class=2)
+    draw_nct_types(types, source)
+    words = ["--masks", str(masks), "--types", str(types)]
+    assert build("nct-crc", source, tmp_path / "out", *words) == 0
+    table = _files(tmp_path / "out", "crc-val-he-7k")
+    assert table.columns.tolist() == ["row", "file", "x_px", "y_px", "label", "cell"]
+    for _, row in table.iterrows():
+        path = types / Path(row["file"]).parent / "json" / f"{Path(row['file']).stem}.json"
+        found = [nucleus["type"] for nucleus in json.loads(path.read_text())["nuc"].values()]
+        expected = max(range(1, 6), key=lambda kind: (found.count(kind), -kind)) if found else "none"
+        assert row["cell"] == str(expected), row["file"]
+    assert set(table["cell"]) == {"none", "1", "2", "3", "4", "5"}
+    # The types are labels, and change nothing of the patches.
+    assert build("nct-crc", source, tmp_path / "plain", "--masks", str(masks)) == 0
+    plain = _files(tmp_path / "plain", "crc-val-he-7k")
+    assert (plain.pop("cell") == "").all()
+    pd.testing.assert_frame_equal(plain, table.drop(columns="cell"))
+    store = Path("results/tile/nct-crc-he-100k.zarr/zarr.json")
+    assert (tmp_path / "plain" / store).read_bytes() == (tmp_path / "out" / store).read_bytes()
+    targets = {}
+    for out in ("out", "plain"):
+        rows = run_all(tmp_path / out, "crc-val-he-7k", size_px=64)
+        assert set(rows[rows["probe"] == "class-linear"]["target"]) == {"mean", *CLASSES}
+        targets[out] = set(rows[rows["probe"] == "cell-linear"]["target"])
+    assert targets == {"out": {"none", "1", "2", "3", "4", "5", "mean"}, "plain": set()}
+
+
+def test_nuclei_count_where_their_centroid_is_and_ties_go_to_the_smaller_number() -> None:
+    centroid = np.array([[0, 0], [9.9, 9.9], [10, 3], [15, 12], [16, 12], [17, 12], [18, 11]], dtype=float)
+    nuclei = Nuclei(centroid, np.array([5, 4, 0, 2, 3, 3, 0]))
+    assert [nuclei.within(x, y, 10).most_frequent() for y in (0, 10) for x in (0, 10)] == ["4", "", "none", "3"]
+    assert nuclei.most_frequent() == "3"
+    assert Nuclei(centroid[:2], np.array([0, 0])).most_frequent() == ""
+    assert Nuclei(np.empty((0, 2)), np.empty(0, np.int64)).most_frequent() == "none"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda at: (at / "LYM-0000.json").unlink(), "file of types for each of the others"),
+        (lambda at: (at / "LYM-0009.json").write_text('{"nuc": {}}'), "one H&E image for each"),
+        (lambda at: (at / "LYM-0000.json").write_text("{"), "LYM-0000.json"),
+        (lambda at: (at / "LYM-0000.json").write_text('{"mag": null}'), "nuclei as HoVer-Net writes them"),
+        (lambda at: write_nuclei(at / "LYM-0000.json", [1, 6], np.random.default_rng(0)), "found the type 6"),
+        (
+            lambda at: (at / "LYM-0000.json").write_text('{"nuc": {"1": {"centroid": [3, 4], "type": null}}}'),
+            "found a nucleus without a type",
+        ),
+        (
+            lambda at: (at / "LYM-0000.json").write_text('{"nuc": {"1": {"centroid": [3, 400], "type": 1}}}'),
+            "found a centroid at 3, 400 in an image of 224 px",
+        ),
+        (lambda at: at.rename(at.with_name("jsons")), "{part}/{class}/json/*.json"),
+    ],
+)
+def test_types_of_another_layout_are_refused_in_one_line_before_any_patch_is_written(
+    spoil: object, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_nct_crc(tmp_path / "set", tmp_path / "masks", per_class=2)
+    draw_nct_types(tmp_path / "types", tmp_path / "set")
+    spoil(tmp_path / "types" / "CRC-VAL-HE-7K" / "LYM" / "json")  # type: ignore[operator]
+    words = ["--masks", str(tmp_path / "masks"), "--types", str(tmp_path / "types")]
+    assert build("nct-crc", tmp_path / "set", tmp_path / "out", *words) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert told in line
+    assert not (tmp_path / "out" / "results" / "tile").exists()
+
+
+def test_a_cohort_of_masks_has_them_stacked_as_its_sparse_side(tmp_path: Path) -> None:
+    source, masks = tmp_path / "set", tmp_path / "masks"
+    draw_nct_crc(source, masks)
+    assert build("nct-crc", source, tmp_path / "out", "--masks", str(masks), "--sparse", "mask") == 0
+    store = stores(tmp_path / "out")["crc-val-he-7k"]
+    files = pd.read_csv(tmp_path / "out/results/dataset/crc-val-he-7k.tsv", sep="\t")["file"]
+    for row, file in enumerate(files):
+        mask = np.array(Image.open(masks / file))
+        np.testing.assert_array_equal(store.read_sparse(slice(row, row + 1))[0], np.stack([mask] * 3, axis=-1))
+        np.testing.assert_array_equal(store.read_dense(slice(row, row + 1))[0], mask[None])
+    rows = run_all(tmp_path / "out", "crc-val-he-7k", size_px=64, branches=["sparse", "sparse"])
+    assert set(rows[rows["probe"] == "class-linear"]["target"]) == {"mean", *CLASSES}
 
 
 def test_bci_cut_into_patches(tmp_path: Path) -> None:
@@ -248,6 +347,8 @@ def test_another_layout_is_refused_in_one_line(
         ("nct-crc", (), "--masks"),
         ("bci", (), "--mpp"),
         ("pannuke", ("--mpp", "0.5"), "--mpp"),
+        ("pannuke", ("--types", "x"), "--types with --name nct-crc only"),
+        ("bci", ("--mpp", "0.5", "--sparse", "mask"), "--sparse with --name nct-crc only"),
         ("bci", ("--mpp", "0.5", "--size-px", "8"), "16 px"),
         ("bci", ("--mpp", "0.5"), "HE/train"),
         ("segpath", (), "_fileinfo.csv"),
@@ -305,28 +406,93 @@ def test_files_that_are_damaged_within_are_refused_in_one_line(
         assert "panCK_fileinfo.csv" in told()
 
 
+def _draw_set_of(experiment: str, folder: Path) -> Path:
+    """The cohort that an experiment needs, in miniature."""
+    source, out = folder / "set", folder / "cohort"
+    if experiment.startswith("nct"):
+        draw_nct_crc(source, folder / "masks")
+        draw_nct_types(folder / "types", source)
+        words = ["--masks", str(folder / "masks"), "--types", str(folder / "types")]
+        words += ["--sparse", "mask"] if experiment == "nct-mask-only" else []
+        assert build("nct-crc", source, out, *words) == 0
+    elif experiment.startswith("orion"):
+        draw_orion(source, per_case=1)
+        assert build("orion", source, out) == 0
+    elif experiment.startswith("pannuke"):
+        draw_pannuke(source)
+        assert build("pannuke", source, out) == 0
+    else:
+        draw_bci(source, per_part=1)
+        assert build("bci", source, out, "--mpp", "0.46", "--size-px", "256") == 0
+    return out
+
+
+def _workflow(out: Path, config: Path, *words: str) -> str:
+    profile = ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "dataset")]
+    done = snakemake(out, "--configfile", str(config), *profile, *words)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path != OF_SLIDES], ids=lambda path: path.stem)
 def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_path: Path) -> None:
     """Snakemake plans split, training, embedding and evaluation, and nothing that would need a slide."""
-    out = tmp_path / "cohort"
-    if path.stem.startswith("nct"):
-        draw_nct_crc(tmp_path / "set", tmp_path / "masks")
-        assert build("nct-crc", tmp_path / "set", out, "--masks", str(tmp_path / "masks")) == 0
-    elif path.stem.startswith("orion"):
-        draw_orion(tmp_path / "set", per_case=1)
-        assert build("orion", tmp_path / "set", out) == 0
-    else:
-        draw_bci(tmp_path / "set", per_part=1)
-        assert build("bci", tmp_path / "set", out, "--mpp", "0.46", "--size-px", "256") == 0
-    profile = ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "dataset")]
-    done = snakemake(out, "-n", "--configfile", str(path), *profile, "--cores", "1", "embed_all", "evaluate_all")
-    assert done.returncode == 0, done.stdout[-3000:]
-    jobs = planned(done.stdout)
+    out = _draw_set_of(path.stem, tmp_path)
+    jobs = planned(_workflow(out, path, "-n", "--cores", "1", "embed_all", "evaluate_all"))
     runs = load(path).runs
     assert jobs["train"] == len(runs)
     assert jobs["embed"] == len(stores(out)) * len(runs)
     assert set(jobs) <= {"split", "train", "embed", "embed_slides", "embed_all", "evaluate", "evaluate_all", "total"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "probes"),
+    [
+        ("nct-supervised", {"class-linear", "class-mlp", "cell-linear"}),
+        ("nct-mask-only", {"class-linear", "cell-linear"}),
+        ("nct-mfl", {"class-linear", "cell-knn", "dense-class-linear", "dense-cell-mlp"}),
+    ],
+)
+def test_an_experiment_with_a_tiny_encoder_ends_in_its_evidence(name: str, probes: set[str], tmp_path: Path) -> None:
+    out = _draw_set_of(name, tmp_path)
+    config = yaml.safe_load((REPOSITORY / "config" / "experiments" / f"{name}.yaml").read_text())
+    for run in config["runs"].values():
+        run |= {"encoder": "test_resnet", "projector": [16, 16], "epochs": 1, "batch_size": 8}
+    config["evaluate"] = config.get("evaluate", {}) | {"bootstrap": 10, "shots": [1], "shot_draws": 2}
+    if "mlp_epochs" in config["evaluate"]:
+        config["evaluate"]["mlp_epochs"] = 1
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    # Slide vectors would need more patches than these sets have.
+    _workflow(out, tmp_path / "tiny.yaml", "--cores", "2", "evaluate_all")
+    rows = pd.read_csv(out / "results" / "evaluate" / "summary.tsv", sep="\t")
+    assert set(rows["run"]) == set(config["runs"])
+    assert probes <= set(rows["probe"])
+
+
+@pytest.mark.slow
+def test_only_a_run_that_learns_labels_reruns_when_a_table_of_classes_changes(tmp_path: Path) -> None:
+    out = _draw_set_of("nct-supervised", tmp_path)
+    config = {"slides": "config/slides.tsv", "split": {"test": ["crc-val-he-7k"]}, "embed": {"encoder": "supervised"}}
+    tiny = {**TINY, "batch_size": 8}
+    supervised = {**tiny, "branches": ["sparse", "target"], "target": "label"}
+    config["runs"] = {"supervised": supervised, "sparse-only": {**tiny, "branches": ["sparse", "sparse"]}}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    words = ["--cores", "2", "train_all"]
+    _workflow(out, path, *words)
+    table = out / "results" / "dataset" / "nct-crc-he-100k.tsv"
+    table.write_text(table.read_text().replace("\tADI\t", "\tBACK\t"))
+    again = _workflow(out, path, "-n", *words)
+    assert planned(again) == {"train": 1, "train_all": 1, "total": 2}
+    assert "train/supervised" in again
+    sheet = out / "config" / "slides.tsv"
+    lines = [line.split("\t") for line in sheet.read_text().splitlines()]
+    sheet.write_text("".join("\t".join(cells[:-1]) + "\n" for cells in lines))
+    refused = snakemake(out, "-n", "--configfile", str(path), *words)
+    assert refused.returncode != 0
+    assert "a table in the column classes for some pair" in refused.stdout
 
 
 @pytest.mark.slow

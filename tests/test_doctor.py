@@ -81,6 +81,7 @@ def test_everything_that_is_wrong_is_said_in_one_go(
         {"slide": "small", "patient": "p", "sparse": "small.tif"},
     ]
     runs = {"one": {"encoder": "resnet19"}, "two": RUN | {"size_px": 128}}
+    runs["three"] = RUN | {"branches": ["sparse", "target"], "target": "label"}
     _changed(rows, runs=runs, embed={"encoder": "one"}, split={"test": ["nobody"]})
     code, lines = _findings(capsys)
     assert code == 1
@@ -94,6 +95,7 @@ def test_everything_that_is_wrong_is_said_in_one_go(
         ("slide small:", "smaller than one patch"),
         ("run one:", "resnet19"),
         ("run two:", "128"),
+        ("run three:", "no pair with a table in the sheet's column classes"),
         ("split:", "nobody"),
     ):
         assert any(all(word in line for word in words) for line in said), (words, lines)

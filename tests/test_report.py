@@ -318,10 +318,37 @@ def test_the_evidence_table_tells_the_spread_of_seeds_and_whether_intervals_lie_
         ("class-mlp-auc", "Which class: MLP head, area under the ROC curve"),
         ("class-1-shot", "Which class: linear probe on 1 patch of each"),
         ("class-25-shot", "Which class: linear probe on 25 patches of each"),
+        ("cell-linear", "Which cell: linear probe"),
+        ("cell-knn-auc", "Which cell: nearest-neighbour probe, area under the ROC curve"),
+        ("dense-ridge", "The dense side itself: ridge probe"),
+        ("dense-knn", "The dense side itself: nearest-neighbour probe"),
+        ("dense-cell-5-shot", "The dense side itself: which cell: linear probe on 5 patches of each"),
     ],
 )
 def test_every_probe_of_evaluate_has_a_name_in_words(probe: str, title: str) -> None:
     assert probe_title(probe) == title
+
+
+def test_the_dense_side_is_shown_as_a_reference_and_never_as_a_contender(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    drawn = draw_stores(results)
+    for run, noise in (("distilled", 0.5), ("sparse-only", 1.0)):
+        draw_features(drawn, run, noise)
+    assert main(["evaluate", *drawn.arguments("distilled", "sparse-only"), "--settings", '{"bootstrap": 50}']) == 0
+    sheet, summary = draw_sheet(tmp_path / "slides.tsv"), results / "evaluate/summary.tsv"
+    without = Document(write(results, sheet).read_text())
+    assert "upper reference" not in without.words
+    lines = summary.read_text().splitlines()
+    for line in list(lines):
+        cells = line.split("\t")
+        if cells[:2] == ["distilled", "ridge"]:
+            lines.append("\t".join([cells[0], "dense-ridge", *cells[2:4], "0.99", *cells[5:7], *[""] * 4, *cells[11:]]))
+    summary.write_text("\n".join(lines) + "\n")
+    document = Document(write(results, sheet).read_text())
+    assert "The dense side itself: ridge probe" in document.words
+    assert "They are an upper reference and no contender" in document.words
+    for part in ("In comparison with the same baseline", "The dense stain helped"):
+        assert (part in document.words) == (part in without.words)
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_kept_branches_give_what_the_network_gave(trained: Path) -> None:
     rgb = store.read_sparse(slice(0, 6))[:, 4:28, 4:28].transpose(0, 3, 1, 2) / 255
     with torch.inference_mode():
         sparse, dense = whole([torch.from_numpy(rgb).float(), torch.from_numpy(view).float()])
+    np.testing.assert_allclose(kept.dense_features(pixels.copy(), present), dense.features.numpy(), atol=1e-4)
     np.testing.assert_allclose(kept.embed_dense(pixels, present), dense.embedding.numpy(), atol=1e-4)
     np.testing.assert_allclose(kept.project_sparse(sparse.features.numpy()), sparse.embedding.numpy(), atol=1e-5)
 

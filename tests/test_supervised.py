@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
+from pipeline.provenance import file_digest
 from pipeline.settings import RunSettings, build
+from pipeline.training.labelled_rows import labelled_rows
 from pipeline.training.patches import TrainingPatches, make_batch, partners
 from pipeline.training.rows import TrainingRows, read_training_rows
 from pipeline.training.supervised import supervised_terms, training_targets
@@ -29,11 +32,16 @@ def _rows(folder: Path, **options: Any) -> TrainingRows:
     return read_training_rows(split, stores, branches=BRANCHES, batch_size=8, **options)
 
 
-def _train(folder: Path, name: str, **changes: Any) -> tuple[list[dict[str, float]], Path]:
+def _words(folder: Path, name: str, *more: str, **changes: Any) -> list[str]:
     out = folder / name
     words = ["train", "--run", name, "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
     words += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
-    assert main([*words, "--settings", json.dumps({**TINY, "branches": BRANCHES, **changes})]) == 0
+    return [*words, *more, "--settings", json.dumps({**TINY, "branches": BRANCHES, **changes})]
+
+
+def _train(folder: Path, name: str, *more: str, **changes: Any) -> tuple[list[dict[str, float]], Path]:
+    assert main(_words(folder, name, *more, **changes)) == 0
+    out = folder / name
     return [json.loads(line) for line in (out / "m").read_text().splitlines()], out / "encoder"
 
 
@@ -79,6 +87,36 @@ def test_classes_are_those_of_most_of_the_patch(tmp_path: Path) -> None:
     known = shares.max(axis=1) > 0.5
     assert np.isnan(targets[~known]).all()
     np.testing.assert_array_equal(targets[known], np.eye(3)[shares[known].argmax(axis=1)])
+
+
+def _write_tables(folder: Path, shares: np.ndarray) -> list[str]:
+    """By row the names of what covers more than half, empty for the others; of both training slides."""
+    words = ["--classes"]
+    for slide, own in zip(("one", "two"), np.split(shares, 2), strict=True):
+        names = [CLASSES[row.argmax()] if row.max() > 0.5 else "" for row in own]
+        lines = [f"{row}\tx\t{name}" for row, name in enumerate(names)]
+        (folder / f"{slide}.tsv").write_text("\n".join(["row\tfile\tlabel", *reversed(lines)]) + "\n")
+        words.append(f"{slide}={folder / slide}.tsv")
+    return words
+
+
+def test_labels_are_those_of_the_tables_and_patches_without_one_are_no_rows(tmp_path: Path) -> None:
+    shares = _write_masks(tmp_path)
+    words = _write_tables(tmp_path, shares)
+    rows = read_training_rows(tmp_path / "patches.tsv", tmp_path / "tile", branches=("sparse",), batch_size=8)
+    tables = {slide: Path(path) for slide, _, path in (word.partition("=") for word in words[1:])}
+    found = labelled_rows(rows, tables, batch_size=8)
+    known = shares.max(axis=1) > 0.5
+    assert found.classes == ("stroma", "tumour")
+    assert len(found) == known.sum() == len(rows) - 8
+    np.testing.assert_array_equal(np.concatenate([slide.rows for slide in found.slides]), np.flatnonzero(known) % 64)
+    truth = [CLASSES[index] for index in shares[known].argmax(axis=1)]
+    targets = training_targets(found, "label")
+    assert [found.classes[index] for index in targets.argmax(axis=1)] == truth
+    assert (targets.sum(axis=1) == 1).all()
+    # A slide without a table has no rows either.
+    one = labelled_rows(rows, {"one": tables["one"]}, batch_size=8)
+    assert [slide.store.attributes.slide for slide in one.slides] == ["one"]
 
 
 def test_the_losses_are_those_of_torch_on_what_is_known() -> None:
@@ -137,6 +175,54 @@ def test_classes_are_learnt(tmp_path: Path) -> None:
     card = (encoder / "card.md").read_text()
     assert "to predict the class of patches (tumour, stroma, glass)" in card
     assert "| objective | cross-entropy of the classes |" in card
+
+
+def test_labels_of_a_table_are_learnt_without_any_dense_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = _write_tables(tmp_path, _write_masks(tmp_path))
+    options = {"target": "label", "epochs": 6, "batch_size": 32, "lr": 3e-3}
+    lines, encoder = _train(tmp_path, "labels", *more, **options)
+    assert "train labels: 8 of 128 patches have no class and are left out" in capsys.readouterr().err
+    assert lines[-1]["cross_entropy"] < 0.6 * lines[0]["cross_entropy"]
+    assert lines[0]["loss"] == pytest.approx(lines[0]["cross_entropy"])
+    card = (encoder / "card.md").read_text()
+    assert "to tell the class of patches (stroma, tumour)" in card
+    assert "| objective | cross-entropy of the classes |" in card
+    assert "| dense side | none |" in card
+    own = json.loads((encoder / "config.json").read_text())["more_from_less"]
+    assert (own["classes"], own["dense"], own["training"]["patches"]) == (["stroma", "tumour"], None, 120)
+    inputs = own["provenance"]["inputs"]
+    assert inputs["classes/one"] == file_digest(tmp_path / "one.tsv")
+    # Those of other patches cannot be learnt.
+    wrong, _ = _train(tmp_path, "wrong", *more, pairing="shuffled", **options)
+    assert lines[-1]["cross_entropy"] < 0.7 * wrong[-1]["cross_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ({}, "a table of classes of a training slide, for target is label .*found none"),
+        ({"test": "row,class\n0,a\n1,b\n"}, "a training slide, .*found tables of test"),
+        ({"one": "row,class\n0,a\n1,a\n"}, "two classes or more of the training patches, .*found a only"),
+        ({"one": "row,class\n0,\n"}, "two classes or more .*found no class of any of them"),
+        ({"one": "row,class\n0,a\n1,b\n"}, "at least one batch of 8 patches with a class to train on, found 2"),
+        ({"one": "row,class\n64,a\n"}, "rows of the store, 0 to 63"),
+        ({"one": "x\n"}, "columns x_um, y_um, size_um and class, or row and class"),
+    ],
+)
+def test_labels_that_cannot_be_learnt_are_told_in_a_line(
+    tmp_path: Path, tables: dict[str, str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_masks(tmp_path)
+    more = ["--classes"]
+    for slide, text in tables.items():
+        (tmp_path / f"{slide}.csv").write_text(text)
+        more.append(f"{slide}={tmp_path / slide}.csv")
+    assert main(_words(tmp_path, "labels", *more, target="label")) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.search(told, line)
+    assert not (tmp_path / "labels").exists()
 
 
 def test_what_cannot_be_predicted_is_refused(tmp_path: Path) -> None:

@@ -102,6 +102,13 @@ def test_inputs_that_only_some_cohorts_have_are_looked_for_where_they_are(
     _run(known["train"], out | {"--settings": json.dumps(settings)})
     assert told(f"{folder}/encoder", "weights") == f"{encoder}/model.safetensors: unchanged"
 
+    Path("a.csv").write_text("row,class\n" + "".join(f"{row},{'AB'[row % 2]}\n" for row in range(60)))
+    folder = "results/train/labels"
+    settings = json.loads(SETTINGS["train"]) | {"branches": ["sparse", "target"], "target": "label", "epochs": 0}
+    out = {"--out-encoder": f"{folder}/encoder", "--out-metrics": f"{folder}/m.jsonl", "--out-curve": f"{folder}/c.png"}
+    _run(known["train"], out | {"--settings": json.dumps(settings), "--classes": "a=a.csv"})
+    assert told(f"{folder}/encoder", "classes/a") == "not looked for"
+
     shutil.copytree(encoder, "given")
     features = "results/embed/given/a.h5"
     _run(known["embed a"], {"--encoder": "given", "--settings": '{"encoder": "given"}', "--out": features})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets.bci import read_bci
@@ -17,51 +18,62 @@ from pipeline.errors import StatedError
 from pipeline.provenance import finished
 
 
-def write_cohort(
-    dataset: str,
-    source: Path,
-    out: Path,
-    *,
-    masks: Path | None,
-    mpp: float | None,
-    antibody: str | None,
-    size_px: int | None,
-) -> None:
+@dataclass(frozen=True)
+class SetOptions:
+    """What a set may need to be told; None where nothing is said.
+
+    Attributes:
+        masks: of nct-crc: folder of its masks.
+        types: of nct-crc: folder of HoVer-Net's files.
+        sparse: of nct-crc: what the sparse side shows, `he` or `mask`.
+        mpp: of bci: um per pixel.
+        antibody: of segpath: whose cell type.
+        size_px: side of the patches; None takes the images whole.
+    """
+
+    masks: Path | None = None
+    types: Path | None = None
+    sparse: str | None = None
+    mpp: float | None = None
+    antibody: str | None = None
+    size_px: int | None = None
+
+
+def write_cohort(dataset: str, source: Path, out: Path, options: SetOptions) -> None:
     """Writes a set below `out`: a store per part, a table of each store's files and labels, and the sheet.
 
     Args:
         dataset: `nct-crc`, `bci`, `segpath`, `pannuke` or `orion`.
         source: the set as published.
         out: folder of the cohort.
-        masks: of nct-crc.
-        mpp: of bci.
-        antibody: of segpath.
-        size_px: side of the patches; None takes the images whole.
+        options: of the set.
 
     Raises:
         StatedError: if the set is not as published.
     """
     if not source.is_dir():
         raise StatedError(file=source, expected=f"the folder of {dataset}", found="none")
-    parts = _read(dataset, source, masks, mpp, antibody)
+    parts = _read(dataset, source, options)
+    # Tables take minutes, stores of all images hours: what is wrong with the files of labels is told before.
     for part in parts:
-        write_set(part, out / "results" / "tile" / f"{part.name}.zarr", dataset=dataset, size_px=size_px)
-        write_files(part, out / "results" / "dataset" / f"{part.name}.tsv", size_px=size_px)
+        write_files(part, out / "results" / "dataset" / f"{part.name}.tsv", size_px=options.size_px)
+    for part in parts:
+        write_set(part, out / "results" / "tile" / f"{part.name}.zarr", dataset=dataset, size_px=options.size_px)
     _write_sheet(parts, source, out / "config" / "slides.tsv")
 
 
-def _read(dataset: str, source: Path, masks: Path | None, mpp: float | None, antibody: str | None) -> list[PatchSet]:
+def _read(dataset: str, source: Path, options: SetOptions) -> list[PatchSet]:
     if dataset == "nct-crc":
-        return read_nct_crc(source, masks)
-    if dataset == "bci" and mpp is not None:
-        return read_bci(source, mpp)
+        return read_nct_crc(source, options.masks, options.types, options.sparse or "he")
+    if dataset == "bci" and options.mpp is not None:
+        return read_bci(source, options.mpp)
     if dataset == "segpath":
-        return read_segpath(source, antibody)
+        return read_segpath(source, options.antibody)
     if dataset == "pannuke":
         return read_pannuke(source)
     if dataset == "orion":
         return read_orion(source)
-    raise ValueError(f"no reader for {dataset} with um per pixel {mpp}")
+    raise ValueError(f"no reader for {dataset} with um per pixel {options.mpp}")
 
 
 def _write_sheet(parts: Sequence[PatchSet], source: Path, path: Path) -> None:

@@ -42,13 +42,23 @@ def images_in(folder: Path, suffix: str) -> dict[str, Path]:
     return found
 
 
-def check_partners(sparse: Mapping[str, Path], dense: Mapping[str, Path], dense_folder: Path) -> None:
-    """Raises StatedError unless every image has a partner of its name, and the other way round."""
-    for lonely, side in ((sorted(set(sparse) - set(dense)), "dense"), (sorted(set(dense) - set(sparse)), "H&E")):
+def check_partners(
+    sparse: Mapping[str, Path], partners: Mapping[str, Path], folder: Path, *, kind: str = "dense image"
+) -> None:
+    """Raises StatedError unless every H&E image has a partner of its name, and the other way round.
+
+    Args:
+        sparse: the images by name.
+        partners: what must go with them, by name.
+        folder: of these.
+        kind: what they are.
+    """
+    lone_images, lone_partners = sorted(set(sparse) - set(partners)), sorted(set(partners) - set(sparse))
+    for lonely, missing in ((lone_images, kind), (lone_partners, "H&E image")):
         if lonely:
             raise StatedError(
-                file=dense_folder,
-                expected=f"one {side} image for each of the others, by name",
+                file=folder,
+                expected=f"one {missing} for each of the others, by name",
                 found=f"none for {lonely[0]}" + (f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""),
             )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.nuclei import Nuclei
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord
 
@@ -29,7 +30,10 @@ class PatchSet:
         files: by image, the file that it comes from, below the source folder.
         labels: by image, the class that the publisher gives it; empty where there is none.
         read: number of an image to its H&E (P, P, 3) and its dense side (C, P, P), both uint8.
-        sources: all files that are read.
+        sources: all files that `read` reads.
+        nuclei: number of an image to its nuclei, whose most frequent type is a second label; it gives None where
+            nothing is known of them. None for sets that have no such label.
+        sparse: what the sparse side shows: `he`, or `mask` where it is the dense side once more.
     """
 
     name: str
@@ -42,6 +46,8 @@ class PatchSet:
     read: Callable[[int], Pair]
     sources: tuple[Path, ...]
     classes: tuple[str, ...] = ()
+    nuclei: Callable[[int], Nuclei | None] | None = None
+    sparse: str = "he"
 
     @property
     def dense(self) -> SideRecord:

@@ -95,7 +95,7 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
         raise StatedError(
             slide=patches.name, expected=f"patches of up to {patches.side_px} px", found=f"{cutting.size_px} px"
         )
-    settings = {"dataset": dataset, "size_px": cutting.size_px, "mpp": patches.mpp}
+    settings = {"dataset": dataset, "sparse": patches.sparse, "size_px": cutting.size_px, "mpp": patches.mpp}
     provenance = record("dataset", settings, {"files": _digest(patches)}, ("numpy", "pillow", "scikit-image", "zarr"))
     count, side = cutting.images * cutting.per_image, patches.dense
     names = value_names(side)
@@ -146,16 +146,26 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
 
 
 def write_files(patches: PatchSet, path: Path, *, size_px: int | None) -> None:
-    """Writes the table of where each row of the store comes from: row, file, x_px, y_px (in the image), label."""
+    """Writes the table of where each row of the store comes from: row, file, x_px, y_px (in the image), label.
+
+    Of a set whose nuclei may be known it has a column `cell`, the type that most nuclei in the patch have.
+
+    Raises:
+        StatedError: if a file of nuclei is not as it should be.
+    """
     cutting = Cutting(len(patches), patches.side_px, size_px or patches.side_px)
     with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(("row", "file", "x_px", "y_px", "label"))
-        for row in range(cutting.images * cutting.per_image):
-            image, piece = divmod(row, cutting.per_image)
-            y, x = divmod(piece, cutting.per_side)
-            place = (x * cutting.size_px, y * cutting.size_px)
-            writer.writerow((row, patches.files[image], *place, patches.labels[image]))
+        writer.writerow(("row", "file", "x_px", "y_px", "label", *(("cell",) if patches.nuclei else ())))
+        for image in range(cutting.images):
+            nuclei = patches.nuclei(image) if patches.nuclei else None
+            for piece in range(cutting.per_image):
+                y, x = divmod(piece, cutting.per_side)
+                place = (x * cutting.size_px, y * cutting.size_px)
+                cell = nuclei.within(*place, cutting.size_px).most_frequent() if nuclei else ""
+                row = image * cutting.per_image + piece
+                named = (row, patches.files[image], *place, patches.labels[image])
+                writer.writerow((*named, cell) if patches.nuclei else named)
 
 
 class _Mosaic:

@@ -41,7 +41,7 @@ def examine(config: Path, results: Path, *, use_conda: bool) -> Iterator[Finding
 def _examine_cohort(rows: tuple[SheetRow, ...], settings: Settings, results: Path) -> Iterator[Finding]:
     # Only here, so that a broken environment is told before it breaks the import.
     from pipeline.doctor.resources import examine_disk, examine_gpu, examine_memory
-    from pipeline.doctor.runs import examine_encoder, examine_probe, examine_runs, examine_split
+    from pipeline.doctor.runs import examine_encoder, examine_labels, examine_probe, examine_runs, examine_split
     from pipeline.doctor.slides import examine_paths, examine_slides, markers_agree
 
     yield from examine_paths(rows)
@@ -55,6 +55,7 @@ def _examine_cohort(rows: tuple[SheetRow, ...], settings: Settings, results: Pat
     yield from markers_agree(examined.records, settings)
     yield from examine_split(rows, settings)
     yield from examine_runs(settings)
+    yield from examine_labels(rows, settings)
     yield from examine_encoder(examined.records, settings)
     yield from examine_probe(settings)
     yield from examine_disk(examined.records, settings, results)

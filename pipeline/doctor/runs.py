@@ -67,6 +67,15 @@ def examine_runs(settings: Settings) -> Iterator[Finding]:
         yield ok("runs", f"{len(settings.runs)}, with a baseline and a control")
 
 
+def examine_labels(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Finding]:
+    """Whether there is a table of classes for the runs that learn them."""
+    if settings.embed.encoder not in settings.runs or any(row.classes and row.dense for row in rows):
+        return
+    for name, run in settings.runs.items():
+        if run.learns_labels:
+            yield problem(f"run {name}", "target is label, found no pair with a table in the sheet's column classes")
+
+
 def examine_encoder(records: Sequence[SlideRecord], settings: Settings) -> Iterator[Finding]:
     """An encoder from elsewhere: whole, and made for patches like these."""
     wanted = settings.embed.encoder

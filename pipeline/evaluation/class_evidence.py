@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.evidence import EvidenceRow, Fitted, HeldOut, Scores, evidence_rows, stacked, with_mean
 from pipeline.evaluation.prediction import TrainingRows, held_out, training_features
 from pipeline.evaluation.probes import fit_knn
-from pipeline.evaluation.reading import Cohort, read_features
+from pipeline.evaluation.reading import Cohort, FeaturesOf
 from pipeline.settings import EvaluateSettings
 from pipeline.tiling.patch_targets import NO_CLASS
 
@@ -26,69 +25,75 @@ _MEAN_OF = {"recall": "balanced_accuracy", "auc": "macro_auc"}
 
 
 def class_evidence(
-    embeddings: Path,
-    cohort: Cohort,
-    training: TrainingRows,
+    predicted: Mapping[str, Mapping[str, Draws]],
     task: ClassTask,
     groups: Mapping[str, Sequence[str]],
     tested: HeldOut,
-    settings: EvaluateSettings,
+    baseline: str,
+    prefix: str = "",
 ) -> list[EvidenceRow]:
     """Rows of every class probe and class, with their mean.
 
     The probes are `class-linear`, `class-knn` and, where it is asked for, `class-mlp`, scored by recall (mean: balanced
     accuracy), the same with `-auc` scored by the area under the ROC curve of each class against the rest, and
-    `class-{n}-shot` for the numbers of patches that every class has to fit on.
+    `class-{n}-shot` for the numbers of patches that every class has to fit on. Of another column of the tables than
+    `class` its name stands there.
 
-    Raises:
-        StatedError: if a slide has no features there, or features of other patches.
+    Args:
+        predicted: of each training, by probe, see `class_predictions`.
+        task: the classes.
+        groups: for each row's run the trainings that are its seeds.
+        tested: the held-out blocks and their resamples.
+        baseline: run that the others are compared with.
+        prefix: of the names of the probes.
     """
-    seeds = [name for names in groups.values() for name in names]
-    predicted = {name: _predictions(embeddings / name, cohort, training, task, settings) for name in seeds}
     rows = []
     for probe in next(iter(predicted.values())):
         fitted = Fitted(_fitted_on(probe, task), None)
         for metric in ("recall", "auc"):
-            if metric == "auc" and "shot" in probe:
+            if metric == "auc" and probe.endswith("-shot"):
                 continue
             scores = {
                 run: stacked([_scores(metric, task, predicted[name][probe], tested) for name in names])
                 for run, names in groups.items()
             }
-            title = probe if metric == "recall" else f"{probe}-auc"
+            title = prefix + (probe if metric == "recall" else f"{probe}-auc")
             metrics = (metric, _MEAN_OF[metric])
             of_all = dict.fromkeys(groups, fitted)
-            rows += evidence_rows(
-                title, metrics, task.names, scores, of_all, settings.baseline, _with_class(task, tested)
-            )
+            rows += evidence_rows(title, metrics, task.names, scores, of_all, baseline, _with_class(task, tested))
     return rows
 
 
-def _predictions(
-    folder: Path, cohort: Cohort, training: TrainingRows, task: ClassTask, settings: EvaluateSettings
+def class_predictions(
+    features_of: FeaturesOf, cohort: Cohort, training: TrainingRows, task: ClassTask, settings: EvaluateSettings
 ) -> dict[str, Draws]:
-    features, known = training_features(folder, cohort, training), task.fitted != NO_CLASS
-    held = [read_features(folder, slide)[slide.fold == 0] for slide in held_out(cohort)]
+    """By probe what it says of all held-out patches with a class, after it was fitted to the features of one run.
+
+    Raises:
+        StatedError: if a slide has no features there, or features of other patches.
+    """
+    features, known = training_features(features_of, cohort, training), task.fitted != NO_CLASS
+    held = [features_of(slide, np.flatnonzero(slide.fold == 0)) for slide in held_out(cohort)]
     seen = np.concatenate([rows[labels != NO_CLASS] for rows, labels in zip(held, task.tested, strict=True)])
     # Few-shot probes too are standardised by all training patches: that takes no labels.
     standard, labels, classes = Standard.of(features), task.fitted[known], len(task.names)
     x, asked = standard(features[known]), standard(seen)
     found = {
-        "class-linear": [fit_logistic(x, labels, classes).predict(asked)],
-        "class-knn": [fit_knn(features[known], np.eye(classes)[labels], settings.neighbours).predict(seen)],
+        f"{task.column}-linear": [fit_logistic(x, labels, classes).predict(asked)],
+        f"{task.column}-knn": [fit_knn(features[known], np.eye(classes)[labels], settings.neighbours).predict(seen)],
     }
     if settings.mlp_epochs:
         # Here and not above: without it no class probe needs torch.
         from pipeline.evaluation.mlp_probe import fit_mlp, predict_mlp
 
         head = fit_mlp(x, labels, classes, settings.mlp_epochs, settings.seed)
-        found["class-mlp"] = [predict_mlp(head, asked)]
+        found[f"{task.column}-mlp"] = [predict_mlp(head, asked)]
     for shots in settings.shots:
         seeds = [settings.seed * settings.shot_draws + draw for draw in range(settings.shot_draws)]
         drawn = [draw_shots(labels, classes, shots, seed) for seed in seeds]
         fits = [fit_logistic(x[rows], labels[rows], classes).predict(asked) for rows in drawn if rows is not None]
         if fits:
-            found[f"class-{shots}-shot"] = fits
+            found[f"{task.column}-{shots}-shot"] = fits
     return found
 
 
@@ -129,6 +134,6 @@ def _with_class(task: ClassTask, tested: HeldOut) -> HeldOut:
 
 def _fitted_on(probe: str, task: ClassTask) -> NDArray[np.int64]:
     """Patches that a probe was fitted on, the same for every class."""
-    shots = probe.removeprefix("class-").removesuffix("-shot")
+    shots = probe.removeprefix(f"{task.column}-").removesuffix("-shot")
     count = int(shots) * len(task.names) if shots.isdecimal() else int((task.fitted != NO_CLASS).sum())
     return np.full(len(task.names), count)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.evaluation.class_tables import NO_NAME, read_classes
 from pipeline.evaluation.prediction import TrainingRows, held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.progress import say
+from pipeline.tiling.class_tables import CLASS_COLUMN, NO_NAME, numbered, read_classes
 from pipeline.tiling.patch_targets import NO_CLASS, majority_class
 
 Integers = NDArray[np.int64]
@@ -25,11 +25,13 @@ class ClassTask:
     """What class probes are fitted on and asked for, the same for every run.
 
     Attributes:
+        column: of the tables that its classes stand in; it names the probes.
         names: of the K classes that training and held-out patches both show.
         fitted: (n,) class of each training row, `NO_CLASS` where it has none of them.
         tested: for each held-out slide, the class (n,) of its held-out pairs, likewise.
     """
 
+    column: str
     names: tuple[str, ...]
     fitted: Integers
     tested: tuple[Integers, ...]
@@ -45,49 +47,64 @@ class ClassTask:
         }
 
 
-def class_task(cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path] | None = None) -> ClassTask | None:
-    """The task that tables of classes set, or without any the masks of a cohort.
+def class_tasks(
+    cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path], columns: Sequence[str]
+) -> list[ClassTask]:
+    """The tasks that tables of classes set, one a column, or without any table the masks of a cohort.
 
-    None for a cohort of another kind without tables, and where training and held-out patches share fewer than two
-    classes; of tables that is said.
+    There is none for a cohort of another kind without tables, and none of classes of which training and held-out
+    patches share fewer than two; where tables were given that is said.
 
     Args:
         cohort: the pairs.
         training: those that are fitted on.
         tables: by slide; a slide without one has no classes.
+        columns: of the tables, those that hold classes. Masks set the task of `class`.
 
     Raises:
         StatedError: see `read_classes`, and for a table of a slide that has no pairs.
     """
-    if tables:
-        task = _task_of_tables(cohort, training, tables)
-        if task is None:
-            say("evaluate: training and held-out patches share fewer than two classes of the tables; none is asked for")
-        return task
-    if any(slide.dense_kind != "mask" for slide in cohort.slides):
-        return None
-    return _task(cohort.markers, cohort, training, [majority_class(slide.marker_mean) for slide in cohort.slides])
+    if not tables and any(slide.dense_kind != "mask" for slide in cohort.slides):
+        return []
+    found = []
+    for column in columns:
+        task = None
+        if tables:
+            task = _task_of_tables(cohort, training, tables, column)
+        elif column == CLASS_COLUMN:
+            labels = [majority_class(slide.marker_mean) for slide in cohort.slides]
+            task = _task(column, cohort.markers, cohort, training, labels)
+        if task:
+            found.append(task)
+        elif tables:
+            say(
+                f"evaluate: training and held-out patches share fewer than two classes of the tables, column {column}; "
+                "none is asked for"
+            )
+    return found
 
 
-def _task_of_tables(cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path]) -> ClassTask | None:
+def _task_of_tables(
+    cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path], column: str
+) -> ClassTask | None:
     known = [slide.slide for slide in cohort.slides]
     for name, path in tables.items():
         if name not in known:
             expected = f"a table of one of the slides with pairs, {', '.join(known)}"
             raise StatedError(slide=name, file=path, expected=expected, found=f"of {name}")
     given = [
-        read_classes(tables[slide.slide], slide)
+        read_classes(tables[slide.slide], slide.classified, column)
         if slide.slide in tables
         else np.full(len(slide.rows), NO_NAME, dtype=np.str_)
         for slide in cohort.slides
     ]
-    names = sorted({str(name) for one in given for name in np.unique(one)} - {NO_NAME})
-    number = {name: index for index, name in enumerate(names)} | {NO_NAME: NO_CLASS}
-    labels = [np.array([number[str(name)] for name in one], dtype=np.int64) for one in given]
-    return _task(names, cohort, training, labels)
+    names, labels = numbered(given)
+    return _task(column, names, cohort, training, labels)
 
 
-def _task(names: Sequence[str], cohort: Cohort, training: TrainingRows, labels: Sequence[Integers]) -> ClassTask | None:
+def _task(
+    column: str, names: Sequence[str], cohort: Cohort, training: TrainingRows, labels: Sequence[Integers]
+) -> ClassTask | None:
     """The task of labels (n,) of each slide's pairs, of the classes that both sides of the split show."""
     fitted = np.concatenate([own[rows] for own, rows in zip(labels, training.chosen, strict=True)])
     by_slide = {slide.slide: own for slide, own in zip(cohort.slides, labels, strict=True)}
@@ -97,4 +114,6 @@ def _task(names: Sequence[str], cohort: Cohort, training: TrainingRows, labels: 
         return None
     number = np.full(len(names) + 1, NO_CLASS)  # the last one is what NO_CLASS looks up
     number[shared] = np.arange(len(shared))
-    return ClassTask(tuple(names[index] for index in shared), number[fitted], tuple(number[own] for own in tested))
+    return ClassTask(
+        column, tuple(names[index] for index in shared), number[fitted], tuple(number[own] for own in tested)
+    )

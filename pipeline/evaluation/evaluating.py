@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import block_labels
-from pipeline.evaluation.class_evidence import class_evidence
-from pipeline.evaluation.classes import class_task
+from pipeline.evaluation.classes import class_tasks
 from pipeline.evaluation.evidence import EvidenceRow, HeldOut, seeds_of
-from pipeline.evaluation.marker_evidence import METRIC, marker_evidence
-from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, predict, training_rows
-from pipeline.evaluation.reading import Cohort, encoder_of, read_cohort
+from pipeline.evaluation.marker_evidence import METRIC
+from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, training_rows
+from pipeline.evaluation.probing import ProbedRun, evidence, probe
+from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
 from pipeline.evaluation.targets import DESCRIPTION
 from pipeline.progress import progress
 from pipeline.provenance import file_digest, finished, record, write_json
 from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.tiling.class_tables import CLASS_COLUMN
 
 COLUMNS = (
     "run",
@@ -72,44 +74,54 @@ def evaluate(
             those of the other.
         panel: what slides call the same marker.
         trainings: folder that holds, for every run, RUN/encoder and RUN/branches.safetensors; without it no dense
-            patches are looked for from H&E.
+            patches are looked for from H&E, and the dense side cannot be probed.
         classes: for each slide that has one, the table of its classes.
 
     Raises:
-        StatedError: see `read_cohort`, `read_features`, `encoder_of`, `check_runs`, `class_task` and `retrieval`.
+        StatedError: see `read_cohort`, `read_features`, `encoder_of`, `check_runs`, `class_tasks`, `probed_dense_sides`
+            and `retrieval`.
     """
     repeats, panel = repeats or {}, panel or PanelSettings()
     check_runs(embeddings, list(runs))
     check_repeats(runs, repeats)
+    if settings.dense_side and trainings is None:
+        raise StatedError(file="--trainings", expected="the folder of the trainings, for dense_side", found="none")
     cohort = read_cohort(split, stores, panel)
     names = [slide.slide for slide in cohort.slides]
     encoders = {run: encoder_of(embeddings / run, names) for run in runs}
     training = training_rows(cohort, settings)
-    predictions = {
-        run: predict(embeddings / run, cohort, training, settings)
+    tasks = class_tasks(cohort, training, classes or {}, settings.classes)
+    probed = {
+        run: probe(features_in(embeddings / run), cohort, training, tasks, settings)
         for run in progress(runs, label="probing", unit="runs")
     }
-    tested, groups = HeldOut.of(cohort, settings), seeds_of(list(predictions), repeats)
-    rows = marker_evidence(cohort, predictions, groups, tested, settings.baseline)
-    task = class_task(cohort, training, classes)
-    if task:
-        rows += class_evidence(embeddings, cohort, training, task, groups, tested, settings)
+    tested, groups = HeldOut.of(cohort, settings), seeds_of(list(probed), repeats)
+    rows = evidence(cohort, probed, groups, tasks, tested, settings.baseline)
+    dense_sides: dict[str, ProbedRun] = {}
+    if trainings and settings.dense_side:
+        # Here and not above, as below: without it this stage needs no torch.
+        from pipeline.evaluation.dense_side import PREFIX, probed_dense_sides
+
+        dense_sides = probed_dense_sides(trainings, stores, cohort, training, tasks, groups, settings, panel)
+        of_dense = {run: names for run, names in groups.items() if all(name in dense_sides for name in names)}
+        if of_dense:
+            # Nothing is compared with the baseline: at inference there is no dense side.
+            rows += evidence(cohort, dense_sides, of_dense, tasks, tested, "", PREFIX)
     found = {}
     if trainings and settings.retrieval_patches:
-        # Here and not above: without it this stage needs no torch.
         from pipeline.evaluation.retrieval_patches import retrieval
 
         found = retrieval(trainings, embeddings, stores, cohort, groups, tested, settings, panel)
     order = {run: index for index, run in enumerate(groups)}
     rows.sort(key=lambda row: order[row.run])  # stable: probes and targets keep their order
-    inputs = {split.name: file_digest(split)}
-    for name in names:
-        inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
-        inputs |= {f"embed/{run}/{name}.h5": file_digest(embeddings / run / f"{name}.h5") for run in runs}
-    inputs |= {f"classes/{name}": file_digest(path) for name, path in (classes or {}).items()}
+    inputs = _hashed(stores, split, embeddings, runs, names) | {
+        f"classes/{name}": file_digest(path) for name, path in (classes or {}).items()
+    }
     if trainings:
-        kept = {run: trainings / run / "branches.safetensors" for first in found for run in groups[first]}
+        asked = dict.fromkeys([*(run for first in found for run in groups[first]), *dense_sides])
+        kept = {run: trainings / run / "branches.safetensors" for run in asked}
         inputs |= {f"train/{run}/{path.name}": file_digest(path) for run, path in kept.items()}
+    told = {task.column: task.told() for task in tasks}
     details = {
         "provenance": record(
             "evaluate", asdict(settings) | {"panel": asdict(panel)}, inputs, packages=("numpy", "scipy", "h5py", "zarr")
@@ -123,7 +135,8 @@ def evaluate(
             for run, (encoder, width) in encoders.items()
         },
         "markers": list(cohort.markers),
-        "classes": task.told() if task else None,
+        "classes": told.get(CLASS_COLUMN),
+        "classes_of": {column: counts for column, counts in told.items() if column != CLASS_COLUMN},
         "held_out": _held_out(cohort, settings),
         "retrieval": found,
         "rows": [_details(row) for row in rows],
@@ -153,6 +166,15 @@ def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
             disjoint = "" if row.disjoint is None else "yes" if row.disjoint else "no"
             named = (row.run, row.probe, row.target, row.metric)
             writer.writerow((*named, *map(_decimals, numbers), row.verdict, *counts, *seeds, disjoint))
+
+
+def _hashed(stores: Path, split: Path, embeddings: Path, runs: Sequence[str], slides: Sequence[str]) -> dict[str, str]:
+    """The hash of the split, of each store and of each run's features, by name."""
+    inputs = {split.name: file_digest(split)}
+    for name in slides:
+        inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
+        inputs |= {f"embed/{run}/{name}.h5": file_digest(embeddings / run / f"{name}.h5") for run in runs}
+    return inputs
 
 
 def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:

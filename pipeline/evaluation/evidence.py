@@ -30,7 +30,7 @@ class EvidenceRow:
 
     Attributes:
         run: name of the training; with several seeds, of the first.
-        probe: `ridge`, `knn`, or one of `class_evidence`.
+        probe: `ridge`, `knn`, or one of `class_evidence`; of a dense encoder's features with `dense-` before it.
         target: a marker or class, or `mean` for the mean of their scores.
         metric: what the score is.
         score: on held-out patches, the mean over seeds; Pearson r is taken within slides and averaged over them.

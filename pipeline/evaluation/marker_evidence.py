@@ -31,6 +31,7 @@ def marker_evidence(
     groups: Mapping[str, Sequence[str]],
     tested: HeldOut,
     baseline: str,
+    prefix: str = "",
 ) -> list[EvidenceRow]:
     """Rows of every probe and marker, with their mean.
 
@@ -40,6 +41,7 @@ def marker_evidence(
         groups: for each row's run the trainings that are its seeds.
         tested: the held-out blocks and their resamples.
         baseline: run that the others are compared with.
+        prefix: of the names of the probes.
     """
     truths = [held_out_truth(slide) for slide in held_out(cohort)]
     rows = []
@@ -55,7 +57,7 @@ def marker_evidence(
             )
             for run, names in groups.items()
         }
-        rows += evidence_rows(probe, (METRIC, METRIC), cohort.markers, scores, fitted, baseline, tested)
+        rows += evidence_rows(prefix + probe, (METRIC, METRIC), cohort.markers, scores, fitted, baseline, tested)
     return rows
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.evaluation.probes import KnnProbe, RidgeProbe, fit_knn, fit_ridge
-from pipeline.evaluation.reading import Cohort, Features, SlidePairs, read_features
+from pipeline.evaluation.reading import Cohort, Features, FeaturesOf, SlidePairs
 from pipeline.settings import EvaluateSettings
 from pipeline.tiling.patch_targets import comparable, standardised
 
@@ -75,13 +75,15 @@ def drawn_evenly(available: Sequence[Integers], most: int, seed: int) -> list[In
     return drawn
 
 
-def predict(folder: Path, cohort: Cohort, training: TrainingRows, settings: EvaluateSettings) -> RunPredictions:
+def predict(
+    features_of: FeaturesOf, cohort: Cohort, training: TrainingRows, settings: EvaluateSettings
+) -> RunPredictions:
     """Fits the probes on the features of one run and predicts its held-out pairs, slide by slide.
 
     Raises:
         StatedError: if a slide has no features there, or features of other patches.
     """
-    features = training_features(folder, cohort, training)
+    features = training_features(features_of, cohort, training)
     count = len(cohort.markers)
     fitted = list(_fit(features, training, settings))
     penalty, patches = np.full(count, np.nan), np.zeros(count, dtype=np.int64)
@@ -89,7 +91,7 @@ def predict(folder: Path, cohort: Cohort, training: TrainingRows, settings: Eval
         penalty[columns], patches[columns] = ridge.penalty, len(knn.targets)
     predicted: dict[str, list[Floats]] = {probe: [] for probe in PROBES}
     for slide in held_out(cohort):
-        seen = read_features(folder, slide)[slide.fold == 0]
+        seen = features_of(slide, np.flatnonzero(slide.fold == 0))
         values = {probe: np.full((len(seen), count), np.nan) for probe in PROBES}
         for columns, ridge, knn in fitted:
             values["ridge"][:, columns] = ridge.predict(seen)
@@ -99,19 +101,14 @@ def predict(folder: Path, cohort: Cohort, training: TrainingRows, settings: Eval
     return RunPredictions(predicted, penalty, patches)
 
 
-def training_features(folder: Path, cohort: Cohort, training: TrainingRows) -> Features:
+def training_features(features_of: FeaturesOf, cohort: Cohort, training: TrainingRows) -> Features:
     """Features (n, D) of the training rows, in their order.
 
     Raises:
         StatedError: see `read_features`.
     """
-    return np.concatenate(
-        [
-            read_features(folder, slide)[picked]
-            for slide, picked in zip(cohort.slides, training.chosen, strict=True)
-            if len(picked)
-        ]
-    )
+    chosen = zip(cohort.slides, training.chosen, strict=True)
+    return np.concatenate([features_of(slide, picked) for slide, picked in chosen if len(picked)])
 
 
 def fitted_together(training: TrainingRows) -> Iterator[tuple[Integers, Integers]]:

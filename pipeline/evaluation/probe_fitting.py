@@ -29,7 +29,7 @@ from pipeline.evaluation.prediction import (
 )
 from pipeline.evaluation.probe_file import MarkerProbe, Probe
 from pipeline.evaluation.probes import RidgeProbe, fit_ridge
-from pipeline.evaluation.reading import Cohort, Features, encoder_of, read_cohort, read_features
+from pipeline.evaluation.reading import Cohort, Features, encoder_of, features_in, read_cohort, read_features
 from pipeline.provenance import file_digest, record
 from pipeline.settings import EvaluateSettings, PanelSettings
 
@@ -69,7 +69,7 @@ def save_probe(
     cohort, folder = read_cohort(split, stores, panel), embeddings / run
     encoder, _ = encoder_of(folder, [slide.slide for slide in cohort.slides])
     training = training_rows(cohort, settings)
-    features = training_features(folder, cohort, training)
+    features = training_features(features_in(folder), cohort, training)
     fitted, patches = _fitted(features, training, len(cohort.markers), settings.ridge)
     on_training = fitted.predict(features)
     low, high = np.full((2, len(cohort.markers)), np.nan)

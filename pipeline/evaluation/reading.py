@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.settings import PanelSettings
 from pipeline.slides.marker_names import Aliases, panel_of
 from pipeline.split_table import read_split_table
+from pipeline.tiling.class_tables import ClassifiedPatches
+from pipeline.tiling.patch_places import patch_centres_um
 from pipeline.tiling.store import PatchStore
 
 Floats = NDArray[np.float64]
@@ -48,6 +50,15 @@ class SlidePairs:
     marker_mean: Floats
     dense_kind: str
     coords_px: Integers
+
+    @property
+    def classified(self) -> ClassifiedPatches:
+        """The pairs as tables of classes are asked for them."""
+        return ClassifiedPatches(self.slide, self.rows, self.centre_um, len(self.coords_px))
+
+
+# Features (n, D) of some pairs of a slide, which are named by their indices into `SlidePairs.rows`.
+FeaturesOf = Callable[[SlidePairs, Integers], Features]
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,15 @@ def read_features(folder: Path, slide: SlidePairs) -> Features:
     return features
 
 
+def features_in(folder: Path) -> FeaturesOf:
+    """A reader of features from a run's folder; it raises what `read_features` raises."""
+
+    def features_of(slide: SlidePairs, pairs: Integers) -> Features:
+        return read_features(folder, slide)[pairs]
+
+    return features_of
+
+
 def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
     """The hash of the encoder that made a run's features and their width, the same for all slides.
 
@@ -170,16 +190,14 @@ def _slide_pairs(
     rows = part["row"].to_numpy(np.int64)
     values = np.full((len(rows), markers), np.nan)
     values[:, list(places)] = store.table.marker_mean[rows]
-    position_um, known = np.asarray(store.table.position_um[rows], dtype=np.float64), store.attributes
     return SlidePairs(
         slide=slide,
         patient=patient,
         rows=rows,
         fold=part["fold"].to_numpy(np.int64),
-        position_um=position_um,
-        # A position is the centre of the patch's first level-0 pixel, half a pixel inside its corner.
-        centre_um=position_um + (known.size_px * known.mpp - known.mpp_level0) / 2,
+        position_um=np.asarray(store.table.position_um[rows], dtype=np.float64),
+        centre_um=patch_centres_um(store, rows),
         marker_mean=values,
-        dense_kind=known.dense_kind,
+        dense_kind=store.attributes.dense_kind,
         coords_px=np.asarray(store.table.position_px, dtype=np.int64),
     )

@@ -12,21 +12,18 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import Interval, enough_blocks
+from pipeline.evaluation.dense_patches import encoded, readable_slides
 from pipeline.evaluation.evidence import HeldOut
 from pipeline.evaluation.prediction import drawn_evenly, held_out
 from pipeline.evaluation.reading import Cohort, SlidePairs, encoder_of, read_features
 from pipeline.evaluation.retrieval import Figure, Ranks, partner_ranks, retrieval_figures
 from pipeline.settings import EvaluateSettings, PanelSettings
-from pipeline.slides.marker_names import UNUSED, Aliases, panel_of
-from pipeline.tiling.store import PatchStore
 from pipeline.training.dense_description import DenseDescription
 from pipeline.training.kept_branches import BRANCHES_NAME, KeptBranches
-from pipeline.training.patches import TrainingPatches
 from pipeline.training.precision import best_device
-from pipeline.training.rows import TrainingRows, TrainingSlide
+from pipeline.training.rows import TrainingRows
 
 Integers = NDArray[np.int64]
-_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -104,25 +101,15 @@ def _gallery(
     stores: Path, cohort: Cohort, dense: DenseDescription, settings: EvaluateSettings, panel: PanelSettings
 ) -> Gallery | None:
     """Held-out pairs whose dense side is of the run's kind and shows one of its markers; None where there are none."""
-    numbered = [(number, slide) for number, slide in enumerate(held_out(cohort)) if slide.dense_kind == dense.kind]
-    opened = {slide.slide: PatchStore.open(stores / f"{slide.slide}.zarr") for _, slide in numbered}
-    channels = {name: store.attributes.markers for name, store in opened.items()}
-    # The run's own panel comes first: held-out slides may lack a marker of it, or have more.
-    aliases = Aliases(panel.aliases, panel.known_aliases)
-    joint = panel_of({"": dense.panel} | channels, aliases, dense.panel)
-    usable = [item for item in numbered if any(place != UNUSED for place in joint.places[item[1].slide])]
-    if not usable:
+    numbers = {slide.slide: number for number, slide in enumerate(held_out(cohort))}
+    readable = readable_slides(dense, held_out(cohort), stores, panel)
+    if not readable.slides:
         return None
-    pairs = tuple(slide for _, slide in usable)
-    held = [np.flatnonzero(slide.fold == 0) for slide in pairs]
+    held = [np.flatnonzero(slide.fold == 0) for slide in readable.slides]
     places = drawn_evenly([np.arange(len(rows)) for rows in held], settings.retrieval_patches, settings.seed)
     chosen = tuple(rows[picked] for rows, picked in zip(held, places, strict=True))
-    read = tuple(
-        TrainingSlide(opened[slide.slide], slide.rows[picked]) for slide, picked in zip(pairs, chosen, strict=True)
-    )
-    known = opened[pairs[0].slide].attributes
-    rows = TrainingRows(read, known.size_px, known.mpp, joint, dense.kind)
-    return Gallery(pairs, chosen, rows, tuple(places), tuple(number for number, _ in usable))
+    of_slides = tuple(numbers[slide.slide] for slide in readable.slides)
+    return Gallery(readable.slides, chosen, readable.rows(chosen), tuple(places), of_slides)
 
 
 def _ranks(path: Path, dense: DenseDescription, features: Path, gallery: Gallery) -> Ranks:
@@ -137,13 +124,8 @@ def _ranks(path: Path, dense: DenseDescription, features: Path, gallery: Gallery
     sparse = [
         read_features(features, slide)[picked] for slide, picked in zip(gallery.pairs, gallery.chosen, strict=True)
     ]
-    patches = TrainingPatches(gallery.rows, dense=True, budget_bytes=0)
-    numbers = np.arange(len(patches))
-    found = [
-        branches.embed_dense(*patches.dense(numbers[start : start + _ROWS_AT_ONCE]))
-        for start in range(0, len(numbers), _ROWS_AT_ONCE)
-    ]
-    return partner_ranks(branches.project_sparse(np.concatenate(sparse)), np.concatenate(found))
+    found = encoded(gallery.rows, branches.embed_dense)
+    return partner_ranks(branches.project_sparse(np.concatenate(sparse)), found)
 
 
 def _blocks(gallery: Gallery, tested: HeldOut) -> tuple[list[Integers], HeldOut]:

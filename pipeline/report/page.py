@@ -78,6 +78,11 @@ class Page:
         return any(row.measure != views.MEASURES["pearson_r"] for row in self.evidence_means)
 
     @property
+    def asks_dense_side(self) -> bool:
+        """Whether there are probes of the dense side's own features."""
+        return any(row.probe.startswith(words.DENSE_PROBE) for row in self.evidence_means)
+
+    @property
     def averaged(self) -> str:
         """What the means of the evidence are taken over."""
         many = self.dense.many

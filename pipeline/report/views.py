@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from pipeline.report.figures import Estimate, curves, fates, forest, signed
 from pipeline.report.reading import Evidence, Results, SlideResults
-from pipeline.report.words import MEAN
+from pipeline.report.words import DENSE_PROBE, MEAN
 
 # Panels of antibodies are listed whole.
 _MOST_NAMES = 64
@@ -178,14 +178,21 @@ def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePar
 
 def probe_title(probe: str) -> str:
     """A probe's name in words."""
+    own = probe.removeprefix(DENSE_PROBE)
     known = {"ridge": "Ridge probe", "knn": "Nearest-neighbour probe"}
-    if not probe.startswith("class-"):
-        return known.get(probe, probe)
-    kind = probe.removeprefix("class-").removesuffix("-auc")
+    title = known.get(own) or _class_probe_title(own)
+    return title if own == probe else f"The dense side itself: {title[:1].lower()}{title[1:]}"
+
+
+def _class_probe_title(probe: str) -> str:
+    """That of a probe which asks for the class in some column of the tables, such as `class-linear-auc`."""
+    column, _, kind = probe.removesuffix("-auc").partition("-")
     shots = kind.removesuffix("-shot")
     words = {"linear": "linear probe", "knn": "nearest-neighbour probe", "mlp": "MLP head"}
+    if kind not in words and not shots.isdecimal():
+        return probe
     by = words.get(kind) or f"linear probe on {shots} {'patch' if shots == '1' else 'patches'} of each"
-    return f"Which class: {by}{', area under the ROC curve' if probe.endswith('-auc') else ''}"
+    return f"Which {column}: {by}{', area under the ROC curve' if probe.endswith('-auc') else ''}"
 
 
 def headline_figure(results: Results, series: dict[str, int], probe: str) -> Markup | None:

@@ -13,6 +13,8 @@ from pipeline.report.reading import Evidence, Results
 
 HEADLINE_PROBE = "ridge"
 MEAN = "mean"
+# How the names of probes begin that were fitted to features of the dense side itself.
+DENSE_PROBE = "dense-"
 # What controls are called where no encoder is there to tell them.
 CONTROLS = frozenset({"shuffled", "blank"})
 # On drawn cases fewer blocks than these find a difference between equal runs in about 10 of 100, not in 5.

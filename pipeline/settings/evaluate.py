@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.settings.closed import CLOSED
+
+_NO_CLASSES = ("dense", "row", "x_um", "y_um", "size_um")
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -19,6 +21,18 @@ class EvaluateSettings:
         default=(0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0, 100000.0),
         min_length=1,
         description="ridge penalties to choose from within the training folds",
+    )
+    classes: tuple[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], ...] = Field(
+        default=("class",),
+        min_length=1,
+        description="columns of the tables of classes that the class probes are asked for, each on its own: `class` "
+        "(or `label`) gives `class-linear` and so on, another one, e.g. `cell`, `cell-linear`",
+    )
+    dense_side: bool = Field(
+        default=False,
+        description="whether the same probes are fitted to features of each run's dense encoder, too: what the dense "
+        "side tells by itself, an upper reference. It costs a pass of that encoder over the dense side of all patches "
+        "that are fitted or scored on",
     )
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1, 5, 10, 25),
@@ -51,3 +65,12 @@ class EvaluateSettings:
         "dense patch of an H&E patch; 0 leaves it out",
     )
     seed: int = Field(default=0, ge=0, description="seed of the bootstrap and of the draw of patches to fit on")
+
+    @field_validator("classes")
+    @classmethod
+    def _names_columns_of_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        # A probe of a dense side is called dense-…, whatever it asks.
+        wrong = [name for name in classes if name in _NO_CLASSES or classes.count(name) > 1]
+        if wrong:
+            raise ValueError(f"classes must differ and be none of {', '.join(_NO_CLASSES)}")
+        return classes

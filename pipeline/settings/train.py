@@ -32,11 +32,12 @@ class RunSettings:
         description="loss between the branches, summed over all pairs of them; a target branch takes squared error or "
         "cross-entropy instead",
     )
-    target: Literal["values", "class"] = Field(
+    target: Literal["values", "class", "label"] = Field(
         default="values",
         description="what a target branch holds: values (of fluorescence the log mean of each marker, of brightfield "
-        "the density of each stain, of a mask the share of each class, of gene counts the log of each, normalised) or "
-        "class (of a mask, that of most of the patch)",
+        "the density of each stain, of a mask the share of each class, of gene counts the log of each, normalised), "
+        "class (of a mask, that of most of the patch) or label (the class that the sheet's table `classes` gives the "
+        "patch; those without one are left out)",
     )
     convention: Literal["vicreg", "mfl"] = Field(
         default="vicreg", description="weights of the VICReg terms: as its authors code them, or as More From Less does"
@@ -205,6 +206,11 @@ class RunSettings:
     def encoded(self) -> tuple[Modality | Branch, ...]:
         """The branches that have an encoder: all but a target."""
         return tuple(branch for branch in self.branches if branch != "target")
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether the run needs tables of classes."""
+        return "target" in self.modalities and self.target == "label"
 
     @property
     def pairs(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +59,46 @@ def add_panel(parser: argparse.ArgumentParser) -> None:
 def panel_settings_of(parsed: argparse.Namespace) -> PanelSettings:
     """The checked settings that `--panel` gave; StatedError as in `settings_of`."""
     return _given(parsed.panel, PanelSettings, "--panel")
+
+
+def add_classes(parser: argparse.ArgumentParser, use: str) -> None:
+    """Adds `--classes`: tables of classes of slides, and what for."""
+    parser.add_argument(
+        "--classes",
+        nargs="*",
+        default=[],
+        metavar="SLIDE=TABLE",
+        help=f"tables of classes by position or row (the sheet's column classes), {use}",
+    )
+
+
+def class_tables_of(parsed: argparse.Namespace) -> dict[str, Path]:
+    """The table of each slide that `--classes` names.
+
+    Raises:
+        StatedError: for a word that is no SLIDE=TABLE.
+    """
+    return {slide: Path(path) for slide, path in pairs_of(parsed.classes, "--classes", "SLIDE=TABLE").items()}
+
+
+def pairs_of(words: Sequence[str], option: str, expected: str) -> dict[str, str]:
+    """The mapping that words like NAME=VALUE give.
+
+    Args:
+        words: of an option.
+        option: its name, for the error.
+        expected: what such a word is, for the error.
+
+    Raises:
+        StatedError: for a word without a name or a value.
+    """
+    found = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not (name and sign and value):
+            raise StatedError(file=option, expected=expected, found=word)
+        found[name] = value
+    return found
 
 
 def _given(text: str, kind: type[S], argument: str) -> S:

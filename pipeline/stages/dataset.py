@@ -7,6 +7,9 @@ from pathlib import Path
 
 NAMES = ("nct-crc", "bci", "segpath", "pannuke", "orion")
 
+# Options that one set has and no other.
+_OWNERS = {"masks": "nct-crc", "types": "nct-crc", "sparse": "nct-crc", "mpp": "bci", "antibody": "segpath"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
@@ -16,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--masks", type=Path, metavar="DIR", help="of nct-crc: masks in the set's own folders and names"
+    )
+    parser.add_argument(
+        "--types", type=Path, metavar="DIR", help="of nct-crc: HoVer-Net's json/ in the set's own folders and names"
+    )
+    parser.add_argument(
+        "--sparse", choices=("he", "mask"), help="of nct-crc: what the sparse side shows, H&E (default) or the mask"
     )
     parser.add_argument("--mpp", type=_length, metavar="UM", help="of bci: um per pixel, which its files do not tell")
     parser.add_argument("--antibody", metavar="NAME", help="of segpath: whose cell type, where there are several")
@@ -29,25 +38,18 @@ def run(parsed: argparse.Namespace) -> None:
     Raises:
         StatedError: if the set is not laid out as it is published.
     """
-    from pipeline.datasets.cohort import write_cohort
+    from pipeline.datasets.cohort import SetOptions, write_cohort
     from pipeline.errors import StatedError
 
     if parsed.name == "bci" and parsed.mpp is None:
         raise StatedError(expected="--mpp, for the files of BCI do not tell um per pixel", found="none")
     if parsed.size_px is not None and parsed.size_px < 16:
         raise StatedError(expected="patches of 16 px or more", found=f"--size-px {parsed.size_px}")
-    for option, owner in (("masks", "nct-crc"), ("mpp", "bci"), ("antibody", "segpath")):
+    for option, owner in _OWNERS.items():
         if getattr(parsed, option) is not None and parsed.name != owner:
             raise StatedError(expected=f"--{option} with --name {owner} only", found=f"--name {parsed.name}")
-    write_cohort(
-        parsed.name,
-        parsed.source,
-        parsed.out,
-        masks=parsed.masks,
-        mpp=parsed.mpp,
-        antibody=parsed.antibody,
-        size_px=parsed.size_px,
-    )
+    options = SetOptions(**{name: getattr(parsed, name) for name in (*_OWNERS, "size_px")})
+    write_cohort(parsed.name, parsed.source, parsed.out, options)
 
 
 def _length(text: str) -> float:

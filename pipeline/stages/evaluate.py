@@ -6,9 +6,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import StatedError
 from pipeline.settings import EvaluateSettings
-from pipeline.stages.arguments import add_panel, add_settings, panel_settings_of, settings_of
+from pipeline.stages.arguments import (
+    add_classes,
+    add_panel,
+    add_settings,
+    class_tables_of,
+    pairs_of,
+    panel_settings_of,
+    settings_of,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder that holds RUN/encoder and RUN/branches.safetensors for every run: those with a dense branch look "
         "for the dense patch of an H&E patch",
     )
-    parser.add_argument(
-        "--classes",
-        nargs="*",
-        default=[],
-        metavar="SLIDE=TABLE",
-        help="tables of classes by position or row (the sheet's column classes), for the class probes",
-    )
+    add_classes(parser, "for the class probes")
     parser.add_argument("--out-summary", type=Path, required=True, metavar="TSV", help="the table of scores")
     parser.add_argument("--out-details", type=Path, required=True, metavar="JSON", help="choices and further measures")
     add_panel(parser)
@@ -58,7 +59,7 @@ def run(parsed: argparse.Namespace) -> None:
         repeats_of(parsed.repeats),
         panel_settings_of(parsed),
         parsed.trainings,
-        tables_of(parsed.classes),
+        class_tables_of(parsed),
     )
 
 
@@ -68,23 +69,4 @@ def repeats_of(words: Sequence[str]) -> dict[str, str]:
     Raises:
         StatedError: for a word that is no RUN=FIRST.
     """
-    return _pairs_of(words, "--repeats", "RUN=FIRST")
-
-
-def tables_of(words: Sequence[str]) -> dict[str, Path]:
-    """The mapping that `--classes` gives.
-
-    Raises:
-        StatedError: for a word that is no SLIDE=TABLE.
-    """
-    return {slide: Path(path) for slide, path in _pairs_of(words, "--classes", "SLIDE=TABLE").items()}
-
-
-def _pairs_of(words: Sequence[str], option: str, expected: str) -> dict[str, str]:
-    found = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        if not (name and sign and value):
-            raise StatedError(file=option, expected=expected, found=word)
-        found[name] = value
-    return found
+    return pairs_of(words, "--repeats", "RUN=FIRST")

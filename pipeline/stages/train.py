@@ -7,7 +7,15 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings
-from pipeline.stages.arguments import add_panel, add_settings, at_least, panel_settings_of, settings_of
+from pipeline.stages.arguments import (
+    add_classes,
+    add_panel,
+    add_settings,
+    at_least,
+    class_tables_of,
+    panel_settings_of,
+    settings_of,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many processes share each batch, each on a GPU of its own where there are any; on several machines "
         "torchrun starts them",
     )
+    add_classes(parser, "which a run learns whose target is label")
     add_panel(parser)
     add_settings(parser, RunSettings)
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Writes encoder, metrics and curve."""
-    settings, panel = settings_of(parsed, RunSettings), panel_settings_of(parsed)
+    settings, panel, tables = settings_of(parsed, RunSettings), panel_settings_of(parsed), class_tables_of(parsed)
     if parsed.processes > 1:
         from pipeline.training.launching import is_launched, launch
 
@@ -45,8 +54,10 @@ def run(parsed: argparse.Namespace) -> None:
 
     import torch
 
+    from pipeline.progress import say
     from pipeline.provenance import file_digest, record
     from pipeline.training.encoders import WEIGHTS_NAME
+    from pipeline.training.labelled_rows import labelled_rows, left_out
     from pipeline.training.processes import joined
     from pipeline.training.rows import read_training_rows
     from pipeline.training.training import TrainingOutputs, store_digests, train
@@ -57,12 +68,20 @@ def run(parsed: argparse.Namespace) -> None:
         rows = read_training_rows(
             parsed.split,
             parsed.stores,
-            branches=settings.branches,
+            # Labels of a table ask nothing of the dense side.
+            branches=settings.encoded if settings.learns_labels else settings.branches,
             batch_size=settings.batch_size,
             markers=settings.markers,
             panel=panel,
         )
         inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
+        if settings.learns_labels:
+            labelled = labelled_rows(rows, tables, batch_size=settings.batch_size)
+            if processes.first and (told := left_out(rows, labelled)):
+                say(f"train {parsed.name}: {told}")
+            seen = [slide.store.attributes.slide for slide in rows.slides]
+            inputs |= {f"classes/{name}": file_digest(tables[name]) for name in seen if name in tables}
+            rows = labelled
         if settings.weights:
             path = Path(settings.weights) / WEIGHTS_NAME
             if not path.is_file():

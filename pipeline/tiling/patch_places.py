@@ -1,4 +1,4 @@
-"""Where the patches of a store lie on its grid: one small pixel per patch, laid over the whole slide."""
+"""Where the patches of a store lie: on its grid, one small pixel per patch, laid over the whole slide; and in um."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ class PatchPlaces:
     top: float
     width: float
     height: float
+
+
+def patch_centres_um(store: PatchStore, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 2) float64, xy of the centres of these rows of a store."""
+    known = store.attributes
+    # A position is the centre of the patch's first level-0 pixel, half a pixel inside its corner.
+    offset = (known.size_px * known.mpp - known.mpp_level0) / 2
+    return np.asarray(store.table.position_um[rows], dtype=np.float64) + offset
 
 
 def patch_places(store: PatchStore) -> PatchPlaces | None:

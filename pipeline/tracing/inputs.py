@@ -120,6 +120,9 @@ def _of_train(result: Path, named: Mapping[str, str], settings: Settings) -> Ite
     for name, wanted in named.items():
         if name == "split":
             yield Input(name, wanted, root / "split" / "patches.tsv", file_digest, leaf=False)
+        elif name.startswith("classes/"):
+            # The sheet has the paths of tables of classes, the result their hashes only.
+            yield Input(name, wanted, None, file_digest, leaf=True)
         elif name == "weights" and settings.get("weights"):
             yield Input(name, wanted, Path(settings["weights"]) / WEIGHTS_NAME, file_digest, leaf=False)
         else:

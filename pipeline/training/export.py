@@ -108,6 +108,7 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
             "bf16_cosine": round(trained.bf16_cosine, 6),
             "markers": [asdict(item) for item in trained.markers],
             "dense": _dense(trained),
+            "classes": list(rows.classes),
             "markers_absent": {marker: list(slides) for marker, slides in rows.panel.absent().items()},
             "training": {
                 "slides": [item.store.attributes.slide for item in rows.slides],
@@ -136,7 +137,7 @@ def card(config: dict[str, Any], last: dict[str, Any] | None) -> str:
     """The contents of card.md."""
     own = config["more_from_less"]
     settings, training, patch = own["settings"], own["training"], own["patch"]
-    beside = _what_it_was_trained_beside(settings, own["dense"])
+    beside = _what_it_was_trained_beside(settings, own["dense"], own["classes"])
     return f"""# {own["run"]}: encoder of H&E patches
 
 A `{config["architecture"]}` that turns an H&E patch of {patch["input_px"]} x {patch["input_px"]} pixels at \
@@ -181,16 +182,18 @@ SHA-256 of `model.safetensors`: `{own["weights_sha256"]}`
 """
 
 
-def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] | None) -> str:
+def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] | None, classes: Sequence[str]) -> str:
+    other = " of OTHER places" if settings["pairing"] == "shuffled" else ""
     if not settings["epochs"]:
         weights = "those that it was given" if settings["weights"] else "random"
         return f"A BASELINE: its weights are {weights}, for it was not trained at all."
+    if classes:
+        return f"A REFERENCE: it was trained, supervised, to tell the class of patches{other} ({', '.join(classes)})."
     if dense is None:
         return "It was trained on H&E patches only: a baseline without a privileged modality."
     names = ", ".join(dense["panel"])
     if "target" in settings["branches"]:
         what = "the class of patches" if settings["target"] == "class" else "of patches"
-        other = " of OTHER places" if settings["pairing"] == "shuffled" else ""
         return f"A REFERENCE: it was trained, supervised, to predict {what}{other} ({names}) from the H&E patch."
     if dense["kind"] == "counts":
         names = f"counts of {len(dense['panel'])} genes"
@@ -223,7 +226,7 @@ def _branch(entry: str | dict[str, Any]) -> str:
 def _objective(settings: dict[str, Any]) -> str:
     """The loss, with those of its settings only that have a say in it."""
     if "target" in settings["branches"]:
-        return {"values": "squared error of the values", "class": "cross-entropy of the classes"}[settings["target"]]
+        return "squared error of the values" if settings["target"] == "values" else "cross-entropy of the classes"
     objective = str(settings["objective"])
     if objective == "vicreg":
         objective += f", convention {settings['convention']}"

@@ -116,18 +116,27 @@ class KeptBranches:
         return _joined([self._projected(link.sparse_projector, known, link) for link in links])
 
     def embed_dense(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Embeddings (n, E) of dense patches (n, M, P, P), in the same columns; see `TrainingPatches.dense`.
-
-        The centre of the patches is seen.
-
-        Args:
-            pixels: may be overwritten.
-            present: (n, M) which channels are there; the others are masked, as in training.
-        """
+        """Embeddings (n, E) of dense patches, in the same columns; for the arguments see `dense_features`."""
         links = self.description.links
         return np.concatenate(
             [
                 _joined([self._projected(link.dense_projector, features[link.dense_encoder], link) for link in links])
+                for features in self._encoded(pixels, present)
+            ]
+        )
+
+    def dense_features(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Features (n, F) of the dense encoders, one after the other; see `TrainingPatches.dense` for the patches.
+
+        The centre of the patches is seen.
+
+        Args:
+            pixels: (n, M, P, P); may be overwritten.
+            present: (n, M) which channels are there; the others are masked, as in training.
+        """
+        return np.concatenate(
+            [
+                torch.cat(list(features.values()), dim=1).float().cpu().numpy()
                 for features in self._encoded(pixels, present)
             ]
         )

@@ -22,10 +22,11 @@ MPP_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class TrainingSlide:
-    """The training rows of one slide: `rows` (n,) of its open store."""
+    """The training rows of one slide: `rows` (n,) of its open store, and `labels` (n,), see `labelled_rows`."""
 
     store: PatchStore
     rows: NDArray[np.int64]
+    labels: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class TrainingRows:
             branch empty.
         dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`; without a dense branch empty.
         components: the dense encoders that see a part of the panel, and which.
+        classes: what the slides' labels count, see `labelled_rows`; empty where none are learned.
     """
 
     slides: tuple[TrainingSlide, ...]
@@ -48,6 +50,7 @@ class TrainingRows:
     panel: Panel
     dense_kind: str = ""
     components: Components = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     @property
     def dense_channels(self) -> int:

@@ -17,16 +17,21 @@ Floats = NDArray[np.float32]
 
 
 def training_targets(rows: TrainingRows, target: str) -> Floats:
-    """(N, T) float32: the targets of all training patches in their order, T markers, stains or classes of the panel.
+    """(N, T) float32: the targets of all training patches in their order, T markers, stains or classes.
 
     Args:
         rows: the training patches.
-        target: `values`, standardised within each slide as the probes' are, nan where a slide lacks the marker; or
-            `class`, 1 for the class of the patch and 0 for the others, nan where no class covers more than half.
+        target: `values`, standardised within each slide as the probes' are, nan where a slide lacks the marker;
+            `class`, 1 for the class of the patch and 0 for the others, nan where no class covers more than half; or
+            `label`, the same of the class that a table gives, see `labelled_rows`.
 
     Raises:
         StatedError: if classes are asked for and the dense side is no mask, or no patch has one.
     """
+    if target == "label":
+        # Patches without a class are no rows of a run that learns them.
+        labels = [slide.labels for slide in rows.slides if slide.labels is not None]
+        return np.eye(len(rows.classes), dtype=np.float32)[np.concatenate(labels)]
     if target == "class" and rows.dense_kind != "mask":
         raise StatedError(expected="a mask as the dense side, for target is class", found=rows.dense_kind)
     parts = []
@@ -49,11 +54,11 @@ def supervised_terms(predicted: Tensor, target: Tensor, kind: str) -> dict[str, 
     Args:
         predicted: values in standard deviations, or logits of the classes.
         target: see `training_targets`; nan is left out, and nothing known gives 0.
-        kind: `values` or `class`.
+        kind: `values`, `class` or `label`.
     """
     known = torch.isfinite(target)
     truth = torch.where(known, target, 0.0)
-    if kind == "class":
+    if kind in ("class", "label"):
         # Of a patch with a class all T entries are known; absent classes of its slide are 0.
         per_patch = -(truth * log_softmax(predicted, dim=1)).sum(dim=1)
         return {"cross_entropy": per_patch.sum() / known.any(dim=1).sum().clamp(min=1)}

@@ -211,6 +211,14 @@ def _shard() -> Door:
     return Door(seeds, read)
 
 
+def _nuclei() -> Door:
+    from pipeline.datasets.nuclei import read_nuclei
+
+    nucleus = b'{"bbox": [[1, 2], [3, 4]], "centroid": [2.5, 3], "contour": [[1, 2]], "type_prob": 0.9, "type": 2}'
+    whole = b'{"mag": null, "nuc": {"1": ' + nucleus + b"}}"
+    return _text("a.json", lambda path: read_nuclei(path, 224).most_frequent(), whole)
+
+
 def _state() -> Door:
     import torch
 
@@ -243,5 +251,6 @@ DOORS: dict[str, Callable[[], Door]] = {
     "tiff": _tiff,
     "jpeg-tiles": _jpeg_tiles,
     "shard": _shard,
+    "nuclei": _nuclei,
     "state": _state,
 }

@@ -194,6 +194,17 @@ def given_weights(wildcards):
     return [str(path)] if folder and path.exists() else []
 
 
+def learned_classes(wildcards):
+    """The tables of classes of a run that learns them, so that a table that changes reruns no other one."""
+    run = SETTINGS.runs[wildcards.run]
+    if run.learns_labels and not class_tables():
+        raise WorkflowError(
+            f"{SETTINGS.slides}: expected a table in the column classes for some pair, because the target of run "
+            f"{wildcards.run} is label, found none"
+        )
+    return class_tables() if run.learns_labels else {}
+
+
 def is_demo(path):
     """Whether the rule `demo` can draw this file."""
     return Path(path).parts[:2] == ("resources", "demo")

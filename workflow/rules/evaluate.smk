@@ -20,8 +20,10 @@ rule evaluate:
     conda:
         "../../envs/torch.yaml"
     resources:
+        # Dense encoders look at as many patches as an embedding does; all else is light.
+        gpu=int(SETTINGS.evaluate.dense_side),
         mem_mb=per_attempt(6000),
-        runtime=60,
+        runtime=1440 if SETTINGS.evaluate.dense_side else 60,
     params:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),

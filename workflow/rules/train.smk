@@ -3,6 +3,10 @@ rule train:
         stores=paired_stores,
         split="<results>/split/patches.tsv",
         weights=given_weights,
+        # Train says of those that do not exist what is wrong with them.
+        classes=lambda wildcards: [
+            path for path in learned_classes(wildcards).values() if Path(path).exists()
+        ],
     output:
         encoder=directory("<results>/train/{run}/encoder"),
         metrics="<results>/train/{run}/metrics.jsonl",
@@ -26,13 +30,17 @@ rule train:
     params:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         settings=run_settings,
+        classes=lambda wildcards: [
+            f"{name}={path}" for name, path in learned_classes(wildcards).items()
+        ],
         panel=to_json(SETTINGS.panel),
         code=code_digest("train"),
     # A process per GPU, one where there is none; as a parameter it would have other GPUs train anew.
     shell:
         "python -P -m pipeline train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
         " --out-encoder {output.encoder:q} --out-metrics {output.metrics:q} --out-curve {output.curve:q}"
-        " --threads {threads} --processes $(( {resources.gpu} > 1 ? {resources.gpu} : 1 )) --panel {params.panel:q}"
+        " --threads {threads} --processes $(( {resources.gpu} > 1 ? {resources.gpu} : 1 ))"
+        " --classes {params.classes:q} --panel {params.panel:q}"
         " --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 

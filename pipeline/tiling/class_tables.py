@@ -7,10 +7,13 @@ class is none:
   `size_um`, `class`. A patch has the class of the square in which its centre lies; left and upper edges belong to a
   square.
 - rows: `row` (of the store, from 0) and `class` or `label`.
+
+A table may hold classes of several kinds, each in a column of its own; whoever reads it says which.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -21,27 +24,62 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pipeline.errors import StatedError
-from pipeline.evaluation.reading import SlidePairs
+from pipeline.tiling.patch_targets import NO_CLASS
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Names = NDArray[np.str_]
 
 NO_NAME = ""
-_FORMS = "columns x_um, y_um, size_um and class, or row and class (or label)"
-_SAME = {"he_x_um": "x_um", "he_y_um": "y_um", "label": "class"}
+# The column that is read where nothing else is asked for; `label` means the same.
+CLASS_COLUMN = "class"
+_SAME = {"he_x_um": "x_um", "he_y_um": "y_um"}
 _MOST_CLASSES = 1000
 # Squares side by side may miss each other by rounding: their edges are moved to where no number is round.
 _EDGE_UM = 1e-6
 
 
-def read_classes(path: Path, slide: SlidePairs) -> Names:
-    """(n,) the class of each of the slide's pairs, `NO_NAME` where the table gives none.
+@dataclass(frozen=True)
+class ClassifiedPatches:
+    """The patches of a slide whose classes are asked for.
+
+    Attributes:
+        slide: its name.
+        rows: (n,) of its store.
+        centre_um: (n, 2) xy of their centres.
+        count: patches of the whole store.
+    """
+
+    slide: str
+    rows: Integers
+    centre_um: Floats
+    count: int
+
+
+def read_classes(path: Path, patches: ClassifiedPatches, column: str = CLASS_COLUMN) -> Names:
+    """(n,) the class of each patch, `NO_NAME` where the table gives none.
+
+    Args:
+        path: the table.
+        patches: which.
+        column: that holds the classes.
 
     Raises:
         StatedError: if the table cannot be read, lacks a column, holds what is no number, no such row or more than
             1,000 classes, or has squares of two classes over the centre of a patch.
     """
-    return _Reading(path, slide).classes()
+    return _Reading(path, patches, column).classes()
+
+
+def numbered(names: Sequence[Names]) -> tuple[tuple[str, ...], list[Integers]]:
+    """The classes of several slides' patches, sorted, and the number of each patch's class, `NO_CLASS` for none.
+
+    Args:
+        names: for each slide the class (n,) of its patches.
+    """
+    known = sorted({str(name) for one in names for name in np.unique(one)} - {NO_NAME})
+    number = {name: index for index, name in enumerate(known)} | {NO_NAME: NO_CLASS}
+    return tuple(known), [np.array([number[str(name)] for name in one], dtype=np.int64) for one in names]
 
 
 @dataclass(frozen=True)
@@ -49,14 +87,21 @@ class _Reading:
     """A table that is being read."""
 
     path: Path
-    slide: SlidePairs
+    patches: ClassifiedPatches
+    column: str
 
     def refuse(self, expected: str, found: str) -> NoReturn:
-        raise StatedError(slide=self.slide.slide, file=self.path, expected=expected, found=found)
+        raise StatedError(slide=self.patches.slide, file=self.path, expected=expected, found=found)
+
+    @property
+    def forms(self) -> str:
+        """The columns that a table must have."""
+        also = " (or label)" if self.column == CLASS_COLUMN else ""
+        return f"columns x_um, y_um, size_um and {self.column}, or row and {self.column}{also}"
 
     def classes(self) -> Names:
         table = self._table()
-        names = table["class"].str.strip().to_numpy(dtype=np.str_)
+        names = table[self.column].str.strip().to_numpy(dtype=np.str_)
         count = len(np.unique(names))
         if count > _MOST_CLASSES:
             self.refuse(f"up to {_MOST_CLASSES} classes", str(count))
@@ -74,12 +119,13 @@ class _Reading:
                 separator = "\t" if "\t" in stream.readline() else ","
             table = pd.read_csv(self.path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         except (OSError, ValueError) as error:
-            self.refuse(f"a table of classes with {_FORMS}", str(error))
-        table = table.rename(columns={name: _SAME.get(name.strip(), name.strip()) for name in table.columns})
-        wanted = ("row", "class") if "row" in table else ("x_um", "y_um", "size_um", "class")
+            self.refuse(f"a table of classes with {self.forms}", str(error))
+        same = _SAME | ({"label": CLASS_COLUMN} if self.column == CLASS_COLUMN else {})
+        table = table.rename(columns={name: same.get(name.strip(), name.strip()) for name in table.columns})
+        wanted = ("row", self.column) if "row" in table else ("x_um", "y_um", "size_um", self.column)
         missing = [name for name in wanted if list(table.columns).count(name) != 1]
         if missing:
-            self.refuse(f"a table of classes with {_FORMS}", f"{', '.join(missing)} not once in it")
+            self.refuse(f"a table of classes with {self.forms}", f"{', '.join(missing)} not once in it")
         if table.empty:
             self.refuse("a table of classes with at least one line", "none")
         return table
@@ -92,7 +138,7 @@ class _Reading:
         return values
 
     def _of_rows(self, rows: Floats, names: Names) -> Names:
-        count = len(self.slide.coords_px)
+        count = self.patches.count
         known, times = np.unique(rows, return_counts=True)
         if (known != np.floor(known)).any() or known[0] < 0 or known[-1] >= count or times.max() > 1:
             self.refuse(
@@ -100,10 +146,10 @@ class _Reading:
             )
         by_row = np.full(count, NO_NAME, dtype=names.dtype)
         by_row[rows.astype(np.int64)] = names
-        return by_row[self.slide.rows]
+        return by_row[self.patches.rows]
 
     def _of_squares(self, corners: Floats, size: Floats, names: Names) -> Names:
-        centres = self.slide.centre_um
+        centres = self.patches.centre_um
         found = np.full(len(centres), NO_NAME, dtype=names.dtype)
         taken = np.zeros(len(centres), dtype=np.bool_)
         for side in np.unique(size):  # squares of one table have one side, or a few
