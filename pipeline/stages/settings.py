@@ -26,8 +26,8 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 
 | column | meaning |
 |---|---|
-| `slide` | unique name: letters, digits, `_`, `-` |
-| `patient` | whom the slide comes from; a split never parts a patient |
+| `slide` | unique name, whatever its case: letters, digits, `_`, `-` |
+| `patient` | whom the slide comes from, always written alike; a split never parts a patient |
 | `sparse` | path of the H&E slide |
 | `dense` | path of its multiplex partner, or empty |
 | `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
