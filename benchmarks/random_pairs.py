@@ -23,7 +23,8 @@ import cv2
 import lmdb
 import numpy as np
 import zarr
-from imagecodecs import blosc_decode, jpeg8_decode
+from imagecodecs import blosc_decode
+from simplejpeg import decode_jpeg
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -146,7 +147,7 @@ class Buffers:
 
     def decode(self, place: int, stream: bytes, planes: bytes | None) -> None:
         """Decodes one pair, as every reader here does."""
-        jpeg8_decode(stream, out=self.rgb[place])
+        decode_jpeg(stream, buffer=self.rgb[place], strict=False)
         if planes is not None:
             blosc_decode(planes, numthreads=1, out=self.dense[place].reshape(-1).view(np.uint8).data)
 

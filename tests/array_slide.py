@@ -57,6 +57,10 @@ class ArraySlide:
         """Never: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
         return False
 
+    def jpeg_transform(self, level: int) -> int | None:
+        """None: there are no JPEG tiles."""
+        return None
+
     def close(self) -> None:
         """Nothing to release."""
 

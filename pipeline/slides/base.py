@@ -97,6 +97,14 @@ class Slide(Protocol):
         """
         ...
 
+    def jpeg_transform(self, level: int) -> int | None:
+        """What the JPEG tiles of a level must say of their colours to show what `read_region` does.
+
+        Returns:
+            The transform of `pipeline.slides.jpeg_tiles`; None where this reader decodes no such tiles itself.
+        """
+        ...
+
     def close(self) -> None:
         """Releases the file."""
         ...

@@ -35,10 +35,13 @@ class JpegLevel(Closing):
     A tile that a window cuts is kept a while by the thread that decoded it, for its next window will want the rest;
     one that lies wholly in the window is not. A tile that cannot be decoded shows what the decoder makes of it, and is
     remembered.
+
+    Attributes:
+        transform: what the tiles' streams say of their colours, `RGB` or `YCBCR` of `pipeline.slides.jpeg_tiles`.
     """
 
     def __init__(self, tiles: JpegTiles, transform: int, size_xy: tuple[int, int]) -> None:
-        self._tiles, self._transform, self._size_xy = tiles, transform, size_xy
+        self._tiles, self.transform, self._size_xy = tiles, transform, size_xy
         self._own = threading.local()
         self._corrupt: set[int] = set()
 
@@ -126,7 +129,7 @@ class JpegLevel(Closing):
     def _decode(self, number: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         stream = b""
         try:
-            stream = self._tiles.stream(number, self._transform)
+            stream = self._tiles.stream(number, self.transform)
             return decode_strictly(stream, out)
         except (CorruptTileError, ValueError):
             self._corrupt.add(number)

@@ -94,6 +94,11 @@ class OpenSlideSlide(Closing):
         jpeg = self._jpeg_levels.get(level)
         return jpeg is not None and jpeg.is_corrupt(corner_xy, size_xy)
 
+    def jpeg_transform(self, level: int) -> int | None:
+        """The transform by which the tiles of this level are decoded here; see `pipeline.slides.base.Slide`."""
+        jpeg = self._jpeg_level(level) if self._is_plain else None
+        return None if jpeg is None else jpeg.transform
+
     def close(self) -> None:
         """Releases the file."""
         self._openslide.close()

@@ -67,5 +67,9 @@ class SpotMap(Closing):
         """Never: nothing is decoded."""
         return False
 
+    def jpeg_transform(self, level: int) -> int | None:
+        """None: there are no JPEG tiles."""
+        return None
+
     def close(self) -> None:
         """Nothing is held open."""

@@ -82,6 +82,10 @@ class TiffSlide(Closing):
         """Never: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
         return False
 
+    def jpeg_transform(self, level: int) -> int | None:
+        """None: JPEG tiles are decoded by tifffile."""
+        return None
+
     def close(self) -> None:
         """Releases the file."""
         self._segments.close()

@@ -85,6 +85,9 @@ def copied_transform(slide: Slide, lattice: TileLattice) -> int | None:
     """
     if lattice.tiles_per_side != 1 or not len(lattice.numbers):
         return None
+    known = slide.jpeg_transform(lattice.level)
+    if known is not None:
+        return known
 
     def show(corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
         return slide.read_region(lattice.level, corner_xy, size_xy)
