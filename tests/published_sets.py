@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pandas as pd
 import tifffile
+from imagecodecs import jpeg8_encode
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -123,6 +127,66 @@ def draw_orion(folder: Path, per_case: int = 4, side_px: int = 64) -> None:
             csv.writer(stream).writerows([columns, *reversed(lines)])
     with (folder / "slide_dataframe.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("in_slide_name", "orion_slide_id"), *slides])
+
+
+ALS_GENES = ("Aqp4", "Gfap", "Mbp", "Snap25", "Th")
+
+
+def draw_als_st(folder: Path, *, spots: int = 24, widths_px: tuple[int, ...] = (3100, 2500)) -> dict[str, pd.DataFrame]:
+    """Sections of two chips, the first with two on one array; returns of each the true counts, spots by genes.
+
+    A disk of 60 um lies on the H&E at every spot, its red the spot's count of Gfap. Spots 0 and 1 lie at the image's
+    edge. Of the last gene one spot in all has a count; ambiguous reads and a gene in two lines are there, too.
+    """
+    rng = np.random.default_rng(6)
+    folder.mkdir(parents=True)
+    truth = {}
+    for chip, width in zip(("CN51", "L7CN36"), widths_px, strict=True):
+        um = width / 6200
+        image = np.full((round(1.02 * width), width, 3), (235, 210, 225), dtype=np.uint8)
+        regions = []
+        sections = ("_1", "_2") if chip == "CN51" else ("",)
+        for section in sections:
+            places = np.array([[1.1, 3.4], [32.9, 30.0], *rng.uniform(4, 29, (spots - 2, 2))]).round(3)
+            counts = rng.poisson(40, (spots, len(ALS_GENES)))
+            counts[:, -1] = 0
+            if section == "_1":
+                counts[-1, -1] = 3
+            for (x, y), red in zip(places, counts[:, 1], strict=True):
+                centre = np.rint((np.array([x, y]) - 1) * 194 * um).astype(int).tolist()
+                cv2.circle(image, centre, round(30 * um), (int(red), 60, 150), -1)
+            columns = [f"{x:g}_{y:g}" for x, y in places]
+            table = pd.DataFrame(counts, index=columns, columns=ALS_GENES)
+            truth[f"als-st-{chip.lower()}-c2{section.replace('_', '-')}"] = table
+            written = table.T
+            written = pd.concat([written.drop("Mbp"), *_in_two_lines(written.loc[["Mbp"]])])
+            written.loc["__ambiguous[Gfap+Mbp]"] = 7
+            name = f"GSM33991{len(truth)}_{chip}_C2{section}"
+            with gzip.open(folder / f"{name}_stdata_aligned_counts_IDs.txt.gz", "wt") as stream:
+                written.to_csv(stream, sep="\t")
+            regions += [(place, f"Region {index % 3}") for index, place in enumerate(columns[:-1])]
+        _write_regions(folder / f"GSM33990_{chip}_C2.tsv.annotations.tsv.gz", regions, by_spot=chip == "CN51")
+        encoded = jpeg8_encode(image, level=100, subsampling="444")
+        (folder / f"GSM33990_{chip}_C2_HE.jpg.gz").write_bytes(gzip.compress(encoded, 1))
+    return truth
+
+
+def _in_two_lines(gene: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return gene // 2, gene - gene // 2
+
+
+def _write_regions(path: Path, regions: list[tuple[str, str]], *, by_spot: bool) -> None:
+    """A line per spot, or as Span writes it a line per region; the places' trailing zeros differ from the counts'."""
+    names = sorted({region for _, region in regions})
+    marks = pd.DataFrame({name: [int(region == name) for _, region in regions] for name in names})
+    places = [tuple(map(float, place.split("_"))) for place, _ in regions]
+    if by_spot:
+        known = pd.DataFrame({"": range(len(places)), "xPos": [x for x, _ in places], "yPos": [y for _, y in places]})
+        table = pd.concat([known, pd.Series(0, marks.index, name="area"), marks], axis=1)
+        table.to_csv(path, sep="\t", index=False)
+        return
+    marks.index = pd.Index([f"{x:.3f}_{y:.3f}" for x, y in places])
+    marks.T.to_csv(path, sep="\t")
 
 
 def _tissue(rng: np.random.Generator, side_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import tifffile
 import yaml
-from cohort import REPOSITORY, planned, snakemake, write_cohort
+from cohort import REPOSITORY, planned, snakemake
 from PIL import Image
 from published_sets import (
+    ALS_GENES,
+    draw_als_st,
     draw_bci,
     draw_nct_crc,
     draw_nct_types,
@@ -33,7 +35,6 @@ from pipeline.settings import load, to_json
 from pipeline.tiling.store import PatchStore
 
 EXPERIMENTS = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
-OF_SLIDES = REPOSITORY / "config" / "experiments" / "als-st-trident.yaml"
 TINY = {"encoder": "test_resnet", "projector": [16, 16], "epochs": 1, "precision": "fp32"}
 
 
@@ -93,6 +94,15 @@ def test_nct_crc_beside_masks(tmp_path: Path) -> None:
     summary = run_all(tmp_path / "out", "crc-val-he-7k", size_px=64)
     assert set(summary["target"]) == {"mask", "mean", *CLASSES}
     assert set(summary[summary.target == "TUM"]["probe"]) >= {"class-linear", "class-knn", "class-1-shot"}
+
+
+def test_als_st_beside_gene_counts(tmp_path: Path) -> None:
+    draw_als_st(tmp_path / "set")
+    assert build("als-st", tmp_path / "set", tmp_path / "out", "--size-px", "64") == 0
+    summary = run_all(tmp_path / "out", "L7CN36")
+    regions = {f"Region {number}" for number in range(3)}
+    assert set(summary["target"]) == {*ALS_GENES[:-1], "mean", *regions}
+    assert set(summary[summary.target == "Region 1"]["probe"]) >= {"class-linear", "class-knn"}
 
 
 def _files(out: Path, store: str) -> pd.DataFrame:
@@ -421,6 +431,9 @@ def _draw_set_of(experiment: str, folder: Path) -> Path:
     elif experiment.startswith("pannuke"):
         draw_pannuke(source)
         assert build("pannuke", source, out) == 0
+    elif experiment.startswith("als-st"):
+        draw_als_st(source)
+        assert build("als-st", source, out, "--size-px", "64") == 0
     else:
         draw_bci(source, per_part=1)
         assert build("bci", source, out, "--mpp", "0.46", "--size-px", "256") == 0
@@ -435,7 +448,7 @@ def _workflow(out: Path, config: Path, *words: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path != OF_SLIDES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_runs_by_name_from_the_stores_of_its_set(path: Path, tmp_path: Path) -> None:
     """Snakemake plans split, training, embedding and evaluation, and nothing that would need a slide."""
     out = _draw_set_of(path.stem, tmp_path)
@@ -493,18 +506,3 @@ def test_only_a_run_that_learns_labels_reruns_when_a_table_of_classes_changes(tm
     refused = snakemake(out, "-n", "--configfile", str(path), *words)
     assert refused.returncode != 0
     assert "a table in the column classes for some pair" in refused.stdout
-
-
-@pytest.mark.slow
-def test_the_experiment_beside_gene_counts_runs_by_name_from_slides(tmp_path: Path) -> None:
-    rows = []
-    for name in ("a", "b"):
-        row = {"slide": name, "patient": f"p{name}", "sparse": f"{name}.tif", "dense": f"{name}.h5ad"}
-        for side in ("sparse", "dense"):
-            (tmp_path / row[side]).touch()
-        rows.append(row | {"transform": "identity", "dense_mpp": "1", "dense_kind": "counts"})
-    write_cohort(tmp_path, rows, {})
-    done = snakemake(tmp_path, "-n", "--configfile", str(OF_SLIDES), "--cores", "1")
-    assert done.returncode == 0, done.stdout[-3000:]
-    jobs = planned(done.stdout)
-    assert (jobs["tile"], jobs["train"], jobs["embed"], jobs["report"]) == (2, 3, 6, 1)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.datasets.als_st import read_als_st
 from pipeline.datasets.bci import read_bci
 from pipeline.datasets.nct_crc import read_nct_crc
 from pipeline.datasets.orion import read_orion
 from pipeline.datasets.pannuke import read_pannuke
 from pipeline.datasets.patch_set import PatchSet
 from pipeline.datasets.segpath import read_segpath
+from pipeline.datasets.spot_set import SpotSet, write_spots
 from pipeline.datasets.writing import write_files, write_set
 from pipeline.errors import StatedError
 from pipeline.provenance import finished
@@ -26,9 +28,9 @@ class SetOptions:
         masks: of nct-crc: folder of its masks.
         types: of nct-crc: folder of HoVer-Net's files.
         sparse: of nct-crc: what the sparse side shows, `he` or `mask`.
-        mpp: of bci: um per pixel.
+        mpp: of bci: um per pixel; of als-st: that of the patches.
         antibody: of segpath: whose cell type.
-        size_px: side of the patches; None takes the images whole.
+        size_px: side of the patches; None takes the images whole, of als-st 256.
     """
 
     masks: Path | None = None
@@ -43,7 +45,7 @@ def write_cohort(dataset: str, source: Path, out: Path, options: SetOptions) -> 
     """Writes a set below `out`: a store per part, a table of each store's files and labels, and the sheet.
 
     Args:
-        dataset: `nct-crc`, `bci`, `segpath`, `pannuke` or `orion`.
+        dataset: `nct-crc`, `bci`, `segpath`, `pannuke`, `orion` or `als-st`.
         source: the set as published.
         out: folder of the cohort.
         options: of the set.
@@ -53,13 +55,25 @@ def write_cohort(dataset: str, source: Path, out: Path, options: SetOptions) -> 
     """
     if not source.is_dir():
         raise StatedError(file=source, expected=f"the folder of {dataset}", found="none")
+    if dataset == "als-st":
+        sections = read_als_st(source, options.mpp)
+        for section in sections:
+            store, table = _paths(out, section.name)
+            write_spots(section, store, table, dataset=dataset, size_px=options.size_px)
+        _write_sheet(sections, source, out / "config" / "slides.tsv")
+        return
     parts = _read(dataset, source, options)
     # Tables take minutes, stores of all images hours: what is wrong with the files of labels is told before.
     for part in parts:
-        write_files(part, out / "results" / "dataset" / f"{part.name}.tsv", size_px=options.size_px)
+        write_files(part, _paths(out, part.name)[1], size_px=options.size_px)
     for part in parts:
-        write_set(part, out / "results" / "tile" / f"{part.name}.zarr", dataset=dataset, size_px=options.size_px)
+        write_set(part, _paths(out, part.name)[0], dataset=dataset, size_px=options.size_px)
     _write_sheet(parts, source, out / "config" / "slides.tsv")
+
+
+def _paths(out: Path, name: str) -> tuple[Path, Path]:
+    """The store of a part, and the table of its rows."""
+    return out / "results" / "tile" / f"{name}.zarr", out / "results" / "dataset" / f"{name}.tsv"
 
 
 def _read(dataset: str, source: Path, options: SetOptions) -> list[PatchSet]:
@@ -76,7 +90,7 @@ def _read(dataset: str, source: Path, options: SetOptions) -> list[PatchSet]:
     raise ValueError(f"no reader for {dataset} with um per pixel {options.mpp}")
 
 
-def _write_sheet(parts: Sequence[PatchSet], source: Path, path: Path) -> None:
+def _write_sheet(parts: Sequence[PatchSet | SpotSet], source: Path, path: Path) -> None:
     """A row per store; there are no slides behind it, so both sides name the folder of the set."""
     with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-NAMES = ("nct-crc", "bci", "segpath", "pannuke", "orion")
+NAMES = ("nct-crc", "bci", "segpath", "pannuke", "orion", "als-st")
 
-# Options that one set has and no other.
-_OWNERS = {"masks": "nct-crc", "types": "nct-crc", "sparse": "nct-crc", "mpp": "bci", "antibody": "segpath"}
+# Options that some sets have and others not.
+_OWNERS = {
+    "masks": ("nct-crc",),
+    "types": ("nct-crc",),
+    "sparse": ("nct-crc",),
+    "mpp": ("bci", "als-st"),
+    "antibody": ("segpath",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sparse", choices=("he", "mask"), help="of nct-crc: what the sparse side shows, H&E (default) or the mask"
     )
-    parser.add_argument("--mpp", type=_length, metavar="UM", help="of bci: um per pixel, which its files do not tell")
+    parser.add_argument(
+        "--mpp",
+        type=_length,
+        metavar="UM",
+        help="of bci: um per pixel, which its files do not tell; of als-st: of the patches, default the images' median",
+    )
     parser.add_argument("--antibody", metavar="NAME", help="of segpath: whose cell type, where there are several")
-    parser.add_argument("--size-px", type=int, metavar="N", help="cut the images into patches of N px; default: whole")
+    parser.add_argument(
+        "--size-px",
+        type=int,
+        metavar="N",
+        help="cut the images into patches of N px; default: whole, of als-st 256 px about each spot",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the cohort to write")
 
 
@@ -45,9 +61,11 @@ def run(parsed: argparse.Namespace) -> None:
         raise StatedError(expected="--mpp, for the files of BCI do not tell um per pixel", found="none")
     if parsed.size_px is not None and parsed.size_px < 16:
         raise StatedError(expected="patches of 16 px or more", found=f"--size-px {parsed.size_px}")
-    for option, owner in _OWNERS.items():
-        if getattr(parsed, option) is not None and parsed.name != owner:
-            raise StatedError(expected=f"--{option} with --name {owner} only", found=f"--name {parsed.name}")
+    for option, owners in _OWNERS.items():
+        if getattr(parsed, option) is not None and parsed.name not in owners:
+            raise StatedError(
+                expected=f"--{option} with --name {' or '.join(owners)} only", found=f"--name {parsed.name}"
+            )
     options = SetOptions(**{name: getattr(parsed, name) for name in (*_OWNERS, "size_px")})
     write_cohort(parsed.name, parsed.source, parsed.out, options)
 
