@@ -36,11 +36,12 @@ from pipeline.tiling.spot_counts import SpotCounts
 from pipeline.tiling.store import PatchStore
 from pipeline.tiling.tiling import tile
 from pipeline.training.augmentation import Augmentation
+from pipeline.training.batches import make_batch, partners
 from pipeline.training.dense_description import DenseDescription
 from pipeline.training.draws import Draws
 from pipeline.training.kept_branches import KeptBranches
 from pipeline.training.normalisation import ColourStatistics, Normalisation, marker_statistics
-from pipeline.training.patches import TrainingPatches, make_batch, partners
+from pipeline.training.patches import TrainingPatches
 from pipeline.training.rows import read_training_rows
 from pipeline.training.views import Batch, ViewMaker
 

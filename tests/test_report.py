@@ -43,7 +43,8 @@ from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import _field, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
-from pipeline.report.reading import Evidence, Results, read_results
+from pipeline.report.reading import read_results
+from pipeline.report.results import Evidence, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
 from pipeline.report.views import evidence_rows, probe_title
 from pipeline.report.words import headline, limits

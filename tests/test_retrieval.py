@@ -18,7 +18,7 @@ from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import resample_counts
 from pipeline.evaluation.evidence import HeldOut
 from pipeline.evaluation.retrieval import Ranks, partner_ranks, retrieval_figures, weighted_median
-from pipeline.report.reading import Results
+from pipeline.report.results import Results
 from pipeline.report.words import retrieval
 from pipeline.tiling.store import PatchStore
 from pipeline.training.branches import BranchNetwork, build_projector

@@ -18,8 +18,9 @@ from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.provenance import file_digest
 from pipeline.settings import RunSettings, build
+from pipeline.training.batches import make_batch, partners
 from pipeline.training.labelled_rows import labelled_rows
-from pipeline.training.patches import TrainingPatches, make_batch, partners
+from pipeline.training.patches import TrainingPatches
 from pipeline.training.rows import TrainingRows, read_training_rows
 from pipeline.training.supervised import supervised_terms, training_targets
 

@@ -12,14 +12,10 @@ from drawn_training import SIZE_PX, draw_pairs, write_cohort
 
 from pipeline.errors import StatedError
 from pipeline.tiling.store import PatchStore
+from pipeline.training.batches import batches_ahead, make_batch, partners
 from pipeline.training.normalisation import Normalisation, colour_statistics, marker_statistics
 from pipeline.training.order import epoch_order, groups_of
-from pipeline.training.patches import (
-    TrainingPatches,
-    batches_ahead,
-    make_batch,
-    partners,
-)
+from pipeline.training.patches import TrainingPatches
 from pipeline.training.rows import TrainingRows, read_training_rows
 
 PAIR = ("sparse", "dense")

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StatedError
 from pipeline.tiling import store_writer
+from pipeline.training.batches import batches_ahead, partners
 from pipeline.training.order import Rows, epoch_order, groups_of, read_ahead, shuffled_windows, stored_blocks
-from pipeline.training.patches import TrainingPatches, batches_ahead, partners
+from pipeline.training.patches import TrainingPatches
 from pipeline.training.processes import Processes
 from pipeline.training.rows import read_training_rows
 

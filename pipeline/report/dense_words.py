@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.report.reading import Results, SlideResults
+from pipeline.report.results import Results, SlideResults
 
 
 @dataclass(frozen=True)

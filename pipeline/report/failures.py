@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.report.reading import Results, SlideResults
+from pipeline.report.results import Results, SlideResults
 
 _ERROR = "error: "
 _MOST_LETTERS = 400

@@ -17,7 +17,7 @@ from pipeline.prediction.colours import TABLE, shades
 from pipeline.prediction.table import read_values
 from pipeline.report.figures import signed
 from pipeline.report.pictures import Picture, palette
-from pipeline.report.reading import Results, SlideResults
+from pipeline.report.results import Results, SlideResults
 from pipeline.tiling.patch_places import PatchPlaces, patch_places
 
 # A cohort of 200 slides still fits a page that opens at once.

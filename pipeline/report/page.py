@@ -24,7 +24,8 @@ from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swa
 from pipeline.report.marker_maps import left_out_markers, most_markers
 from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
-from pipeline.report.reading import Results, read_results
+from pipeline.report.reading import read_results
+from pipeline.report.results import Results
 from pipeline.report.slide_views import MapView, MarkersView, SlideViews, slide_views
 from pipeline.report.sources import sources
 from pipeline.settings import ReportSettings

@@ -13,7 +13,7 @@ from pipeline.registration.class_map import class_colour
 from pipeline.report.dense_words import dense_kind, overlay_words, slide_words
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
-from pipeline.report.reading import Registration, SlideResults
+from pipeline.report.results import Registration, SlideResults
 from pipeline.report.views import Badge, badge
 from pipeline.slides.record import SPOT
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.embedding_maps import Components
 from pipeline.report.pictures import Picture, photograph
-from pipeline.report.reading import Results
+from pipeline.report.results import Results
 from pipeline.report.svg import linear
 
 Floats = NDArray[np.float64]

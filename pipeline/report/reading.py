@@ -6,134 +6,16 @@ import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.json_file import read_json
+from pipeline.report.results import PICTURES, Evidence, Registration, Results, SlideResults, Split
 from pipeline.sheet import SheetRow, read_sheet
-from pipeline.slides.record import SlideRecord, read_record
+from pipeline.slides.record import read_record
 from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
-
-PICTURES = ("overlay", "checkerboard", "residual", "deformation")
-
-
-@dataclass(frozen=True)
-class Registration:
-    """What register left of one pair.
-
-    Attributes:
-        verdict: `pass`, `warn` or `fail`.
-        reasons: why, in sentences.
-        mode: `same-section` or `serial`; empty where it does not say.
-        numbers: all numbers of qc.json by their path in it (`held_out_residual_um.median`), in file order.
-        pictures: path by name, of those of `PICTURES` that are there.
-    """
-
-    verdict: str
-    reasons: tuple[str, ...]
-    mode: str
-    numbers: Mapping[str, float]
-    pictures: Mapping[str, Path]
-
-
-@dataclass(frozen=True)
-class SlideResults:
-    """One row of the sheet and what there is of it; None where a stage left nothing.
-
-    Attributes:
-        slide: its name.
-        patient: whom it comes from.
-        has_dense: whether the sheet names a dense partner.
-        record: what inspect wrote.
-        registration: what register wrote.
-        store: the store that tile wrote, open.
-        pairs: usable pairs by the split; None without a split.
-        fold: the folds its patches are in.
-    """
-
-    slide: str
-    patient: str
-    has_dense: bool
-    record: SlideRecord | None
-    registration: Registration | None
-    store: PatchStore | None
-    pairs: int | None
-    folds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One row of evaluate's summary; nan where the table is empty. `disjoint` is `yes`, `no` or empty."""
-
-    run: str
-    probe: str
-    target: str
-    score: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    verdict: str
-    train_patches: int
-    test_patches: int
-    test_slides: int
-    seeds: int
-    seed_low: float = math.nan
-    seed_high: float = math.nan
-    disjoint: str = ""
-    metric: str = "pearson_r"
-
-
-@dataclass(frozen=True)
-class Split:
-    """How the folds came about.
-
-    Attributes:
-        by: `patient`, `slide` or `block`.
-        note: one sentence for the reader.
-        held_out_slides: slides with patches in fold 0.
-        held_out_patients: their patients.
-    """
-
-    by: str
-    note: str
-    held_out_slides: tuple[str, ...]
-    held_out_patients: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Results:
-    """A cohort's results.
-
-    Attributes:
-        slides: in sheet order.
-        split: None where there is none.
-        curves: by run, the lines of metrics.jsonl.
-        evidence: rows of the summary, in its order.
-        baseline: the run that the others are compared with; empty where there is none.
-        features: by slide, the features of the reported embedding.
-        vectors: its slides.parquet, where there is one.
-        predictions: by slide, the folder of its predicted markers.
-        retrieval: by run, how well dense patches are found from H&E, as evaluate's details have it.
-        blocks: of tissue in the held-out slides, which the intervals rest on; 0 where nothing tells.
-        controls: runs that were trained on shuffled or blank pairs, by what their encoders say.
-    """
-
-    slides: tuple[SlideResults, ...]
-    split: Split | None
-    curves: Mapping[str, tuple[Mapping[str, float], ...]]
-    evidence: tuple[Evidence, ...]
-    baseline: str
-    features: Mapping[str, Path]
-    vectors: Path | None
-    predictions: Mapping[str, Path] = field(default_factory=dict)
-    retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    controls: frozenset[str] = frozenset()
-    blocks: int = 0
 
 
 def read_results(results: Path, sheet: Path, embedding: str) -> Results:

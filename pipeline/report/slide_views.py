@@ -11,8 +11,8 @@ from pipeline.report.marker_maps import MarkerMaps, marker_maps
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import PairView, pair_view
 from pipeline.report.pictures import Picture, exact, fitted, photograph, reduced
-from pipeline.report.reading import Results, SlideResults
 from pipeline.report.regions_picture import regions_picture
+from pipeline.report.results import Results, SlideResults
 from pipeline.tiling.patch_places import PatchPlaces
 
 _SMALL = 0.6  # maps stand two or three beside each other

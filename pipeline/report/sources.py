@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.provenance import file_digest
-from pipeline.report.reading import Results
+from pipeline.report.results import Results
 
 
 def sources(folder: Path, sheet: Path, results: Results, embedding: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pipeline.report.figures import Estimate, curves, fates, forest, signed
-from pipeline.report.reading import Evidence, Results, SlideResults
+from pipeline.report.results import Evidence, Results, SlideResults
 from pipeline.report.words import DENSE_PROBE, MEAN
 
 # Panels of antibodies are listed whole.

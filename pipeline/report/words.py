@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.report.dense_words import cohort_words, dense_kind
 from pipeline.report.figures import signed
-from pipeline.report.reading import Evidence, Results
+from pipeline.report.results import Evidence, Results
 
 HEADLINE_PROBE = "ridge"
 MEAN = "mean"

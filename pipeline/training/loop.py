@@ -22,6 +22,7 @@ from pipeline.errors import StatedError
 from pipeline.progress import progress, say
 from pipeline.settings import RunSettings
 from pipeline.training.batch_norm import synchronised_batch_norm
+from pipeline.training.batches import batches_ahead, partners
 from pipeline.training.branches import BranchNetwork, BranchOutput
 from pipeline.training.collapse import effective_rank, mean_std
 from pipeline.training.draws import Draws
@@ -29,7 +30,7 @@ from pipeline.training.losses import Objective, Terms, objective_of
 from pipeline.training.low_rank import keep_statistics
 from pipeline.training.order import Rows, epoch_order, groups_of, read_ahead, shuffled_windows, stored_blocks
 from pipeline.training.parts import aligned_parts
-from pipeline.training.patches import TrainingPatches, batches_ahead, partners, reading_threads
+from pipeline.training.patches import TrainingPatches, reading_threads
 from pipeline.training.precision import Precision, autocast
 from pipeline.training.processes import Processes
 from pipeline.training.seeds import seed_of

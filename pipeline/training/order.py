@@ -23,6 +23,11 @@ BLOCK_ROWS = 96
 WINDOW_BLOCKS = 32
 
 
+def in_parts(values: Rows, length: int) -> list[Rows]:
+    """The values in consecutive parts of that length, the last perhaps shorter."""
+    return [values[start : start + length] for start in range(0, len(values), length)]
+
+
 def stored_blocks(slide: Rows, row: Rows, block_rows: int = BLOCK_ROWS) -> list[Rows]:
     """The numbers of the patches that lie in the same `block_rows` rows of a store, in the order of the rows.
 

@@ -1,32 +1,25 @@
-"""The training patches by number, from memory or from the stores, and the batches made of them."""
+"""The training patches by number, from memory or from the stores."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from itertools import repeat
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.slides.marker_names import UNUSED
 from pipeline.tiling.patch_targets import per_library
-from pipeline.training.order import Rows
+from pipeline.training.order import Rows, in_parts
 from pipeline.training.rows import TrainingRows, TrainingSlide
-from pipeline.training.seeds import seed_of
-from pipeline.training.views import Batch
 
 MEMORY_BUDGET_BYTES = 2 * 2**30
 _BLOCK_BYTES = 64 * 2**20
-_BATCHES_AHEAD = 3
-_ROWS_PER_JOB = 64
+ROWS_PER_JOB = 64
 _ROWS_CONVERTED = 8
-_NOTHING = np.empty(0, np.int64)
 # Each thread holds a batch; more of them than this hardly feed one training process better.
 _MOST_THREADS = 8
 
@@ -71,13 +64,9 @@ def _read_blocks(
     read: Callable[[Rows, NDArray[Any], Rows], object], rows: Rows, out: NDArray[Any], pool: Executor
 ) -> None:
     places = np.arange(len(rows))
-    jobs = [pool.submit(read, rows[part], out, part) for part in _cut(places, _ROWS_PER_JOB)]
+    jobs = [pool.submit(read, rows[part], out, part) for part in in_parts(places, ROWS_PER_JOB)]
     for job in jobs:
         job.result()
-
-
-def _cut(values: Rows, length: int) -> list[Rows]:
-    return [values[start : start + length] for start in range(0, len(values), length)]
 
 
 class TrainingPatches:
@@ -161,7 +150,7 @@ class TrainingPatches:
             values = np.empty(
                 (min(_ROWS_CONVERTED, len(here)), store.attributes.dense_channels, size_px, size_px), store.dense_dtype
             )
-            for part in _cut(np.argsort(rows, kind="stable"), _ROWS_CONVERTED):
+            for part in in_parts(np.argsort(rows, kind="stable"), _ROWS_CONVERTED):
                 self._readers[slide].read_dense(rows[part], values, np.arange(len(part)))
                 if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values[: len(part)]).all():
                     self._refuse(self.rows.slides[slide], rows[part], values[: len(part)])
@@ -205,104 +194,10 @@ class TrainingPatches:
         )
 
 
-def partners(count: int, pairing: str, *, seed: int) -> Rows | None:
-    """For every patch the number of the patch whose dense side it is shown with; None for no dense side at all.
-
-    `shuffled` is one random cycle through all patches (Sattolo's algorithm), so no patch keeps its own, and the same
-    wrong partner is met in every epoch.
-    """
-    if pairing == "blank":
-        return None
-    numbers = np.arange(count)
-    if pairing == "shuffled":
-        random = np.random.default_rng(seed_of(seed, "shuffled pairs"))
-        for last in range(count - 1, 0, -1):
-            other = int(random.integers(last))
-            numbers[[last, other]] = numbers[[other, last]]
-    return numbers
-
-
-def make_batch(
-    patches: TrainingPatches, numbers: Rows, partner: Rows | None, *, dense: bool, pin: bool = False
-) -> Batch:
-    """The batch of these patches, each beside the dense side, or the target, of its partner.
-
-    Args:
-        patches: where they are read from.
-        numbers: which.
-        partner: see `partners`.
-        dense: whether there is a dense branch.
-        pin: whether to decode into page-locked memory, from which a GPU fetches while the host goes on.
-    """
-    count, size_px, markers = len(numbers), patches.rows.size_px, patches.rows.dense_channels
-    dense_px = patches.rows.dense_size_px
-    sparse = torch.empty(count, size_px, size_px, 3, dtype=torch.uint8, pin_memory=pin)
-    patches.sparse(numbers, sparse.numpy())
-    if not dense:
-        target = None
-        if patches.targets is not None and partner is not None:
-            target = torch.from_numpy(patches.targets[partner[numbers]])
-        return Batch(sparse, None, None, target.pin_memory() if pin and target is not None else target)
-    if partner is None:
-        blank = torch.zeros(count, markers, dense_px, dense_px, pin_memory=pin)
-        return Batch(sparse, blank, torch.zeros(count, markers, dtype=torch.bool, pin_memory=pin))
-    pixels = torch.empty(count, markers, dense_px, dense_px, pin_memory=pin)
-    _, present = patches.dense(partner[numbers], pixels.numpy())
-    there = torch.from_numpy(present)
-    return Batch(sparse, pixels, there.pin_memory() if pin else there)
-
-
 def reading_threads(processes: int = 1) -> int:
     """How many threads read patches in each of the processes of this machine: one per core, and no more than eight."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(_MOST_THREADS, cores // processes))
-
-
-def batches_ahead(
-    patches: TrainingPatches,
-    groups: Iterable[Rows],
-    partner: Rows | None,
-    *,
-    dense: bool,
-    pin: bool,
-    threads: int | None = None,
-    ahead: Iterable[Rows] | None = None,
-) -> Iterator[Batch]:
-    """The batches of the groups of numbers, in order, read ahead of their use.
-
-    Each batch is one thread's, so the number of threads changes when a batch is ready and nothing else.
-
-    Args:
-        patches: where they are read from.
-        groups: numbers of each batch.
-        partner: see `partners`.
-        dense: whether there is a dense branch.
-        pin: whether batches are read into page-locked memory.
-        threads: how many threads read; default `reading_threads`.
-        ahead: for each batch the numbers that are fetched from disk, while it is made, for later ones; those of the
-            dense side, too, where each patch is its own partner.
-    """
-    threads = reading_threads() if threads is None else threads
-    pairs = dense and partner is not None and np.array_equal(partner, np.arange(len(partner)))
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
-    try:
-        waiting: deque[tuple[list[Future[None]], Future[Batch]]] = deque()
-        for numbers, fetched in zip(groups, repeat(_NOTHING) if ahead is None else ahead, strict=False):
-            fetches = [pool.submit(patches.read_ahead, part, dense=pairs) for part in _cut(fetched, _ROWS_PER_JOB)]
-            waiting.append((fetches, pool.submit(make_batch, patches, numbers, partner, dense=dense, pin=pin)))
-            if len(waiting) > max(_BATCHES_AHEAD, threads):
-                yield _taken(*waiting.popleft())
-        while waiting:
-            yield _taken(*waiting.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _taken(fetches: Iterable[Future[None]], batch: Future[Batch]) -> Batch:
-    """The batch, when all that was read beside it is read without an error."""
-    for fetch in fetches:
-        fetch.result()
-    return batch.result()
 
 
 def _bytes_needed(rows: TrainingRows, *, dense: bool) -> int:
