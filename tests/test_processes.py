@@ -59,8 +59,8 @@ def _assert_same_curve(one: Path, other: Path, rel: float = 1e-5) -> None:
     lines, others = _history(one), _history(other)
     assert len(lines) == len(others)
     for line, expected in zip(lines, others, strict=True):
-        # Sums of other parts round differently: on some processors 3e-5 of the gradients' norm, less of all else.
-        assert line.pop("gradient_norm") == pytest.approx(expected.pop("gradient_norm"), rel=10 * rel)
+        # Sums of other parts round differently: on some processors 2e-4 of the gradients' norm, far less of all else.
+        assert line.pop("gradient_norm") == pytest.approx(expected.pop("gradient_norm"), rel=100 * rel)
         assert line == pytest.approx(expected, rel=rel)
 
 
