@@ -121,7 +121,7 @@ def draw_orion(folder: Path, per_case: int = 4, side_px: int = 64) -> None:
                 folder / "if" / f"{name}.tiff", mask[..., None] // 255 * levels, photometric="minisblack",
                 planarconfig="contig",
             )  # fmt: skip
-            lines.append((slide, f"/root/data/he/{name}.jpeg", f"/root/data/if/{name}.tiff", ""))
+            lines.append((slide, f"/data/tiles/he/{name}.jpeg", f"/data/tiles/if/{name}.tiff", ""))
         with (folder / f"{part}_dataframe.csv").open("w", newline="") as stream:
             columns = ("in_slide_name", "image_path", "target_path", "nuclei_path")
             csv.writer(stream).writerows([columns, *reversed(lines)])
