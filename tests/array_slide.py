@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.slides.base import Level, SlideHeader
+from pipeline.slides.closing import Closing
 
 
-class ArraySlide:
+class ArraySlide(Closing):
     """Serves a pyramid of arrays (H, W, C), each level the exact mean of squares of the one before."""
 
     def __init__(
@@ -63,14 +63,6 @@ class ArraySlide:
 
     def close(self) -> None:
         """Nothing to release."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _mean(image: NDArray[Any], factor: int) -> NDArray[Any]:

@@ -85,7 +85,7 @@ def read_als_st(source: Path, mpp: float | None) -> list[SpotSet]:
         if image is None:
             raise StatedError(file=path, expected="an image {sample}_HE.jpg beside it", found="none")
         partners[sample] = image
-    own_mpp = {path: IMAGE_WIDTH_UM / _size_xy(path)[0] for path in dict.fromkeys(partners.values())}
+    own_mpp = {path: IMAGE_WIDTH_UM / _sized(path)[0] for path in dict.fromkeys(partners.values())}
     wanted_mpp = mpp or round(float(np.median(list(own_mpp.values()))), 3)
     genes, places = _survey(counts)
     sets = []
@@ -173,9 +173,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         StatedError: if it is no JPEG, or a damaged one.
     """
-    _size_xy(path)
+    _, data = _sized(path)
     try:
-        return np.asarray(decode_jpeg(_bytes(path), colorspace="RGB"))
+        return np.asarray(decode_jpeg(data, colorspace="RGB"))
     except _UNREADABLE as error:
         raise StatedError(file=path, expected="an intact JPEG image", found=str(error)) from None
 
@@ -220,14 +220,16 @@ def _place(text: str) -> Place:
     return round(float(x), 3), round(float(y), 3)
 
 
-def _size_xy(path: Path) -> tuple[int, int]:
+def _sized(path: Path) -> tuple[int, bytes]:
+    """Width in pixels and bytes of an image, whose pixels are not yet decoded."""
     try:
-        height, width, *_ = decode_jpeg_header(_bytes(path))
+        data = _bytes(path)
+        height, width, *_ = decode_jpeg_header(data)
     except _UNREADABLE as error:
         raise StatedError(file=path, expected="a JPEG image", found=str(error)) from None
     if width * height > _MOST_PIXELS:
         raise StatedError(file=path, expected=f"at most {_MOST_PIXELS} pixels", found=f"{width} x {height}")
-    return width, height
+    return width, data
 
 
 def _bytes(path: Path) -> bytes:

@@ -6,11 +6,13 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.writing import all_kept
 from pipeline.errors import StatedError
 from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record
@@ -20,7 +22,7 @@ from pipeline.slides.record import COUNTS_READER, SideRecord
 from pipeline.slides.window import clip_window
 from pipeline.tiling.dense_values import patch_values
 from pipeline.tiling.grid import Grid
-from pipeline.tiling.regions import REASONS, TISSUE
+from pipeline.tiling.regions import TISSUE
 from pipeline.tiling.sampling import read_sparse_patch
 from pipeline.tiling.store import PatchTable, StoreAttributes
 from pipeline.tiling.store_writer import StoreWriter
@@ -126,25 +128,7 @@ def write_spots(spots: SpotSet, out: Path, table: Path, *, dataset: str, size_px
                 patches = np.stack([read_sparse_patch(picture, grid, corner) for corner in grid.position_px[rows]])
                 writer.write(first, patches, counts[rows])
             overview, regions, overview_mpp = _overview(picture, grid)
-            attributes = StoreAttributes(
-                slide=spots.name,
-                patient=spots.patient,
-                size_px=size_px,
-                mpp=spots.mpp,
-                mpp_level0=spots.image_mpp,
-                size_level0_px=picture.header.size_xy,
-                patch_size_level0=round(grid.size_level0_px),
-                overview_mpp=overview_mpp,
-                markers=spots.genes,
-                nuclear_channel=None,
-                verdict="",
-                counts={"kept": len(kept)}
-                | dict.fromkeys((*REASONS.values(), "corrupt", "pair_residual"), 0)
-                | {"pair_outside": 0, "pair_not_finite": 0},
-                recipe=settings,
-                provenance=provenance,
-                dense_kind="counts",
-            )
+            attributes = _attributes(spots, grid, picture.header.size_xy, overview_mpp, settings, provenance)
             writer.finish(attributes, _table(grid, patch_values(spots.dense, counts)), overview, regions)
 
 
@@ -189,6 +173,33 @@ class _Picture(Closing):
     def close(self) -> None:
         """Gives up the pixels."""
         self._pixels = np.empty((0, 0, 3), np.uint8)
+
+
+def _attributes(
+    spots: SpotSet,
+    grid: Grid,
+    image_xy: tuple[int, int],
+    overview_mpp: float,
+    recipe: dict[str, Any],
+    provenance: dict[str, Any],
+) -> StoreAttributes:
+    return StoreAttributes(
+        slide=spots.name,
+        patient=spots.patient,
+        size_px=grid.size_px,
+        mpp=grid.mpp,
+        mpp_level0=grid.mpp_level0,
+        size_level0_px=image_xy,
+        patch_size_level0=round(grid.size_level0_px),
+        overview_mpp=overview_mpp,
+        markers=spots.genes,
+        nuclear_channel=None,
+        verdict="",
+        counts=all_kept(len(grid.position_px)),
+        recipe=recipe,
+        provenance=provenance,
+        dense_kind="counts",
+    )
 
 
 def _table(grid: Grid, values: NDArray[np.float32]) -> PatchTable:

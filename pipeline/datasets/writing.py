@@ -122,9 +122,6 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
             pair_quality=np.ones(count, dtype=np.float32),
             marker_mean=values,
         )
-        none_dropped = dict.fromkeys(
-            (*REASONS.values(), "corrupt", "pair_outside", "pair_not_finite", "pair_residual"), 0
-        )
         attributes = StoreAttributes(
             slide=patches.name,
             patient=patches.patient,
@@ -137,12 +134,18 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
             markers=names,
             nuclear_channel=None,
             verdict="",
-            counts={"kept": count} | none_dropped,
+            counts=all_kept(count),
             recipe=settings,
             provenance=provenance,
             dense_kind=side.kind,
         )
         writer.finish(attributes, table, mosaic.rgb, mosaic.regions)
+
+
+def all_kept(count: int) -> dict[str, int]:
+    """What a store tells of its squares, where its publisher has chosen them and none is dropped."""
+    reasons = (*REASONS.values(), "corrupt", "pair_outside", "pair_not_finite", "pair_residual")
+    return {"kept": count} | dict.fromkeys(reasons, 0)
 
 
 def write_files(patches: PatchSet, path: Path, *, size_px: int | None) -> None:

@@ -45,7 +45,7 @@ class SlideResults:
         registration: what register wrote.
         store: the store that tile wrote, open.
         pairs: usable pairs by the split; None without a split.
-        fold: the folds its patches are in.
+        folds: those that its patches are in.
     """
 
     slide: str
