@@ -46,7 +46,7 @@ from pipeline.report.pictures import longest_side_px, opened, photograph, reduce
 from pipeline.report.reading import read_results
 from pipeline.report.results import Evidence, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
-from pipeline.report.views import evidence_rows, probe_title
+from pipeline.report.views import evidence_rows, probe_group, probe_title
 from pipeline.report.words import headline, limits
 from pipeline.tiling.store import PatchStore
 
@@ -330,6 +330,19 @@ def test_every_probe_of_evaluate_has_a_name_in_words(probe: str, title: str) -> 
     assert probe_title(probe) == title
 
 
+@pytest.mark.parametrize(
+    ("group", "probes"),
+    [
+        ("", ("ridge", "knn")),
+        ("Which class", ("class-linear", "class-mlp-auc", "class-25-shot")),
+        ("Which cell", ("cell-linear", "cell-knn-auc")),
+        ("The dense side itself", ("dense-ridge", "dense-cell-5-shot")),
+    ],
+)
+def test_figures_of_probes_that_ask_for_the_same_are_folded_together(group: str, probes: tuple[str, ...]) -> None:
+    assert {probe_group(probe) for probe in probes} == {group}
+
+
 def test_the_dense_side_is_shown_as_a_reference_and_never_as_a_contender(tmp_path: Path) -> None:
     results = tmp_path / "results"
     drawn = draw_stores(results)
@@ -347,6 +360,8 @@ def test_the_dense_side_is_shown_as_a_reference_and_never_as_a_contender(tmp_pat
     summary.write_text("\n".join(lines) + "\n")
     document = Document(write(results, sheet).read_text())
     assert "The dense side itself: ridge probe" in document.words
+    # Of one probe there is nothing to fold.
+    assert "The dense side itself: 1 probes" not in document.words
     assert "They are an upper reference and no contender" in document.words
     for part in ("In comparison with the same baseline", "The dense stain helped"):
         assert (part in document.words) == (part in without.words)

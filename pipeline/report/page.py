@@ -79,6 +79,14 @@ class Page:
         return any(row.measure != views.MEASURES["pearson_r"] for row in self.evidence_means)
 
     @property
+    def evidence_groups(self) -> list[tuple[str, list[views.EvidencePart]]]:
+        """The figures of the probes, by the title under which they are folded, in the order of the table."""
+        groups: dict[str, list[views.EvidencePart]] = {}
+        for part in self.evidence:
+            groups.setdefault(part.group, []).append(part)
+        return list(groups.items())
+
+    @property
     def asks_dense_side(self) -> bool:
         """Whether there are probes of the dense side's own features."""
         return any(row.probe.startswith(words.DENSE_PROBE) for row in self.evidence_means)

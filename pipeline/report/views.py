@@ -87,9 +87,18 @@ class EvidenceRow:
 
 @dataclass(frozen=True)
 class EvidencePart:
-    """The two forest plots of one probe; `guess` says what a score without any knowledge would be."""
+    """The two forest plots of one probe.
+
+    Attributes:
+        title: the probe in words.
+        group: under which title its figures are folded together with those of others; empty for none.
+        guess: what a score without any knowledge would be.
+        scores: of every run.
+        differences: to the baseline; None where nothing was compared.
+    """
 
     title: str
+    group: str
     guess: str
     scores: Markup
     differences: Markup | None
@@ -172,7 +181,9 @@ def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePar
             if compared
             else None
         )
-        parts.append(EvidencePart(title, guesses.get(rows[0].metric, "0 none"), scores, differences))
+        parts.append(
+            EvidencePart(title, probe_group(probe), guesses.get(rows[0].metric, "0 none"), scores, differences)
+        )
     return parts
 
 
@@ -182,6 +193,13 @@ def probe_title(probe: str) -> str:
     known = {"ridge": "Ridge probe", "knn": "Nearest-neighbour probe"}
     title = known.get(own) or _class_probe_title(own)
     return title if own == probe else f"The dense side itself: {title[:1].lower()}{title[1:]}"
+
+
+def probe_group(probe: str) -> str:
+    """What a probe shares with others: the side that it looks at, or what it asks for; empty for markers."""
+    if probe.startswith(DENSE_PROBE):
+        return "The dense side itself"
+    return _class_probe_title(probe).partition(":")[0] if "-" in probe else ""
 
 
 def _class_probe_title(probe: str) -> str:
