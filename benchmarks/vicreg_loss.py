@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from drawn_slide import interleaved, judged, versions
 
-from pipeline.training.losses import COVARIANCE_WEIGHT, INVARIANCE_WEIGHT, VARIANCE_WEIGHT, vicreg
-from pipeline.training.vicreg import variance_term
+from pipeline.training.losses import COVARIANCE_WEIGHT, INVARIANCE_WEIGHT, VARIANCE_WEIGHT, variance_term, vicreg
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.training import training
+from pipeline.training import model
 from pipeline.training.branches import BranchNetwork
 
 Curve = list[dict[str, float]]
@@ -51,7 +51,7 @@ def perturbed_curves(train: Callable[[int], Curve]) -> list[Curve]:
     curves = []
     for number in range(VARIANTS):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "BranchNetwork", perturbed_network(number))
+            patch.setattr(model, "BranchNetwork", perturbed_network(number))
             curves.append(train(number))
     return curves
 

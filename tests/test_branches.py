@@ -28,14 +28,13 @@ from pipeline.training.augmentation import Augmentation
 from pipeline.training.branches import BranchNetwork, build_projector
 from pipeline.training.components import component_panel, run_panel
 from pipeline.training.dense_description import DenseDescription
-from pipeline.training.draws import Draws
+from pipeline.training.draws import Draws, seed_of
 from pipeline.training.encoders import build_encoder, feature_width
 from pipeline.training.kept_branches import BRANCHES_NAME, KeptBranches
 from pipeline.training.loop import Trainer
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics, Normalisation
 from pipeline.training.published_views import PublishedViewMaker
 from pipeline.training.rows import read_training_rows
-from pipeline.training.seeds import seed_of
 from pipeline.training.views import Batch, MakeViews, ViewMaker, window_numbers
 
 NUCLEI = {"modality": "dense", "encoder": "nuclei", "markers": ["dna"]}
@@ -131,7 +130,7 @@ def test_branches_of_one_name_share_weights_and_others_do_not() -> None:
     network = network_of("sparse", immune, again, stroma, immune=1, stroma=2)
     assert set(network.encoders) == {"sparse", "immune", "stroma"}
     assert set(network.projectors) == {"sparse", "immune", "own"}
-    assert network.yielded is network.encoders["sparse"]
+    assert network.exported_encoder is network.encoders["sparse"]
     views = [torch.randn(6, channels, 32, 32) for channels in (3, 1, 1, 2)]
     outputs = network(views)
     for place, names in ((1, ("immune", "immune")), (2, ("immune", "own")), (3, ("stroma", "immune"))):

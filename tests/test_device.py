@@ -15,7 +15,7 @@ from pipeline.training.losses import objective_of
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics, Normalisation
 from pipeline.training.precision import resolve_precision
 from pipeline.training.published_views import PublishedViewMaker
-from pipeline.training.supervised import supervised_terms
+from pipeline.training.targets import supervised_terms
 from pipeline.training.views import Batch, ViewMaker
 
 ELSEWHERE = torch.device("meta")

@@ -12,11 +12,19 @@ from hypothesis import strategies as st
 
 from pipeline.settings import RunSettings
 from pipeline.settings.branches import Branch
-from pipeline.training.barlow_twins import barlow_twins_terms
-from pipeline.training.contrastive import info_nce, nt_xent
-from pipeline.training.losses import barlow_twins, contrastive, objective_of, vicreg, vicreg_mfl
+from pipeline.training.losses import (
+    barlow_twins,
+    barlow_twins_terms,
+    contrastive,
+    covariance_term,
+    info_nce,
+    nt_xent,
+    objective_of,
+    variance_term,
+    vicreg,
+    vicreg_mfl,
+)
 from pipeline.training.parts import aligned_parts, links_of
-from pipeline.training.vicreg import covariance_term, variance_term
 
 
 def _embeddings(branches: int, count: int, width: int, seed: int = 0) -> list[torch.Tensor]:
@@ -262,7 +270,7 @@ def test_what_a_sparse_and_a_dense_branch_share_of_an_embedding(
     assert link.columns.tolist() == columns
 
 
-def test_components_share_a_part_each_with_the_encoder_that_is_yielded() -> None:
+def test_components_share_a_part_each_with_the_exported_encoder() -> None:
     immune, stroma = (Branch("dense", encoder=name) for name in ("immune", "stroma"))
     links = links_of(("sparse", immune, stroma), "parts", 6)
     assert [(link.dense_encoder, link.columns.tolist()) for link in links] == [

@@ -19,10 +19,9 @@ from pipeline.errors import StatedError
 from pipeline.provenance import file_digest
 from pipeline.settings import RunSettings, build
 from pipeline.training.batches import make_batch, partners
-from pipeline.training.labelled_rows import labelled_rows
 from pipeline.training.patches import TrainingPatches
-from pipeline.training.rows import TrainingRows, read_training_rows
-from pipeline.training.supervised import supervised_terms, training_targets
+from pipeline.training.rows import TrainingRows, labelled_rows, read_training_rows
+from pipeline.training.targets import supervised_terms, training_targets
 
 BRANCHES = ("sparse", "target")
 CLASSES = ("tumour", "stroma", "glass")

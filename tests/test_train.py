@@ -25,10 +25,10 @@ from torch.nn.functional import cosine_similarity
 from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings, build
-from pipeline.training import loop, training
+from pipeline.training import data, loop, training
 from pipeline.training.branches import BranchNetwork
-from pipeline.training.collapse import effective_rank
 from pipeline.training.loop import Trainer, learning_rate
+from pipeline.training.monitoring import effective_rank
 from pipeline.training.order import shuffled_windows, stored_blocks
 
 
@@ -97,7 +97,7 @@ def test_blocks_train_the_same_from_memory_and_from_the_stores_in_an_order_of_th
     monkeypatch.setattr(loop, "stored_blocks", partial(stored_blocks, block_rows=4))
     monkeypatch.setattr(loop, "shuffled_windows", partial(shuffled_windows, window_blocks=3))
     held = _train(cohort, "blocks-held", order="blocks")
-    monkeypatch.setattr(training, "MEMORY_BUDGET_BYTES", 0)
+    monkeypatch.setattr(data, "MEMORY_BUDGET_BYTES", 0)
     _assert_same(_train(cohort, "blocks-read", order="blocks"), held)
     assert _history(held)[0]["loss"] != _history(whole)[0]["loss"]
 

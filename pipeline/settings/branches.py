@@ -70,7 +70,7 @@ def branch_graph(entries: Sequence[str | Branch]) -> tuple[Branch, ...]:
     return tuple(_named(entry) for entry in entries)
 
 
-def yielded_encoder(branches: Sequence[Branch]) -> str:
+def exported_encoder_name(branches: Sequence[Branch]) -> str:
     """Name of the encoder that a run yields: that of its first sparse branch."""
     return next(branch.encoder for branch in branches if branch.modality == "sparse")
 

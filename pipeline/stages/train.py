@@ -57,9 +57,8 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.progress import say
     from pipeline.provenance import file_digest, record
     from pipeline.training.encoders import WEIGHTS_NAME
-    from pipeline.training.labelled_rows import labelled_rows, left_out
     from pipeline.training.processes import joined
-    from pipeline.training.rows import read_training_rows
+    from pipeline.training.rows import labelled_rows, left_out, read_training_rows
     from pipeline.training.training import TrainingOutputs, store_digests, train
 
     outputs = TrainingOutputs(parsed.out_encoder, parsed.out_metrics, parsed.out_curve)

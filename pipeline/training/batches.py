@@ -10,9 +10,9 @@ from itertools import repeat
 import numpy as np
 import torch
 
+from pipeline.training.draws import seed_of
 from pipeline.training.order import Rows, in_parts
 from pipeline.training.patches import ROWS_PER_JOB, TrainingPatches, reading_threads
-from pipeline.training.seeds import seed_of
 from pipeline.training.views import Batch
 
 _BATCHES_AHEAD = 3

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import StatedError
-from pipeline.settings.branches import Branch, branch_graph, yielded_encoder
-from pipeline.training.encoders import build_encoder, feature_width
-from pipeline.training.gene_encoder import HIDDEN_UNITS, build_gene_encoder
+from pipeline.settings.branches import Branch, branch_graph, exported_encoder_name
+from pipeline.training.draws import seed_of
+from pipeline.training.encoders import GENE_FEATURES, build_encoder, build_gene_encoder, feature_width
 from pipeline.training.model_arguments import AS_NAMED, ModelArguments
-from pipeline.training.seeds import seed_of
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ class BranchNetwork(nn.Module):
                 self.projectors[branch.projector] = build_projector(widths[branch.encoder], projector)
 
     @property
-    def yielded(self) -> nn.Module:
+    def exported_encoder(self) -> nn.Module:
         """The encoder that the run yields."""
-        return self.encoders[yielded_encoder(self.branches)]
+        return self.encoders[exported_encoder_name(self.branches)]
 
     def forward(self, views: Sequence[Tensor]) -> list[BranchOutput]:
         """One output per branch, from one view (n, C, P, P) per branch."""
@@ -119,7 +118,7 @@ def build_dense_encoder(
 ) -> tuple[nn.Module, int]:
     """The encoder of a dense branch and the length of its feature vectors."""
     if kind == "counts":
-        return build_gene_encoder(channels), HIDDEN_UNITS
+        return build_gene_encoder(channels), GENE_FEATURES
     built = build_encoder(encoder, in_chans=channels, size_px=size_px, model_args=model_args)
     return built, feature_width(built, in_chans=channels, size_px=size_px)
 

@@ -16,6 +16,9 @@ from pipeline.training.model_arguments import AS_NAMED, ModelArguments
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 CONFIG_SCHEMA = 1
+# Of the encoder of gene counts, which are no image.
+GENE_FEATURES = 512
+_GENE_LAYERS = 2
 
 
 def architecture_arguments(
@@ -53,6 +56,19 @@ def build_encoder(name: str, *, in_chans: int, size_px: int, model_args: ModelAr
     if features.ndim != 2:
         raise StatedError(expected=expected, found=f"{name} gives shape {tuple(features.shape)}")
     return encoder
+
+
+def build_gene_encoder(genes: int) -> nn.Sequential:
+    """Return a perceptron from normalised counts (n, genes, 1, 1) to features (n, 512).
+
+    Each of its two layers is linear, batch-normalised and ends in ReLU; its size was not tuned.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = genes
+    for _ in range(_GENE_LAYERS):
+        layers += [nn.Linear(width, GENE_FEATURES, bias=False), nn.BatchNorm1d(GENE_FEATURES), nn.ReLU(inplace=True)]
+        width = GENE_FEATURES
+    return nn.Sequential(*layers)
 
 
 def feature_width(encoder: nn.Module, *, in_chans: int, size_px: int) -> int:

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
 from pipeline.provenance import finished
-from pipeline.settings.branches import yielded_encoder
+from pipeline.settings.branches import exported_encoder_name
 from pipeline.training.branches import BranchNetwork, build_dense_encoder, build_projector
 from pipeline.training.dense_description import DenseDescription
 from pipeline.training.normalisation import ColourStatistics, Normalisation
@@ -35,8 +35,8 @@ def write_branches(path: Path, network: BranchNetwork, encoder_sha256: str) -> N
     """Writes all of a network but the encoder that it yields; of a run without a dense branch nothing but the hash."""
     kept = {}
     if any(branch.modality == "dense" for branch in network.branches):
-        state, yielded = network.state_dict().items(), f"encoders.{yielded_encoder(network.branches)}."
-        kept = {key: value.detach().cpu().contiguous() for key, value in state if not key.startswith(yielded)}
+        state, exported = network.state_dict().items(), f"encoders.{exported_encoder_name(network.branches)}."
+        kept = {key: value.detach().cpu().contiguous() for key, value in state if not key.startswith(exported)}
     with finished(path) as temporary:
         # One key only: safetensors writes several in an order that changes from process to process.
         temporary.write_bytes(save(kept, metadata={_OF_HASH: encoder_sha256}))
@@ -86,7 +86,7 @@ class KeptBranches:
             with safe_open(path, framework="pt") as file:
                 belongs_to = str((file.metadata() or {}).get(_OF_HASH, ""))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (SafetensorError, *BROKEN_INPUT) as error:
+        except (OSError, SafetensorError) as error:
             raise StatedError(file=path, expected=expected, found=str(error)) from None
         if belongs_to != description.encoder_sha256:
             raise StatedError(file=path, expected=expected, found=f"those of {belongs_to[:12] or 'no encoder'}")

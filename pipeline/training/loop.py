@@ -24,18 +24,17 @@ from pipeline.settings import RunSettings
 from pipeline.training.batch_norm import synchronised_batch_norm
 from pipeline.training.batches import batches_ahead, partners
 from pipeline.training.branches import BranchNetwork, BranchOutput
-from pipeline.training.collapse import effective_rank, mean_std
-from pipeline.training.draws import Draws
+from pipeline.training.draws import Draws, seed_of
 from pipeline.training.losses import Objective, Terms, objective_of
-from pipeline.training.low_rank import keep_statistics
+from pipeline.training.low_rank import freeze_batch_norm
+from pipeline.training.monitoring import effective_rank, mean_std
 from pipeline.training.order import Rows, epoch_order, groups_of, read_ahead, shuffled_windows, stored_blocks
 from pipeline.training.parts import aligned_parts
 from pipeline.training.patches import TrainingPatches, reading_threads
 from pipeline.training.precision import Precision, autocast
 from pipeline.training.processes import Processes
-from pipeline.training.seeds import seed_of
 from pipeline.training.state import TrainingState, asked_to_stop, save_state
-from pipeline.training.supervised import supervised_terms
+from pipeline.training.targets import supervised_terms
 from pipeline.training.views import Batch, MakeViews
 
 STOPPED_BY_SIGTERM = 143
@@ -114,7 +113,7 @@ class Trainer:
             self._optimiser.load_state_dict(state.optimiser)
         self._network.train()
         if self._settings.low_rank:
-            keep_statistics(self._network.yielded)
+            freeze_batch_norm(self._network.exported_encoder)
         left = self._settings.epochs * self._steps_per_epoch - state.epoch * self._steps_per_epoch - state.step
         size = self._settings.batch_size
         steps = self._steps(state)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import StatedError
-from pipeline.training.seeds import seed_of
+from pipeline.training.draws import seed_of
 
 
 class LowRankLinear(nn.Module):
@@ -51,7 +51,7 @@ def add_low_rank(encoder: nn.Module, rank: int, seed: int) -> None:
             encoder.set_submodule(name, LowRankLinear(layer, rank))
 
 
-def keep_statistics(encoder: nn.Module) -> None:
+def freeze_batch_norm(encoder: nn.Module) -> None:
     """Has batch normalisation in an encoder in training go by its running moments and leave them as they are, in place.
 
     They are no parameters: to freeze those does not hold them.

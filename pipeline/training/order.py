@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.training.seeds import seed_of
+from pipeline.training.draws import seed_of
 
 Rows = NDArray[np.int64]
 

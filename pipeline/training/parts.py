@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.settings.branches import Branch, branch_graph, yielded_encoder
+from pipeline.settings.branches import Branch, branch_graph, exported_encoder_name
 
 Terms = dict[str, Tensor]
 
@@ -78,7 +78,7 @@ def links_of(branches: Sequence[str | Branch], alignment: str, width: int) -> tu
         width: of the embeddings.
     """
     graph = branch_graph(branches)
-    yielded = yielded_encoder(graph)
+    exported = exported_encoder_name(graph)
     if alignment == "parts":
         aligned = [(0, other, part) for other, part in enumerate(part_slices(width, len(graph)), start=1)]
     else:
@@ -87,7 +87,7 @@ def links_of(branches: Sequence[str | Branch], alignment: str, width: int) -> tu
     for one, other, part in aligned:
         by_modality = {graph[place].modality: graph[place] for place in (one, other)}
         sparse, dense = by_modality.get("sparse"), by_modality.get("dense")
-        if sparse and dense and sparse.encoder == yielded:
+        if sparse and dense and sparse.encoder == exported:
             columns = found.setdefault((sparse.projector, dense.encoder, dense.projector), set())
             columns.update(range(part.start, part.stop))
     return tuple(Link(*names, np.array(sorted(columns), dtype=np.int64)) for names, columns in found.items())

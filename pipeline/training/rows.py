@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from pipeline.settings import PanelSettings
 from pipeline.settings.branches import Branch, branch_graph
 from pipeline.slides.marker_names import Aliases, Panel, check_overlap
 from pipeline.split_table import read_split_table
+from pipeline.tiling.class_tables import ClassifiedPatches, numbered, read_classes
+from pipeline.tiling.patch_places import patch_centres_um
+from pipeline.tiling.patch_targets import NO_CLASS
 from pipeline.tiling.store import PatchStore
 from pipeline.training.components import Components, component_panel, run_panel
 
@@ -132,6 +135,59 @@ def read_training_rows(
     for slide in slides[1:]:
         _check_recipe(first.slide, first.size_px, first.mpp, slide.store)
     return TrainingRows(slides, first.size_px, first.mpp, joint, kind, components=components)
+
+
+def labelled_rows(rows: TrainingRows, tables: Mapping[str, Path], *, batch_size: int) -> TrainingRows:
+    """The training patches that have a class, with it; the others, and slides without any, are left out.
+
+    Classes are read as the probes of evaluate read them.
+
+    Args:
+        rows: all training patches.
+        tables: by slide; those of slides without training patches are passed over.
+        batch_size: patches per step.
+
+    Raises:
+        StatedError: see `read_classes`; without a table of a training slide, with fewer than two classes in them or
+            fewer patches with one than a batch.
+    """
+    slides = [slide for slide in rows.slides if slide.store.attributes.slide in tables]
+    if not slides:
+        raise StatedError(
+            file="--classes",
+            expected="a table of classes of a training slide, for target is label (the sheet's column classes)",
+            found=f"tables of {', '.join(tables)}" if tables else "none",
+        )
+    given = []
+    for slide in slides:
+        name, centre_um = slide.store.attributes.slide, patch_centres_um(slide.store, slide.rows)
+        given.append(read_classes(tables[name], ClassifiedPatches(name, slide.rows, centre_um, len(slide.store))))
+    names, labels = numbered(given)
+    if len(names) < 2:
+        raise StatedError(
+            file="--classes",
+            expected="two classes or more of the training patches, for target is label",
+            found=f"{names[0]} only" if names else "no class of any of them",
+        )
+    kept = tuple(
+        replace(slide, rows=slide.rows[own != NO_CLASS], labels=own[own != NO_CLASS])
+        for slide, own in zip(slides, labels, strict=True)
+        if (own != NO_CLASS).any()
+    )
+    found = replace(rows, slides=kept, classes=names)
+    if len(found) < batch_size:
+        raise StatedError(
+            file="--classes",
+            expected=f"at least one batch of {batch_size} patches with a class to train on",
+            found=str(len(found)),
+        )
+    return found
+
+
+def left_out(rows: TrainingRows, labelled: TrainingRows) -> str:
+    """How many patches have no class, in a line; empty where all have one."""
+    without = len(rows) - len(labelled)
+    return f"{without} of {len(rows)} patches have no class and are left out" if without else ""
 
 
 def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64], total: int) -> TrainingSlide:

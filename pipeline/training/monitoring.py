@@ -1,4 +1,4 @@
-"""The picture of a training: how its loss, its terms and the signs of collapse went."""
+"""What a training shows of itself: signs of a collapsed representation, and its curve."""
 
 from __future__ import annotations
 
@@ -6,11 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from pipeline.provenance import finished
 from pipeline.training.losses import TERMS
+
+
+def effective_rank(vectors: Tensor) -> float:
+    """Number of directions that (n, d) vectors really use, 1 to min(n - 1, d); 0 if all are equal.
+
+    The exponential of the entropy of the normalised singular values of the centred matrix (Roy and Vetterli, EUSIPCO
+    2007).
+    """
+    centred = (vectors - vectors.mean(dim=0)).double()
+    singular = torch.linalg.svdvals(centred)
+    total = singular.sum()
+    if total <= 1e-12:
+        return 0.0
+    share = singular / total
+    return float(torch.exp(torch.special.entr(share).sum()))
+
+
+def mean_std(vectors: Tensor) -> float:
+    """Mean over the dimensions of the standard deviation over the (n, d) vectors."""
+    return float(vectors.double().std(dim=0).mean())
 
 
 def write_curve(path: Path, name: str, history: Sequence[dict[str, Any]]) -> None:
