@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
 from pipeline.datasets.spot_set import SpotSet
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
 from pipeline.limits import MAX_MARKERS
 from pipeline.progress import progress
 
@@ -39,7 +39,8 @@ _COUNTS = re.compile(_SAMPLE + r"_stdata_aligned_counts_IDs\.txt(?:\.gz)?")
 _IMAGE = re.compile(_SAMPLE + r"_HE\.jpg(?:\.gz)?")
 _REGIONS = re.compile(_SAMPLE + r"\.tsv\.annotations\.tsv(?:\.gz)?")
 _PLACE = re.compile(r"(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
-_UNREADABLE = (*BROKEN_INPUT, EOFError, zlib.error)
+# What pandas and simplejpeg raise on broken contents (ValueError), and gzip on a broken stream.
+_UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
 _LARGEST_COUNT = 2**32 - 1
 _MOST_PIXELS = 2**29
 # Of a table with a line per spot the first four columns name it; regions follow.

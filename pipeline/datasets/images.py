@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
 
-# A broken PNG is a SyntaxError to Pillow.
-_UNREADABLE = (*BROKEN_INPUT, Image.DecompressionBombError, SyntaxError)
+# What Pillow raises on broken files; a broken PNG is a SyntaxError, cut headers are the others.
+_UNREADABLE = (
+    OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def folder_of(path: Path, layout: str) -> Path:

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import StrictInt
 
-from pipeline.errors import BROKEN_INPUT, StatedError
-from pipeline.json_file import read_json
+from pipeline.errors import StatedError
+from pipeline.json_file import read_json_as
 
 TYPES = 6
 # The class of a patch without any nucleus.
 NO_NUCLEI = "none"
+
+
+@dataclass(frozen=True)
+class _Nucleus:
+    centroid: tuple[float, float]
+    type: StrictInt | None
+
+
+@dataclass(frozen=True)
+class _File:
+    nuc: dict[str, _Nucleus]
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,8 @@ def read_nuclei(path: Path, side_px: int) -> Nuclei:
         StatedError: if it is no such file, or nuclei have no type or lie outside the image.
     """
     try:
-        nuclei = [_nucleus(item, side_px) for item in read_json(path)["nuc"].values()]
-    except BROKEN_INPUT as error:
+        nuclei = [_nucleus(item, side_px) for item in read_json_as(path, _File).nuc.values()]
+    except (OSError, ValueError) as error:
         expected = 'nuclei as HoVer-Net writes them, {"nuc": {"1": {"centroid": [x, y], "type": 0 to 5, …}}}'
         raise StatedError(file=path, expected=expected, found=str(error)) from None
     return Nuclei(
@@ -67,10 +78,9 @@ def read_nuclei(path: Path, side_px: int) -> Nuclei:
     )
 
 
-def _nucleus(item: Any, side_px: int) -> tuple[tuple[float, float], int]:
-    x, y = map(float, item["centroid"])
-    kind = item["type"]
-    if not isinstance(kind, int) or isinstance(kind, bool) or not 0 <= kind < TYPES:
+def _nucleus(item: _Nucleus, side_px: int) -> tuple[tuple[float, float], int]:
+    (x, y), kind = item.centroid, item.type
+    if kind is None or not 0 <= kind < TYPES:
         raise ValueError(f"the type {kind}" if kind is not None else "a nucleus without a type")
     if not (0 <= x <= side_px and 0 <= y <= side_px):
         raise ValueError(f"a centroid at {x:g}, {y:g} in an image of {side_px} px")

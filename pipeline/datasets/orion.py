@@ -8,7 +8,6 @@ says which case a slide is of. Autofluorescence was subtracted and intensities b
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.images import folder_of, read_rgb, side_of
 from pipeline.datasets.patch_set import Pair, PatchSet
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
+from pipeline.slides.tiff_segments import BROKEN_TIFF
 
 MPP = 0.5
 PARTS = ("train", "val", "test")
@@ -120,7 +120,7 @@ def _read_markers(path: Path, side_px: int) -> NDArray[np.uint8]:
     expected = f"{len(MARKERS)} interleaved channels of {side_px} x {side_px} px, uint8"
     try:
         pixels = tifffile.imread(path)
-    except (*BROKEN_INPUT, tifffile.TiffFileError, struct.error) as error:
+    except BROKEN_TIFF as error:
         raise StatedError(file=path, expected=expected, found=str(error)) from None
     if pixels.shape != (side_px, side_px, len(MARKERS)) or pixels.dtype != np.uint8:
         raise StatedError(file=path, expected=expected, found=f"{pixels.shape}, {pixels.dtype}")

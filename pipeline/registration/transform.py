@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveFloat
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
+from pipeline.json_file import checked_as
 from pipeline.provenance import finished
 from pipeline.registration.displacement import DisplacementGrid, Floats, solve_inverse
+from pipeline.zarr_reading import reading_zarr
 
 SCHEMA_VERSION = 1
 _ITK_TEXT = b"#Insight Transform File"
@@ -30,6 +33,12 @@ DIRECTION = (
     "inverse carries dense points to sparse points: p = A^-1 (q - b) + D_inverse(q); "
     "um, pixel-centre origin, x right, y down; displacement components in the order x, y"
 )
+
+
+@dataclass(frozen=True)
+class _GridAttributes:
+    origin_um: tuple[float, float]
+    spacing_um: PositiveFloat
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,8 +233,9 @@ def _read_zarr(path: Path) -> Transform:
     import zarr
 
     try:
-        group = zarr.open_group(path, mode="r")
-        attributes = dict(group.attrs)
+        with reading_zarr():
+            group = zarr.open_group(path, mode="r")
+            attributes = dict(group.attrs)
         if attributes.get("schema") != SCHEMA_VERSION or attributes.get("kind") != "transform":
             raise StatedError(
                 file=path,
@@ -236,20 +246,24 @@ def _read_zarr(path: Path) -> Transform:
         absent = [name for name, grid in grids.items() if grid is None]
         if len(absent) == 1:
             raise ValueError(f"no displacement/{absent[0]}, so it leads one way only")
-        return Transform(checked_affine(attributes["affine"], path), grids["forward"], grids["inverse"])
-    except BROKEN_INPUT as error:
-        raise StatedError(file=path, expected="a transform written by register", found=repr(error)) from None
+        return Transform(checked_affine(attributes.get("affine"), path), grids["forward"], grids["inverse"])
+    except ValueError as error:
+        raise StatedError(file=path, expected="a transform written by register", found=str(error)) from None
 
 
 def _read_grid(group: Any, name: str) -> DisplacementGrid | None:
     key = f"displacement/{name}"
-    if key not in group:
-        return None
-    array = group[key]
-    if prod(array.shape) > _MAX_GRID_VALUES:
-        raise ValueError(f"{key} of shape {array.shape}")
-    values = np.asarray(array[:], np.float32)
+    with reading_zarr():
+        if key not in group:
+            return None
+        array = group[key]
+        attributes = dict(array.attrs)
+        shape = getattr(array, "shape", None)
+    if shape is None or len(shape) != 3 or shape[0] != 2 or prod(shape) > _MAX_GRID_VALUES:
+        raise ValueError(f"{key} of shape {shape}, not (2, rows, columns)")
+    with reading_zarr():
+        values = np.asarray(array[:], np.float32)
     if not np.isfinite(values).all():
-        raise ValueError(f"{key} has values that are not finite")
-    origin = array.attrs["origin_um"]
-    return DisplacementGrid((float(origin[0]), float(origin[1])), float(array.attrs["spacing_um"]), values)
+        raise ValueError(f"NaN or infinite values in {key}")
+    grid = checked_as(attributes, _GridAttributes)
+    return DisplacementGrid(grid.origin_um, grid.spacing_um, values)

@@ -17,11 +17,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
+from pipeline.json_file import checked_as
 from pipeline.limits import LARGEST_PATCH_PX, MAX_MARKERS, MAX_PATCHES
 from pipeline.sheet import DENSE_KINDS
 from pipeline.tiling.sharded_rows import Rows, ShardedRows
 from pipeline.tiling.shards import shard_path
+from pipeline.zarr_reading import reading_zarr
 
 SCHEMA_VERSION = 1
 _MAX_OVERVIEW_PX = 2**26
@@ -121,20 +123,24 @@ class PatchStore:
         if not (path / "zarr.json").is_file():
             raise StatedError(file=path, expected=expected, found="no Zarr v3 group")
         try:
-            group = zarr.open_group(path, mode="r", zarr_format=3)
-            attributes: dict[str, Any] = dict(group.attrs)
-            if attributes.pop("schema") != SCHEMA_VERSION:
-                raise StatedError(file=path, expected=expected, found="another schema")
-            width, height = attributes.pop("size_level0_px")
-            markers = tuple(attributes.pop("markers"))
-            known = StoreAttributes(size_level0_px=(width, height), markers=markers, **attributes)
+            with reading_zarr():
+                group = zarr.open_group(path, mode="r", zarr_format=3)
+                attributes: dict[str, Any] = dict(group.attrs)
+            schema = attributes.pop("schema", None)
+            if schema != SCHEMA_VERSION:
+                raise ValueError(f"schema {schema}")
+            unknown = attributes.keys() - StoreAttributes.__dataclass_fields__.keys()
+            if unknown:
+                raise ValueError(f"attribute {min(unknown)}, which schema {SCHEMA_VERSION} does not know")
+            known = checked_as(attributes, StoreAttributes)
             _check_shapes(group, known)
-            columns: dict[str, Any] = {name: _array(group, name)[...] for name in PatchTable.__dataclass_fields__}
+            with reading_zarr():
+                columns: dict[str, Any] = {name: _array(group, name)[...] for name in PatchTable.__dataclass_fields__}
             table = PatchTable(**columns)
             _check_table(table)
             _check_shards(path, group)
-        except BROKEN_INPUT as error:
-            raise StatedError(file=path, expected=expected, found=repr(error)) from None
+        except ValueError as error:
+            raise StatedError(file=path, expected=expected, found=str(error)) from None
         return cls(path, group, known, table)
 
     def __len__(self) -> int:
@@ -160,7 +166,7 @@ class PatchStore:
         """Pixel type of the dense side.
 
         Raises:
-            KeyError: if the store has none.
+            ValueError: if the store has none.
         """
         return np.dtype(_array(self._group, "dense").dtype)
 
@@ -213,6 +219,8 @@ def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
     sparse, position = _array(group, "sparse").shape, _array(group, "position_px").shape
     if known.dense_kind not in DENSE_KINDS:
         raise ValueError(f"dense_kind {known.dense_kind!r}")
+    if not sparse:
+        raise ValueError("sparse of shape ()")
     count, side, columns = sparse[0], known.size_px, len(known.markers)
     expected: dict[str, tuple[int, ...]] = {
         "sparse": (count, side, side, 3),
@@ -258,7 +266,8 @@ def _check_shards(path: Path, group: zarr.Group) -> None:
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
+    with reading_zarr():
+        array = group[name]
     if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name} is no array")
+        raise ValueError(f"{name} is a group, not an array")
     return array

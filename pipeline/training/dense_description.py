@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.errors import BROKEN_INPUT, StatedError
-from pipeline.json_file import read_json
+from pipeline.errors import StatedError
+from pipeline.json_file import checked_as, read_json
 from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES, MAX_MARKERS
 from pipeline.settings.branches import read_branches
 from pipeline.training.components import Components
@@ -16,6 +16,45 @@ from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA
 from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics
 from pipeline.training.parts import Link, links_of
+
+
+@dataclass(frozen=True)
+class _Patch:
+    input_px: int
+
+
+@dataclass(frozen=True)
+class _Settings:
+    branches: Any
+    projector: tuple[int, ...]
+    alignment: str
+    pairing: str
+
+
+@dataclass(frozen=True)
+class _Dense:
+    kind: str
+    panel: tuple[str, ...]
+    components: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Own:
+    schema: int
+    weights_sha256: str
+    feature_dim: int
+    patch: _Patch
+    settings: _Settings
+    dense: _Dense | None
+    markers: tuple[MarkerStatistics, ...]
+
+
+@dataclass(frozen=True)
+class _Config:
+    architecture: str
+    more_from_less: _Own
 
 
 @dataclass(frozen=True)
@@ -70,44 +109,47 @@ class DenseDescription:
         """
         path = encoder / CONFIG_NAME
         try:
-            config: dict[str, Any] = read_json(path)
-            own = config["more_from_less"]
-            if own["schema"] != CONFIG_SCHEMA:
-                raise ValueError(f"schema {own['schema']}")
-            settings, dense = own["settings"], own["dense"]
-            branches = read_branches(settings["branches"])
+            value = read_json(path)
+            config = checked_as(value, _Config)
+            own = config.more_from_less
+            if own.schema != CONFIG_SCHEMA:
+                raise ValueError(f"schema {own.schema}")
+            settings, dense = own.settings, own.dense
+            branches = read_branches(settings.branches)
             if all(branch.modality != "dense" for branch in branches):
                 return None
-            projector, panel = tuple(map(int, settings["projector"])), tuple(map(str, dense["panel"]))
-            _check_widths((int(own["feature_dim"]), *projector))
+            if dense is None:
+                raise ValueError("a dense branch without a dense side")
+            projector, panel = settings.projector, dense.panel
+            _check_widths((own.feature_dim, *projector))
             found = cls(
-                architecture=str(config["architecture"]),
-                model_args=checked_model_arguments(config),
-                encoder_sha256=str(own["weights_sha256"]),
-                feature_dim=int(own["feature_dim"]),
-                input_px=int(own["patch"]["input_px"]),
+                architecture=config.architecture,
+                model_args=checked_model_arguments(value),
+                encoder_sha256=own.weights_sha256,
+                feature_dim=own.feature_dim,
+                input_px=own.patch.input_px,
                 projector=projector,
-                links=links_of(branches, settings["alignment"], projector[-1]),
-                kind=str(dense["kind"]),
+                links=links_of(branches, settings.alignment, projector[-1]),
+                kind=dense.kind,
                 panel=panel,
-                components=_components(dense, panel),
-                blank=settings["pairing"] == "blank",
-                markers=tuple(MarkerStatistics(**item) for item in own["markers"]),
-                colour=ColourStatistics(tuple(dense["mean"]), tuple(dense["std"])) if "mean" in dense else None,
+                components=_components(dense.components, panel),
+                blank=settings.pairing == "blank",
+                markers=own.markers,
+                colour=ColourStatistics(dense.mean, dense.std) if dense.mean and dense.std else None,
             )
             _check_sizes(found)
-        except BROKEN_INPUT as error:
-            raise StatedError(file=path, expected="an encoder folder as train writes it", found=repr(error)) from None
+        except (OSError, ValueError) as error:
+            raise StatedError(file=path, expected="an encoder folder as train writes it", found=str(error)) from None
         return found
 
 
-def _components(dense: dict[str, Any], panel: tuple[str, ...]) -> Components:
-    """By the name of each dense encoder that sees a part of the panel, which."""
-    place = {marker: index for index, marker in enumerate(panel)}
-    found = {
-        str(encoder): tuple(place[marker] for marker in markers)
-        for encoder, markers in dense.get("components", {}).items()
-    }
+def _components(given: Mapping[str, tuple[str, ...]], panel: tuple[str, ...]) -> Components:
+    """Return by the name of each dense encoder that sees a part of the panel the indices of its markers there."""
+    unknown = [marker for markers in given.values() for marker in markers if marker not in panel]
+    if unknown:
+        raise ValueError(f"a component with marker {unknown[0]!r:.80}, which is not in the panel")
+    index = {marker: number for number, marker in enumerate(panel)}
+    found = {encoder: tuple(index[marker] for marker in markers) for encoder, markers in given.items()}
     if any(not places or len(set(places)) < len(places) for places in found.values()):
         raise ValueError("a component without markers, or with one twice")
     return found

@@ -8,14 +8,27 @@ from typing import Any
 
 import timm
 import torch
+from pydantic import PositiveFloat
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.errors import BROKEN_INPUT, StatedError
-from pipeline.json_file import read_json
+from pipeline.errors import StatedError
+from pipeline.json_file import checked_as, read_json
 from pipeline.training.encoders import CONFIG_NAME, WEIGHTS_NAME
 from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.normalisation import ColourStatistics
+
+
+@dataclass(frozen=True)
+class _Colours:
+    mean: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+@dataclass(frozen=True)
+class _Config:
+    architecture: str
+    pretrained_cfg: _Colours
 
 
 @dataclass(frozen=True)
@@ -41,21 +54,21 @@ def read_start(folder: Path, architecture: str, size_px: int) -> Start:
             changes the architecture in ways that are not known here, or holds numbers that are not finite.
     """
     try:
-        config = read_json(folder / CONFIG_NAME)
-        found, known = str(config["architecture"]), config["pretrained_cfg"]
-        colour = ColourStatistics(tuple(map(float, known["mean"])), tuple(map(float, known["std"])))
-        if len(colour.mean) != 3 or len(colour.std) != 3 or min(colour.std) <= 0:
-            raise ValueError(f"mean {colour.mean}, std {colour.std}")
-        model_args = checked_model_arguments(config)
-    except BROKEN_INPUT as error:
+        value = read_json(folder / CONFIG_NAME)
+        config = checked_as(value, _Config)
+        model_args = checked_model_arguments(value)
+    except (OSError, ValueError) as error:
         expected = "architecture, pretrained_cfg with mean and std of R, G, B, and model_args as docs/encoders.md says"
-        raise StatedError(file=folder / CONFIG_NAME, expected=expected, found=repr(error)) from None
-    if found != architecture:
-        raise StatedError(file=folder, expected=f"weights of {architecture}, the run's encoder", found=found)
+        raise StatedError(file=folder / CONFIG_NAME, expected=expected, found=str(error)) from None
+    colour = ColourStatistics(config.pretrained_cfg.mean, config.pretrained_cfg.std)
+    if config.architecture != architecture:
+        expected = f"weights of {architecture}, the run's encoder"
+        raise StatedError(file=folder, expected=expected, found=config.architecture)
     size: dict[str, Any] = {"img_size": size_px} if _is_of_fixed_size(architecture) else {}
     try:
         network = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0, **size)
-    except (*BROKEN_INPUT, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, SafetensorError) as error:
+        # timm builds by what the file says of the network, and asserts what fits together.
         expected = f"weights that fit {architecture} at {size_px} px"
         raise StatedError(file=folder / WEIGHTS_NAME, expected=expected, found=str(error)) from None
     weights = network.state_dict()

@@ -17,12 +17,16 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import BROKEN_INPUT
 from pipeline.progress import say
 from pipeline.provenance import finished
 from pipeline.training.processes import Processes
 
 FILE_NAME = "state.pt"
+# What a broken archive, pickle or tensor in it makes torch.load raise.
+_RAISED_BY_TORCH_LOAD = (
+    OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, AttributeError, AssertionError, struct.error,
+    pickle.UnpicklingError,
+)  # fmt: skip
 _DIGEST_BYTES = 32
 
 
@@ -69,17 +73,33 @@ def load_state(folder: Path, recipe: str) -> TrainingState | None:
     if not path.is_file():
         return None
     try:
-        data = path.read_bytes()
-        if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
-            raise ValueError("another checksum than was written")
-        values = torch.load(io.BytesIO(data[_DIGEST_BYTES:]), map_location="cpu", weights_only=True)
-        if values.pop("recipe") != recipe:
-            say(f"{path}: left by a training with other settings, patches or code; starting afresh")
-            return None
-        return TrainingState(**values)
-    except (*BROKEN_INPUT, pickle.UnpicklingError, struct.error, EOFError) as error:
-        say(f"{path}: unreadable ({type(error).__name__}); starting afresh")
+        values = _unpickled(path)
+    except (OSError, ValueError) as error:
+        say(f"{path}: unreadable ({error}); starting afresh")
         return None
+    if values.pop("recipe") != recipe:
+        say(f"{path}: left by a training with other settings, patches or code; starting afresh")
+        return None
+    return TrainingState(**values)
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    """Return what a state's file holds, by name.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not whole, or holds something else.
+    """
+    data = path.read_bytes()
+    if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+        raise ValueError("another checksum than was written")
+    try:
+        values = torch.load(io.BytesIO(data[_DIGEST_BYTES:]), map_location="cpu", weights_only=True)
+    except _RAISED_BY_TORCH_LOAD as error:
+        raise ValueError(type(error).__name__) from None
+    if not isinstance(values, dict) or values.keys() != {*TrainingState.__dataclass_fields__, "recipe"}:
+        raise ValueError("no state of a training")
+    return values
 
 
 def agreed_state(state: TrainingState, processes: Processes) -> TrainingState:

@@ -237,6 +237,70 @@ def _state() -> Door:
     return Door(seeds, read)
 
 
+def _metadata(write: Callable[[Path], None], read: Callable[[Path], object]) -> Door:
+    """The metadata of a Zarr folder: the first byte says which of its zarr.json files the others take the place of."""
+
+    def files(path: Path) -> list[Path]:
+        return sorted(path.rglob("zarr.json"))
+
+    def seeds(folder: Path) -> list[bytes]:
+        write(folder / "x.zarr")
+        return [bytes([number]) + file.read_bytes() for number, file in enumerate(files(folder / "x.zarr"))]
+
+    def door(folder: Path, data: bytes) -> None:
+        if not data:
+            return
+        named = files(folder / "x.zarr")
+        file = named[data[0] % len(named)]
+        whole = file.read_bytes()
+        file.write_bytes(data[1:])
+        try:
+            read(folder / "x.zarr")
+        finally:
+            file.write_bytes(whole)
+
+    return Door(seeds, door)
+
+
+def _store() -> Door:
+    from drawn_store import write_store
+    from drawn_training import draw_pairs
+
+    from pipeline.tiling.store import PatchStore
+
+    def write(path: Path) -> None:
+        sparse, dense = draw_pairs(4, 1, 0)
+        write_store(path, sparse=sparse, dense=dense, slide="s", patient="p", markers=("DAPI",))
+
+    return _metadata(write, PatchStore.open)
+
+
+def _transform() -> Door:
+    import numpy as np
+
+    from pipeline.registration.displacement import DisplacementGrid
+    from pipeline.registration.transform import Transform, read_transform, write_transform
+
+    def write(path: Path) -> None:
+        grid = DisplacementGrid((0.0, 0.0), 16.0, np.zeros((2, 8, 8), np.float32))
+        write_transform(path, Transform(np.eye(2, 3), grid, grid), {})
+
+    return _metadata(write, read_transform)
+
+
+def _dense_description() -> Door:
+    from pipeline.training.dense_description import DenseDescription
+
+    marker = {"marker": "CD3", "cofactor": 1.0, "mean": 0.0, "std": 1.0, "patches": 4}
+    settings = {"branches": ["sparse", "dense"], "projector": [8, 8], "alignment": "whole", "pairing": "true"}
+    own = {
+        "schema": 1, "weights_sha256": "0", "feature_dim": 8, "patch": {"input_px": 32}, "settings": settings,
+        "dense": {"kind": "fluorescence", "panel": ["CD3"], "components": {"dense": ["CD3"]}}, "markers": [marker],
+    }  # fmt: skip
+    value = {"architecture": "test_resnet", "more_from_less": own}
+    return _text("config.json", lambda path: DenseDescription.read(path.parent), json.dumps(value).encode())
+
+
 DOORS: dict[str, Callable[[], Door]] = {
     "sheet": _sheet,
     "configuration": _configuration,
@@ -253,4 +317,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "shard": _shard,
     "nuclei": _nuclei,
     "state": _state,
+    "store": _store,
+    "transform": _transform,
+    "dense-description": _dense_description,
 }

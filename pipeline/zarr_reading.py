@@ -1,0 +1,23 @@
+"""Reading Zarr that somebody may have damaged: whatever zarr-python raises on it becomes one kind of error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Broken metadata: ValueError; TypeError or KeyError for a missing entry, AttributeError where a number takes the place
+# of a mapping, IndexError where shapes do not match. Broken chunks: RuntimeError.
+_RAISED_BY_ZARR = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
+
+
+@contextmanager
+def reading_zarr() -> Iterator[None]:
+    """Turn what zarr-python raises within the block into a ValueError; only its own calls belong there.
+
+    Raises:
+        ValueError: in one line, for metadata or chunks that cannot be read.
+    """
+    try:
+        yield
+    except _RAISED_BY_ZARR as error:
+        raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from None
