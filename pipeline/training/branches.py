@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import StatedError
 from pipeline.settings.branches import Branch, branch_graph, exported_encoder_name
+from pipeline.training.dense_kinds import dense_kind as kind_of
 from pipeline.training.draws import seed_of
-from pipeline.training.encoders import GENE_FEATURES, build_encoder, build_gene_encoder, feature_width
+from pipeline.training.encoders import build_encoder, feature_width
 from pipeline.training.model_arguments import AS_NAMED, ModelArguments
 
 
@@ -70,7 +71,7 @@ class BranchNetwork(nn.Module):
         for name, modality in {branch.encoder: branch.modality for branch in self.branches}.items():
             torch.manual_seed(seed_of(seed, "weights", name))
             if modality == "dense":
-                built, width = build_dense_encoder(encoder, model_args, dense_kind, channels[name], size_px)
+                built, width = kind_of(dense_kind).build_encoder(encoder, model_args, channels[name], size_px)
             else:
                 built = build_encoder(encoder, in_chans=channels[name], size_px=size_px, model_args=model_args)
                 width = feature_width(built, in_chans=channels[name], size_px=size_px)
@@ -111,16 +112,6 @@ def check_names(branches: Sequence[str | Branch]) -> None:
     ]
     if taken:
         raise StatedError(expected="a name for an encoder or projector that torch does not use itself", found=taken[0])
-
-
-def build_dense_encoder(
-    encoder: str, model_args: ModelArguments, kind: str, channels: int, size_px: int
-) -> tuple[nn.Module, int]:
-    """The encoder of a dense branch and the length of its feature vectors."""
-    if kind == "counts":
-        return build_gene_encoder(channels), GENE_FEATURES
-    built = build_encoder(encoder, in_chans=channels, size_px=size_px, model_args=model_args)
-    return built, feature_width(built, in_chans=channels, size_px=size_px)
 
 
 def build_projector(width: int, widths: Sequence[int]) -> nn.Sequential:

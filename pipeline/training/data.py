@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings
 from pipeline.training.augmentation import Augmentation
+from pipeline.training.dense_kinds import dense_kind
 from pipeline.training.normalisation import (
     ColourStatistics,
     MarkerStatistics,
     Normalisation,
     colour_statistics,
-    marker_statistics,
 )
 from pipeline.training.order import Rows
 from pipeline.training.patches import MEMORY_BUDGET_BYTES, TrainingPatches
@@ -122,21 +122,17 @@ def _check_eight_bits(rows: TrainingRows) -> None:
 
 
 def _statistics(patches: TrainingPatches, settings: RunSettings, processes: Processes) -> Statistics:
-    """Measure the sparse side and, unless it is a mask, the dense side; labels need no statistics."""
+    """Measure the sparse side and, where it is normalised by statistics, the dense side."""
 
     def share() -> Iterator[Rows]:
         return islice(patches.blocks(), processes.rank, None, processes.count)
 
     colour = colour_statistics((patches.sparse(block) for block in share()), processes.sum)
-    if "dense" not in settings.modalities or patches.rows.dense_kind == "mask":
+    if "dense" not in settings.modalities:
         return Statistics(colour)
-    if patches.rows.dense_kind == "brightfield":
-        pixels = (np.moveaxis(patches.dense(block)[0], 1, -1).astype(np.uint8) for block in share())
-        return Statistics(colour, dense_colour=colour_statistics(pixels, processes.sum))
 
     def dense_blocks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         return (patches.dense(block) for block in share())
 
-    cofactor = 1.0 if patches.rows.dense_kind == "counts" else None
-    markers = marker_statistics(patches.rows.markers, dense_blocks, processes.sum, cofactor_of_all=cofactor)
-    return Statistics(colour, markers)
+    kind = dense_kind(patches.rows.dense_kind)
+    return Statistics(colour, *kind.measure(patches.rows.markers, dense_blocks, processes.sum))

@@ -12,6 +12,7 @@ from pipeline.json_file import checked_as, read_json
 from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES, MAX_MARKERS
 from pipeline.settings.branches import read_branches
 from pipeline.training.components import Components
+from pipeline.training.dense_kinds import dense_kind
 from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA
 from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics
@@ -94,7 +95,7 @@ class DenseDescription:
     @property
     def channels(self) -> int:
         """Of the dense side."""
-        return 3 if self.kind == "brightfield" else len(self.panel)
+        return dense_kind(self.kind).channels(len(self.panel))
 
     def channels_of(self, encoder: str) -> int:
         """Of the dense encoder of that name."""
@@ -165,7 +166,8 @@ def _check_sizes(found: DenseDescription) -> None:
     """Refuses sizes that no training has, before networks for them are built."""
     if not 1 <= found.input_px <= LARGEST_PATCH_PX or not 1 <= found.channels <= MAX_MARKERS:
         raise ValueError(f"{found.channels} dense channels of {found.input_px} px")
-    if found.kind in ("fluorescence", "counts") and len(found.markers) != len(found.panel):
+    normalised_by = dense_kind(found.kind).normalised_by
+    if normalised_by == "markers" and len(found.markers) != len(found.panel):
         raise ValueError(f"statistics of {len(found.markers)} of {len(found.panel)} markers")
-    if found.kind == "brightfield" and found.colour is None:
-        raise ValueError("no mean and std of a brightfield dense side")
+    if normalised_by == "colour" and found.colour is None:
+        raise ValueError(f"no mean and std of a {found.kind} dense side")

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from pipeline.errors import StatedError
 from pipeline.provenance import finished
 from pipeline.settings.branches import exported_encoder_name
-from pipeline.training.branches import BranchNetwork, build_dense_encoder, build_projector
+from pipeline.training.branches import BranchNetwork, build_projector
 from pipeline.training.dense_description import DenseDescription
+from pipeline.training.dense_kinds import dense_kind
 from pipeline.training.normalisation import ColourStatistics, Normalisation
 from pipeline.training.parts import Link
 from pipeline.training.views import ChannelChoice
@@ -94,10 +95,9 @@ class KeptBranches:
         projectors: dict[str, nn.Module] = {}
         try:
             for link in description.links:
-                encoder, width = build_dense_encoder(
+                encoder, width = dense_kind(description.kind).build_encoder(
                     description.architecture,
                     description.model_args,
-                    description.kind,
                     description.channels_of(link.dense_encoder),
                     description.input_px,
                 )
@@ -162,10 +162,7 @@ class KeptBranches:
         side = min(self.description.input_px, pixels.shape[-1])
         start = (pixels.shape[-1] - side) // 2
         window = pixels[:, :, start : start + side, start : start + side]
-        if self.description.kind in ("fluorescence", "counts"):
-            window = self._normalisation.dense(window)
-        elif self.description.kind == "brightfield":
-            window = self._normalisation.brightfield(window / 255)
+        window = dense_kind(self.description.kind).normalise(window, self._normalisation)
         return torch.where(present[:, :, None, None], window, 0.0)
 
     def _projected(self, projector: str, features: Tensor, link: Link) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.slides.marker_names import UNUSED
-from pipeline.tiling.patch_targets import per_library
+from pipeline.training.dense_kinds import dense_kind
 from pipeline.training.order import Rows, in_parts
 from pipeline.training.rows import TrainingRows, TrainingSlide
 
@@ -101,10 +101,11 @@ class TrainingPatches:
         self.slide = np.repeat(np.arange(len(rows.slides)), [len(slide.rows) for slide in rows.slides])
         self.row = np.concatenate([slide.rows for slide in rows.slides])
         # Where each slide's channels stand in the panel, and which of them are in it at all.
-        self._places = [
-            np.arange(rows.dense_channels)
-            if rows.dense_kind == "brightfield"
-            else np.array(rows.panel.places.get(slide.store.attributes.slide, ()), dtype=np.int64)
+        self._kind = dense_kind(rows.dense_kind)
+        self._channels = [
+            self._kind.channel_indices(rows.panel, slide.store.attributes.slide)
+            if self._kind
+            else np.zeros(0, np.int64)
             for slide in rows.slides
         ]
 
@@ -139,10 +140,9 @@ class TrainingPatches:
         pixels = np.empty((len(numbers), markers, size_px, size_px), dtype=np.float32) if out is None else out
         present = np.zeros((len(numbers), markers), dtype=np.bool_)
         for slide, here in self._by_slide(numbers):
-            places, rows = self._places[slide], self.row[numbers[here]]
-            used = np.flatnonzero(places != UNUSED)
-            channels = places[used]
-            classes = used[:, None, None] + 1 if self.rows.dense_kind == "mask" else None
+            indices, rows = self._channels[slide], self.row[numbers[here]]
+            used = np.flatnonzero(indices != UNUSED)
+            channels = indices[used]
             present[np.ix_(here, channels)] = True
             absent = np.flatnonzero(~present[here[0]])
             store = self.rows.slides[slide].store
@@ -154,9 +154,8 @@ class TrainingPatches:
                 self._readers[slide].read_dense(rows[part], values, np.arange(len(part)))
                 if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values[: len(part)]).all():
                     self._refuse(self.rows.slides[slide], rows[part], values[: len(part)])
-                found = per_library(values) if self.rows.dense_kind == "counts" else values
-                for place, value in zip(here[part].tolist(), found, strict=False):
-                    pixels[place, channels] = value[used] if classes is None else value == classes
+                for place, value in zip(here[part].tolist(), values, strict=False):
+                    pixels[place, channels] = self._kind.of_panel(value, used)
                     pixels[place, absent] = 0
         return pixels, present
 

@@ -25,6 +25,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from pipeline.settings.branches import Branch, branch_graph
 from pipeline.training.components import WHOLE_PANEL, Components
+from pipeline.training.dense_kinds import dense_kind as kind_of
 from pipeline.training.draws import Draws
 from pipeline.training.normalisation import Normalisation
 from pipeline.training.views import Batch, ChannelChoice
@@ -63,7 +64,7 @@ class PublishedViewMaker:
         self._channels = ChannelChoice(components, normalisation.device)
         self._size_px = size_px
         self._normalisation = normalisation
-        self._dense_kind = dense_kind
+        self._kind = kind_of(dense_kind)
 
     def __call__(self, batch: Batch, draws: Draws) -> list[Tensor]:
         """One (n, C, size_px, size_px) float32 view per branch."""
@@ -77,16 +78,10 @@ class PublishedViewMaker:
             if batch.dense is None or batch.present is None:
                 raise ValueError("a dense branch needs a batch with a dense side")
             dense, present = (self._channels.of(branch.encoder, values) for values in (batch.dense, batch.present))
-            pixels = dense * 255 if self._dense_kind == "mask" else dense
-            view = self._normalised(published_view(pixels, draws.uniform, self._size_px), branch)
+            seen = published_view(self._kind.to_published_scale(dense), draws.uniform, self._size_px)
+            view = self._kind.normalise_published(seen, self._normalisation, self._channels.places(branch.encoder))
             views.append(view.mul_(present[:, :, None, None]))
         return views
-
-    def _normalised(self, dense: Tensor, branch: Branch) -> Tensor:
-        """A dense view, 0 to 255, as its encoder gets it."""
-        if self._dense_kind == "fluorescence":
-            return self._normalisation.dense(dense, self._channels.places(branch.encoder))
-        return dense / 255 if self._dense_kind == "mask" else self._normalisation.brightfield(dense / 255)
 
 
 def published_view(images: Tensor, uniform: Uniform, size_px: int) -> Tensor:

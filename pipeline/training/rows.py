@@ -19,6 +19,7 @@ from pipeline.tiling.patch_places import patch_centres_um
 from pipeline.tiling.patch_targets import NO_CLASS
 from pipeline.tiling.store import PatchStore
 from pipeline.training.components import Components, component_panel, run_panel
+from pipeline.training.dense_kinds import dense_kind
 
 MPP_TOLERANCE = 0.05
 
@@ -58,7 +59,7 @@ class TrainingRows:
     @property
     def dense_channels(self) -> int:
         """Channels of a dense patch: R, G, B of brightfield, a marker, a class or a gene each of the others."""
-        return 3 if self.dense_kind == "brightfield" else len(self.markers)
+        return dense_kind(self.dense_kind).channels(len(self.markers))
 
     def channels_of(self, branch: Branch) -> int:
         """Channels of a view of that branch."""
@@ -69,7 +70,7 @@ class TrainingRows:
     @property
     def dense_size_px(self) -> int:
         """Side of all patches' dense side."""
-        return 1 if self.dense_kind == "counts" else self.size_px
+        return dense_kind(self.dense_kind).side_px(self.size_px)
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -208,10 +209,10 @@ def _check_dense(slides: Sequence[TrainingSlide], markers: Sequence[str]) -> Non
                 expected=f"dense sides of one kind, {first.dense_kind} as of slide {first.slide}",
                 found=known.dense_kind,
             )
-        if markers and known.dense_kind == "brightfield":
+        if markers and not dense_kind(known.dense_kind).has_panel:
             raise StatedError(
                 slide=known.slide,
-                expected="no choice of markers, for the dense side is brightfield",
+                expected=f"no choice of markers, for the dense side is {known.dense_kind}",
                 found=", ".join(markers),
             )
         if not known.markers:

@@ -15,13 +15,12 @@ from pipeline.training.augmentation import (
     by_opencv,
     draw_orientations,
     draw_windows,
-    drop_channels,
-    jitter_intensity,
     jitter_stain,
     resample,
     sparse_views_by_opencv,
 )
 from pipeline.training.components import WHOLE_PANEL, Components
+from pipeline.training.dense_kinds import dense_kind as kind_of
 from pipeline.training.draws import Draws
 from pipeline.training.normalisation import Normalisation
 
@@ -103,7 +102,7 @@ class ViewMaker:
         self._channels = ChannelChoice(components, normalisation.device)
         self._augmentation = augmentation
         self._normalisation = normalisation
-        self._dense_kind = dense_kind
+        self._kind = kind_of(dense_kind)
         self._window_of = window_numbers(branches, shared_geometry=shared_geometry)
 
     def __call__(self, batch: Batch, draws: Draws) -> list[Tensor]:
@@ -113,7 +112,7 @@ class ViewMaker:
         windows = [draw_windows(patch_px, self._augmentation, draws) for _ in numbers]
         opencv = by_opencv(batch.sparse)
         rgb = None if opencv else batch.sparse.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-        dense = None if batch.dense is None else self._prepared(batch.dense)
+        dense = None if batch.dense is None else self._kind.prepare(batch.dense, self._normalisation)
         views = []
         for branch, number in zip(self._branches, self._window_of, strict=True):
             modality = branch.modality
@@ -129,11 +128,10 @@ class ViewMaker:
             if modality == "dense":
                 source = self._channels.of(branch.encoder, source)
                 present = None if present is None else self._channels.of(branch.encoder, present)
-            if modality == "dense" and self._dense_kind == "counts":
+            mode = self._kind.resampling if modality == "dense" else "bilinear"
+            if mode is None:
                 views.append(self._recolour(modality, source, present, draws))
                 continue
-            # Between two classes there is none.
-            mode = "nearest" if modality == "dense" and self._dense_kind == "mask" else "bilinear"
             view = resample(source, windows[number], orientations, self._augmentation.size_px, mode)
             views.append(self._recolour(modality, view, present, draws))
         return views
@@ -142,24 +140,9 @@ class ViewMaker:
         if modality == "dense":
             if present is None:
                 raise ValueError("a dense view needs to know which markers are present")
-            return self._recolour_dense(view, present, draws)
+            return self._kind.recolour(view, present, self._augmentation, self._normalisation, draws)
         coloured = jitter_stain(view, self._augmentation.colour, draws)
         return self._normalisation.sparse(blur_some(coloured, self._augmentation.blur, draws))
-
-    def _prepared(self, dense: Tensor) -> Tensor:
-        """The dense side as it is resampled; overwrites it."""
-        if self._dense_kind in ("fluorescence", "counts"):
-            return self._normalisation.dense(dense)
-        return dense.div_(255) if self._dense_kind == "brightfield" else dense
-
-    def _recolour_dense(self, view: Tensor, present: Tensor, draws: Draws) -> Tensor:
-        strength, dropout = self._augmentation.dense_colour, self._augmentation.channel_dropout
-        if self._dense_kind == "fluorescence":
-            return jitter_intensity(view, present, strength, dropout, draws)
-        if self._dense_kind in ("mask", "counts"):
-            return drop_channels(view, present, dropout, draws)
-        standard = self._normalisation.brightfield(jitter_stain(view, strength, draws))
-        return torch.where(present[:, :, None, None], standard, 0.0)
 
 
 def window_numbers(branches: Sequence[str | Branch], *, shared_geometry: bool) -> tuple[int, ...]:
