@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from openslide import OpenSlide
 from tifffile import TiffFile
 
 from pipeline.errors import StatedError
-from pipeline.slides.base import Slide
+from pipeline.slides.base import Shows, Slide
 from pipeline.slides.openslide_reader import OpenSlideSlide
 from pipeline.slides.record import SideRecord
 from pipeline.slides.tiff_metadata import check_xml
@@ -23,18 +24,24 @@ from pipeline.slides.tiff_structure import MAX_SIDE_PX, check_whole, is_tiff
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def open_slide(path: Path, *, slide: str = "") -> Slide:
+# What an image of a kind is opened to show.
+SHOWN_AS: Mapping[str, Shows] = {"brightfield": "colours", "fluorescence": "channels"}
+
+
+def open_slide(path: Path, *, slide: str = "", shows: Shows = "file") -> Slide:
     """Opens any supported file.
 
     Args:
         path: an SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, QPTIFF, inForm or other TIFF file.
         slide: name of the slide, for errors.
+        shows: what to take samples for that may be colours or channels: `colours` makes RGB of three grey planes and of
+            a colour table, `channels` takes the samples of an RGB image apart, all of them.
 
     Raises:
         StatedError: if it is absent, empty, cut off, or of a kind that no reader serves.
     """
     try:
-        return _open(path, slide)
+        return _open(path, slide, shows)
     except StatedError as error:
         raise StatedError(
             slide=error.slide or slide, file=error.file or path, expected=error.expected, found=error.found
@@ -48,7 +55,7 @@ def open_side(side: SideRecord, *, slide: str = "") -> Slide:
         StatedError: if it cannot be opened or is no longer what was inspected.
     """
     path = Path(side.path)
-    opened = open_slide(path, slide=slide)
+    opened = open_slide(path, slide=slide, shows=SHOWN_AS.get(side.kind, "file"))
     header = opened.header
     found = (tuple(x.size_xy for x in header.levels), len(header.channels), header.dtype)
     wanted = (tuple(x.size_xy for x in side.levels), len(side.channels), side.dtype)
@@ -59,7 +66,7 @@ def open_side(side: SideRecord, *, slide: str = "") -> Slide:
     return opened
 
 
-def _open(path: Path, slide: str) -> Slide:
+def _open(path: Path, slide: str, shows: Shows) -> Slide:
     if not path.is_file():
         raise StatedError(expected="a slide file", found="a folder" if path.is_dir() else "no such file")
     try:
@@ -75,8 +82,17 @@ def _open(path: Path, slide: str) -> Slide:
         with path.open("rb") as stream:
             found = f"a file of another kind, which begins with {stream.read(16)!r}"
         raise StatedError(expected="a slide that OpenSlide or tifffile reads", found=found)
-    for_openslide = vendor is not None and (vendor != "generic-tiff" or _is_plain_rgb(path))
-    opened: Slide = OpenSlideSlide(path, slide) if for_openslide else TiffSlide(path, slide)
+    opened: Slide
+    if vendor is None or (vendor == "generic-tiff" and (shows == "channels" or not _is_plain_rgb(path))):
+        opened = TiffSlide(path, slide, shows)
+    else:
+        try:
+            opened = OpenSlideSlide(path, slide, shows)
+        except StatedError:
+            if vendor != "generic-tiff":
+                raise
+            # OpenSlide names any tiled TIFF its own and then lacks the codec of many.
+            opened = TiffSlide(path, slide, shows)
     width, height = opened.header.size_xy
     if max(width, height) > MAX_SIDE_PX:
         opened.close()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from pipeline.errors import StatedError
+from pipeline.slides.page_names import label_name, one_line, page_names
 
 MAX_XML_CHARACTERS = 32 * 2**20
 MPP_DIFFERENCE = 0.02
@@ -87,14 +89,16 @@ def tag_mpp(page: TiffPage, file: Path) -> float | None:
 
 
 def channel_names(
-    tif: TiffFile, series: TiffPageSeries, descriptions: Sequence[str], count: int, file: Path
-) -> tuple[str, ...]:
-    """Names of the channels of a series, `C0`, `C1`, … where the file has none.
+    tif: TiffFile, series: TiffPageSeries, pages: Sequence[TiffPage], count: int, file: Path
+) -> tuple[tuple[str, ...], str]:
+    """Return the names of the channels of a series, and a remark where the file names another number of channels.
+
+    A channel without a name is `C0`, `C1`, … by its place.
 
     Args:
         tif: the open file.
         series: the image.
-        descriptions: image description of each page of level 0.
+        pages: the page of each channel, where each has its own.
         count: number of channels.
         file: its path, for errors.
     """
@@ -104,13 +108,55 @@ def channel_names(
         if pixels is not None:
             names = [item.get("Name", "") for item in pixels if _local(item) == "Channel"]
     elif tif.is_qpi:
-        names = [_akoya_name(text, file) for text in descriptions]
+        names = [_akoya_name(page.description, file) for page in pages]
     elif tif.is_imagej:
         labels = (tif.imagej_metadata or {}).get("Labels") or []
-        names = [str(label) for label in labels]
-    if len(names) != count:
-        names = [""] * count
-    return tuple(name.strip() or f"C{index}" for index, name in enumerate(names))
+        names = [label_name(str(label)) for label in labels]
+    remark = ""
+    if any(names) and len(names) != count:
+        remark = f"{len(names)} names in the file for {count} channels, so that none is used"
+    if len(names) != count or not any(names):
+        names = list(page_names(pages)) if len(pages) == count else []
+        names = names or [""] * count
+    return tuple(one_line(name) or f"C{index}" for index, name in enumerate(names)), remark
+
+
+@dataclass(frozen=True)
+class OmeImage:
+    """What the OME-XML states of one image.
+
+    Attributes:
+        name: of the image; may be empty.
+        channels: the name of each channel; may be empty.
+        size_xy: width and height in pixels.
+        mpp_text: size of a pixel, as written.
+        position: stage position of its first plane, as written; empty where there is none.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    size_xy: tuple[int, int]
+    mpp_text: str
+    position: str
+
+
+def ome_images(tif: TiffFile, file: Path) -> tuple[OmeImage, ...]:
+    """Return the images of the OME-XML, in its order.
+
+    Raises:
+        ValueError: if a size is no whole number.
+    """
+    found: list[OmeImage] = []
+    for image in parse_xml(tif.ome_metadata or "<OME/>", file):
+        for pixels in image if _local(image) == "Image" else ():
+            if _local(pixels) != "Pixels":
+                continue
+            names = [one_line(item.get("Name", "")) for item in pixels if _local(item) == "Channel"]
+            size_xy = (int(pixels.get("SizeX", "0")), int(pixels.get("SizeY", "0")))
+            mpp = " ".join(f"{key}={value}" for key, value in sorted(pixels.items()) if key.startswith("Physical"))
+            places = [(x.get("PositionX"), x.get("PositionY")) for x in pixels if _local(x) == "Plane"]
+            found.append(OmeImage(one_line(image.get("Name", "")), tuple(names), size_xy, mpp, str(places[:1])))
+    return tuple(found)
 
 
 def _akoya_name(description: str, file: Path) -> str:

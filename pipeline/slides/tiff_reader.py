@@ -6,6 +6,7 @@ level-0 coordinates that it rounds, where several channels and exact coordinates
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,38 +17,58 @@ import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from pipeline.errors import StatedError
-from pipeline.slides.base import Pixels, SlideHeader
+from pipeline.slides.alpha import alpha_of
+from pipeline.slides.apart_channels import apart_channels
+from pipeline.slides.base import Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
 from pipeline.slides.pyramid import levels_of
 from pipeline.slides.tiff_metadata import channel_names, check_xml, mpp_of
 from pipeline.slides.tiff_segments import BROKEN_TIFF, MAX_SEGMENT_BYTES, Plane, SegmentReader
 from pipeline.slides.window import clip_window
 
-DTYPES = ("uint8", "uint16", "float32")
+# Pixel types of files, and the one in which every value of theirs is read exactly.
+DTYPES = {
+    "uint8": "uint8", "uint16": "uint16", "float32": "float32",
+    "bool": "uint8", "int8": "float32", "int16": "float32", "float16": "float32",
+}  # fmt: skip
 RGB = ("R", "G", "B")
-_CHANNEL_AXES = "CIQ"
-_MIN_IS_BLACK, _RGB, _YCBCR = 1, 2, 6
+# What the samples of an RGB image are called where they are channels that have nothing to do with each other.
+_SAMPLES = ("red", "green", "blue", "C3")
+# Viewers of imaging mass cytometry store channels as points in time.
+_CHANNEL_AXES = "CIQT"
+_MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 1, 2, 3, 6
+# JPEG, WebP, PNG, JPEG XR and JPEG XL say themselves whether they hold YCbCr; of other codecs the tag alone does.
+_OWN_COLOURS = {6, 7, 22610, 33007, 34892, 34933, 34934, 50001, 50002, 52546}
+_JPEG_2000_YCBCR = 33003
+_UNNAMED = re.compile(r"(?:c|ch|channel)[\s:_-]*(?:0:)?\d+", re.IGNORECASE)
 
 
 class TiffSlide(Closing):
     """One image, with its pyramid, of a TIFF file.
 
+    Args:
+        path: the file.
+        slide: name of the slide, for errors.
+        shows: what to take samples for that may be colours or channels; see `pipeline.slides.base.Shows`.
+
     Raises:
         StatedError: if the file holds no image of a kind that the program works with.
     """
 
-    def __init__(self, path: Path, slide: str = "") -> None:
+    def __init__(self, path: Path, slide: str = "", shows: Shows = "file") -> None:
         self._slide = slide
         self._lock = threading.Lock()
         self._planes: dict[int, tuple[Plane, ...]] = {}
         try:
             self._tif = TiffFile(path)
             check_xml(self._tif.pages.first.description, path)
-            series = _main_series(self._tif, path)
-            self._levels, self.header = _described(self._tif, series, path)
+            group, names = _main_series(self._tif, path)
+            self._levels, self.header = _described(self._tif, group, names, path, shows)
         except BROKEN_TIFF as error:
             raise StatedError(slide=slide, file=path, expected="a TIFF that can be read", found=str(error)) from None
-        self._has_alpha = self.header.is_rgb and series.keyframe.samplesperpixel == 4
+        page = group[0].keyframe
+        self._has_alpha = self.header.is_rgb and alpha_of(page) is not None
+        self._table = _colour_table(page) if self.header.is_rgb and page.photometric == _PALETTE else None
         self._segments = SegmentReader(path, slide)
 
     def read_region(
@@ -64,12 +85,18 @@ class TiffSlide(Closing):
         window = clip_window(corner_xy, size_xy, header.levels[level].size_xy)
         (left, top), (right, bottom), corner = window.start_xy, window.stop_xy, window.corner_xy
         fill = 255 if header.is_rgb else 0
-        if len(planes) == 1 and planes[0].keyframe.planarconfig != 2:
-            read = [*wanted, 3] if self._has_alpha else wanted
-            out = np.full((size_xy[1], size_xy[0], len(read)), fill, header.dtype)
+        if self._table is not None:
+            # White, the last line of the table, where the file leaves a tile out.
+            indices = np.full((size_xy[1], size_xy[0], 1), len(self._table) - 1, np.uint32)
             if not window.is_empty:
-                self._segments.paint(planes[0], out[top:bottom, left:right], corner, read)
-            return _on_white(out) if self._has_alpha else out
+                self._segments.paint(planes[0], indices[top:bottom, left:right], corner, [0])
+            return self._table[indices[..., 0]][..., wanted]
+        if len(planes) == 1 and (planes[0].keyframe.planarconfig != 2 or self._has_alpha):
+            out = np.full((size_xy[1], size_xy[0], len(wanted)), fill, header.dtype)
+            if not window.is_empty:
+                paint = self._segments.paint_colours if header.is_rgb else self._segments.paint
+                paint(planes[0], out[top:bottom, left:right], corner, wanted)
+            return out
         stack = np.full((len(wanted), size_xy[1], size_xy[0]), fill, header.dtype)
         out = np.moveaxis(stack, 0, -1)
         if not window.is_empty:
@@ -104,37 +131,98 @@ class TiffSlide(Closing):
             return self._planes[level]
 
 
-def _main_series(tif: TiffFile, path: Path) -> TiffPageSeries:
-    """The largest image of the file; labels, macros and thumbnails are smaller."""
-    series = sorted(tif.series, key=lambda item: -_area(item))
-    if not series or not _area(series[0]):
+def _main_series(tif: TiffFile, path: Path) -> tuple[list[TiffPageSeries], tuple[str, ...]]:
+    """Return the largest image of the file; labels, macros and thumbnails are smaller.
+
+    Returns:
+        One series, or one for each channel where a writer stored these as images of their own; then also their names.
+    """
+    largest = max(tif.series, key=_area, default=None)
+    if largest is None or not _area(largest):
         raise StatedError(file=path, expected="a TIFF with an image", found="none")
-    same = [item for item in series[1:] if _size_xy(item) == _size_xy(series[0])]
-    if same:
-        raise StatedError(file=path, expected="one image in the file", found=f"{len(same) + 1} of one size")
-    return series[0]
+    same = [item for item in tif.series if _size_xy(item) == _size_xy(largest)]
+    if len(same) == 1:
+        return same, ()
+    names = apart_channels(tif, same, path)
+    if names is None:
+        raise StatedError(file=path, expected="one image in the file", found=f"{len(same)} of one size")
+    return same, names
 
 
-def _described(tif: TiffFile, series: TiffPageSeries, path: Path) -> tuple[list[TiffPageSeries], SlideHeader]:
+def _described(
+    tif: TiffFile, group: list[TiffPageSeries], names: tuple[str, ...], path: Path, shows: Shows
+) -> tuple[list[tuple[TiffPageSeries, ...]], SlideHeader]:
     """The series of each level, and what they say."""
-    page = series.keyframe
+    series = group[0]
     _check_kind(series, path)
-    candidates = list(series.levels)
-    if len(candidates) == 1:
-        # Older writers store the levels as images of their own.
-        candidates += [x for x in tif.series if x is not series and _same_but_size(x, series)]
-    candidates[1:] = sorted(candidates[1:], key=_area, reverse=True)
-    kept = levels_of([_size_xy(item) for item in candidates])
-    is_colour = page.photometric in (_RGB, _YCBCR)
-    count = prod(series.shape) // prod(_size_xy(series))
-    if is_colour and count in (3, 4):
-        names: tuple[str, ...] = RGB
-    else:
-        described = [p.aspage().description for p in series if p is not None] if tif.is_qpi else []
-        names = channel_names(tif, series, described, count, path)
+    candidates = _levels(tif, group)
+    candidates[1:] = sorted(candidates[1:], key=lambda level: _area(level[0]), reverse=True)
+    kept = levels_of([_size_xy(level[0]) for level in candidates])
+    channels, remarks = _channels(tif, group, names, path, shows)
     mpp = mpp_of(tif, series, path)
     levels = tuple(level for _, level in kept)
-    return [candidates[i] for i, _ in kept], SlideHeader(path, "tifffile", mpp, levels, names, series.dtype.name)
+    is_table = channels == RGB and series.keyframe.photometric == _PALETTE
+    dtype = "uint8" if is_table else DTYPES[series.dtype.name]
+    return [candidates[i] for i, _ in kept], SlideHeader(path, "tifffile", mpp, levels, channels, dtype, remarks)
+
+
+def _levels(tif: TiffFile, group: list[TiffPageSeries]) -> list[tuple[TiffPageSeries, ...]]:
+    """Every image of the file that may be a level, the one that is meant first."""
+    if len(group) > 1:
+        if len(group[0].levels) > 1:
+            return list(zip(*(item.levels for item in group), strict=True))
+        sizes = dict.fromkeys(_size_xy(item) for item in tif.series)
+        alike = [[x for x in tif.series if _size_xy(x) == size and _same_but_size(x, group[0])] for size in sizes]
+        return [tuple(group), *(tuple(x) for x in alike if len(x) == len(group) and x[0] not in group)]
+    series = group[0]
+    found: list[tuple[TiffPageSeries, ...]] = [(level,) for level in series.levels]
+    if len(found) == 1:
+        # Older writers store the levels as images of their own.
+        found += [(x,) for x in tif.series if x is not series and _same_but_size(x, series)]
+    return found
+
+
+def _channels(
+    tif: TiffFile, group: list[TiffPageSeries], names: tuple[str, ...], path: Path, shows: Shows
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the channels are called, and what to tell of them."""
+    series, page = group[0], group[0].keyframe
+    count = len(group) if len(group) > 1 else prod(series.shape) // _area(series)
+    if len(group) > 1:
+        told = f"{count} images of one plane and one size taken as channels of one image"
+        return tuple(name or f"C{index}" for index, name in enumerate(names)), (told,)
+    remarks: list[str]
+    if page.photometric in (_RGB, _YCBCR) and count in (3, 4):
+        if shows == "channels":
+            return _SAMPLES[:count], ()
+        remarks = [Plane.of(page, (0, 0)).colour_remark()]
+        if count == 4 and alpha_of(page) is None:
+            remarks.append("fourth sample left out, for the tag ExtraSamples does not call it alpha")
+        return RGB, tuple(remark for remark in remarks if remark)
+    if page.photometric == _PALETTE and count == 1 and shows == "colours":
+        return RGB, ()
+    pages = [] if series.dataoffset is not None and count > 1 else [p.aspage() for p in series if p is not None]
+    found, remark = channel_names(tif, series, pages, count, path)
+    remarks = [remark] if remark else []
+    if dict(zip(series.axes, series.shape, strict=True)).get("T", 1) > 1:
+        remarks.append(f"{count} points in time (axis T) taken as channels")
+    if DTYPES[series.dtype.name] != series.dtype.name:
+        remarks.append(f"pixels of {series.dtype.name} read as {DTYPES[series.dtype.name]}")
+    if page.photometric == _PALETTE:
+        remarks.append("the colour table is left out: pixels are the numbers that it colours")
+    is_unnamed = all(_UNNAMED.fullmatch(name) for name in found)
+    is_named_rgb = [name.lower() for name in found] in (["r", "g", "b"], ["red", "green", "blue"])
+    if shows == "colours" and count == 3 and series.dtype.name == "uint8" and (is_unnamed or is_named_rgb):
+        return RGB, (*remarks, "three grey planes taken as red, green and blue")
+    return found, tuple(remarks)
+
+
+def _colour_table(page: TiffPage) -> Pixels:
+    """Return the colours (n + 1, 3) uint8 of a colour table of n, and white."""
+    table = np.asarray(page.colormap).T
+    # Some writers fill the lower byte of a colour's 16 bits, some the upper one, most both.
+    eight_bits = table >> 8 if table.max(initial=0) > 255 else table
+    return np.vstack([eight_bits, np.full((1, 3), 255)]).astype(np.uint8)
 
 
 def _check_kind(series: TiffPageSeries, path: Path) -> None:
@@ -149,11 +237,17 @@ def _check_kind(series: TiffPageSeries, path: Path) -> None:
             found=f"axes {series.axes}, shape {series.shape}",
         )
     if series.dtype.name not in DTYPES:
-        raise StatedError(file=path, expected=f"pixels of type {', '.join(DTYPES)}", found=series.dtype.name)
-    if page.photometric not in (_MIN_IS_BLACK, _RGB, _YCBCR) or page.imagedepth != 1:
+        expected = f"pixels of type {', '.join(DTYPES)}: write it again as uint16 or float32"
+        raise StatedError(file=path, expected=expected, found=series.dtype.name)
+    is_table = page.photometric == _PALETTE and page.samplesperpixel == 1 and series.dtype.name in ("uint8", "uint16")
+    if not (page.photometric in (_MIN_IS_BLACK, _RGB, _YCBCR) or is_table) or page.imagedepth != 1:
         raise StatedError(
             file=path, expected="a grey, RGB or YCbCr image", found=f"photometric interpretation {page.photometric!s}"
         )
+    is_ycbcr = page.photometric == _YCBCR and int(page.compression) not in _OWN_COLOURS
+    if is_ycbcr or page.compression == _JPEG_2000_YCBCR:
+        found = f"YCbCr in compression {int(page.compression)}"
+        raise StatedError(file=path, expected="YCbCr as JPEG only: write it again as RGB", found=found)
     if series.is_multifile:
         raise StatedError(file=path, expected="all planes in one file", found="an OME-TIFF of several files")
     plane = Plane.of(page, (0, 0))
@@ -165,19 +259,23 @@ def _check_kind(series: TiffPageSeries, path: Path) -> None:
         raise StatedError(file=path, expected="an image in tiles or in strips below 2 GiB", found=found)
 
 
-def _planes(level: TiffPageSeries, index: int) -> tuple[Plane, ...]:
+def _planes(level: tuple[TiffPageSeries, ...], index: int) -> tuple[Plane, ...]:
+    planes = [plane for series in level for plane in _planes_of_series(series)]
+    return tuple(replace(plane, key=(index, i)) for i, plane in enumerate(planes))
+
+
+def _planes_of_series(level: TiffPageSeries) -> list[Plane]:
     page = level.keyframe
     count = prod(n for axis, n in zip(level.axes, level.shape, strict=True) if axis in _CHANNEL_AXES)
     start = level.dataoffset
     if start is not None and count > 1:
         # ImageJ and others describe a stack by its first page only; the planes follow each other.
-        offsets = [start + i * page.nbytes for i in range(count)]
-        first = Plane.of(page, (index, 0))
-        return tuple(replace(first, key=(index, i), offsets=(offset,)) for i, offset in enumerate(offsets))
+        first = Plane.of(page, (0, 0))
+        return [replace(first, offsets=(start + i * page.nbytes,)) for i in range(count)]
     pages: list[TiffPage | TiffFrame] = [p for p in level if p is not None]
     if len(pages) != count:
         raise ValueError(f"{len(pages)} of {count} planes")
-    return tuple(Plane.of(p, (index, i)) for i, p in enumerate(pages))
+    return [Plane.of(p, (0, i)) for i, p in enumerate(pages)]
 
 
 def _same_but_size(one: TiffPageSeries, other: TiffPageSeries) -> bool:
@@ -193,8 +291,3 @@ def _size_xy(series: TiffPageSeries) -> tuple[int, int]:
 
 def _area(series: TiffPageSeries) -> int:
     return prod(_size_xy(series))
-
-
-def _on_white(rgba: Pixels) -> Pixels:
-    alpha = rgba[..., 3:].astype(np.uint16)
-    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

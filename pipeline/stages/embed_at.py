@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace) -> None:
         "coords": file_digest(parsed.coords),
         "slide": file_digest(parsed.slide) if parsed.slide.is_file() else "",
     }
-    with open_slide(parsed.slide, slide=places.slide) as slide:
+    with open_slide(parsed.slide, slide=places.slide, shows="colours") as slide:
         header = slide.header
         if not header.is_rgb:
             raise StatedError(slide=places.slide, file=parsed.slide, expected="H&E (RGB)", found=str(header.channels))
