@@ -116,8 +116,11 @@ def _check_light(row: SheetRow, header: SlideHeader, side: str) -> None:
     """Refuse fluorescence taken for a stain, and a stain stored as planes taken for fluorescence."""
     if len(header.channels) != 3 or header.dtype != "uint8":
         return
+    # Without alpha, which would turn dark colours white; a colour table has no other view.
     with open_slide(header.path, slide=row.slide, shows="channels") as opened:
-        pixels = sampled_pixels(opened)
+        pixels = sampled_pixels(opened) if len(opened.header.channels) >= 3 else None
+    if pixels is None:
+        return
     if header.is_rgb and is_on_black(pixels):
         expected = "an H&E image, on bright glass" if side == "sparse" else "dense_kind in the sheet"
         found = "an RGB image on black: fluorescence?"
