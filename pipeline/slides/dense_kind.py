@@ -74,7 +74,7 @@ def _contradictions(row: SheetRow, header: SlideHeader) -> Iterator[tuple[str, s
     if not header.is_rgb and kind == "brightfield":
         yield "an RGB image, for dense_kind is brightfield", f"{count} channels ({', '.join(header.channels[:4])})"
     if header.is_rgb and header.dtype != "uint8":
-        yield "an RGB image of 8 bits on the dense side", header.dtype
+        yield "an RGB image of 8 bits, or dense_kind fluorescence, which takes its samples as channels", header.dtype
     if header.is_rgb and row.markers:
         yield "no markers CSV for an RGB image, which is brightfield unless dense_kind is fluorescence", row.markers
     if kind == "mask" and header.dtype not in LARGEST_LABEL:

@@ -24,6 +24,8 @@ from pipeline.slides.tiff_structure import MAX_SIDE_PX, check_whole, is_tiff
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
+
 # What an image of a kind is opened to show.
 SHOWN_AS: Mapping[str, Shows] = {"brightfield": "colours", "fluorescence": "channels"}
 
@@ -80,8 +82,11 @@ def _open(path: Path, slide: str, shows: Shows) -> Slide:
         check_whole(path)
     if not tiff and vendor is None:
         with path.open("rb") as stream:
-            found = f"a file of another kind, which begins with {stream.read(16)!r}"
-        raise StatedError(expected="a slide that OpenSlide or tifffile reads", found=found)
+            beginning = stream.read(16)
+        expected = "a slide that OpenSlide or tifffile reads"
+        if beginning.startswith(_PICTURES):
+            expected += " (make a tiled TIFF of a PNG or JPEG: vips tiffsave in out.tif --tile --pyramid)"
+        raise StatedError(expected=expected, found=f"a file of another kind, which begins with {beginning!r}")
     opened: Slide
     if vendor is None or (vendor == "generic-tiff" and (shows == "channels" or not _is_plain_rgb(path))):
         opened = TiffSlide(path, slide, shows)

@@ -275,6 +275,8 @@ def _decoded_jpeg(data: bytes, plane: Plane, transform: int) -> Pixels:
     stated = stated_transform(data)
     colourspace = _COLOURSPACE[transform if stated is None else stated]
     pixels = imagecodecs.jpeg8_decode(data, tables=plane.jpegtables, colorspace=colourspace, outcolorspace="RGB")
+    if plane.keyframe.is_tiled and pixels.shape[:2] != plane.segment_shape:
+        raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} px, not {plane.segment_shape[::-1]}")
     return np.asarray(pixels)
 
 
