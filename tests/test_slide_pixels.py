@@ -167,32 +167,39 @@ def test_copied_tiles_keep_the_colours_that_they_state(
 @pytest.mark.parametrize("layout", ["contig", "separate", "strips", "ome", "svs"])
 @pytest.mark.parametrize("extra", ["unspecified", "assocalpha", "unassalpha"])
 def test_the_fourth_sample_is_alpha_only_where_the_file_says_so(tmp_path: Path, extra: str, layout: str) -> None:
-    image = _noisy(200, 150)
-    alpha = np.clip(np.linspace(-60, 320, 200), 0, 255).round().astype(np.uint8) * np.ones((150, 1), np.uint8)
-    opacity = alpha[..., None] / 255
-    stored = np.rint(image * opacity).astype(np.uint8) if extra == "assocalpha" else image
-    seen = {
-        "unspecified": image,
-        "assocalpha": stored + 255 * (1 - opacity),
-        "unassalpha": image * opacity + 255 * (1 - opacity),
-    }[extra]
-    pixels = np.dstack([stored, alpha])
     options: dict[str, Any] = {"photometric": "rgb", "compression": "lzw", "extrasamples": [extra]}
     options |= {"rowsperstrip": 17} if layout == "strips" else {"tile": (SIDE, SIDE)}
-    options |= OME if layout == "ome" else PLAIN
-    if layout == "separate":
-        pixels, options["planarconfig"] = np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), "separate"
-    if layout == "svs":
-        options["description"] = "Aperio Image Library v11.2.1|AppMag = 20|MPP = 0.5"
-    path = tmp_path / ("s.ome.tif" if layout == "ome" else "s.svs" if layout == "svs" else "s.tif")
-    tifffile.imwrite(path, pixels, **options)
+    options |= {} if layout == "ome" else PLAIN
+    options |= {"planarconfig": "separate"} if layout == "separate" else {}
+    options |= {"description": "Aperio Image Library v11.2.1|AppMag = 20|MPP = 0.5"} if layout == "svs" else {}
+    path = tmp_path / {"ome": "s.ome.tif", "svs": "s.svs"}.get(layout, "s.tif")
+    seen = []
+    with tifffile.TiffWriter(path, ome=layout == "ome") as writer:
+        for index, (width, height) in enumerate([(200, 150), (100, 75)]):
+            image = _noisy(width, height)
+            ramp = np.clip(np.linspace(-60, 320, width), 0, 255).round().astype(np.uint8)
+            alpha = ramp * np.ones((height, 1), np.uint8)
+            opacity = alpha[..., None] / 255
+            stored = np.rint(image * opacity).astype(np.uint8) if extra == "assocalpha" else image
+            white = 255 * (1 - opacity)
+            of_kind = {"unspecified": image, "assocalpha": stored + white, "unassalpha": image * opacity + white}
+            seen.append(of_kind[extra])
+            pixels = np.dstack([stored, alpha])
+            if layout == "separate":
+                pixels = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+            more = {}
+            if layout == "ome":
+                more = {"metadata": None} if index else {"metadata": OME["metadata"], "subifds": 1}
+            writer.write(pixels, subfiletype=1 if index else 0, **options, **more)
+    for level, expected in enumerate(seen):
+        # Rounded once, from exact whole numbers.
+        assert np.abs(_whole(path, level=level) - expected).max() <= 0.5 + 1e-9
     whole = _whole(path)
-    assert np.abs(whole - seen).max() <= 0.5 + 1e-9
     with open_slide(path) as slide:
         assert slide.header.reader == ("openslide" if layout == "svs" else "tifffile")
-        np.testing.assert_array_equal(
-            slide.read_region(0, (-5, 90), (40, 30), [2, 0])[:, 5:], whole[90:120, :35, [2, 0]]
-        )
+        assert bool(slide.header.remarks) == (extra == "unspecified")
+        window = slide.read_region(0, (-5, 90), (40, 30), [2, 0])
+        np.testing.assert_array_equal(window[:, 5:], whole[90:120, :35, [2, 0]])
         assert (slide.read_region(0, (-5, 90), (5, 30)) == 255).all()
 
 

@@ -11,6 +11,7 @@ from pipeline.slides.base import Pixels
 # Values of the tag ExtraSamples (TIFF 6.0, section 18). 0, or no tag, says nothing of the sample: no alpha.
 PREMULTIPLIED, STRAIGHT = 1, 2
 _COLOURS = (2, 6)
+LEFT_OUT = "fourth sample left out, for the tag ExtraSamples does not call it alpha"
 
 
 def alpha_of(page: TiffPage) -> int | None:

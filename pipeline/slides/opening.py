@@ -85,7 +85,7 @@ def _open(path: Path, slide: str, shows: Shows) -> Slide:
             beginning = stream.read(16)
         expected = "a slide that OpenSlide or tifffile reads"
         if beginning.startswith(_PICTURES):
-            expected += " (make a tiled TIFF of a PNG or JPEG: vips tiffsave in out.tif --tile --pyramid)"
+            expected += " (make a tiled TIFF of a PNG or JPEG: vips tiffsave in.png out.tif --tile --pyramid)"
         raise StatedError(expected=expected, found=f"a file of another kind, which begins with {beginning!r}")
     opened: Slide
     if vendor is None or (vendor == "generic-tiff" and (shows == "channels" or not _is_plain_rgb(path))):

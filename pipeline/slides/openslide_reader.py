@@ -16,7 +16,7 @@ from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile
 
 from pipeline.errors import StatedError
-from pipeline.slides.alpha import STRAIGHT, on_white
+from pipeline.slides.alpha import LEFT_OUT, STRAIGHT, alpha_of, on_white
 from pipeline.slides.base import CorruptTileError, Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_level import JpegLevel
@@ -202,6 +202,7 @@ class OpenSlideSlide(Closing):
                     if is_rounded or remark or frame.samplesperpixel == 4:
                         found[level] = plane
                         remarks += [remark] if remark else []
+                        remarks += [LEFT_OUT] if frame.samplesperpixel == 4 and alpha_of(frame) is None else []
         except BROKEN_TIFF as error:
             raise StatedError(
                 slide=self._slide, file=self.header.path, expected="a TIFF that can be read", found=str(error)

@@ -17,7 +17,7 @@ import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from pipeline.errors import StatedError
-from pipeline.slides.alpha import alpha_of
+from pipeline.slides.alpha import LEFT_OUT, alpha_of
 from pipeline.slides.apart_channels import apart_channels
 from pipeline.slides.base import Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
@@ -197,7 +197,7 @@ def _channels(
             return _SAMPLES[:count], ()
         remarks = [Plane.of(page, (0, 0)).colour_remark()]
         if count == 4 and alpha_of(page) is None:
-            remarks.append("fourth sample left out, for the tag ExtraSamples does not call it alpha")
+            remarks.append(LEFT_OUT)
         return RGB, tuple(remark for remark in remarks if remark)
     if page.photometric == _PALETTE and count == 1 and shows == "colours":
         return RGB, ()
