@@ -86,7 +86,9 @@ def test_an_inspected_side_opens_with_the_records_mpp_and_names(pair: tuple[Path
         (0.5, None, (0.5, "file")),
         (None, 0.26, (0.26, "sheet")),
         (0.5, 0.51, (0.51, "sheet")),
-        (0.5, 0.53, "within 5%.*0.5 um/px in the file"),
+        (0.5, 0.53, (0.53, "sheet")),
+        (352.8, None, r"found a printing resolution in the file \(72 dpi"),
+        (352.8, 0.25, (0.25, "sheet")),
         (None, None, "in the file or as sparse_mpp in the sheet, found neither"),
         (None, 250.0, "0.05 to 50 um per pixel, found 250"),
         (None, 0.01, "0.05 to 50"),
@@ -105,6 +107,45 @@ def test_where_the_mpp_comes_from(
     else:
         record = inspect_slide(row, InspectSettings())
         assert (record.sparse.mpp, record.sparse.mpp_source) == (pytest.approx(outcome[0]), outcome[1])
+
+
+@pytest.mark.parametrize(
+    ("xy_um", "in_sheet", "mpp", "line"),
+    [
+        ((0.5, 0.5), 0.25, 0.25, "0.5 um/px in the file; takes sparse_mpp 0.25 of the sheet"),
+        ((0.5, 0.51), 0.51, 0.51, ""),
+        ((0.5, 0.515), None, 0.5075, "0.5 x 0.515 um/px in the file: pixels are not square, takes the mean 0.5075"),
+        ((0.5, 0.6), 0.5, 0.5, "not square within 5%: 0.5 x 0.6 um/px in the file; takes sparse_mpp 0.5 of the sheet"),
+        ((25400 / 300,) * 2, 0.5, 0.5, "a printing resolution in the file (300 dpi, 84.6667 um/px); takes sparse_mpp"),
+    ],
+)
+def test_the_sheet_has_the_last_word_and_what_the_file_states_otherwise_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    xy_um: tuple[float, float],
+    in_sheet: float | None,
+    mpp: float,
+    line: str,
+) -> None:
+    path, out = tmp_path / "s.tif", tmp_path / "s.json"
+    options = {"resolution": tuple(1e4 / um for um in xy_um), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, smooth_rgb(200, 150), photometric="rgb", tile=(64, 64), **options)
+    told = ["--sparse-mpp", str(in_sheet)] if in_sheet else []
+    assert inspect("--slide", "s", "--patient", "p", "--sparse", path, *told, "--out", out) == 0
+    said = capsys.readouterr().err
+    assert line in said if line else said == ""
+    assert said.count("\n") == bool(line)
+    assert read_record(out).sparse.mpp == pytest.approx(mpp)
+
+
+def test_pixels_far_from_square_need_the_sheet(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+    options = {"resolution": (20000, 18000), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, smooth_rgb(200, 150), photometric="rgb", tile=(64, 64), **options)
+    with pytest.raises(
+        StatedError, match=r"sparse_mpp in the sheet, found pixels that are not square .*0\.5 x 0\.55556"
+    ):
+        inspect_slide(SheetRow("s", "p", str(path)), InspectSettings())
 
 
 def test_the_sparse_side_must_be_rgb(pair: tuple[Path, Path]) -> None:

@@ -173,12 +173,15 @@ def test_printing_resolutions_are_no_mpp(tmp_path: Path, per_inch: float, mpp: f
         assert slide.header.mpp == pytest.approx(mpp)
 
 
-def test_pixels_that_are_not_square_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("y_um", "mpp"), [(0.52, 0.51), (0.55, None)])
+def test_slightly_different_directions_give_their_mean(tmp_path: Path, y_um: float, mpp: float | None) -> None:
     path = tmp_path / "s.tif"
-    options: dict[str, Any] = {"resolution": (20000, 19000), "resolutionunit": "CENTIMETER", "metadata": None}
+    options: dict[str, Any] = {"resolution": (20000, 1e4 / y_um), "resolutionunit": "CENTIMETER", "metadata": None}
     tifffile.imwrite(path, smooth_rgb(200, 150), photometric="rgb", tile=(64, 64), **options)
-    with pytest.raises(StatedError, match=r"square pixels.*0\.5 x 0\.52632"):
-        open_slide(path)
+    with open_slide(path) as slide:
+        assert slide.header.reader == "openslide"
+        assert slide.header.mpp == pytest.approx(mpp)
+        assert f"0.5 x {y_um:g} um/px" in slide.header.mpp_remark
 
 
 @pytest.mark.realdata

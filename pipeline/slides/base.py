@@ -44,6 +44,7 @@ class SlideHeader:
         levels: finest first; never empty.
         channels: names in file order; `("R", "G", "B")` for a brightfield image.
         dtype: numpy name of the pixel type, `uint8`, `uint16` or `float32`.
+        mpp_remark: why the file's um per pixel is not taken, or how it was; empty where there is nothing to say.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class SlideHeader:
     levels: tuple[Level, ...]
     channels: tuple[str, ...]
     dtype: str
+    mpp_remark: str = ""
 
     @property
     def size_xy(self) -> tuple[int, int]:

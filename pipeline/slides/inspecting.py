@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import StatedError
+from pipeline.progress import say
 from pipeline.provenance import file_digest
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
@@ -17,22 +19,26 @@ from pipeline.slides.spots import read_counts, read_spots
 
 MPP_RANGE = (0.05, 50.0)
 
+# Takes one line that the user should know, though nothing fails.
+Tell = Callable[[str], None]
 
-def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = True) -> SlideRecord:
+
+def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = True, tell: Tell = say) -> SlideRecord:
     """The record of a slide: both its images opened, checked and hashed.
 
     Args:
         row: of the sheet.
         settings: of the stage.
         hashed: False leaves the hashes empty, for a look at slides whose every byte takes hours to read.
+        tell: gets each line about what the file states and the record does not take.
 
     Raises:
-        StatedError: if an image cannot be opened or is cut off, if its mpp is unknown, absurd or contradicted by the
-            sheet, if the sparse image is not RGB of 8 bits, if channel names repeat, or if the dense image is not of
-            the kind that the sheet says, could be of several, or is a mask without names of classes or a transform, or
-            gene counts of which `read_spots` or `read_counts` refuses something.
+        StatedError: if an image cannot be opened or is cut off, if its mpp is unknown or absurd, if the sparse image is
+            not RGB of 8 bits, if channel names repeat, or if the dense image is not of the kind that the sheet says,
+            could be of several, or is a mask without names of classes or a transform, or gene counts of which
+            `read_spots` or `read_counts` refuses something.
     """
-    sparse = _side(row, settings, "sparse", hashed=hashed)
+    sparse = _side(row, settings, "sparse", tell, hashed=hashed)
     if (sparse.channels, sparse.dtype) != (("R", "G", "B"), "uint8"):
         found = f"{len(sparse.channels)} channels of {sparse.dtype} ({', '.join(sparse.channels[:4])})"
         raise StatedError(
@@ -48,7 +54,9 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
         raise StatedError(slide=row.slide, file=row.transform, expected="a transform", found="no such file or folder")
     dense = None
     if row.dense:
-        dense = _counts(row, hashed=hashed) if _holds_counts(row) else _side(row, settings, "dense", hashed=hashed)
+        dense = (
+            _counts(row, hashed=hashed) if _holds_counts(row) else _side(row, settings, "dense", tell, hashed=hashed)
+        )
     return SlideRecord(row.slide, row.patient, sparse, dense, row.transform)
 
 
@@ -72,7 +80,7 @@ def source_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _side(row: SheetRow, settings: InspectSettings, side: str, *, hashed: bool) -> SideRecord:
+def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, hashed: bool) -> SideRecord:
     path = Path(row.sparse if side == "sparse" else row.dense)
     told = row.sparse_mpp if side == "sparse" else row.dense_mpp
     with open_slide(path, slide=row.slide) as opened:
@@ -80,7 +88,7 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, *, hashed: bool) 
         for index, level in enumerate(header.levels):
             # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
             opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
-    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide)
+    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
     described = Described(header.channels, ()) if side == "sparse" else described_dense(row, header)
     return SideRecord(
         path=str(path),
@@ -136,22 +144,29 @@ def _counts(row: SheetRow, *, hashed: bool) -> SideRecord:
     )
 
 
-def _mpp(header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str) -> tuple[float, str]:
-    """The um per pixel to use and who says so: the sheet where it does, since a person wrote it for that file."""
-    if header.mpp is None and told is None:
-        raise StatedError(
-            slide=slide,
-            file=header.path,
-            expected=f"um per pixel in the file or as {column} in the sheet",
-            found="neither",
-        )
-    if header.mpp is not None and told is not None and abs(told - header.mpp) > tolerance * header.mpp:
-        raise StatedError(
-            slide=slide,
-            file=header.path,
-            expected=f"{column} {told:g} um/px, as the sheet says (within {tolerance:.0%})",
-            found=f"{header.mpp:.6g} um/px in the file",
-        )
+def _mpp(
+    header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str, tell: Tell
+) -> tuple[float, str]:
+    """Return the um per pixel to use and who states it: the sheet where it does, since a person wrote it for that file.
+
+    What the file states otherwise is told, not refused: tags are wrong more often than people.
+    """
+    where = f"slide {slide}, file {header.path}"
+    if told is None:
+        if header.mpp is None:
+            raise StatedError(
+                slide=slide,
+                file=header.path,
+                expected=f"um per pixel in the file or as {column} in the sheet",
+                found=header.mpp_remark or "neither",
+            )
+        if header.mpp_remark:
+            tell(f"{where}: {header.mpp_remark}")
+    elif header.mpp is None:
+        if header.mpp_remark:
+            tell(f"{where}: {header.mpp_remark}; takes {column} {told:g} of the sheet")
+    elif abs(told - header.mpp) > tolerance * header.mpp:
+        tell(f"{where}: {header.mpp:.6g} um/px in the file; takes {column} {told:g} of the sheet")
     mpp, source = (told, "sheet") if told is not None else (header.mpp, "file")
     if mpp is None or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise StatedError(

@@ -19,7 +19,7 @@ from pipeline.slides.base import CorruptTileError, Level, Pixels, SlideHeader
 from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_level import JpegLevel
 from pipeline.slides.pyramid import true_downsample
-from pipeline.slides.tiff_metadata import PLAUSIBLE_TAG_MPP, one_mpp
+from pipeline.slides.stated_mpp import StatedMpp, stated_by_tag, stated_mpp
 from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
 from pipeline.slides.window import clip_window
 
@@ -35,7 +35,7 @@ class OpenSlideSlide(Closing):
     A fluorescence NDPI shows one channel in a false colour: it comes out as that one channel, named by its filter.
 
     Raises:
-        StatedError: if OpenSlide refuses the file or its pixels are not square.
+        StatedError: if OpenSlide refuses the file.
     """
 
     def __init__(self, path: Path, slide: str = "") -> None:
@@ -56,9 +56,9 @@ class OpenSlideSlide(Closing):
             for size, asked in zip(sizes, self._asked_downsamples, strict=True)
         )
         fluorescence = _fluorescence(path) if vendor == "hamamatsu" else ""
-        mpp = _mpp(properties, path, vendor)
+        mpp = _mpp(properties, vendor)
         channels = (fluorescence,) if fluorescence else RGB
-        self.header = SlideHeader(path, "openslide", mpp, levels, channels, "uint8")
+        self.header = SlideHeader(path, "openslide", mpp.um, levels, channels, "uint8", mpp.remark)
         self._component = self._brightest() if fluorescence else None
         self._exact: dict[int, Plane] = {}
         self._segments: SegmentReader | None = None
@@ -203,14 +203,12 @@ class OpenSlideSlide(Closing):
         return out
 
 
-def _mpp(properties: Mapping[str, str], path: Path, vendor: str) -> float | None:
+def _mpp(properties: Mapping[str, str], vendor: str) -> StatedMpp:
     try:
-        x, y = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
+        x_um, y_um = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
     except (KeyError, ValueError):
-        return None
-    if vendor == "generic-tiff" and not PLAUSIBLE_TAG_MPP[0] <= x <= PLAUSIBLE_TAG_MPP[1]:
-        return None
-    return one_mpp(x, y, path)
+        return StatedMpp()
+    return stated_by_tag(x_um, y_um) if vendor == "generic-tiff" else stated_mpp(x_um, y_um)
 
 
 def _fluorescence(path: Path) -> str:

@@ -134,7 +134,8 @@ def _described(tif: TiffFile, series: TiffPageSeries, path: Path) -> tuple[list[
         names = channel_names(tif, series, described, count, path)
     mpp = mpp_of(tif, series, path)
     levels = tuple(level for _, level in kept)
-    return [candidates[i] for i, _ in kept], SlideHeader(path, "tifffile", mpp, levels, names, series.dtype.name)
+    header = SlideHeader(path, "tifffile", mpp.um, levels, names, series.dtype.name, mpp.remark)
+    return [candidates[i] for i, _ in kept], header
 
 
 def _check_kind(series: TiffPageSeries, path: Path) -> None:

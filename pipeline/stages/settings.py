@@ -31,7 +31,7 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 | `sparse` | path of the H&E slide |
 | `dense` | path of its multiplex partner, or empty |
 | `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
-| `sparse_mpp`, `dense_mpp` | um per pixel where the file does not say; must agree with the file where it does. \
+| `sparse_mpp`, `dense_mpp` | um per pixel, where the file does not say or is wrong: the sheet has the last word. \
 Of gene counts `dense_mpp` is required: um per unit of `obsm/spatial` |
 | `markers` | path of a CSV `channel,marker` that names or renames the dense channels, or the labels of a mask |
 | `dense_kind` | `fluorescence`, `brightfield`, `mask`, `counts` (docs/markers.md); empty: RGB is brightfield, \
