@@ -11,12 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from slide_files import channels_image, pyramid, smooth_rgb, write_ome, write_rgb, write_svs
+from slide_files import (
+    channels_image,
+    pyramid,
+    smooth_rgb,
+    write_dicom,
+    write_ome,
+    write_ome_set,
+    write_rgb,
+    write_svs,
+)
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
+from pipeline.slides.companions import slide_files_of
+from pipeline.slides.dicom_header import dicom_header
 from pipeline.slides.inspecting import inspect_slide, source_digest
 from pipeline.slides.markers import named_channels, named_labels
 from pipeline.slides.opening import open_side, open_slide
@@ -343,12 +354,44 @@ def test_the_hash_covers_companions(tmp_path: Path) -> None:
     before = source_digest(mrxs)
     (tmp_path / "a" / "Data0000.dat").write_bytes(b"2")
     assert source_digest(mrxs) != before
-    one, two = tmp_path / "1.dcm", tmp_path / "2.dcm"
-    for path in (one, two):
-        path.write_bytes(b"\0" * 128 + b"DICM")
+
+
+def test_the_files_of_a_dicom_slide_are_those_of_its_series(tmp_path: Path) -> None:
+    """Whatever their endings; another slide in the folder is none of its business."""
+    one, two = write_dicom(tmp_path / "1.dcm", "1.2.3"), write_dicom(tmp_path / "second", "1.2.3")
     before = source_digest(one)
-    two.write_bytes(b"\0" * 128 + b"DICM+")
+    assert source_digest(two) == before
+    other = write_dicom(tmp_path / "3.dcm", "1.2.30")
+    (tmp_path / "notes.txt").write_text("no slide")
+    assert source_digest(one) == before != source_digest(other)
+    assert slide_files_of(one) == (one, two)
+    two.write_bytes(two.read_bytes() + b"more")
     assert source_digest(one) != before
+
+
+@pytest.mark.parametrize("delimited", [True, False])
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_dicom_header_is_read_past_the_sequences_of_other_series(
+    tmp_path: Path, delimited: bool, implicit: bool
+) -> None:
+    path = write_dicom(tmp_path / "1.dcm", "1.2.3", delimited=delimited, implicit=implicit)
+    header = dicom_header(path)
+    assert header is not None
+    assert (header.series, header.image_type) == ("1.2.3", ("ORIGINAL", "PRIMARY", "VOLUME", "NONE"))
+    assert (header.size_xy, header.tile_xy) == ((1536, 1280), (512, 256))
+    assert header.spacing_um == pytest.approx(0.5)
+    assert dicom_header(write_rgb(tmp_path / "s.tif", [smooth_rgb(80, 70)])) is None
+
+
+def test_the_files_of_vms_slides_and_ome_sets_are_those_that_they_name(tmp_path: Path) -> None:
+    vms = tmp_path / "a.vms"
+    vms.write_text("[Virtual Microscope Specimen]\nNoLayers=1\nImageFile=a(0,0).jpg\nImageFile(1,0)=a(1,0).jpg\n")
+    for name in ("a(0,0).jpg", "a(1,0).jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [path.name for path in slide_files_of(vms)] == ["a.vms", "a(0,0).jpg", "a(1,0).jpg"]
+    files = write_ome_set(tmp_path / "set", channels_image(3, 90, 70), ["DAPI", "CD3", "CD8"])
+    assert slide_files_of(files[1]) == (files[1], files[0], files[2])
+    assert source_digest(files[0]) == source_digest(files[1])
 
 
 @pytest.mark.realdata

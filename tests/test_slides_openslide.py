@@ -20,7 +20,7 @@ from pipeline.frame import pixel_to_um
 from pipeline.slides import jpeg_level
 from pipeline.slides.opening import open_slide
 from pipeline.slides.openslide_reader import OpenSlideSlide
-from pipeline.slides.pyramid import levels_of, true_downsample
+from pipeline.slides.pyramid import StoredLevel, kept_levels, true_downsample
 
 WINDOWS = [
     ((0, 0), (40, 30)),
@@ -132,7 +132,8 @@ def test_other_factors_and_other_fields() -> None:
     assert true_downsample((10000, 5000), (4000, 2000)) == 2.5
     assert true_downsample((10000, 5000), (1280, 431)) is None
     assert true_downsample((100, 100), (200, 200)) is None
-    kept = levels_of([(1000, 800), (1000, 800), (387, 463), (500, 400)])
+    sizes = [(1000, 800), (1000, 800), (387, 463), (500, 400)]
+    kept = kept_levels([StoredLevel(size) for size in sizes], lambda *_: None)
     assert [(index, level.downsample) for index, level in kept] == [(0, 1.0), (3, 2.0)]
 
 

@@ -76,7 +76,7 @@ def _examined(row: SheetRow, settings: Settings, tell: Tell) -> tuple[SlideRecor
     if row.dense and row.dense_kind != "counts":
         # The sparse side may have hidden a second fault: the pair is looked at once more from the other side.
         for alone in (
-            replace(row, dense="", dense_mpp=None, markers="", transform="", dense_kind=""),
+            replace(row, dense="", dense_mpp=None, markers="", transform="", dense_kind="", dense_image=""),
             replace(
                 row,
                 sparse=row.dense,
@@ -86,6 +86,8 @@ def _examined(row: SheetRow, settings: Settings, tell: Tell) -> tuple[SlideRecor
                 markers="",
                 transform="",
                 dense_kind="",
+                sparse_image=row.dense_image,
+                dense_image="",
             ),
         ):
             try:

@@ -45,6 +45,7 @@ class SlideHeader:
         channels: names in file order; `("R", "G", "B")` for a brightfield image.
         dtype: numpy name of the pixel type, `uint8`, `uint16` or `float32`.
         mpp_remark: why the file's um per pixel is not taken, or how it was; empty where there is nothing to say.
+        notes: further lines that the user should know, as on images of the file that are left out.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class SlideHeader:
     channels: tuple[str, ...]
     dtype: str
     mpp_remark: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def size_xy(self) -> tuple[int, int]:

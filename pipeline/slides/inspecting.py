@@ -12,6 +12,7 @@ from pipeline.provenance import file_digest
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.base import SlideHeader
+from pipeline.slides.companions import slide_files_of
 from pipeline.slides.dense_kind import Described, described_counts, described_dense
 from pipeline.slides.opening import open_slide
 from pipeline.slides.record import COUNTS_READER, SideRecord, SlideRecord
@@ -45,7 +46,9 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
             slide=row.slide, file=row.sparse, expected="an RGB image of 8 bits on the sparse side", found=found
         )
     needy = [
-        name for name in ("transform", "dense_mpp", "markers", "dense_kind") if getattr(row, name) and not row.dense
+        name
+        for name in ("transform", "dense_mpp", "markers", "dense_kind", "dense_image")
+        if getattr(row, name) and not row.dense
     ]
     if needy:
         found = f"{' and '.join(needy)} without one"
@@ -61,33 +64,27 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
 
 
 def source_digest(path: Path) -> str:
-    """SHA-256 of a slide with all files that belong to it.
-
-    An MRXS slide keeps its pixels in the folder of its name; a DICOM slide is all `.dcm` files of its folder.
-    """
-    with path.open("rb") as stream:
-        is_dicom = stream.read(132)[128:] == b"DICM"
-    companions: list[Path] = []
-    if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():
-        companions = [path, path.with_suffix("")]
-    elif is_dicom:
-        companions = sorted({path, *path.parent.glob("*.dcm")})
-    if not companions:
+    """Return the SHA-256 of a slide with all files that belong to it, whichever of them the sheet names."""
+    files = slide_files_of(path)
+    if len(files) == 1:
         return file_digest(path)
     digest = hashlib.sha256()
-    for item in companions:
-        digest.update(f"{item.name}\0{file_digest(item)}\n".encode())
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(path.parent).as_posix()}\0{file_digest(file)}\n".encode())
     return digest.hexdigest()
 
 
 def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, hashed: bool) -> SideRecord:
     path = Path(row.sparse if side == "sparse" else row.dense)
     told = row.sparse_mpp if side == "sparse" else row.dense_mpp
-    with open_slide(path, slide=row.slide) as opened:
+    image = row.sparse_image if side == "sparse" else row.dense_image
+    with open_slide(path, slide=row.slide, image=image) as opened:
         header = opened.header
         for index, level in enumerate(header.levels):
             # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
             opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
+    for note in header.notes:
+        tell(f"slide {row.slide}, file {path}: {note}")
     mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
     described = Described(header.channels, ()) if side == "sparse" else described_dense(row, header)
     return SideRecord(
@@ -100,6 +97,7 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
         dtype=header.dtype,
         sha256=source_digest(path) if hashed else "",
         classes=described.classes,
+        image=image,
     )
 
 

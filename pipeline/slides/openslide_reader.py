@@ -18,7 +18,8 @@ from pipeline.errors import StatedError
 from pipeline.slides.base import CorruptTileError, Level, Pixels, SlideHeader
 from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_level import JpegLevel
-from pipeline.slides.pyramid import true_downsample
+from pipeline.slides.openslide_levels import comparison, stored_levels
+from pipeline.slides.pyramid import kept_levels, notes_on_levels, recorded_levels
 from pipeline.slides.stated_mpp import StatedMpp, stated_by_tag, stated_mpp
 from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
 from pipeline.slides.window import clip_window
@@ -32,14 +33,19 @@ _JPEG_2000_YCBCR = 33003
 class OpenSlideSlide(Closing):
     """A slide that OpenSlide opens.
 
+    Args:
+        path: the file.
+        slide: name of the slide, for errors.
+        levels: as found before, so that they need not be judged anew; empty judges them.
+
     A fluorescence NDPI shows one channel in a false colour: it comes out as that one channel, named by its filter.
 
     Raises:
         StatedError: if OpenSlide refuses the file.
     """
 
-    def __init__(self, path: Path, slide: str = "") -> None:
-        self._slide = slide
+    def __init__(self, path: Path, slide: str = "", levels: Sequence[Level] = ()) -> None:
+        self._slide, self._path = slide, path
         try:
             self._openslide = OpenSlide(path)
         except (OpenSlideError, OSError) as error:
@@ -48,17 +54,21 @@ class OpenSlideSlide(Closing):
         properties = self._openslide.properties
         vendor = properties.get("openslide.vendor", "")
         # OpenSlide's own downsamples are means of rounded ratios. They are what it divides locations by, so they
-        # serve for asking it, but not for saying where a pixel lies: see true_downsample.
+        # serve for asking it, but not for saying where a pixel lies: see `pipeline.slides.pyramid`.
         self._asked_downsamples: tuple[float, ...] = self._openslide.level_downsamples
-        sizes: tuple[tuple[int, int], ...] = self._openslide.level_dimensions
-        levels = tuple(
-            Level(size, true_downsample(sizes[0], size) or asked)
-            for size, asked in zip(sizes, self._asked_downsamples, strict=True)
-        )
+        self._indices = tuple(range(self._openslide.level_count))
+        stored = stored_levels(self._openslide, path, vendor)
+        with comparison(self._openslide, path, vendor) as compare:
+            kept = recorded_levels(stored, levels) or kept_levels(stored, compare)
+        notes = () if levels else notes_on_levels(stored, kept)
+        self._indices = tuple(index for index, _ in kept)
+        self._asked_downsamples = tuple(self._asked_downsamples[index] for index in self._indices)
         fluorescence = _fluorescence(path) if vendor == "hamamatsu" else ""
         mpp = _mpp(properties, vendor)
         channels = (fluorescence,) if fluorescence else RGB
-        self.header = SlideHeader(path, "openslide", mpp.um, levels, channels, "uint8", mpp.remark)
+        self.header = SlideHeader(
+            path, "openslide", mpp.um, tuple(level for _, level in kept), channels, "uint8", mpp.remark, notes
+        )
         self._component = self._brightest() if fluorescence else None
         self._exact: dict[int, Plane] = {}
         self._segments: SegmentReader | None = None
@@ -84,10 +94,16 @@ class OpenSlideSlide(Closing):
         elif level in self._exact and self._segments is not None:
             pixels = self._read_exactly(self._segments, level, corner_xy, size_xy)
         else:
-            pixels = _on_white(self._read(level, corner_xy, size_xy))
+            pixels = self._within(level, corner_xy, _on_white(self._read(level, corner_xy, size_xy)))
         if self._component is not None:
             pixels = self._without_border(pixels, level, corner_xy)[..., self._component, None]
         return pixels if channels is None else pixels[..., list(channels)]
+
+    @property
+    def stored_sizes_xy(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each level as stored, with the padding that some files have."""
+        sizes = self._openslide.level_dimensions
+        return tuple(sizes[index] for index in self._indices)
 
     def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
         """Whether a window that was read shows a tile that cannot be decoded; see `pipeline.slides.base.Slide`."""
@@ -118,7 +134,7 @@ class OpenSlideSlide(Closing):
                 def show(corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
                     if level in self._exact and self._segments is not None:
                         return self._read_exactly(self._segments, level, corner_xy, size_xy)
-                    return _on_white(self._read(level, corner_xy, size_xy))
+                    return self._within(level, corner_xy, _on_white(self._read(level, corner_xy, size_xy)))
 
                 size = self.header.levels[level].size_xy
                 self._jpeg_levels[level] = JpegLevel.verified(self.header.path, size, show)
@@ -133,9 +149,22 @@ class OpenSlideSlide(Closing):
         downsample = self._asked_downsamples[level]
         location = (round(corner_xy[0] * downsample), round(corner_xy[1] * downsample))
         try:
-            return np.asarray(self._openslide.read_region(location, level, size_xy))
+            return np.asarray(self._openslide.read_region(location, self._indices[level], size_xy))
         except OpenSlideError:
-            return self._read_anew(location, level, size_xy)
+            return self._read_anew(location, self._indices[level], size_xy)
+
+    def _within(self, level: int, corner_xy: tuple[int, int], pixels: Pixels) -> Pixels:
+        """Return the window with white in place of the padding of a level."""
+        field_xy = self.header.levels[level].size_xy
+        if field_xy == self.stored_sizes_xy[level]:
+            return pixels
+        height, width = pixels.shape[:2]
+        window = clip_window(corner_xy, (width, height), field_xy)
+        out = np.full_like(pixels, 255)
+        if not window.is_empty:
+            inside = np.s_[window.start_xy[1] : window.stop_xy[1], window.start_xy[0] : window.stop_xy[0]]
+            out[inside] = pixels[inside]
+        return out
 
     def _read_anew(self, location: tuple[int, int], level: int, size_xy: tuple[int, int]) -> NDArray[np.uint8]:
         """The window by a handle of its own, which serves all further windows if it can read this one.
@@ -143,11 +172,11 @@ class OpenSlideSlide(Closing):
         After its first error a handle of OpenSlide refuses everything, and other threads may have met that error.
         """
         try:
-            anew = OpenSlide(self.header.path)
+            anew = OpenSlide(self._path)
             pixels = np.asarray(anew.read_region(location, level, size_xy))
         except OpenSlideError as error:
             raise CorruptTileError(
-                slide=self._slide, file=self.header.path, expected="readable pixels", found=str(error)
+                slide=self._slide, file=self._path, expected="readable pixels", found=str(error)
             ) from None
         # Threads that still read by the old handle hold it; the last of them closes it.
         self._openslide = anew
@@ -167,8 +196,8 @@ class OpenSlideSlide(Closing):
         """The levels of a plain tiled TIFF that OpenSlide would interpolate: their tiles are read directly."""
         found: dict[int, Plane] = {}
         rounded = {
-            level.size_xy: index
-            for index, level in enumerate(self.header.levels)
+            size: index
+            for index, size in enumerate(self.stored_sizes_xy)
             if not self._asked_downsamples[index].is_integer()
         }
         try:

@@ -66,6 +66,12 @@ def tag_mpp(page: TiffPage) -> StatedMpp:
     return stated_by_tag(*_per_unit(page, INCH_UM if unit == 2 else 1e4))
 
 
+def tag_um(page: TiffPage) -> float | None:
+    """Return the length of a pixel by the resolution tags, plausible or not; only ratios of it mean something."""
+    unit = {2: INCH_UM, 3: 1e4}.get(page.tags.valueof("ResolutionUnit"), 1.0)
+    return _per_unit(page, unit)[0]
+
+
 def channel_names(
     tif: TiffFile, series: TiffPageSeries, descriptions: Sequence[str], count: int, file: Path
 ) -> tuple[str, ...]:
@@ -102,13 +108,16 @@ def _akoya_name(description: str, file: Path) -> str:
 
 
 def _ome_pixels(tif: TiffFile, series: TiffPageSeries, file: Path) -> ElementTree.Element | None:
-    """The `Pixels` element whose size is that of the series."""
+    """Return the `Pixels` element whose size is that of the series, and of several the one of its name."""
     wanted = tuple(str(series.keyframe.shape[series.keyframe.axes.index(axis)]) for axis in "XY")
-    for image in parse_xml(tif.ome_metadata or "<OME/>", file):
-        for pixels in image if _local(image) == "Image" else ():
-            if _local(pixels) == "Pixels" and (pixels.get("SizeX"), pixels.get("SizeY")) == wanted:
-                return pixels
-    return None
+    found = [
+        (image.get("Name", ""), pixels)
+        for image in parse_xml(tif.ome_metadata or "<OME/>", file)
+        for pixels in (image if _local(image) == "Image" else ())
+        if _local(pixels) == "Pixels" and (pixels.get("SizeX"), pixels.get("SizeY")) == wanted
+    ]
+    named = [pixels for name, pixels in found if name == series.name]
+    return next(iter(named or [pixels for _, pixels in found]), None)
 
 
 def _ome_size(pixels: ElementTree.Element, axis: str) -> float | None:

@@ -16,11 +16,24 @@ import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from pipeline.errors import StatedError
-from pipeline.slides.base import Pixels, SlideHeader
+from pipeline.slides.base import Level, Pixels, SlideHeader
 from pipeline.slides.closing import Closing
-from pipeline.slides.pyramid import levels_of
-from pipeline.slides.tiff_metadata import channel_names, check_xml, mpp_of
-from pipeline.slides.tiff_segments import BROKEN_TIFF, MAX_SEGMENT_BYTES, Plane, SegmentReader
+from pipeline.slides.level_content import Read, compare_by, plane_reader
+from pipeline.slides.pyramid import Compare, kept_levels, notes_on_levels, recorded_levels
+from pipeline.slides.tiff_images import (
+    TiffImage,
+    area_of,
+    chosen_image,
+    images_of,
+    is_guessed,
+    may_be_level,
+    notes_on_others,
+    size_of,
+    stored_level,
+)
+from pipeline.slides.tiff_metadata import channel_names, check_xml
+from pipeline.slides.tiff_segments import BROKEN_TIFF, MAX_SEGMENT_BYTES, Plane
+from pipeline.slides.tiff_set import SegmentSet, files_of, opened_plane, set_files
 from pipeline.slides.window import clip_window
 
 DTYPES = ("uint8", "uint16", "float32")
@@ -30,25 +43,38 @@ _MIN_IS_BLACK, _RGB, _YCBCR = 1, 2, 6
 
 
 class TiffSlide(Closing):
-    """One image, with its pyramid, of a TIFF file.
+    """One image, with its pyramid, of a TIFF file or of a set of OME-TIFF files.
+
+    Args:
+        path: the file.
+        slide: name of the slide, for errors.
+        image: name or number of the image, where the file holds several; empty takes the largest.
+        levels: as found before, so that they need not be judged anew; empty judges them.
 
     Raises:
-        StatedError: if the file holds no image of a kind that the program works with.
+        StatedError: if the file holds no image of a kind that the program works with, or several that may be meant.
     """
 
-    def __init__(self, path: Path, slide: str = "") -> None:
+    def __init__(self, path: Path, slide: str = "", image: str = "", levels: Sequence[Level] = ()) -> None:
         self._slide = slide
         self._lock = threading.Lock()
         self._planes: dict[int, tuple[Plane, ...]] = {}
+        self._tif_path = path
         try:
             self._tif = TiffFile(path)
             check_xml(self._tif.pages.first.description, path)
-            series = _main_series(self._tif, path)
-            self._levels, self.header = _described(self._tif, series, path)
+            images = images_of(self._tif, path)
+            chosen = chosen_image(images, image, path)
+            series = chosen.series
+            _check_kind(series, path)
+            self._segments = SegmentSet(path, slide, set_files(series, path))
+            self._levels, self.header = self._described(images, chosen, levels)
+            if not levels:
+                notes = notes_on_others(images, chosen, [size_of(x) for x in self._levels], image, path)
+                self.header = replace(self.header, notes=(*self.header.notes, *notes))
         except BROKEN_TIFF as error:
             raise StatedError(slide=slide, file=path, expected="a TIFF that can be read", found=str(error)) from None
         self._has_alpha = self.header.is_rgb and series.keyframe.samplesperpixel == 4
-        self._segments = SegmentReader(path, slide)
 
     def read_region(
         self,
@@ -91,6 +117,44 @@ class TiffSlide(Closing):
         self._segments.close()
         self._tif.close()
 
+    def _described(
+        self, images: Sequence[TiffImage], chosen: TiffImage, known: Sequence[Level]
+    ) -> tuple[list[TiffPageSeries], SlideHeader]:
+        """Return the series of each level, and what they state."""
+        path, series = self._tif_path, chosen.series
+        structured = [(item, True) for item in series.levels] if not is_guessed(series) else [(series, False)]
+        if len(structured) == 1:
+            # Older writers store the levels as images of their own; images of one resolution are no levels.
+            structured += [(x.series, False) for x in images if x is not chosen and may_be_level(x, chosen)]
+        candidates = [structured[0], *sorted(structured[1:], key=lambda item: -area_of(item[0]))]
+        stored = [stored_level(item, is_level=is_level) for item, is_level in candidates]
+        kept = recorded_levels(stored, known) or kept_levels(stored, self._compare([item for item, _ in candidates]))
+        page = series.keyframe
+        is_colour = page.photometric in (_RGB, _YCBCR)
+        count = prod(series.shape) // prod(size_of(series))
+        if is_colour and count in (3, 4):
+            names: tuple[str, ...] = RGB
+        else:
+            described = [p.aspage().description for p in series if p is not None] if self._tif.is_qpi else []
+            names = channel_names(self._tif, series, described, count, path)
+        notes = () if known else notes_on_levels(stored, kept)
+        levels = tuple(level for _, level in kept)
+        mpp = chosen.mpp
+        header = SlideHeader(path, "tifffile", mpp.um, levels, names, series.dtype.name, mpp.remark, notes)
+        return [candidates[i][0] for i, _ in kept], header
+
+    def _compare(self, candidates: Sequence[TiffPageSeries]) -> Compare:
+        """Return what compares the first channel of two candidates."""
+        planes: dict[int, Plane] = {}
+
+        def reader(index: int) -> Read:
+            if index not in planes:
+                # Keys below 0, for the numbers of the levels are not known yet.
+                planes[index] = _planes(candidates[index], -1 - index)[0]
+            return plane_reader(planes[index], self._segments.paint)
+
+        return compare_by(reader, size_of(candidates[0]))
+
     def _planes_of(self, level: int) -> tuple[Plane, ...]:
         # tifffile loads directories when they are asked for, and is not made for several threads.
         with self._lock:
@@ -102,40 +166,6 @@ class TiffSlide(Closing):
                     expected = f"a readable level {level}"
                     raise StatedError(slide=self._slide, file=path, expected=expected, found=str(error)) from None
             return self._planes[level]
-
-
-def _main_series(tif: TiffFile, path: Path) -> TiffPageSeries:
-    """The largest image of the file; labels, macros and thumbnails are smaller."""
-    series = sorted(tif.series, key=lambda item: -_area(item))
-    if not series or not _area(series[0]):
-        raise StatedError(file=path, expected="a TIFF with an image", found="none")
-    same = [item for item in series[1:] if _size_xy(item) == _size_xy(series[0])]
-    if same:
-        raise StatedError(file=path, expected="one image in the file", found=f"{len(same) + 1} of one size")
-    return series[0]
-
-
-def _described(tif: TiffFile, series: TiffPageSeries, path: Path) -> tuple[list[TiffPageSeries], SlideHeader]:
-    """The series of each level, and what they say."""
-    page = series.keyframe
-    _check_kind(series, path)
-    candidates = list(series.levels)
-    if len(candidates) == 1:
-        # Older writers store the levels as images of their own.
-        candidates += [x for x in tif.series if x is not series and _same_but_size(x, series)]
-    candidates[1:] = sorted(candidates[1:], key=_area, reverse=True)
-    kept = levels_of([_size_xy(item) for item in candidates])
-    is_colour = page.photometric in (_RGB, _YCBCR)
-    count = prod(series.shape) // prod(_size_xy(series))
-    if is_colour and count in (3, 4):
-        names: tuple[str, ...] = RGB
-    else:
-        described = [p.aspage().description for p in series if p is not None] if tif.is_qpi else []
-        names = channel_names(tif, series, described, count, path)
-    mpp = mpp_of(tif, series, path)
-    levels = tuple(level for _, level in kept)
-    header = SlideHeader(path, "tifffile", mpp.um, levels, names, series.dtype.name, mpp.remark)
-    return [candidates[i] for i, _ in kept], header
 
 
 def _check_kind(series: TiffPageSeries, path: Path) -> None:
@@ -155,8 +185,6 @@ def _check_kind(series: TiffPageSeries, path: Path) -> None:
         raise StatedError(
             file=path, expected="a grey, RGB or YCbCr image", found=f"photometric interpretation {page.photometric!s}"
         )
-    if series.is_multifile:
-        raise StatedError(file=path, expected="all planes in one file", found="an OME-TIFF of several files")
     plane = Plane.of(page, (0, 0))
     if (
         not plane.is_raw
@@ -169,7 +197,7 @@ def _check_kind(series: TiffPageSeries, path: Path) -> None:
 def _planes(level: TiffPageSeries, index: int) -> tuple[Plane, ...]:
     page = level.keyframe
     count = prod(n for axis, n in zip(level.axes, level.shape, strict=True) if axis in _CHANNEL_AXES)
-    start = level.dataoffset
+    start = None if len(files_of(level)) > 1 else level.dataoffset
     if start is not None and count > 1:
         # ImageJ and others describe a stack by its first page only; the planes follow each other.
         offsets = [start + i * page.nbytes for i in range(count)]
@@ -178,22 +206,7 @@ def _planes(level: TiffPageSeries, index: int) -> tuple[Plane, ...]:
     pages: list[TiffPage | TiffFrame] = [p for p in level if p is not None]
     if len(pages) != count:
         raise ValueError(f"{len(pages)} of {count} planes")
-    return tuple(Plane.of(p, (index, i)) for i, p in enumerate(pages))
-
-
-def _same_but_size(one: TiffPageSeries, other: TiffPageSeries) -> bool:
-    def kept(series: TiffPageSeries) -> list[int]:
-        return [n for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YX"]
-
-    return (one.axes, one.dtype, kept(one)) == (other.axes, other.dtype, kept(other))
-
-
-def _size_xy(series: TiffPageSeries) -> tuple[int, int]:
-    return int(series.keyframe.imagewidth), int(series.keyframe.imagelength)
-
-
-def _area(series: TiffPageSeries) -> int:
-    return prod(_size_xy(series))
+    return tuple(opened_plane(p, (index, i)) for i, p in enumerate(pages))
 
 
 def _on_white(rgba: Pixels) -> Pixels:

@@ -39,6 +39,7 @@ class Plane:
         counts: their lengths in bytes.
         jpegtables: tables that its JPEG tiles share.
         decode: tifffile's decoder of its tiles; made while the file is open, for it looks into it.
+        file: the file it lies in, of a set of files.
     """
 
     key: tuple[int, int]
@@ -47,6 +48,7 @@ class Plane:
     counts: Sequence[int]
     jpegtables: bytes | None
     decode: Callable[..., tuple[Pixels | None, Any, tuple[int, int, int, int]]]
+    file: str
 
     @classmethod
     def of(cls, page: TiffPage | TiffFrame, key: tuple[int, int]) -> Plane:
@@ -58,7 +60,8 @@ class Plane:
         if page.keyframe is None:
             raise ValueError(f"page {page.index} without a description of its pixels")
         frame = page.keyframe
-        plane = cls(key, frame, page.dataoffsets, page.databytecounts, page.jpegtables, frame.decode)
+        file = str(page.parent.filehandle.path)
+        plane = cls(key, frame, page.dataoffsets, page.databytecounts, page.jpegtables, frame.decode, file)
         if min(*plane.segment_shape, frame.imagewidth, frame.imagelength) <= 0:
             raise ValueError(f"page {page.index} with an image or tiles of no size")
         if min(len(plane.offsets), len(plane.counts)) < (1 if plane.is_raw else plane.segment_count):

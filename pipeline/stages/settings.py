@@ -37,6 +37,8 @@ Of gene counts `dense_mpp` is required: um per unit of `obsm/spatial` |
 | `dense_kind` | `fluorescence`, `brightfield`, `mask`, `counts` (docs/markers.md); empty: RGB is brightfield, \
 else fluorescence |
 | `tissue` | path of a GeoJSON of annotations, see below; empty: tissue as found |
+| `sparse_image`, `dense_image` | name or number (from 0) of the image, where a file holds several that may be meant; \
+inspect names them |
 | `classes` | path of a table of classes for the class probes of evaluate (docs/markers.md); empty: none |
 
 `slide`, `patient` and `sparse` are required. Paths are relative to the working directory.
