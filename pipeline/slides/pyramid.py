@@ -76,11 +76,12 @@ def possible_downsamples(base: StoredLevel, level: StoredLevel) -> tuple[float, 
     if stated is not None:
         return (stated,)
     whole = _whole_downsample(base.size_xy, level.size_xy)
-    if whole is not None:
+    if whole is not None and tuple(whole * small for small in level.size_xy) == base.size_xy:
         return (whole,)
-    padded = list(_padded_downsamples(base, level))
     ratio = true_downsample(base.size_xy, level.size_xy)
-    return tuple(x for x in (*padded, ratio) if x is not None) or (() if level.told is None else (level.told,))
+    rounded = [] if whole is None else [whole]
+    found = list(dict.fromkeys([*rounded, *_padded_downsamples(base, level), *([] if ratio is None else [ratio])]))
+    return tuple(found) or (() if level.told is None else (level.told,))
 
 
 def kept_levels(stored: Sequence[StoredLevel], compare: Compare) -> tuple[tuple[int, Level], ...]:
@@ -116,9 +117,10 @@ def notes_on_levels(stored: Sequence[StoredLevel], kept: Sequence[tuple[int, Lev
 def recorded_levels(stored: Sequence[StoredLevel], levels: Sequence[Level]) -> tuple[tuple[int, Level], ...] | None:
     """Return levels that were found before, each with the index of its image; None where they are not all there."""
     base = stored[0].size_xy
-    found = []
+    found: list[tuple[int, Level]] = []
     for level in levels:
-        same = [i for i, x in enumerate(stored) if field_xy(base, x.size_xy, level.downsample) == level.size_xy]
+        left = [(i, x.size_xy) for i, x in enumerate(stored) if i not in dict(found)]
+        same = [i for i, size in left if field_xy(base, size, level.downsample) == level.size_xy]
         if not same:
             return None
         # A finer level, cut to this size, would fit as well.
@@ -128,11 +130,12 @@ def recorded_levels(stored: Sequence[StoredLevel], levels: Sequence[Level]) -> t
 
 def field_xy(size_xy: tuple[int, int], stored_xy: tuple[int, int], downsample: float) -> tuple[int, int]:
     """Return width and height of the part of a level that shows the slide: padding to whole tiles does not."""
+    # Other factors come from rounded sizes, so that a pixel more is rounding, which readers find their tiles by.
+    slack = 0 if float(downsample).is_integer() else 1
     width, height = (math.ceil(size / downsample) for size in size_xy)
-    # One pixel more or less is rounding, which readers find their tiles by.
     return (
-        width if stored_xy[0] > width + 1 else stored_xy[0],
-        height if stored_xy[1] > height + 1 else stored_xy[1],
+        width if stored_xy[0] > width + slack else stored_xy[0],
+        height if stored_xy[1] > height + slack else stored_xy[1],
     )
 
 
