@@ -77,6 +77,7 @@ def _open(path: Path, slide: str, image: str, levels: Sequence[Level]) -> Slide:
     if tiff:
         check_whole(path)
     if not tiff and vendor is None:
+        _refuse_incomplete(path)
         with path.open("rb") as stream:
             found = f"a file of another kind, which begins with {stream.read(16)!r}"
         raise StatedError(expected="a slide that OpenSlide or tifffile reads", found=found)
@@ -96,6 +97,16 @@ def _open(path: Path, slide: str, image: str, levels: Sequence[Level]) -> Slide:
         opened.close()
         raise StatedError(expected=f"sides of at most {MAX_SIDE_PX} px", found=f"{width} x {height} px")
     return opened
+
+
+def _refuse_incomplete(path: Path) -> None:
+    """Say what is wrong with a file that is one part of a slide."""
+    if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
+        raise StatedError(
+            expected=f"the folder {path.stem} beside the MRXS file, for it holds the pixels", found="none"
+        )
+    if path.suffix.lower() == ".ndpis":
+        raise StatedError(expected="an NDPI file", found="a list of NDPI files, one per channel")
 
 
 def _open_plain(path: Path, slide: str, image: str, levels: Sequence[Level]) -> Slide:

@@ -33,7 +33,7 @@ from pipeline.slides.tiff_images import (
 )
 from pipeline.slides.tiff_metadata import channel_names, check_xml
 from pipeline.slides.tiff_segments import BROKEN_TIFF, MAX_SEGMENT_BYTES, Plane
-from pipeline.slides.tiff_set import SegmentSet, files_of, opened_plane, set_files
+from pipeline.slides.tiff_set import SegmentSet, check_set, files_of, opened_plane, set_files
 from pipeline.slides.window import clip_window
 
 DTYPES = ("uint8", "uint16", "float32")
@@ -63,6 +63,7 @@ class TiffSlide(Closing):
         try:
             self._tif = TiffFile(path)
             check_xml(self._tif.pages.first.description, path)
+            check_set(path)
             images = images_of(self._tif, path)
             chosen = chosen_image(images, image, path)
             series = chosen.series

@@ -33,29 +33,37 @@ class SegmentSet:
             reader.close()
 
 
+def check_set(path: Path) -> None:
+    """Check that the other files of a set, as far as they are there, are whole.
+
+    Raises:
+        StatedError: if one is cut off.
+    """
+    for name in named_in_ome(path):
+        file = path.parent / name
+        if file.is_file() and not file.samefile(path):
+            check_whole(file)
+
+
 def set_files(series: TiffPageSeries, path: Path) -> list[Path]:
-    """Return the files that hold the planes of an image, each checked to be whole.
+    """Return the files that hold the planes of an image.
 
     Raises:
         StatedError: if planes are missing, naming the files that should hold them.
     """
     pages = list(series.pages)
     if None in pages:
-        missing = [name for name in named_in_ome(path) if not (path.parent / name).is_file()]
-        whole = len({*named_in_ome(path)})
+        named = named_in_ome(path)
+        missing = [name for name in named if not (path.parent / name).is_file()]
         if missing:
             raise StatedError(
                 file=path,
-                expected=f"all {whole} files of the OME-TIFF set beside each other",
-                found=f"{whole - len(missing)}; missing: {', '.join(missing)}",
+                expected=f"all {len(named)} files of the OME-TIFF set beside each other",
+                found=f"{len(named) - len(missing)}; missing: {', '.join(missing)}",
             )
         there = sum(page is not None for page in pages)
         raise StatedError(file=path, expected=f"{len(pages)} planes", found=f"{there}")
-    files = files_of(series)
-    for file in files:
-        if not file.samefile(path):
-            check_whole(file)
-    return files
+    return files_of(series)
 
 
 def files_of(series: TiffPageSeries) -> list[Path]:
