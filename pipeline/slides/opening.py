@@ -102,9 +102,7 @@ def _open(path: Path, slide: str, image: str, levels: Sequence[Level]) -> Slide:
 def _refuse_incomplete(path: Path) -> None:
     """Say what is wrong with a file that is one part of a slide."""
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
-        raise StatedError(
-            expected=f"the folder {path.stem} beside the MRXS file, for it holds the pixels", found="none"
-        )
+        raise StatedError(expected=f"the folder {path.stem} beside the MRXS file, with its pixels", found="none")
     if path.suffix.lower() == ".ndpis":
         raise StatedError(expected="an NDPI file", found="a list of NDPI files, one per channel")
 
