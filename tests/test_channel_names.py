@@ -31,8 +31,8 @@ def _assert_channels(path: Path, names: tuple[str, ...], remark: str = "") -> No
         np.testing.assert_array_equal(slide.read_region(0, (0, 0), (150, 110)), np.moveaxis(IMAGE, 0, -1))
         picked = slide.read_region(0, (20, 30), (50, 40), [3, 1])
         np.testing.assert_array_equal(picked, np.moveaxis(IMAGE[[3, 1], 30:70, 20:70], 0, -1))
-        assert any(remark in line for line in slide.header.remarks) or not remark
-        assert bool(slide.header.remarks) == bool(remark)
+        assert any(remark in line for line in slide.header.notes) or not remark
+        assert bool(slide.header.notes) == bool(remark)
 
 
 def _pages(path: Path, of_page: Callable[[str], dict[str, Any]]) -> None:
@@ -165,13 +165,21 @@ def test_a_thumbnail_beside_images_of_a_channel_each_is_no_channel(tmp_path: Pat
         lambda i: {"Name": f"ROI {i}"},
         lambda i: {"Name": f"scene_{i}"},
         lambda i: {"Name": NAMES[i], "Plane": {"PositionX": [10.0 * i], "PositionY": [20.0]}},
-        lambda i: {"Name": NAMES[i], "PhysicalSizeX": 0.5 + i, "PhysicalSizeY": 0.5 + i},
     ],
 )
 def test_images_that_may_be_regions_are_no_channels(tmp_path: Path, of_image: Callable[[int], dict[str, Any]]) -> None:
     path = _apart(tmp_path / "s.ome.tif", of_image)
-    with pytest.raises(StatedError, match="one image in the file"):
+    with pytest.raises(StatedError, match="one image, or its name or number"):
         open_slide(path)
+
+
+def test_images_of_several_resolutions_are_no_channels(tmp_path: Path) -> None:
+    path = _apart(
+        tmp_path / "s.ome.tif", lambda i: {"Name": NAMES[i], "PhysicalSizeX": 0.5 + i, "PhysicalSizeY": 0.5 + i}
+    )
+    with open_slide(path) as slide:
+        assert len(slide.header.channels) == 1
+        assert any("leaves out image 1 (CD3)" in line for line in slide.header.notes)
 
 
 def test_colour_images_of_one_size_are_no_channels(tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_colour_images_of_one_size_are_no_channels(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path, ome=True) as writer:
         for name in NAMES:
             writer.write(smooth_rgb(150, 110), photometric="rgb", metadata={"Name": name})
-    with pytest.raises(StatedError, match="one image in the file"):
+    with pytest.raises(StatedError, match="one image, or its name or number"):
         open_slide(path)
 
 

@@ -48,7 +48,8 @@ class SlideHeader:
         levels: finest first; never empty.
         channels: names in file order; `("R", "G", "B")` for a brightfield image.
         dtype: numpy name of the pixel type, `uint8`, `uint16` or `float32`.
-        remarks: what the user should know of how the pixels and names are taken.
+        mpp_remark: why the file's um per pixel is not taken, or how it was; empty where there is nothing to say.
+        notes: further lines that the user should know, as on images of the file that are left out.
     """
 
     path: Path
@@ -57,7 +58,8 @@ class SlideHeader:
     levels: tuple[Level, ...]
     channels: tuple[str, ...]
     dtype: str
-    remarks: tuple[str, ...] = ()
+    mpp_remark: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def size_xy(self) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.base import SlideHeader
 from pipeline.slides.brightness import is_on_black, is_on_white, sampled_pixels
+from pipeline.slides.companions import slide_files_of
 from pipeline.slides.dense_kind import Described, described_counts, described_dense
 from pipeline.slides.opening import SHOWN_AS, open_slide
 from pipeline.slides.record import COUNTS_READER, SideRecord, SlideRecord
@@ -34,10 +35,10 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
         tell: gets each line about what the file states and the record does not take.
 
     Raises:
-        StatedError: if an image cannot be opened or is cut off, if its mpp is unknown, absurd or contradicted by the
-            sheet, if the sparse image is not RGB of 8 bits, if channel names repeat, or if the dense image is not of
-            the kind that the sheet says, could be of several, or is a mask without names of classes or a transform, or
-            gene counts of which `read_spots` or `read_counts` refuses something.
+        StatedError: if an image cannot be opened or is cut off, if its mpp is unknown or absurd, if the sparse image is
+            not RGB of 8 bits, if channel names repeat, or if the dense image is not of the kind that the sheet says,
+            could be of several, or is a mask without names of classes or a transform, or gene counts of which
+            `read_spots` or `read_counts` refuses something.
     """
     sparse = _side(row, settings, "sparse", tell, hashed=hashed)
     if (sparse.channels, sparse.dtype) != (("R", "G", "B"), "uint8"):
@@ -49,7 +50,9 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
             expected += " (an image that is one has to be written again with the photometric tag RGB)"
         raise StatedError(slide=row.slide, file=row.sparse, expected=expected, found=found)
     needy = [
-        name for name in ("transform", "dense_mpp", "markers", "dense_kind") if getattr(row, name) and not row.dense
+        name
+        for name in ("transform", "dense_mpp", "markers", "dense_kind", "dense_image")
+        if getattr(row, name) and not row.dense
     ]
     if needy:
         found = f"{' and '.join(needy)} without one"
@@ -65,22 +68,13 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
 
 
 def source_digest(path: Path) -> str:
-    """SHA-256 of a slide with all files that belong to it.
-
-    An MRXS slide keeps its pixels in the folder of its name; a DICOM slide is all `.dcm` files of its folder.
-    """
-    with path.open("rb") as stream:
-        is_dicom = stream.read(132)[128:] == b"DICM"
-    companions: list[Path] = []
-    if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():
-        companions = [path, path.with_suffix("")]
-    elif is_dicom:
-        companions = sorted({path, *path.parent.glob("*.dcm")})
-    if not companions:
+    """Return the SHA-256 of a slide with all files that belong to it, whichever of them the sheet names."""
+    files = slide_files_of(path)
+    if len(files) == 1:
         return file_digest(path)
     digest = hashlib.sha256()
-    for item in companions:
-        digest.update(f"{item.name}\0{file_digest(item)}\n".encode())
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(path.parent).as_posix()}\0{file_digest(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -88,16 +82,17 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
     path = Path(row.sparse if side == "sparse" else row.dense)
     told = row.sparse_mpp if side == "sparse" else row.dense_mpp
     kind = "brightfield" if side == "sparse" else row.dense_kind
-    with open_slide(path, slide=row.slide, shows=SHOWN_AS.get(kind, "file")) as opened:
+    image = row.sparse_image if side == "sparse" else row.dense_image
+    with open_slide(path, slide=row.slide, image=image, shows=SHOWN_AS.get(kind, "file")) as opened:
         header = opened.header
         for index, level in enumerate(header.levels):
             # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
             opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
-    for remark in header.remarks:
-        tell(f"slide {row.slide}, file {path}: {remark}")
+    for note in header.notes:
+        tell(f"slide {row.slide}, file {path}: {note}")
     if side == "sparse" or not row.dense_kind:
-        _check_light(row, header, side)
-    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide)
+        _check_light(row, header, side, image)
+    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
     described = Described(header.channels, ()) if side == "sparse" else described_dense(row, header)
     return SideRecord(
         path=str(path),
@@ -109,15 +104,16 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
         dtype=header.dtype,
         sha256=source_digest(path) if hashed else "",
         classes=described.classes,
+        image=image,
     )
 
 
-def _check_light(row: SheetRow, header: SlideHeader, side: str) -> None:
+def _check_light(row: SheetRow, header: SlideHeader, side: str, image: str) -> None:
     """Refuse fluorescence taken for a stain, and a stain stored as planes taken for fluorescence."""
     if len(header.channels) != 3 or header.dtype != "uint8":
         return
     # Without alpha, which would turn dark colours white; a colour table has no other view.
-    with open_slide(header.path, slide=row.slide, shows="channels") as opened:
+    with open_slide(header.path, slide=row.slide, image=image, levels=header.levels, shows="channels") as opened:
         pixels = sampled_pixels(opened) if len(opened.header.channels) >= 3 else None
     if pixels is None:
         return
@@ -128,7 +124,7 @@ def _check_light(row: SheetRow, header: SlideHeader, side: str) -> None:
             expected += " (fluorescence takes the colours as channels, brightfield as a stain)"
         raise StatedError(slide=row.slide, file=header.path, expected=expected, found=found)
     if not header.is_rgb and is_on_white(pixels):
-        with open_slide(header.path, slide=row.slide, shows="colours") as opened:
+        with open_slide(header.path, slide=row.slide, image=image, levels=header.levels, shows="colours") as opened:
             is_either = opened.header.is_rgb
         if is_either:
             raise StatedError(
@@ -180,22 +176,29 @@ def _counts(row: SheetRow, *, hashed: bool) -> SideRecord:
     )
 
 
-def _mpp(header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str) -> tuple[float, str]:
-    """The um per pixel to use and who says so: the sheet where it does, since a person wrote it for that file."""
-    if header.mpp is None and told is None:
-        raise StatedError(
-            slide=slide,
-            file=header.path,
-            expected=f"um per pixel in the file or as {column} in the sheet",
-            found="neither",
-        )
-    if header.mpp is not None and told is not None and abs(told - header.mpp) > tolerance * header.mpp:
-        raise StatedError(
-            slide=slide,
-            file=header.path,
-            expected=f"{column} {told:g} um/px, as the sheet says (within {tolerance:.0%})",
-            found=f"{header.mpp:.6g} um/px in the file",
-        )
+def _mpp(
+    header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str, tell: Tell
+) -> tuple[float, str]:
+    """Return the um per pixel to use and who states it: the sheet where it does, since a person wrote it for that file.
+
+    What the file states otherwise is told, not refused: tags are wrong more often than people.
+    """
+    where = f"slide {slide}, file {header.path}"
+    if told is None:
+        if header.mpp is None:
+            raise StatedError(
+                slide=slide,
+                file=header.path,
+                expected=f"um per pixel in the file or as {column} in the sheet",
+                found=header.mpp_remark or "neither",
+            )
+        if header.mpp_remark:
+            tell(f"{where}: {header.mpp_remark}")
+    elif header.mpp is None:
+        if header.mpp_remark:
+            tell(f"{where}: {header.mpp_remark}; takes {column} {told:g} of the sheet")
+    elif abs(told - header.mpp) > tolerance * header.mpp:
+        tell(f"{where}: {header.mpp:.6g} um/px in the file; takes {column} {told:g} of the sheet")
     mpp, source = (told, "sheet") if told is not None else (header.mpp, "file")
     if mpp is None or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise StatedError(

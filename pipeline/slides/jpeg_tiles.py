@@ -71,12 +71,16 @@ class JpegTiles(Closing):
 
     @classmethod
     def open(cls, path: Path, level_size_xy: tuple[int, int]) -> Self | None:
-        """The tiles of the page of that size; None where there is none, or its tiles are not square 8-bit RGB JPEG."""
+        """Return the tiles of the page of that size, or of that size rounded up to whole tiles.
+
+        None where there is no such page, or its tiles are not square 8-bit RGB JPEG.
+        """
         try:
             with TiffFile(path) as tif:
-                for page in _pages(tif):
-                    if (page.imagewidth, page.imagelength) == level_size_xy and _is_copyable(page):
-                        return cls(path, page)
+                for fits in (_is_of_size, _is_padded):
+                    for page in _pages(tif):
+                        if _is_copyable(page) and fits(page, level_size_xy):
+                            return cls(path, page)
         except BROKEN_TIFF:
             return None
         return None
@@ -228,6 +232,19 @@ def _pages(tif: TiffFile) -> Iterator[TiffPage]:
         yield whole
         if whole.subifds:
             yield from (sub.aspage() for sub in whole.pages or ())
+
+
+def _is_of_size(page: TiffPage, size_xy: tuple[int, int]) -> bool:
+    return (page.imagewidth, page.imagelength) == size_xy
+
+
+def _is_padded(page: TiffPage, size_xy: tuple[int, int]) -> bool:
+    """Return whether a page is of a size rounded up to whole tiles, as some writers store levels."""
+    side = page.tilewidth
+    return all(
+        -(-wanted // side) * side == stored
+        for wanted, stored in zip(size_xy, (page.imagewidth, page.imagelength), strict=True)
+    )
 
 
 def _is_copyable(page: TiffPage) -> bool:

@@ -20,8 +20,9 @@ from pipeline.slides.alpha import LEFT_OUT, STRAIGHT, alpha_of, on_white
 from pipeline.slides.base import CorruptTileError, Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_level import JpegLevel
-from pipeline.slides.pyramid import true_downsample
-from pipeline.slides.tiff_metadata import PLAUSIBLE_TAG_MPP, one_mpp
+from pipeline.slides.openslide_levels import comparison, stored_levels
+from pipeline.slides.pyramid import kept_levels, notes_on_levels, recorded_levels
+from pipeline.slides.stated_mpp import StatedMpp, stated_by_tag, stated_mpp
 from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
 from pipeline.slides.window import clip_window
 
@@ -40,14 +41,15 @@ class OpenSlideSlide(Closing):
     Args:
         path: the file.
         slide: name of the slide, for errors.
+        levels: as found before, so that they need not be judged anew; empty judges them.
         shows: `channels` takes R, G and B as channels that have nothing to do with each other; they end in darkness.
 
     Raises:
-        StatedError: if OpenSlide refuses the file or its pixels are not square.
+        StatedError: if OpenSlide refuses the file.
     """
 
-    def __init__(self, path: Path, slide: str = "", shows: Shows = "file") -> None:
-        self._slide = slide
+    def __init__(self, path: Path, slide: str = "", levels: Sequence[Level] = (), shows: Shows = "file") -> None:
+        self._slide, self._path = slide, path
         try:
             self._openslide = OpenSlide(path)
         except (OpenSlideError, OSError) as error:
@@ -56,18 +58,22 @@ class OpenSlideSlide(Closing):
         properties = self._openslide.properties
         vendor = properties.get("openslide.vendor", "")
         # OpenSlide's own downsamples are means of rounded ratios. They are what it divides locations by, so they
-        # serve for asking it, but not for saying where a pixel lies: see true_downsample.
+        # serve for asking it, but not for saying where a pixel lies: see `pipeline.slides.pyramid`.
         self._asked_downsamples: tuple[float, ...] = self._openslide.level_downsamples
-        sizes: tuple[tuple[int, int], ...] = self._openslide.level_dimensions
-        levels = tuple(
-            Level(size, true_downsample(sizes[0], size) or asked)
-            for size, asked in zip(sizes, self._asked_downsamples, strict=True)
-        )
+        self._indices = tuple(range(self._openslide.level_count))
+        stored = stored_levels(self._openslide, path, vendor)
+        with comparison(self._openslide, path, vendor) as compare:
+            kept = recorded_levels(stored, levels) or kept_levels(stored, compare)
+        notes = () if levels else notes_on_levels(stored, kept)
+        self._indices = tuple(index for index, _ in kept)
+        self._asked_downsamples = tuple(self._asked_downsamples[index] for index in self._indices)
         fluorescence = _fluorescence(path) if vendor == "hamamatsu" else ""
-        mpp = _mpp(properties, path, vendor)
+        mpp = _mpp(properties, vendor)
         self._apart = shows == "channels" and not fluorescence
         channels = (fluorescence,) if fluorescence else APART if self._apart else RGB
-        self.header = SlideHeader(path, "openslide", mpp, levels, channels, "uint8")
+        self.header = SlideHeader(
+            path, "openslide", mpp.um, tuple(level for _, level in kept), channels, "uint8", mpp.remark, notes
+        )
         self._component = self._brightest() if fluorescence else None
         self._exact: dict[int, Plane] = {}
         self._segments: SegmentReader | None = None
@@ -76,9 +82,9 @@ class OpenSlideSlide(Closing):
         self._is_plain = vendor in _PLAIN_TIFF
         self._lock = threading.Lock()
         if self._is_plain:
-            self._exact, remarks = self._planes_read_exactly()
+            self._exact, told = self._planes_read_exactly()
             self._segments = SegmentReader(path, slide) if self._exact else None
-            self.header = replace(self.header, remarks=remarks)
+            self.header = replace(self.header, notes=(*notes, *told))
 
     def read_region(
         self,
@@ -93,12 +99,18 @@ class OpenSlideSlide(Closing):
         if jpeg is not None:
             pixels = jpeg.read(corner_xy, size_xy)
         elif self._apart and level not in self._exact:
-            pixels = _on_black(self._read(level, corner_xy, size_xy))
+            pixels = self._without_border(_on_black(self._read(level, corner_xy, size_xy)), level, corner_xy)
         else:
             pixels = self._shown(level, corner_xy, size_xy)
         if self._component is not None:
             pixels = self._without_border(pixels, level, corner_xy)[..., self._component, None]
         return pixels if channels is None else pixels[..., list(channels)]
+
+    @property
+    def stored_sizes_xy(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each level as stored, with the padding that some files have."""
+        sizes = self._openslide.level_dimensions
+        return tuple(sizes[index] for index in self._indices)
 
     def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
         """Whether a window that was read shows a tile that cannot be decoded; see `pipeline.slides.base.Slide`."""
@@ -136,7 +148,7 @@ class OpenSlideSlide(Closing):
     def _shown(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
         if level in self._exact and self._segments is not None:
             return self._read_exactly(self._segments, level, corner_xy, size_xy)
-        return _on_white(self._read(level, corner_xy, size_xy))
+        return self._within(level, corner_xy, _on_white(self._read(level, corner_xy, size_xy)))
 
     def _read(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> NDArray[np.uint8]:
         """RGBA as OpenSlide gives it.
@@ -147,9 +159,22 @@ class OpenSlideSlide(Closing):
         downsample = self._asked_downsamples[level]
         location = (round(corner_xy[0] * downsample), round(corner_xy[1] * downsample))
         try:
-            return np.asarray(self._openslide.read_region(location, level, size_xy))
+            return np.asarray(self._openslide.read_region(location, self._indices[level], size_xy))
         except OpenSlideError:
-            return self._read_anew(location, level, size_xy)
+            return self._read_anew(location, self._indices[level], size_xy)
+
+    def _within(self, level: int, corner_xy: tuple[int, int], pixels: Pixels) -> Pixels:
+        """Return the window with white in place of the padding of a level."""
+        field_xy = self.header.levels[level].size_xy
+        if field_xy == self.stored_sizes_xy[level]:
+            return pixels
+        height, width = pixels.shape[:2]
+        window = clip_window(corner_xy, (width, height), field_xy)
+        out = np.full_like(pixels, 255)
+        if not window.is_empty:
+            inside = np.s_[window.start_xy[1] : window.stop_xy[1], window.start_xy[0] : window.stop_xy[0]]
+            out[inside] = pixels[inside]
+        return out
 
     def _read_anew(self, location: tuple[int, int], level: int, size_xy: tuple[int, int]) -> NDArray[np.uint8]:
         """The window by a handle of its own, which serves all further windows if it can read this one.
@@ -157,11 +182,11 @@ class OpenSlideSlide(Closing):
         After its first error a handle of OpenSlide refuses everything, and other threads may have met that error.
         """
         try:
-            anew = OpenSlide(self.header.path)
+            anew = OpenSlide(self._path)
             pixels = np.asarray(anew.read_region(location, level, size_xy))
         except OpenSlideError as error:
             raise CorruptTileError(
-                slide=self._slide, file=self.header.path, expected="readable pixels", found=str(error)
+                slide=self._slide, file=self._path, expected="readable pixels", found=str(error)
             ) from None
         # Threads that still read by the old handle hold it; the last of them closes it.
         self._openslide = anew
@@ -185,8 +210,8 @@ class OpenSlideSlide(Closing):
         takes any fourth sample for premultiplied alpha.
         """
         found: dict[int, Plane] = {}
-        remarks: list[str] = []
-        numbers = {level.size_xy: index for index, level in enumerate(self.header.levels)}
+        notes: list[str] = []
+        numbers = {size: index for index, size in enumerate(self.stored_sizes_xy)}
         try:
             with TiffFile(self.header.path) as tif:
                 for number, page in enumerate(tif.pages):
@@ -201,13 +226,13 @@ class OpenSlideSlide(Closing):
                     remark = plane.colour_remark()
                     if is_rounded or remark or frame.samplesperpixel == 4:
                         found[level] = plane
-                        remarks += [remark] if remark else []
-                        remarks += [LEFT_OUT] if frame.samplesperpixel == 4 and alpha_of(frame) is None else []
+                        notes += [remark] if remark else []
+                        notes += [LEFT_OUT] if frame.samplesperpixel == 4 and alpha_of(frame) is None else []
         except BROKEN_TIFF as error:
             raise StatedError(
                 slide=self._slide, file=self.header.path, expected="a TIFF that can be read", found=str(error)
             ) from None
-        return found, tuple(dict.fromkeys(remarks))
+        return found, tuple(dict.fromkeys(notes))
 
     def _brightest(self) -> int:
         """Which of R, G, B carries the light of a false-colour image, judged on its coarsest level."""
@@ -226,14 +251,12 @@ class OpenSlideSlide(Closing):
         return out
 
 
-def _mpp(properties: Mapping[str, str], path: Path, vendor: str) -> float | None:
+def _mpp(properties: Mapping[str, str], vendor: str) -> StatedMpp:
     try:
-        x, y = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
+        x_um, y_um = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
     except (KeyError, ValueError):
-        return None
-    if vendor == "generic-tiff" and not PLAUSIBLE_TAG_MPP[0] <= x <= PLAUSIBLE_TAG_MPP[1]:
-        return None
-    return one_mpp(x, y, path)
+        return StatedMpp()
+    return stated_by_tag(x_um, y_um) if vendor == "generic-tiff" else stated_mpp(x_um, y_um)
 
 
 def _fluorescence(path: Path) -> str:

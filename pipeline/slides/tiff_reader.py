@@ -19,11 +19,24 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 from pipeline.errors import StatedError
 from pipeline.slides.alpha import LEFT_OUT, alpha_of
 from pipeline.slides.apart_channels import apart_channels
-from pipeline.slides.base import Pixels, Shows, SlideHeader
+from pipeline.slides.base import Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
-from pipeline.slides.pyramid import levels_of
-from pipeline.slides.tiff_metadata import channel_names, check_xml, mpp_of
-from pipeline.slides.tiff_segments import BROKEN_TIFF, MAX_SEGMENT_BYTES, Plane, SegmentReader
+from pipeline.slides.level_content import Read, compare_by, plane_reader
+from pipeline.slides.pyramid import Compare, kept_levels, notes_on_levels, recorded_levels
+from pipeline.slides.tiff_images import (
+    TiffImage,
+    area_of,
+    chosen_image,
+    images_of,
+    is_guessed,
+    may_be_level,
+    notes_on_others,
+    size_of,
+    stored_level,
+)
+from pipeline.slides.tiff_metadata import channel_names, check_xml
+from pipeline.slides.tiff_segments import BROKEN_TIFF, MAX_SEGMENT_BYTES, Plane
+from pipeline.slides.tiff_set import SegmentSet, check_set, files_of, opened_plane, set_files
 from pipeline.slides.window import clip_window
 
 # Pixel types of files, and the one in which every value of theirs is read exactly.
@@ -44,32 +57,54 @@ _UNNAMED = re.compile(r"(?:c|ch|channel)[\s:_-]*(?:0:)?\d+", re.IGNORECASE)
 
 
 class TiffSlide(Closing):
-    """One image, with its pyramid, of a TIFF file.
+    """One image, with its pyramid, of a TIFF file or of a set of OME-TIFF files.
 
     Args:
         path: the file.
         slide: name of the slide, for errors.
+        image: name or number of the image, where the file holds several; empty takes the largest.
+        levels: as found before, so that they need not be judged anew; empty judges them.
         shows: what to take samples for that may be colours or channels; see `pipeline.slides.base.Shows`.
 
     Raises:
-        StatedError: if the file holds no image of a kind that the program works with.
+        StatedError: if the file holds no image of a kind that the program works with, or several that may be meant.
     """
 
-    def __init__(self, path: Path, slide: str = "", shows: Shows = "file") -> None:
+    def __init__(
+        self,
+        path: Path,
+        slide: str = "",
+        image: str = "",
+        levels: Sequence[Level] = (),
+        shows: Shows = "file",
+    ) -> None:
         self._slide = slide
         self._lock = threading.Lock()
         self._planes: dict[int, tuple[Plane, ...]] = {}
+        self._tif_path = path
         try:
             self._tif = TiffFile(path)
             check_xml(self._tif.pages.first.description, path)
-            group, names = _main_series(self._tif, path)
-            self._levels, self.header = _described(self._tif, group, names, path, shows)
+            check_set(path)
+            images = images_of(self._tif, path)
+            chosen = chosen_image(images, image, path)
+            series = chosen.series
+            _check_kind(series, path)
+            self._segments = SegmentSet(path, slide, set_files(series, path))
+            same = [x for x in images if size_of(x.series) == size_of(series)]
+            names = apart_channels(self._tif, [x.series for x in same], path) if len(same) > 1 and not image else None
+            group = [chosen.series] if names is None else [x.series for x in same]
+            others = images if names is None else [x for x in images if x is chosen or x not in same]
+            self._levels, self.header = self._described(others, chosen, group, names or (), levels, shows)
+            if not levels:
+                sizes_xy = [size_of(level[0]) for level in self._levels]
+                notes = notes_on_others(others, chosen, sizes_xy, image, path)
+                self.header = replace(self.header, notes=(*self.header.notes, *notes))
         except BROKEN_TIFF as error:
             raise StatedError(slide=slide, file=path, expected="a TIFF that can be read", found=str(error)) from None
         page = group[0].keyframe
         self._has_alpha = self.header.is_rgb and alpha_of(page) is not None
         self._table = _colour_table(page) if self.header.is_rgb and page.photometric == _PALETTE else None
-        self._segments = SegmentReader(path, slide)
 
     def read_region(
         self,
@@ -118,6 +153,51 @@ class TiffSlide(Closing):
         self._segments.close()
         self._tif.close()
 
+    def _described(
+        self,
+        images: Sequence[TiffImage],
+        chosen: TiffImage,
+        group: list[TiffPageSeries],
+        names: tuple[str, ...],
+        known: Sequence[Level],
+        shows: Shows,
+    ) -> tuple[list[tuple[TiffPageSeries, ...]], SlideHeader]:
+        """Return the series of each level, one or one for each channel, and what they state."""
+        path, series = self._tif_path, chosen.series
+        structured: list[tuple[tuple[TiffPageSeries, ...], bool]] = [(tuple(group), False)]
+        if not is_guessed(series):
+            structured = [(level, True) for level in zip(*(item.levels for item in group), strict=True)]
+        if len(structured) == 1:
+            # Older writers store the levels as images of their own; images of one resolution are no levels.
+            smaller = [x.series for x in images if x is not chosen and may_be_level(x, chosen)]
+            sizes_xy = dict.fromkeys(size_of(x) for x in smaller) if len(group) > 1 else {}
+            sets = [tuple(x for x in smaller if size_of(x) == size) for size in sizes_xy] or [(x,) for x in smaller]
+            structured += [(level, False) for level in sets if len(level) == len(group)]
+        candidates = [structured[0], *sorted(structured[1:], key=lambda item: -area_of(item[0][0]))]
+        stored = [stored_level(item[0], is_level=is_level) for item, is_level in candidates]
+        compare = self._compare([item[0] for item, _ in candidates])
+        kept = recorded_levels(stored, known) or kept_levels(stored, compare)
+        channels, told = _channels(self._tif, group, names, path, shows)
+        notes = (*told, *(() if known else notes_on_levels(stored, kept)))
+        levels = tuple(level for _, level in kept)
+        mpp = chosen.mpp
+        is_table = channels == RGB and series.keyframe.photometric == _PALETTE
+        dtype = "uint8" if is_table else DTYPES[series.dtype.name]
+        header = SlideHeader(path, "tifffile", mpp.um, levels, channels, dtype, mpp.remark, notes)
+        return [candidates[i][0] for i, _ in kept], header
+
+    def _compare(self, candidates: Sequence[TiffPageSeries]) -> Compare:
+        """Return what compares the first channel of two candidates."""
+        planes: dict[int, Plane] = {}
+
+        def reader(index: int) -> Read:
+            if index not in planes:
+                # Keys below 0, for the numbers of the levels are not known yet.
+                planes[index] = _planes((candidates[index],), -1 - index)[0]
+            return plane_reader(planes[index], self._segments.paint)
+
+        return compare_by(reader, size_of(candidates[0]))
+
     def _planes_of(self, level: int) -> tuple[Plane, ...]:
         # tifffile loads directories when they are asked for, and is not made for several threads.
         with self._lock:
@@ -131,63 +211,12 @@ class TiffSlide(Closing):
             return self._planes[level]
 
 
-def _main_series(tif: TiffFile, path: Path) -> tuple[list[TiffPageSeries], tuple[str, ...]]:
-    """Return the largest image of the file; labels, macros and thumbnails are smaller.
-
-    Returns:
-        One series, or one for each channel where a writer stored these as images of their own; then also their names.
-    """
-    largest = max(tif.series, key=_area, default=None)
-    if largest is None or not _area(largest):
-        raise StatedError(file=path, expected="a TIFF with an image", found="none")
-    same = [item for item in tif.series if _size_xy(item) == _size_xy(largest)]
-    if len(same) == 1:
-        return same, ()
-    names = apart_channels(tif, same, path)
-    if names is None:
-        raise StatedError(file=path, expected="one image in the file", found=f"{len(same)} of one size")
-    return same, names
-
-
-def _described(
-    tif: TiffFile, group: list[TiffPageSeries], names: tuple[str, ...], path: Path, shows: Shows
-) -> tuple[list[tuple[TiffPageSeries, ...]], SlideHeader]:
-    """The series of each level, and what they say."""
-    series = group[0]
-    _check_kind(series, path)
-    candidates = _levels(tif, group)
-    candidates[1:] = sorted(candidates[1:], key=lambda level: _area(level[0]), reverse=True)
-    kept = levels_of([_size_xy(level[0]) for level in candidates])
-    channels, remarks = _channels(tif, group, names, path, shows)
-    mpp = mpp_of(tif, series, path)
-    levels = tuple(level for _, level in kept)
-    is_table = channels == RGB and series.keyframe.photometric == _PALETTE
-    dtype = "uint8" if is_table else DTYPES[series.dtype.name]
-    return [candidates[i] for i, _ in kept], SlideHeader(path, "tifffile", mpp, levels, channels, dtype, remarks)
-
-
-def _levels(tif: TiffFile, group: list[TiffPageSeries]) -> list[tuple[TiffPageSeries, ...]]:
-    """Every image of the file that may be a level, the one that is meant first."""
-    if len(group) > 1:
-        if len(group[0].levels) > 1:
-            return list(zip(*(item.levels for item in group), strict=True))
-        sizes = dict.fromkeys(_size_xy(item) for item in tif.series)
-        alike = [[x for x in tif.series if _size_xy(x) == size and _same_but_size(x, group[0])] for size in sizes]
-        return [tuple(group), *(tuple(x) for x in alike if len(x) == len(group) and x[0] not in group)]
-    series = group[0]
-    found: list[tuple[TiffPageSeries, ...]] = [(level,) for level in series.levels]
-    if len(found) == 1:
-        # Older writers store the levels as images of their own.
-        found += [(x,) for x in tif.series if x is not series and _same_but_size(x, series)]
-    return found
-
-
 def _channels(
     tif: TiffFile, group: list[TiffPageSeries], names: tuple[str, ...], path: Path, shows: Shows
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What the channels are called, and what to tell of them."""
     series, page = group[0], group[0].keyframe
-    count = len(group) if len(group) > 1 else prod(series.shape) // _area(series)
+    count = len(group) if len(group) > 1 else prod(series.shape) // area_of(series)
     if len(group) > 1:
         told = f"{count} images of one plane and one size taken as channels of one image"
         return tuple(name or f"C{index}" for index, name in enumerate(names)), (told,)
@@ -201,9 +230,11 @@ def _channels(
         return RGB, tuple(remark for remark in remarks if remark)
     if page.photometric == _PALETTE and count == 1 and shows == "colours":
         return RGB, ()
-    pages = [] if series.dataoffset is not None and count > 1 else [p.aspage() for p in series if p is not None]
-    found, remark = channel_names(tif, series, pages, count, path)
-    remarks = [remark] if remark else []
+    # Pages that tifffile does not hold, or whose file it has closed, tell nothing more.
+    is_apart = len(files_of(series)) > 1 or (series.dataoffset is not None and count > 1)
+    pages = [] if is_apart else [p.aspage() for p in series if p is not None]
+    found, told = channel_names(tif, series, pages, count, path)
+    remarks = [told] if told else []
     if dict(zip(series.axes, series.shape, strict=True)).get("T", 1) > 1:
         remarks.append(f"{count} points in time (axis T) taken as channels")
     if DTYPES[series.dtype.name] != series.dtype.name:
@@ -248,8 +279,6 @@ def _check_kind(series: TiffPageSeries, path: Path) -> None:
     if is_ycbcr or page.compression == _JPEG_2000_YCBCR:
         found = f"YCbCr in compression {int(page.compression)}"
         raise StatedError(file=path, expected="YCbCr as JPEG only: write it again as RGB", found=found)
-    if series.is_multifile:
-        raise StatedError(file=path, expected="all planes in one file", found="an OME-TIFF of several files")
     plane = Plane.of(page, (0, 0))
     if (
         not plane.is_raw
@@ -267,7 +296,7 @@ def _planes(level: tuple[TiffPageSeries, ...], index: int) -> tuple[Plane, ...]:
 def _planes_of_series(level: TiffPageSeries) -> list[Plane]:
     page = level.keyframe
     count = prod(n for axis, n in zip(level.axes, level.shape, strict=True) if axis in _CHANNEL_AXES)
-    start = level.dataoffset
+    start = None if len(files_of(level)) > 1 else level.dataoffset
     if start is not None and count > 1:
         # ImageJ and others describe a stack by its first page only; the planes follow each other.
         first = Plane.of(page, (0, 0))
@@ -275,19 +304,4 @@ def _planes_of_series(level: TiffPageSeries) -> list[Plane]:
     pages: list[TiffPage | TiffFrame] = [p for p in level if p is not None]
     if len(pages) != count:
         raise ValueError(f"{len(pages)} of {count} planes")
-    return [Plane.of(p, (0, i)) for i, p in enumerate(pages)]
-
-
-def _same_but_size(one: TiffPageSeries, other: TiffPageSeries) -> bool:
-    def kept(series: TiffPageSeries) -> list[int]:
-        return [n for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YX"]
-
-    return (one.axes, one.dtype, kept(one)) == (other.axes, other.dtype, kept(other))
-
-
-def _size_xy(series: TiffPageSeries) -> tuple[int, int]:
-    return int(series.keyframe.imagewidth), int(series.keyframe.imagelength)
-
-
-def _area(series: TiffPageSeries) -> int:
-    return prod(_size_xy(series))
+    return [opened_plane(p, (0, i)) for i, p in enumerate(pages)]

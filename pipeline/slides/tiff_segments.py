@@ -45,6 +45,7 @@ class Plane:
         counts: their lengths in bytes.
         jpegtables: tables that its JPEG tiles share.
         decode: tifffile's decoder of its tiles; made while the file is open, for it looks into it.
+        file: the file it lies in, of a set of files.
     """
 
     key: tuple[int, int]
@@ -53,6 +54,7 @@ class Plane:
     counts: Sequence[int]
     jpegtables: bytes | None
     decode: Callable[..., tuple[Pixels | None, Any, tuple[int, int, int, int]]]
+    file: str
 
     @classmethod
     def of(cls, page: TiffPage | TiffFrame, key: tuple[int, int]) -> Plane:
@@ -64,7 +66,8 @@ class Plane:
         if page.keyframe is None:
             raise ValueError(f"page {page.index} without a description of its pixels")
         frame = page.keyframe
-        plane = cls(key, frame, page.dataoffsets, page.databytecounts, page.jpegtables, frame.decode)
+        file = str(page.parent.filehandle.path)
+        plane = cls(key, frame, page.dataoffsets, page.databytecounts, page.jpegtables, frame.decode, file)
         if min(*plane.segment_shape, frame.imagewidth, frame.imagelength) <= 0:
             raise ValueError(f"page {page.index} with an image or tiles of no size")
         if min(len(plane.offsets), len(plane.counts)) < (1 if plane.is_raw else plane.segment_count):
@@ -83,23 +86,25 @@ class Plane:
     def colour_remark(self) -> str:
         """Return what to tell where JPEG tiles state other colours than the photometric tag; empty where they do not.
 
-        Some tiles, the one of most bytes among them, stand for all. The file of the page must be open.
+        Some tiles, the one of most bytes among them, stand for all.
         """
         tagged = self.tagged_transform
         present = np.flatnonzero(np.asarray(self.counts))
         if tagged is None or not len(present):
             return ""
-        stream = self.keyframe.parent.filehandle
-        for index in {int(present[0]), int(present[len(present) // 2]), int(np.argmax(self.counts))}:
-            stream.seek(int(self.offsets[index]))
-            try:
-                stated = stated_transform(stream.read(int(self.counts[index])))
-            except ValueError:
-                # A broken tile is told where it is read.
-                continue
-            if stated is not None and stated != tagged:
-                names = {RGB: "RGB", YCBCR: "YCbCr"}
-                return f"JPEG tiles state {names[stated]}, the photometric tag {names[tagged]}: the tiles are believed"
+        numbers = {int(present[0]), int(present[len(present) // 2]), int(np.argmax(self.counts))}
+        with Path(self.file).open("rb") as stream:
+            for index in numbers:
+                stream.seek(int(self.offsets[index]))
+                try:
+                    stated = stated_transform(stream.read(int(self.counts[index])))
+                except ValueError:
+                    # A broken tile is told where it is read.
+                    continue
+                if stated is not None and stated != tagged:
+                    names = {RGB: "RGB", YCBCR: "YCbCr"}
+                    told = f"JPEG tiles state {names[stated]}, the photometric tag {names[tagged]}"
+                    return f"{told}: the tiles are believed"
         return ""
 
     @property
