@@ -32,7 +32,8 @@ def correlation(coarse: Read, fine: Read, size_xy: tuple[int, int], downsample: 
         size_xy: width and height in pixels of the coarse one to look at: that of the field, without padding.
         downsample: pixels of the fine one per pixel of the coarse one, if it is a level.
 
-    Small windows are compared, each less its mean, so that tissue in the middle of glass is no agreement.
+    Small windows are compared, each less its mean, and the median counts: tissue in the middle of glass is no
+    agreement, nor is a like outline.
     """
     width, height = (min(_SIDE_PX, size) for size in size_xy)
     seen, made = [], []
@@ -54,10 +55,13 @@ def correlation(coarse: Read, fine: Read, size_xy: tuple[int, int], downsample: 
     scale = max(full, *(float(image.max()) - float(image.min()) for image in (one, other)))
     one -= one.mean(axis=(1, 2), keepdims=True)
     other -= other.mean(axis=(1, 2), keepdims=True)
-    if max(float(one.std()), float(other.std())) <= _FLAT * scale:
+    spreads = [(image**2).mean(axis=(1, 2)) for image in (one, other)]
+    shown = np.maximum(*spreads) > (_FLAT * scale) ** 2
+    if not shown.any():
         return None
-    spread = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / spread if spread else 0.0
+    product = np.sqrt(spreads[0] * spreads[1])[shown]
+    common = (one * other).mean(axis=(1, 2))[shown]
+    return float(np.median(np.divide(common, product, out=np.zeros_like(common), where=product > 0)))
 
 
 def compare_by(reader: Callable[[int], Read], size_xy: tuple[int, int]) -> Compare:
