@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.frame import pixel_to_um
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.base import Level
-from pipeline.slides.inspecting import inspect_slide
+from pipeline.slides.inspecting import inspect_slide, source_digest
 from pipeline.slides.jpeg_tiles import JpegTiles
 from pipeline.slides.opening import open_side, open_slide
 from pipeline.slides.pyramid import StoredLevel, kept_levels, possible_downsamples, recorded_levels
@@ -238,3 +239,27 @@ def test_ome_images_without_um_that_fit_are_levels_of_older_writers(tmp_path: Pa
     plain = write_ome(tmp_path / "one.ome.tif", [image], None)
     with open_slide(plain) as slide:
         assert len(slide.header.levels) == 1
+
+
+@pytest.mark.realdata
+def test_a_padded_level_of_a_dicom_slide_goes_by_its_pixel_spacing(real_data: Path, tmp_path: Path) -> None:
+    """The real slide, its colours named as OpenSlide wants them, with a copy that claims to be its padded half."""
+    for file in (real_data / "formats" / "CMU-1-Small-Region-dicom").iterdir():
+        content = file.read_bytes().replace(b"CS\x08\x00YBR_FULL", b"CS\x0c\x00YBR_FULL_422", 1)
+        (tmp_path / file.name).write_bytes(content)
+        if b"VOLUME\\NONE" not in content[:2000]:
+            continue
+        for tag, whole, half in ((6, 2220, 1200), (7, 2967, 1680)):
+            begin = struct.pack("<HH", 0x0048, tag) + b"UL\x04\x00"
+            content = content.replace(begin + struct.pack("<I", whole), begin + struct.pack("<I", half))
+        name = file.stem.encode()
+        content = content.replace(b"0.000499", b"0.000998").replace(name, name[:-1] + b"9")
+        # Files of the series are found whatever their endings.
+        (tmp_path / "half").write_bytes(content)
+    write_dicom(tmp_path / "another.dcm", "1.2.3")
+    with open_slide(tmp_path / "half") as slide:
+        assert slide.header.reader == "openslide"
+        assert slide.header.levels == (Level((2220, 2967), 1.0), Level((1110, 1484), 2.0))
+        assert (slide.read_region(1, (1110, 0), (90, 40)) == 255).all()
+    digests = {source_digest(file) for file in tmp_path.iterdir() if file.name != "another.dcm"}
+    assert len(digests) == 1

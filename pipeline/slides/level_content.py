@@ -17,14 +17,18 @@ from pipeline.slides.window import clip_window
 # Gives the pixels (h, w, channels) of a window by its corner and size, in pixels of the image.
 Read = Callable[[tuple[int, int], tuple[int, int]], Pixels]
 
-_SIDE_PX = 32
+_SIDE_PX, _LEAST_SIDE_PX = 32, 4
 _WINDOWS = 5
+# Side of what is read of the finer image for one window: a thumbnail far below it gets smaller windows.
+_MOST_FINE_PX = 1024
 # Of the range of values: noise and the traces of compression on glass.
 _FLAT = 0.01
 
 
 def correlation(coarse: Read, fine: Read, size_xy: tuple[int, int], downsample: float) -> float | None:
-    """Return how the fine structure of two images agrees, from -1 to 1; None where neither has any.
+    """Return how the fine structure of two images agrees, from -1 to 1.
+
+    None where neither has any, or where one is so much finer that comparing would take too long.
 
     Args:
         coarse: reads the image that may be a level.
@@ -32,9 +36,13 @@ def correlation(coarse: Read, fine: Read, size_xy: tuple[int, int], downsample: 
         size_xy: width and height in pixels of the coarse one to look at: that of the field, without padding.
         downsample: pixels of the fine one per pixel of the coarse one, if it is a level.
 
-    Small windows are compared, each less its mean, so that tissue in the middle of glass is no agreement.
+    Small windows are compared, each less its mean, and the median counts: tissue in the middle of glass is no
+    agreement, nor is a like outline.
     """
-    width, height = (min(_SIDE_PX, size) for size in size_xy)
+    if downsample > _MOST_FINE_PX / _LEAST_SIDE_PX:
+        return None
+    side = max(_LEAST_SIDE_PX, min(_SIDE_PX, int(_MOST_FINE_PX / downsample)))
+    width, height = (min(side, size) for size in size_xy)
     seen, made = [], []
     full = 0.0
     for x, y in _corners(size_xy, width, height):
@@ -54,10 +62,13 @@ def correlation(coarse: Read, fine: Read, size_xy: tuple[int, int], downsample: 
     scale = max(full, *(float(image.max()) - float(image.min()) for image in (one, other)))
     one -= one.mean(axis=(1, 2), keepdims=True)
     other -= other.mean(axis=(1, 2), keepdims=True)
-    if max(float(one.std()), float(other.std())) <= _FLAT * scale:
+    spreads = [(image**2).mean(axis=(1, 2)) for image in (one, other)]
+    shown = np.maximum(*spreads) > (_FLAT * scale) ** 2
+    if not shown.any():
         return None
-    spread = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / spread if spread else 0.0
+    product = np.sqrt(spreads[0] * spreads[1])[shown]
+    common = (one * other).mean(axis=(1, 2))[shown]
+    return float(np.median(np.divide(common, product, out=np.zeros_like(common), where=product > 0)))
 
 
 def compare_by(reader: Callable[[int], Read], size_xy: tuple[int, int]) -> Compare:
