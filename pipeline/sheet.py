@@ -29,12 +29,14 @@ class SheetRow:
         sparse: path of the H&E slide.
         dense: path of its dense partner; empty where there is none.
         transform: empty (to be registered), `identity`, or the path of a transform.
-        sparse_mpp: um per pixel of the sparse slide, to supply or check what the file says; None where not given.
+        sparse_mpp: um per pixel of the sparse slide, which overrules what the file says; None where not given.
         dense_mpp: the same of the dense slide; of gene counts um per unit of their positions.
         markers: path of a CSV that names the dense channels; empty where there is none.
         dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`; empty where the file leaves no doubt.
         tissue: path of a GeoJSON of annotations that say where tissue is or what to leave out; empty: as found.
         classes: path of a table of classes of the slide, which evaluate asks for; empty where there is none.
+        sparse_image: name or number (from 0) of the image in the sparse file, where it holds several; empty: the one.
+        dense_image: the same of the dense file.
     """
 
     slide: str
@@ -48,6 +50,8 @@ class SheetRow:
     tissue: str = ""
     dense_kind: str = ""
     classes: str = ""
+    sparse_image: str = ""
+    dense_image: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -129,7 +133,7 @@ def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str
     for name in _MPP:
         if values[name] and _positive(values[name]) is None:
             yield f"{name} must be a positive number, not {values[name]!r}"
-    for name in ("transform", "dense_mpp", "markers", "dense_kind"):
+    for name in ("transform", "dense_mpp", "markers", "dense_kind", "dense_image"):
         if values[name] and not values["dense"]:
             yield f"{name} is given without a dense slide"
     if values["dense_kind"] and values["dense_kind"] not in DENSE_KINDS:
@@ -179,4 +183,6 @@ def _row(values: Mapping[str, str]) -> SheetRow:
         tissue=values["tissue"],
         dense_kind=values["dense_kind"],
         classes=values["classes"],
+        sparse_image=values["sparse_image"],
+        dense_image=values["dense_image"],
     )

@@ -22,6 +22,8 @@ COLUMNS = (
     "markers",
     "tissue",
     "dense_kind",
+    "sparse_image",
+    "dense_image",
     "classes",
 )
 

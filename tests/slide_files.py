@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +105,68 @@ def window_of(image: Image, corner_xy: tuple[int, int], size_xy: tuple[int, int]
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=fill)
     left, top = corner_xy[0] + margin, corner_xy[1] + margin
     return padded[top : top + size_xy[1], left : left + size_xy[0]]
+
+
+def write_ome_set(folder: Path, image: Image, names: list[str]) -> list[Path]:
+    """Write one OME-TIFF per channel of (C, H, W), each with one further level and the XML of the whole set."""
+    folder.mkdir()
+    whole = write_ome(folder / "whole.ome.tif", [image], names)
+    with tifffile.TiffFile(whole) as tif:
+        text = str(tif.ome_metadata)
+    whole.unlink()
+    files = [folder / f"focus_{number}.ome.tif" for number in range(len(image))]
+    uuids = [f"urn:uuid:24e883cc-d05f-4f32-be50-fe98ab2a95d{number}" for number in range(len(image))]
+    planes = "".join(
+        f'<TiffData IFD="0" FirstC="{number}" PlaneCount="1"><UUID FileName="{file.name}">{uuid}</UUID></TiffData>'
+        for number, (file, uuid) in enumerate(zip(files, uuids, strict=True))
+    )
+    text = re.sub(r"<TiffData.*?/>|<TiffData.*?</TiffData>", planes, re.sub(r' UUID="[^"]*"', "", text), flags=re.S)
+    options: dict[str, Any] = {"tile": (64, 64), "compression": "zlib", "photometric": "minisblack", "metadata": None}
+    for file, uuid, plane in zip(files, uuids, image, strict=True):
+        with tifffile.TiffWriter(file) as writer:
+            description = text.replace("<OME ", f'<OME UUID="{uuid}" ', 1).encode()
+            writer.write(plane, subifds=1, description=description, **options)
+            writer.write(halved(plane), subfiletype=1, **options)
+    return files
+
+
+def write_dicom(path: Path, series: str, *, delimited: bool = False, implicit: bool = False) -> Path:
+    """Write the header of a DICOM slide of 1536 x 1280 px in frames of 512 x 256 at 0.5 um, without pixels.
+
+    A sequence before the series names another series, as references do.
+    """
+
+    def element(tag: tuple[int, int], kind: bytes, value: bytes, *, short: bool = False) -> bytes:
+        value += b"\0" if len(value) % 2 else b""
+        head = struct.pack("<HH", *tag)
+        if implicit and not short:
+            return head + struct.pack("<I", len(value)) + value
+        if kind == b"SQ":
+            return head + kind + b"\0\0" + struct.pack("<I", len(value)) + value
+        return head + kind + struct.pack("<H", len(value)) + value
+
+    def sequence(tag: tuple[int, int], item: bytes) -> bytes:
+        if not delimited:
+            return element(tag, b"SQ", struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item)
+        head = struct.pack("<HH", *tag) + (b"" if implicit else b"SQ\0\0") + b"\xff" * 4
+        ends = struct.pack("<HHI", 0xFFFE, 0xE00D, 0) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        return head + struct.pack("<HH", 0xFFFE, 0xE000) + b"\xff" * 4 + item + ends
+
+    def number(tag: tuple[int, int], kind: bytes, value: int) -> bytes:
+        return element(tag, kind, struct.pack("<H" if kind == b"US" else "<I", value))
+
+    syntax = b"1.2.840.10008.1.2" if implicit else b"1.2.840.10008.1.2.1"
+    spacing = sequence((0x0028, 0x9110), element((0x0028, 0x0030), b"DS", b"0.0005\\0.0005"))
+    parts = [
+        element((0x0002, 0x0010), b"UI", syntax, short=True),
+        element((0x0008, 0x0008), b"CS", b"ORIGINAL\\PRIMARY\\VOLUME\\NONE"),
+        sequence((0x0008, 0x1115), element((0x0020, 0x000E), b"UI", b"9.9.9")),
+        element((0x0020, 0x000E), b"UI", series.encode()),
+        number((0x0028, 0x0010), b"US", 256),
+        number((0x0028, 0x0011), b"US", 512),
+        number((0x0048, 0x0006), b"UL", 1536),
+        number((0x0048, 0x0007), b"UL", 1280),
+        sequence((0x5200, 0x9229), spacing),
+    ]
+    path.write_bytes(bytes(128) + b"DICM" + b"".join(parts))
+    return path

@@ -85,6 +85,10 @@ def _write(
             metadata=None,
             jpegtables=tables,
         )
+    if photometric == "rgb":
+        # The writer tags every JPEG as YCbCr.
+        with tifffile.TiffFile(path, mode="r+b") as tif:
+            tif.pages.first.tags[262].overwrite(2)
     return path
 
 

@@ -263,7 +263,6 @@ def test_a_brightfield_view_is_standardised_and_a_blank_one_is_zero() -> None:
     ("changes", "message"),
     [
         ({"dense": "a-ihc.tif", "dense_kind": "mask"}, "one channel of labels, or one channel per class.*RGB"),
-        ({"dense": "a-ihc.tif", "dense_kind": "fluorescence"}, "separate channels.*an RGB image"),
         ({"dense": "a-ihc.tif", "markers": "classes.csv"}, "no markers CSV for an RGB image"),
         ({"dense": "a-hot.ome.tif", "dense_kind": "brightfield"}, "an RGB image.*2 channels"),
         ({"dense": "a-mask.ome.tif"}, "dense_kind in the sheet.*one channel without a name"),

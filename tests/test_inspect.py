@@ -11,12 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from slide_files import channels_image, pyramid, smooth_rgb, write_ome, write_rgb, write_svs
+from slide_files import (
+    channels_image,
+    pyramid,
+    smooth_rgb,
+    write_dicom,
+    write_ome,
+    write_ome_set,
+    write_rgb,
+    write_svs,
+)
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
+from pipeline.slides.companions import slide_files_of
+from pipeline.slides.dicom_header import dicom_header
 from pipeline.slides.inspecting import inspect_slide, source_digest
 from pipeline.slides.markers import named_channels, named_labels
 from pipeline.slides.opening import open_side, open_slide
@@ -86,7 +97,9 @@ def test_an_inspected_side_opens_with_the_records_mpp_and_names(pair: tuple[Path
         (0.5, None, (0.5, "file")),
         (None, 0.26, (0.26, "sheet")),
         (0.5, 0.51, (0.51, "sheet")),
-        (0.5, 0.53, "within 5%.*0.5 um/px in the file"),
+        (0.5, 0.53, (0.53, "sheet")),
+        (352.8, None, r"found a printing resolution in the file \(72 dpi"),
+        (352.8, 0.25, (0.25, "sheet")),
         (None, None, "in the file or as sparse_mpp in the sheet, found neither"),
         (None, 250.0, "0.05 to 50 um per pixel, found 250"),
         (None, 0.01, "0.05 to 50"),
@@ -105,6 +118,45 @@ def test_where_the_mpp_comes_from(
     else:
         record = inspect_slide(row, InspectSettings())
         assert (record.sparse.mpp, record.sparse.mpp_source) == (pytest.approx(outcome[0]), outcome[1])
+
+
+@pytest.mark.parametrize(
+    ("xy_um", "in_sheet", "mpp", "line"),
+    [
+        ((0.5, 0.5), 0.25, 0.25, "0.5 um/px in the file; takes sparse_mpp 0.25 of the sheet"),
+        ((0.5, 0.51), 0.51, 0.51, ""),
+        ((0.5, 0.515), None, 0.5075, "0.5 x 0.515 um/px in the file: pixels are not square, takes the mean 0.5075"),
+        ((0.5, 0.6), 0.5, 0.5, "not square within 5%: 0.5 x 0.6 um/px in the file; takes sparse_mpp 0.5 of the sheet"),
+        ((25400 / 300,) * 2, 0.5, 0.5, "a printing resolution in the file (300 dpi, 84.6667 um/px); takes sparse_mpp"),
+    ],
+)
+def test_the_sheet_has_the_last_word_and_what_the_file_states_otherwise_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    xy_um: tuple[float, float],
+    in_sheet: float | None,
+    mpp: float,
+    line: str,
+) -> None:
+    path, out = tmp_path / "s.tif", tmp_path / "s.json"
+    options = {"resolution": tuple(1e4 / um for um in xy_um), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, smooth_rgb(200, 150), photometric="rgb", tile=(64, 64), **options)
+    told = ["--sparse-mpp", str(in_sheet)] if in_sheet else []
+    assert inspect("--slide", "s", "--patient", "p", "--sparse", path, *told, "--out", out) == 0
+    said = capsys.readouterr().err
+    assert line in said if line else said == ""
+    assert said.count("\n") == bool(line)
+    assert read_record(out).sparse.mpp == pytest.approx(mpp)
+
+
+def test_pixels_far_from_square_need_the_sheet(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+    options = {"resolution": (20000, 18000), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, smooth_rgb(200, 150), photometric="rgb", tile=(64, 64), **options)
+    with pytest.raises(
+        StatedError, match=r"sparse_mpp in the sheet, found pixels that are not square .*0\.5 x 0\.55556"
+    ):
+        inspect_slide(SheetRow("s", "p", str(path)), InspectSettings())
 
 
 def test_the_sparse_side_must_be_rgb(pair: tuple[Path, Path]) -> None:
@@ -302,12 +354,44 @@ def test_the_hash_covers_companions(tmp_path: Path) -> None:
     before = source_digest(mrxs)
     (tmp_path / "a" / "Data0000.dat").write_bytes(b"2")
     assert source_digest(mrxs) != before
-    one, two = tmp_path / "1.dcm", tmp_path / "2.dcm"
-    for path in (one, two):
-        path.write_bytes(b"\0" * 128 + b"DICM")
+
+
+def test_the_files_of_a_dicom_slide_are_those_of_its_series(tmp_path: Path) -> None:
+    """Whatever their endings; another slide in the folder is none of its business."""
+    one, two = write_dicom(tmp_path / "1.dcm", "1.2.3"), write_dicom(tmp_path / "second", "1.2.3")
     before = source_digest(one)
-    two.write_bytes(b"\0" * 128 + b"DICM+")
+    assert source_digest(two) == before
+    other = write_dicom(tmp_path / "3.dcm", "1.2.30")
+    (tmp_path / "notes.txt").write_text("no slide")
+    assert source_digest(one) == before != source_digest(other)
+    assert slide_files_of(one) == (one, two)
+    two.write_bytes(two.read_bytes() + b"more")
     assert source_digest(one) != before
+
+
+@pytest.mark.parametrize("delimited", [True, False])
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_dicom_header_is_read_past_the_sequences_of_other_series(
+    tmp_path: Path, delimited: bool, implicit: bool
+) -> None:
+    path = write_dicom(tmp_path / "1.dcm", "1.2.3", delimited=delimited, implicit=implicit)
+    header = dicom_header(path)
+    assert header is not None
+    assert (header.series, header.image_type) == ("1.2.3", ("ORIGINAL", "PRIMARY", "VOLUME", "NONE"))
+    assert (header.size_xy, header.tile_xy) == ((1536, 1280), (512, 256))
+    assert header.spacing_um == pytest.approx(0.5)
+    assert dicom_header(write_rgb(tmp_path / "s.tif", [smooth_rgb(80, 70)])) is None
+
+
+def test_the_files_of_vms_slides_and_ome_sets_are_those_that_they_name(tmp_path: Path) -> None:
+    vms = tmp_path / "a.vms"
+    vms.write_text("[Virtual Microscope Specimen]\nNoLayers=1\nImageFile=a(0,0).jpg\nImageFile(1,0)=a(1,0).jpg\n")
+    for name in ("a(0,0).jpg", "a(1,0).jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [path.name for path in slide_files_of(vms)] == ["a.vms", "a(0,0).jpg", "a(1,0).jpg"]
+    files = write_ome_set(tmp_path / "set", channels_image(3, 90, 70), ["DAPI", "CD3", "CD8"])
+    assert slide_files_of(files[1]) == (files[1], files[0], files[2])
+    assert source_digest(files[0]) == source_digest(files[1])
 
 
 @pytest.mark.realdata

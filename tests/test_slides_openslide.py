@@ -20,7 +20,7 @@ from pipeline.frame import pixel_to_um
 from pipeline.slides import jpeg_level
 from pipeline.slides.opening import open_slide
 from pipeline.slides.openslide_reader import OpenSlideSlide
-from pipeline.slides.pyramid import levels_of, true_downsample
+from pipeline.slides.pyramid import StoredLevel, kept_levels, true_downsample
 
 WINDOWS = [
     ((0, 0), (40, 30)),
@@ -132,7 +132,8 @@ def test_other_factors_and_other_fields() -> None:
     assert true_downsample((10000, 5000), (4000, 2000)) == 2.5
     assert true_downsample((10000, 5000), (1280, 431)) is None
     assert true_downsample((100, 100), (200, 200)) is None
-    kept = levels_of([(1000, 800), (1000, 800), (387, 463), (500, 400)])
+    sizes = [(1000, 800), (1000, 800), (387, 463), (500, 400)]
+    kept = kept_levels([StoredLevel(size) for size in sizes], lambda *_: None)
     assert [(index, level.downsample) for index, level in kept] == [(0, 1.0), (3, 2.0)]
 
 
@@ -173,12 +174,15 @@ def test_printing_resolutions_are_no_mpp(tmp_path: Path, per_inch: float, mpp: f
         assert slide.header.mpp == pytest.approx(mpp)
 
 
-def test_pixels_that_are_not_square_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("y_um", "mpp"), [(0.52, 0.51), (0.55, None)])
+def test_slightly_different_directions_give_their_mean(tmp_path: Path, y_um: float, mpp: float | None) -> None:
     path = tmp_path / "s.tif"
-    options: dict[str, Any] = {"resolution": (20000, 19000), "resolutionunit": "CENTIMETER", "metadata": None}
+    options: dict[str, Any] = {"resolution": (20000, 1e4 / y_um), "resolutionunit": "CENTIMETER", "metadata": None}
     tifffile.imwrite(path, smooth_rgb(200, 150), photometric="rgb", tile=(64, 64), **options)
-    with pytest.raises(StatedError, match=r"square pixels.*0\.5 x 0\.52632"):
-        open_slide(path)
+    with open_slide(path) as slide:
+        assert slide.header.reader == "openslide"
+        assert slide.header.mpp == pytest.approx(mpp)
+        assert f"0.5 x {y_um:g} um/px" in slide.header.mpp_remark
 
 
 @pytest.mark.realdata

@@ -17,6 +17,7 @@ from pipeline.errors import StatedError
 from pipeline.slides import tiff_segments
 from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_slide
+from pipeline.slides.stated_mpp import unit_um
 
 WINDOWS = [
     ((0, 0), (40, 30)),
@@ -277,10 +278,47 @@ def test_resolution_tags_count_only_where_a_microscope_could_have_them(
         assert slide.header.mpp == pytest.approx(mpp)
 
 
-def test_pixels_that_are_not_square_are_refused(tmp_path: Path) -> None:
+def test_pixels_that_are_not_square_state_no_mpp(tmp_path: Path) -> None:
     path = write_ome(tmp_path / "s.ome.tif", [channels_image(2, 80, 70)], None, metadata={"PhysicalSizeY": 0.7})
-    with pytest.raises(StatedError, match=r"square pixels.*0\.65 x 0\.7 um/px"):
-        open_slide(path)
+    with open_slide(path) as slide:
+        assert slide.header.mpp is None
+        assert slide.header.mpp_remark == "pixels that are not square within 5%: 0.65 x 0.7 um/px in the file"
+
+
+@pytest.mark.parametrize("dpi", [72, 96, 300, 1200])
+def test_a_printing_resolution_counts_as_not_stated_in_ome_xml_and_imagej_text(tmp_path: Path, dpi: int) -> None:
+    um = 25400 / dpi
+    size = {"PhysicalSizeX": um, "PhysicalSizeY": um}
+    ome = write_ome(tmp_path / "s.ome.tif", [channels_image(2, 80, 70)], None, metadata=size)
+    imagej = tmp_path / "s.tif"
+    image = channels_image(2, 80, 70)
+    tifffile.imwrite(imagej, image, imagej=True, resolution=(dpi, dpi), metadata={"axes": "CYX", "unit": "inch"})
+    for path in (ome, imagej):
+        with open_slide(path) as slide:
+            assert slide.header.mpp is None
+            assert f"{dpi} dpi" in slide.header.mpp_remark
+
+
+def test_imagej_text_without_a_unit_leaves_the_resolution_to_the_tags(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+    options: dict[str, Any] = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, channels_image(1, 90, 70)[0], description="ImageJ=\n", software=False, **options)
+    with open_slide(path) as slide:
+        assert slide.header.mpp == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("sign", ["\N{MICRO SIGN}", "\N{GREEK SMALL LETTER MU}"])
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_a_micro_sign_that_was_decoded_wrongly_is_one(sign: str, times: int) -> None:
+    text = f"{sign}m"
+    for _ in range(times):
+        text = text.encode("utf-8").decode("latin-1")
+    assert unit_um(text) == 1.0
+
+
+@pytest.mark.parametrize("text", ["pixel", "", "Âm", "reference frame"])
+def test_what_is_no_length_has_no_um(text: str) -> None:
+    assert unit_um(text) is None
 
 
 @pytest.mark.parametrize(
@@ -288,7 +326,7 @@ def test_pixels_that_are_not_square_are_refused(tmp_path: Path) -> None:
     [
         (np.zeros((2, 3, 64, 64), np.uint16), {"axes": "ZCYX"}, "one plane"),
         (np.zeros((5, 64, 64), np.uint16), {"axes": "ZYX"}, "one plane"),
-        (np.zeros((2, 64, 64), np.int16), {"axes": "CYX"}, "pixels of type"),
+        (np.zeros((2, 64, 64), np.uint32), {"axes": "CYX"}, "pixels of type.*again as uint16 or float32, found uint32"),
         (np.zeros((2, 64, 64), np.float64), {"axes": "CYX"}, "pixels of type"),
     ],
 )

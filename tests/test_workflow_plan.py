@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cohort import REPOSITORY, planned, snakemake, write_cohort
+from slide_files import channels_image, smooth_rgb, write_dicom, write_ome_set, write_rgb
 
 from pipeline.sheet import read_sheet
 
@@ -50,6 +51,7 @@ def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path
 def test_an_encoder_from_elsewhere_asks_for_nothing_that_the_sheet_says_of_the_dense_side(tmp_path: Path) -> None:
     """Not even where it is there: a changed list of markers is no reason to inspect an H&E slide again."""
     spoken = {"transform": "map.csv", "dense_mpp": "0.65", "markers": "panel.csv", "dense_kind": "fluorescence"}
+    spoken["dense_image"] = "ROI-2"
     rows = _slides(tmp_path)[:1]
     for name in ("map.csv", "panel.csv"):
         (tmp_path / name).touch()
@@ -58,7 +60,41 @@ def test_an_encoder_from_elsewhere_asks_for_nothing_that_the_sheet_says_of_the_d
     done = snakemake(tmp_path, "-n", "-p", "inspect_all")
     assert done.returncode == 0, done.stdout
     assert "--dense= --transform= --sparse-mpp= --dense-mpp= --markers= --dense-kind=" in done.stdout
+    assert "--sparse-image= --dense-image= --settings" in done.stdout
     assert not {word for word in (*spoken.values(), "a.ome.tif") if word in done.stdout}
+
+
+def test_what_belongs_to_a_slide_is_an_input_of_inspect(tmp_path: Path) -> None:
+    """The folder of an MRXS slide, the other files of a DICOM series and of an OME-TIFF set."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Data0000.dat").touch()
+    (tmp_path / "a.mrxs").touch()
+    write_ome_set(tmp_path / "set", channels_image(2, 64, 64), ["DAPI", "CD3"])
+    (tmp_path / "dicom").mkdir()
+    for name, series in (("1.dcm", "1.2"), ("second", "1.2"), ("other.dcm", "1.3")):
+        write_dicom(tmp_path / "dicom" / name, series)
+    rows = [
+        {"slide": "a", "patient": "p1", "sparse": "a.mrxs", "dense": "set/focus_1.ome.tif"},
+        {"slide": "b", "patient": "p2", "sparse": "dicom/1.dcm"},
+    ]
+    write_cohort(tmp_path, rows, {"runs": RUNS})
+    done = snakemake(tmp_path, "-n", "inspect_all")
+    assert done.returncode == 0, done.stdout
+    inputs = re.findall(r"^ +input: (.+)$", done.stdout, flags=re.MULTILINE)
+    assert "a.mrxs, set/focus_1.ome.tif, a/Data0000.dat, set/focus_0.ome.tif" in inputs
+    assert "dicom/1.dcm, dicom/second" in inputs
+
+
+def test_a_file_that_belongs_to_a_slide_and_changes_reruns_its_inspection(tmp_path: Path) -> None:
+    write_rgb(tmp_path / "he.tif", [smooth_rgb(128, 96)])
+    files = write_ome_set(tmp_path / "set", channels_image(2, 128, 96), ["DAPI", "CD3"])
+    rows = [{"slide": "a", "patient": "p1", "sparse": "he.tif", "dense": "set/focus_0.ome.tif"}]
+    write_cohort(tmp_path, rows, {"runs": RUNS})
+    done = snakemake(tmp_path, "--cores", "1", "inspect_all")
+    assert done.returncode == 0, done.stdout
+    assert "inspect" not in planned(snakemake(tmp_path, "-n", "inspect_all").stdout)
+    write_ome_set(tmp_path / "again", channels_image(2, 128, 96)[::-1], ["DAPI", "CD3"])[1].replace(files[1])
+    assert planned(snakemake(tmp_path, "-n", "inspect_all").stdout)["inspect"] == 1
 
 
 def test_a_probe_from_elsewhere_predicts_without_training_or_dense_slides(tmp_path: Path) -> None:

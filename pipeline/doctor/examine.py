@@ -48,7 +48,15 @@ def _examine_cohort(rows: tuple[SheetRow, ...], settings: Settings, results: Pat
     if settings.embed.encoder not in settings.runs:
         # As in the workflow: without a training no dense side is read.
         rows = tuple(
-            SheetRow(row.slide, row.patient, row.sparse, sparse_mpp=row.sparse_mpp, tissue=row.tissue) for row in rows
+            SheetRow(
+                row.slide,
+                row.patient,
+                row.sparse,
+                sparse_mpp=row.sparse_mpp,
+                tissue=row.tissue,
+                sparse_image=row.sparse_image,
+            )
+            for row in rows
         )
     examined = examine_slides(rows, settings)
     yield from examined.findings

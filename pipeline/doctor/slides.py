@@ -13,7 +13,7 @@ from pipeline.errors import StatedError
 from pipeline.registration.stain import nuclear_channel
 from pipeline.settings import Settings
 from pipeline.sheet import SheetRow
-from pipeline.slides.inspecting import inspect_slide
+from pipeline.slides.inspecting import Tell, inspect_slide
 from pipeline.slides.marker_names import Aliases, check_overlap, panel_of, respelt
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.annotations import read_annotations
@@ -41,7 +41,9 @@ def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
     drawn = [row for row in rows if _is_drawn_first(row)]
     rows = [row for row in rows if row not in drawn]
     for row in rows:
-        record, faults = _examined(row, settings)
+        told: list[str] = []
+        record, faults = _examined(row, settings, told.append)
+        findings += [warning(f"slide {row.slide}", line.removeprefix(f"slide {row.slide}, ")) for line in told]
         findings += [problem(f"slide {row.slide}", fault) for fault in faults]
         if record is not None:
             records.append(record)
@@ -66,15 +68,15 @@ def _is_drawn_first(row: SheetRow) -> bool:
     return bool(missing) and all(path.parts[:2] == ("resources", "demo") for path in missing)
 
 
-def _examined(row: SheetRow, settings: Settings) -> tuple[SlideRecord | None, list[str]]:
+def _examined(row: SheetRow, settings: Settings, tell: Tell) -> tuple[SlideRecord | None, list[str]]:
     try:
-        return inspect_slide(row, settings.inspect, hashed=False), []
+        return inspect_slide(row, settings.inspect, hashed=False, tell=tell), []
     except StatedError as error:
         faults = [_without_slide(error)]
     if row.dense and row.dense_kind != "counts":
         # The sparse side may have hidden a second fault: the pair is looked at once more from the other side.
         for alone in (
-            replace(row, dense="", dense_mpp=None, markers="", transform="", dense_kind=""),
+            replace(row, dense="", dense_mpp=None, markers="", transform="", dense_kind="", dense_image=""),
             replace(
                 row,
                 sparse=row.dense,
@@ -84,10 +86,12 @@ def _examined(row: SheetRow, settings: Settings) -> tuple[SlideRecord | None, li
                 markers="",
                 transform="",
                 dense_kind="",
+                sparse_image=row.dense_image,
+                dense_image="",
             ),
         ):
             try:
-                inspect_slide(alone, settings.inspect, hashed=False)
+                inspect_slide(alone, settings.inspect, hashed=False, tell=lambda _: None)
             except StatedError as error:
                 fault = _without_slide(error)
                 # A multiplex image is no RGB one, and need not be.

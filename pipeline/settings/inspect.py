@@ -16,5 +16,6 @@ class InspectSettings:
         default=0.05,
         gt=0,
         le=0.5,
-        description="largest relative difference allowed between the mpp of the file and of the sheet",
+        description="relative difference between the mpp of file and sheet above which inspect tells both in "
+        "its log; the sheet's is taken either way",
     )

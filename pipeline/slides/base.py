@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 
 Pixels = NDArray[Any]
+
+# What a file's samples are to be taken for, where they may be either: what the file says they are, the colours of a
+# brightfield image, or channels that have nothing to do with each other.
+Shows = Literal["file", "colours", "channels"]
 
 
 class CorruptTileError(StatedError):
@@ -44,6 +48,8 @@ class SlideHeader:
         levels: finest first; never empty.
         channels: names in file order; `("R", "G", "B")` for a brightfield image.
         dtype: numpy name of the pixel type, `uint8`, `uint16` or `float32`.
+        mpp_remark: why the file's um per pixel is not taken, or how it was; empty where there is nothing to say.
+        notes: further lines that the user should know, as on images of the file that are left out.
     """
 
     path: Path
@@ -52,6 +58,8 @@ class SlideHeader:
     levels: tuple[Level, ...]
     channels: tuple[str, ...]
     dtype: str
+    mpp_remark: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def size_xy(self) -> tuple[int, int]:

@@ -69,15 +69,14 @@ def described_counts(row: SheetRow, genes: tuple[str, ...]) -> Described:
 def _contradictions(row: SheetRow, header: SlideHeader) -> Iterator[tuple[str, str]]:
     """What was expected and found."""
     kind, count = row.dense_kind, len(header.channels)
-    if header.is_rgb and kind in ("fluorescence", "mask"):
-        wanted = "separate channels" if kind == "fluorescence" else "one channel of labels, or one channel per class"
-        yield f"{wanted}, for dense_kind is {kind}", "an RGB image"
+    if header.is_rgb and kind == "mask":
+        yield "one channel of labels, or one channel per class, for dense_kind is mask", "an RGB image"
     if not header.is_rgb and kind == "brightfield":
         yield "an RGB image, for dense_kind is brightfield", f"{count} channels ({', '.join(header.channels[:4])})"
     if header.is_rgb and header.dtype != "uint8":
-        yield "an RGB image of 8 bits on the dense side", header.dtype
+        yield "an RGB image of 8 bits, or dense_kind fluorescence, which takes its samples as channels", header.dtype
     if header.is_rgb and row.markers:
-        yield "no markers CSV for an RGB image, which is brightfield", row.markers
+        yield "no markers CSV for an RGB image, which is brightfield unless dense_kind is fluorescence", row.markers
     if kind == "mask" and header.dtype not in LARGEST_LABEL:
         yield f"a mask of {' or '.join(LARGEST_LABEL)}", header.dtype
     if kind == "mask" and count > MOST_CLASSES:

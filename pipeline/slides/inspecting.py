@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import StatedError
+from pipeline.progress import say
 from pipeline.provenance import file_digest
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
 from pipeline.slides.base import SlideHeader
+from pipeline.slides.brightness import is_on_black, is_on_white, sampled_pixels
+from pipeline.slides.companions import slide_files_of
 from pipeline.slides.dense_kind import Described, described_counts, described_dense
-from pipeline.slides.opening import open_slide
+from pipeline.slides.opening import SHOWN_AS, open_slide
 from pipeline.slides.record import COUNTS_READER, SideRecord, SlideRecord
 from pipeline.slides.spots import read_counts, read_spots
 
 MPP_RANGE = (0.05, 50.0)
 
+# Takes one line that the user should know, though nothing fails.
+Tell = Callable[[str], None]
 
-def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = True) -> SlideRecord:
+
+def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = True, tell: Tell = say) -> SlideRecord:
     """The record of a slide: both its images opened, checked and hashed.
 
     Args:
         row: of the sheet.
         settings: of the stage.
         hashed: False leaves the hashes empty, for a look at slides whose every byte takes hours to read.
+        tell: gets each line about what the file states and the record does not take.
 
     Raises:
-        StatedError: if an image cannot be opened or is cut off, if its mpp is unknown, absurd or contradicted by the
-            sheet, if the sparse image is not RGB of 8 bits, if channel names repeat, or if the dense image is not of
-            the kind that the sheet says, could be of several, or is a mask without names of classes or a transform, or
-            gene counts of which `read_spots` or `read_counts` refuses something.
+        StatedError: if an image cannot be opened or is cut off, if its mpp is unknown or absurd, if the sparse image is
+            not RGB of 8 bits, if channel names repeat, or if the dense image is not of the kind that the sheet says,
+            could be of several, or is a mask without names of classes or a transform, or gene counts of which
+            `read_spots` or `read_counts` refuses something.
     """
-    sparse = _side(row, settings, "sparse", hashed=hashed)
+    sparse = _side(row, settings, "sparse", tell, hashed=hashed)
     if (sparse.channels, sparse.dtype) != (("R", "G", "B"), "uint8"):
         found = f"{len(sparse.channels)} channels of {sparse.dtype} ({', '.join(sparse.channels[:4])})"
-        raise StatedError(
-            slide=row.slide, file=row.sparse, expected="an RGB image of 8 bits on the sparse side", found=found
-        )
+        expected = "an RGB image of 8 bits on the sparse side"
+        if sparse.channels == ("R", "G", "B"):
+            expected += " (write it again with 8 bits per colour)"
+        elif sparse.dtype == "uint8":
+            expected += " (an image that is one has to be written again with the photometric tag RGB)"
+        raise StatedError(slide=row.slide, file=row.sparse, expected=expected, found=found)
     needy = [
-        name for name in ("transform", "dense_mpp", "markers", "dense_kind") if getattr(row, name) and not row.dense
+        name
+        for name in ("transform", "dense_mpp", "markers", "dense_kind", "dense_image")
+        if getattr(row, name) and not row.dense
     ]
     if needy:
         found = f"{' and '.join(needy)} without one"
@@ -48,39 +61,38 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
         raise StatedError(slide=row.slide, file=row.transform, expected="a transform", found="no such file or folder")
     dense = None
     if row.dense:
-        dense = _counts(row, hashed=hashed) if _holds_counts(row) else _side(row, settings, "dense", hashed=hashed)
+        dense = (
+            _counts(row, hashed=hashed) if _holds_counts(row) else _side(row, settings, "dense", tell, hashed=hashed)
+        )
     return SlideRecord(row.slide, row.patient, sparse, dense, row.transform)
 
 
 def source_digest(path: Path) -> str:
-    """SHA-256 of a slide with all files that belong to it.
-
-    An MRXS slide keeps its pixels in the folder of its name; a DICOM slide is all `.dcm` files of its folder.
-    """
-    with path.open("rb") as stream:
-        is_dicom = stream.read(132)[128:] == b"DICM"
-    companions: list[Path] = []
-    if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():
-        companions = [path, path.with_suffix("")]
-    elif is_dicom:
-        companions = sorted({path, *path.parent.glob("*.dcm")})
-    if not companions:
+    """Return the SHA-256 of a slide with all files that belong to it, whichever of them the sheet names."""
+    files = slide_files_of(path)
+    if len(files) == 1:
         return file_digest(path)
     digest = hashlib.sha256()
-    for item in companions:
-        digest.update(f"{item.name}\0{file_digest(item)}\n".encode())
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(path.parent).as_posix()}\0{file_digest(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _side(row: SheetRow, settings: InspectSettings, side: str, *, hashed: bool) -> SideRecord:
+def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, hashed: bool) -> SideRecord:
     path = Path(row.sparse if side == "sparse" else row.dense)
     told = row.sparse_mpp if side == "sparse" else row.dense_mpp
-    with open_slide(path, slide=row.slide) as opened:
+    kind = "brightfield" if side == "sparse" else row.dense_kind
+    image = row.sparse_image if side == "sparse" else row.dense_image
+    with open_slide(path, slide=row.slide, image=image, shows=SHOWN_AS.get(kind, "file")) as opened:
         header = opened.header
         for index, level in enumerate(header.levels):
             # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
             opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
-    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide)
+    for note in header.notes:
+        tell(f"slide {row.slide}, file {path}: {note}")
+    if side == "sparse" or not row.dense_kind:
+        _check_light(row, header, side, image)
+    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
     described = Described(header.channels, ()) if side == "sparse" else described_dense(row, header)
     return SideRecord(
         path=str(path),
@@ -92,7 +104,35 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, *, hashed: bool) 
         dtype=header.dtype,
         sha256=source_digest(path) if hashed else "",
         classes=described.classes,
+        image=image,
     )
+
+
+def _check_light(row: SheetRow, header: SlideHeader, side: str, image: str) -> None:
+    """Refuse fluorescence taken for a stain, and a stain stored as planes taken for fluorescence."""
+    if len(header.channels) != 3 or header.dtype != "uint8":
+        return
+    # Without alpha, which would turn dark colours white; a colour table has no other view.
+    with open_slide(header.path, slide=row.slide, image=image, levels=header.levels, shows="channels") as opened:
+        pixels = sampled_pixels(opened) if len(opened.header.channels) >= 3 else None
+    if pixels is None:
+        return
+    if header.is_rgb and is_on_black(pixels):
+        expected = "an H&E image, on bright glass" if side == "sparse" else "dense_kind in the sheet"
+        found = "an RGB image on black: fluorescence?"
+        if side == "dense":
+            expected += " (fluorescence takes the colours as channels, brightfield as a stain)"
+        raise StatedError(slide=row.slide, file=header.path, expected=expected, found=found)
+    if not header.is_rgb and is_on_white(pixels):
+        with open_slide(header.path, slide=row.slide, image=image, levels=header.levels, shows="colours") as opened:
+            is_either = opened.header.is_rgb
+        if is_either:
+            raise StatedError(
+                slide=row.slide,
+                file=header.path,
+                expected="dense_kind in the sheet (brightfield or fluorescence)",
+                found=f"three bright channels without markers ({', '.join(header.channels)}), which could be either",
+            )
 
 
 def _holds_counts(row: SheetRow) -> bool:
@@ -136,22 +176,29 @@ def _counts(row: SheetRow, *, hashed: bool) -> SideRecord:
     )
 
 
-def _mpp(header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str) -> tuple[float, str]:
-    """The um per pixel to use and who says so: the sheet where it does, since a person wrote it for that file."""
-    if header.mpp is None and told is None:
-        raise StatedError(
-            slide=slide,
-            file=header.path,
-            expected=f"um per pixel in the file or as {column} in the sheet",
-            found="neither",
-        )
-    if header.mpp is not None and told is not None and abs(told - header.mpp) > tolerance * header.mpp:
-        raise StatedError(
-            slide=slide,
-            file=header.path,
-            expected=f"{column} {told:g} um/px, as the sheet says (within {tolerance:.0%})",
-            found=f"{header.mpp:.6g} um/px in the file",
-        )
+def _mpp(
+    header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str, tell: Tell
+) -> tuple[float, str]:
+    """Return the um per pixel to use and who states it: the sheet where it does, since a person wrote it for that file.
+
+    What the file states otherwise is told, not refused: tags are wrong more often than people.
+    """
+    where = f"slide {slide}, file {header.path}"
+    if told is None:
+        if header.mpp is None:
+            raise StatedError(
+                slide=slide,
+                file=header.path,
+                expected=f"um per pixel in the file or as {column} in the sheet",
+                found=header.mpp_remark or "neither",
+            )
+        if header.mpp_remark:
+            tell(f"{where}: {header.mpp_remark}")
+    elif header.mpp is None:
+        if header.mpp_remark:
+            tell(f"{where}: {header.mpp_remark}; takes {column} {told:g} of the sheet")
+    elif abs(told - header.mpp) > tolerance * header.mpp:
+        tell(f"{where}: {header.mpp:.6g} um/px in the file; takes {column} {told:g} of the sheet")
     mpp, source = (told, "sheet") if told is not None else (header.mpp, "file")
     if mpp is None or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise StatedError(

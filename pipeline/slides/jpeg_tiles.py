@@ -21,16 +21,12 @@ from tifffile import TiffFile, TiffPage
 
 from pipeline.slides.base import CorruptTileError
 from pipeline.slides.closing import Closing
+from pipeline.slides.jpeg_markers import ADOBE, FRAMES, JFIF, OTHER_FRAMES, SOI, SOS, segments
+from pipeline.slides.jpeg_markers import RGB as RGB
+from pipeline.slides.jpeg_markers import YCBCR as YCBCR
 from pipeline.slides.tiff_segments import BROKEN_TIFF
 
-# Values of the transform byte of Adobe's marker (ITU-T T.872, 6.5.3).
-RGB, YCBCR = 0, 1
-
 _JPEG, _CHUNKY = 7, 1
-_SOI, _SOS = b"\xff\xd8", b"\xff\xda"
-_FRAMES = {0xC0, 0xC1, 0xC2}
-_OTHER_FRAMES = set(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JFIF, _ADOBE = 0xE0, 0xEE
 # One read serves several tiles where at least half of what lies between the first and the last is theirs.
 _LARGEST_READ_BYTES = 128 * 2**20
 
@@ -75,12 +71,16 @@ class JpegTiles(Closing):
 
     @classmethod
     def open(cls, path: Path, level_size_xy: tuple[int, int]) -> Self | None:
-        """The tiles of the page of that size; None where there is none, or its tiles are not square 8-bit RGB JPEG."""
+        """Return the tiles of the page of that size, or of that size rounded up to whole tiles.
+
+        None where there is no such page, or its tiles are not square 8-bit RGB JPEG.
+        """
         try:
             with TiffFile(path) as tif:
-                for page in _pages(tif):
-                    if (page.imagewidth, page.imagelength) == level_size_xy and _is_copyable(page):
-                        return cls(path, page)
+                for fits in (_is_of_size, _is_padded):
+                    for page in _pages(tif):
+                        if _is_copyable(page) and fits(page, level_size_xy):
+                            return cls(path, page)
         except BROKEN_TIFF:
             return None
         return None
@@ -234,6 +234,19 @@ def _pages(tif: TiffFile) -> Iterator[TiffPage]:
             yield from (sub.aspage() for sub in whole.pages or ())
 
 
+def _is_of_size(page: TiffPage, size_xy: tuple[int, int]) -> bool:
+    return (page.imagewidth, page.imagelength) == size_xy
+
+
+def _is_padded(page: TiffPage, size_xy: tuple[int, int]) -> bool:
+    """Return whether a page is of a size rounded up to whole tiles, as some writers store levels."""
+    side = page.tilewidth
+    return all(
+        -(-wanted // side) * side == stored
+        for wanted, stored in zip(size_xy, (page.imagewidth, page.imagelength), strict=True)
+    )
+
+
 def _is_copyable(page: TiffPage) -> bool:
     # YCbCr JPEG planes may lie apart, tiles of other shapes cannot be patches.
     square = page.is_tiled and page.tilewidth == page.tilelength and page.imagedepth == 1
@@ -247,37 +260,14 @@ def _spliced(tile: bytes, tables: bytes | None, side_px: int, transform: int) ->
     Markers that speak of colours are left out, for ours would have to agree with them: a decoder that finds JFIF's
     takes the samples for YCbCr, whatever the TIFF says.
     """
-    own, scan = _segments(tile)
-    shared = _segments(tables)[0] if tables else []
-    frames = [segment for marker, segment in own if marker in _FRAMES]
-    if len(frames) != 1 or any(marker in _OTHER_FRAMES for marker, _ in own) or scan is None:
+    own, scan = segments(tile)
+    shared = segments(tables)[0] if tables else []
+    frames = [segment for marker, segment in own if marker in FRAMES]
+    if len(frames) != 1 or any(marker in OTHER_FRAMES for marker, _ in own) or scan is None:
         raise ValueError("no baseline or progressive frame with a scan")
     precision, height, width, components = struct.unpack(">BHHB", frames[0][4:10])
     if (precision, height, width, components) != (8, side_px, side_px, 3):
         raise ValueError(f"{components} components of {width} x {height} px, {precision} bits")
-    kept = [segment for marker, segment in [*shared, *own] if marker not in (_JFIF, _ADOBE)]
+    kept = [segment for marker, segment in [*shared, *own] if marker not in (JFIF, ADOBE)]
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
-    return _Beginning(tile[: scan + 2], _SOI + adobe + b"".join(kept) + _SOS)
-
-
-def _segments(stream: bytes) -> tuple[list[tuple[int, bytes]], int | None]:
-    """Marker and bytes of each segment before the scan or the end, and where the scan begins."""
-    if stream[:2] != _SOI:
-        raise ValueError(f"bytes that begin with {stream[:4]!r}")
-    found: list[tuple[int, bytes]] = []
-    position = 2
-    while position + 4 <= len(stream):
-        if stream[position] != 0xFF:
-            raise ValueError(f"no marker at byte {position}")
-        marker = stream[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker == _SOS[1]:
-            return found, position
-        if marker == 0xD9:
-            break
-        end = position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
-        found.append((marker, stream[position:end]))
-        position = end
-    return found, None
+    return _Beginning(tile[: scan + 2], SOI + adobe + b"".join(kept) + SOS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from openslide import OpenSlide
 from tifffile import TiffFile
 
 from pipeline.errors import StatedError
-from pipeline.slides.base import Slide
+from pipeline.slides.base import Level, Shows, Slide
 from pipeline.slides.openslide_reader import OpenSlideSlide
 from pipeline.slides.record import SideRecord
+from pipeline.slides.tiff_images import check_focal_planes, chosen_image, images_of, notes_on_others
 from pipeline.slides.tiff_metadata import check_xml
 from pipeline.slides.tiff_reader import TiffSlide
 from pipeline.slides.tiff_segments import BROKEN_TIFF
@@ -23,18 +25,31 @@ from pipeline.slides.tiff_structure import MAX_SIDE_PX, check_whole, is_tiff
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def open_slide(path: Path, *, slide: str = "") -> Slide:
-    """Opens any supported file.
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
+
+# What an image of a kind is opened to show.
+SHOWN_AS: Mapping[str, Shows] = {"brightfield": "colours", "fluorescence": "channels"}
+
+
+def open_slide(
+    path: Path, *, slide: str = "", image: str = "", levels: Sequence[Level] = (), shows: Shows = "file"
+) -> Slide:
+    """Open any supported file.
 
     Args:
         path: an SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, QPTIFF, inForm or other TIFF file.
         slide: name of the slide, for errors.
+        image: name or number of the image, where the file holds several; empty takes the largest.
+        levels: as inspected; empty finds them.
+        shows: what to take samples for that may be colours or channels: `colours` makes RGB of three grey planes and of
+            a colour table, `channels` takes the samples of an RGB image apart, all of them.
 
     Raises:
-        StatedError: if it is absent, empty, cut off, or of a kind that no reader serves.
+        StatedError: if it is absent, empty, cut off, of a kind that no reader serves, or holds several images that may
+            be meant.
     """
     try:
-        return _open(path, slide)
+        return _open(path, slide, image, levels, shows)
     except StatedError as error:
         raise StatedError(
             slide=error.slide or slide, file=error.file or path, expected=error.expected, found=error.found
@@ -42,13 +57,14 @@ def open_slide(path: Path, *, slide: str = "") -> Slide:
 
 
 def open_side(side: SideRecord, *, slide: str = "") -> Slide:
-    """Opens an image as inspected: its header carries the record's mpp and channel names.
+    """Open an image as inspected: the same one of the file, the same levels, the record's mpp and channel names.
 
     Raises:
         StatedError: if it cannot be opened or is no longer what was inspected.
     """
     path = Path(side.path)
-    opened = open_slide(path, slide=slide)
+    shows = SHOWN_AS.get(side.kind, "file")
+    opened = open_slide(path, slide=slide, image=side.image, levels=side.levels, shows=shows)
     header = opened.header
     found = (tuple(x.size_xy for x in header.levels), len(header.channels), header.dtype)
     wanted = (tuple(x.size_xy for x in side.levels), len(side.channels), side.dtype)
@@ -59,7 +75,7 @@ def open_side(side: SideRecord, *, slide: str = "") -> Slide:
     return opened
 
 
-def _open(path: Path, slide: str) -> Slide:
+def _open(path: Path, slide: str, image: str, levels: Sequence[Level], shows: Shows) -> Slide:
     if not path.is_file():
         raise StatedError(expected="a slide file", found="a folder" if path.is_dir() else "no such file")
     try:
@@ -72,16 +88,58 @@ def _open(path: Path, slide: str) -> Slide:
     if tiff:
         check_whole(path)
     if not tiff and vendor is None:
+        _refuse_incomplete(path)
         with path.open("rb") as stream:
-            found = f"a file of another kind, which begins with {stream.read(16)!r}"
-        raise StatedError(expected="a slide that OpenSlide or tifffile reads", found=found)
-    for_openslide = vendor is not None and (vendor != "generic-tiff" or _is_plain_rgb(path))
-    opened: Slide = OpenSlideSlide(path, slide) if for_openslide else TiffSlide(path, slide)
+            beginning = stream.read(16)
+        expected = "a slide that OpenSlide or tifffile reads"
+        if beginning.startswith(_PICTURES):
+            expected += " (make a tiled TIFF of a PNG or JPEG: vips tiffsave in.png out.tif --tile --pyramid)"
+        raise StatedError(expected=expected, found=f"a file of another kind, which begins with {beginning!r}")
+    opened: Slide
+    if vendor is None or (vendor == "generic-tiff" and (shows == "channels" or not _is_plain_rgb(path))):
+        opened = TiffSlide(path, slide, image, levels, shows)
+    elif vendor == "generic-tiff":
+        opened = _open_plain(path, slide, image, levels, shows)
+    else:
+        if image not in ("", "0"):
+            raise StatedError(expected="no image named in the sheet, for OpenSlide shows one of this file", found=image)
+        if vendor == "aperio":
+            check_focal_planes(path)
+        opened = OpenSlideSlide(path, slide, levels, shows)
     width, height = opened.header.size_xy
     if max(width, height) > MAX_SIDE_PX:
         opened.close()
         raise StatedError(expected=f"sides of at most {MAX_SIDE_PX} px", found=f"{width} x {height} px")
     return opened
+
+
+def _refuse_incomplete(path: Path) -> None:
+    """Say what is wrong with a file that is one part of a slide."""
+    if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
+        raise StatedError(expected=f"the folder {path.stem} beside the MRXS file, with its pixels", found="none")
+    if path.suffix.lower() == ".ndpis":
+        raise StatedError(expected="an NDPI file", found="a list of NDPI files, one per channel")
+
+
+def _open_plain(path: Path, slide: str, image: str, levels: Sequence[Level], shows: Shows) -> Slide:
+    """Open an RGB TIFF: OpenSlide shows the image of the first page and its levels, tifffile any other."""
+    try:
+        with TiffFile(path) as tif:
+            images = images_of(tif, path)
+            chosen = chosen_image(images, image, path)
+            if chosen.series.keyframe.index != 0:
+                return TiffSlide(path, slide, image, levels, shows)
+            try:
+                opened = OpenSlideSlide(path, slide, levels, shows)
+            except StatedError:
+                # OpenSlide names any tiled TIFF its own and then lacks the codec of many.
+                return TiffSlide(path, slide, image, levels, shows)
+            if not levels:
+                notes = notes_on_others(images, chosen, opened.stored_sizes_xy, image, path)
+                opened.header = replace(opened.header, notes=(*opened.header.notes, *notes))
+            return opened
+    except BROKEN_TIFF as error:
+        raise StatedError(expected="a TIFF that can be read", found=str(error)) from None
 
 
 def _is_plain_rgb(path: Path) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,18 @@ from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile
 
 from pipeline.errors import StatedError
-from pipeline.slides.base import CorruptTileError, Level, Pixels, SlideHeader
+from pipeline.slides.alpha import LEFT_OUT, STRAIGHT, alpha_of, on_white
+from pipeline.slides.base import CorruptTileError, Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_level import JpegLevel
-from pipeline.slides.pyramid import true_downsample
-from pipeline.slides.tiff_metadata import PLAUSIBLE_TAG_MPP, one_mpp
+from pipeline.slides.openslide_levels import comparison, stored_levels
+from pipeline.slides.pyramid import kept_levels, notes_on_levels, recorded_levels
+from pipeline.slides.stated_mpp import StatedMpp, stated_by_tag, stated_mpp
 from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
 from pipeline.slides.window import clip_window
 
 RGB = ("R", "G", "B")
+APART = ("red", "green", "blue")
 _PLAIN_TIFF = ("aperio", "generic-tiff")
 # Aperio's JPEG 2000 of YCbCr: only this tag says so, and tifffile's decoder leaves the colours as they are.
 _JPEG_2000_YCBCR = 33003
@@ -34,12 +38,18 @@ class OpenSlideSlide(Closing):
 
     A fluorescence NDPI shows one channel in a false colour: it comes out as that one channel, named by its filter.
 
+    Args:
+        path: the file.
+        slide: name of the slide, for errors.
+        levels: as found before, so that they need not be judged anew; empty judges them.
+        shows: `channels` takes R, G and B as channels that have nothing to do with each other; they end in darkness.
+
     Raises:
-        StatedError: if OpenSlide refuses the file or its pixels are not square.
+        StatedError: if OpenSlide refuses the file.
     """
 
-    def __init__(self, path: Path, slide: str = "") -> None:
-        self._slide = slide
+    def __init__(self, path: Path, slide: str = "", levels: Sequence[Level] = (), shows: Shows = "file") -> None:
+        self._slide, self._path = slide, path
         try:
             self._openslide = OpenSlide(path)
         except (OpenSlideError, OSError) as error:
@@ -48,17 +58,22 @@ class OpenSlideSlide(Closing):
         properties = self._openslide.properties
         vendor = properties.get("openslide.vendor", "")
         # OpenSlide's own downsamples are means of rounded ratios. They are what it divides locations by, so they
-        # serve for asking it, but not for saying where a pixel lies: see true_downsample.
+        # serve for asking it, but not for saying where a pixel lies: see `pipeline.slides.pyramid`.
         self._asked_downsamples: tuple[float, ...] = self._openslide.level_downsamples
-        sizes: tuple[tuple[int, int], ...] = self._openslide.level_dimensions
-        levels = tuple(
-            Level(size, true_downsample(sizes[0], size) or asked)
-            for size, asked in zip(sizes, self._asked_downsamples, strict=True)
-        )
+        self._indices = tuple(range(self._openslide.level_count))
+        stored = stored_levels(self._openslide, path, vendor)
+        with comparison(self._openslide, path, vendor) as compare:
+            kept = recorded_levels(stored, levels) or kept_levels(stored, compare)
+        notes = () if levels else notes_on_levels(stored, kept)
+        self._indices = tuple(index for index, _ in kept)
+        self._asked_downsamples = tuple(self._asked_downsamples[index] for index in self._indices)
         fluorescence = _fluorescence(path) if vendor == "hamamatsu" else ""
-        mpp = _mpp(properties, path, vendor)
-        channels = (fluorescence,) if fluorescence else RGB
-        self.header = SlideHeader(path, "openslide", mpp, levels, channels, "uint8")
+        mpp = _mpp(properties, vendor)
+        self._apart = shows == "channels" and not fluorescence
+        channels = (fluorescence,) if fluorescence else APART if self._apart else RGB
+        self.header = SlideHeader(
+            path, "openslide", mpp.um, tuple(level for _, level in kept), channels, "uint8", mpp.remark, notes
+        )
         self._component = self._brightest() if fluorescence else None
         self._exact: dict[int, Plane] = {}
         self._segments: SegmentReader | None = None
@@ -66,9 +81,10 @@ class OpenSlideSlide(Closing):
         self._jpeg_levels: dict[int, JpegLevel | None] = {}
         self._is_plain = vendor in _PLAIN_TIFF
         self._lock = threading.Lock()
-        if vendor in _PLAIN_TIFF and any(not asked.is_integer() for asked in self._asked_downsamples):
-            self._exact = self._planes_of_rounded_levels()
-            self._segments = SegmentReader(path, slide)
+        if self._is_plain:
+            self._exact, told = self._planes_read_exactly()
+            self._segments = SegmentReader(path, slide) if self._exact else None
+            self.header = replace(self.header, notes=(*notes, *told))
 
     def read_region(
         self,
@@ -78,16 +94,23 @@ class OpenSlideSlide(Closing):
         channels: Sequence[int] | None = None,
     ) -> Pixels:
         """Pixels (height, width, channels) of a window; see `pipeline.slides.base.Slide`."""
-        jpeg = self._jpeg_level(level) if self._is_plain else None
+        jpeg = self._jpeg_level(level) if self._is_plain and not self._apart else None
+        pixels: Pixels
         if jpeg is not None:
-            pixels: Pixels = jpeg.read(corner_xy, size_xy)
-        elif level in self._exact and self._segments is not None:
-            pixels = self._read_exactly(self._segments, level, corner_xy, size_xy)
+            pixels = jpeg.read(corner_xy, size_xy)
+        elif self._apart and level not in self._exact:
+            pixels = self._without_border(_on_black(self._read(level, corner_xy, size_xy)), level, corner_xy)
         else:
-            pixels = _on_white(self._read(level, corner_xy, size_xy))
+            pixels = self._shown(level, corner_xy, size_xy)
         if self._component is not None:
             pixels = self._without_border(pixels, level, corner_xy)[..., self._component, None]
         return pixels if channels is None else pixels[..., list(channels)]
+
+    @property
+    def stored_sizes_xy(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each level as stored, with the padding that some files have."""
+        sizes = self._openslide.level_dimensions
+        return tuple(sizes[index] for index in self._indices)
 
     def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
         """Whether a window that was read shows a tile that cannot be decoded; see `pipeline.slides.base.Slide`."""
@@ -116,13 +139,16 @@ class OpenSlideSlide(Closing):
             if level not in self._jpeg_levels:
 
                 def show(corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
-                    if level in self._exact and self._segments is not None:
-                        return self._read_exactly(self._segments, level, corner_xy, size_xy)
-                    return _on_white(self._read(level, corner_xy, size_xy))
+                    return self._shown(level, corner_xy, size_xy)
 
                 size = self.header.levels[level].size_xy
                 self._jpeg_levels[level] = JpegLevel.verified(self.header.path, size, show)
             return self._jpeg_levels[level]
+
+    def _shown(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
+        if level in self._exact and self._segments is not None:
+            return self._read_exactly(self._segments, level, corner_xy, size_xy)
+        return self._within(level, corner_xy, _on_white(self._read(level, corner_xy, size_xy)))
 
     def _read(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> NDArray[np.uint8]:
         """RGBA as OpenSlide gives it.
@@ -133,9 +159,22 @@ class OpenSlideSlide(Closing):
         downsample = self._asked_downsamples[level]
         location = (round(corner_xy[0] * downsample), round(corner_xy[1] * downsample))
         try:
-            return np.asarray(self._openslide.read_region(location, level, size_xy))
+            return np.asarray(self._openslide.read_region(location, self._indices[level], size_xy))
         except OpenSlideError:
-            return self._read_anew(location, level, size_xy)
+            return self._read_anew(location, self._indices[level], size_xy)
+
+    def _within(self, level: int, corner_xy: tuple[int, int], pixels: Pixels) -> Pixels:
+        """Return the window with white in place of the padding of a level."""
+        field_xy = self.header.levels[level].size_xy
+        if field_xy == self.stored_sizes_xy[level]:
+            return pixels
+        height, width = pixels.shape[:2]
+        window = clip_window(corner_xy, (width, height), field_xy)
+        out = np.full_like(pixels, 255)
+        if not window.is_empty:
+            inside = np.s_[window.start_xy[1] : window.stop_xy[1], window.start_xy[0] : window.stop_xy[0]]
+            out[inside] = pixels[inside]
+        return out
 
     def _read_anew(self, location: tuple[int, int], level: int, size_xy: tuple[int, int]) -> NDArray[np.uint8]:
         """The window by a handle of its own, which serves all further windows if it can read this one.
@@ -143,11 +182,11 @@ class OpenSlideSlide(Closing):
         After its first error a handle of OpenSlide refuses everything, and other threads may have met that error.
         """
         try:
-            anew = OpenSlide(self.header.path)
+            anew = OpenSlide(self._path)
             pixels = np.asarray(anew.read_region(location, level, size_xy))
         except OpenSlideError as error:
             raise CorruptTileError(
-                slide=self._slide, file=self.header.path, expected="readable pixels", found=str(error)
+                slide=self._slide, file=self._path, expected="readable pixels", found=str(error)
             ) from None
         # Threads that still read by the old handle hold it; the last of them closes it.
         self._openslide = anew
@@ -156,35 +195,44 @@ class OpenSlideSlide(Closing):
     def _read_exactly(
         self, segments: SegmentReader, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]
     ) -> Pixels:
-        out = np.full((size_xy[1], size_xy[0], 3), 255, np.uint8)
+        out = np.full((size_xy[1], size_xy[0], 3), 0 if self._apart else 255, np.uint8)
         window = clip_window(corner_xy, size_xy, self.header.levels[level].size_xy)
         (left, top), (right, bottom) = window.start_xy, window.stop_xy
         if not window.is_empty:
-            segments.paint(self._exact[level], out[top:bottom, left:right], window.corner_xy, [0, 1, 2])
+            paint = segments.paint if self._apart else segments.paint_colours
+            paint(self._exact[level], out[top:bottom, left:right], window.corner_xy, [0, 1, 2])
         return out
 
-    def _planes_of_rounded_levels(self) -> dict[int, Plane]:
-        """The levels of a plain tiled TIFF that OpenSlide would interpolate: their tiles are read directly."""
+    def _planes_read_exactly(self) -> tuple[dict[int, Plane], tuple[str, ...]]:
+        """The levels of a plain tiled TIFF whose tiles are read directly, and what to tell of them.
+
+        OpenSlide would interpolate some, believes the photometric tag where the JPEG tiles state other colours, and
+        takes any fourth sample for premultiplied alpha.
+        """
         found: dict[int, Plane] = {}
-        rounded = {
-            level.size_xy: index
-            for index, level in enumerate(self.header.levels)
-            if not self._asked_downsamples[index].is_integer()
-        }
+        notes: list[str] = []
+        numbers = {size: index for index, size in enumerate(self.stored_sizes_xy)}
         try:
             with TiffFile(self.header.path) as tif:
                 for number, page in enumerate(tif.pages):
                     frame = page.keyframe
-                    level = rounded.get((frame.imagewidth, frame.imagelength)) if frame else None
-                    if frame is None or level is None or frame.compression == _JPEG_2000_YCBCR:
+                    level = numbers.get((frame.imagewidth, frame.imagelength)) if frame else None
+                    if frame is None or level is None or level in found or not frame.is_tiled:
                         continue
-                    if frame.is_tiled and frame.samplesperpixel == 3:
-                        found[level] = Plane.of(page, (number, 0))
+                    if frame.compression == _JPEG_2000_YCBCR or frame.samplesperpixel not in (3, 4):
+                        continue
+                    is_rounded = not self._asked_downsamples[level].is_integer()
+                    plane = Plane.of(page, (number, 0))
+                    remark = plane.colour_remark()
+                    if is_rounded or remark or frame.samplesperpixel == 4:
+                        found[level] = plane
+                        notes += [remark] if remark else []
+                        notes += [LEFT_OUT] if frame.samplesperpixel == 4 and alpha_of(frame) is None else []
         except BROKEN_TIFF as error:
             raise StatedError(
                 slide=self._slide, file=self.header.path, expected="a TIFF that can be read", found=str(error)
             ) from None
-        return found
+        return found, tuple(dict.fromkeys(notes))
 
     def _brightest(self) -> int:
         """Which of R, G, B carries the light of a false-colour image, judged on its coarsest level."""
@@ -203,14 +251,12 @@ class OpenSlideSlide(Closing):
         return out
 
 
-def _mpp(properties: Mapping[str, str], path: Path, vendor: str) -> float | None:
+def _mpp(properties: Mapping[str, str], vendor: str) -> StatedMpp:
     try:
-        x, y = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
+        x_um, y_um = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
     except (KeyError, ValueError):
-        return None
-    if vendor == "generic-tiff" and not PLAUSIBLE_TAG_MPP[0] <= x <= PLAUSIBLE_TAG_MPP[1]:
-        return None
-    return one_mpp(x, y, path)
+        return StatedMpp()
+    return stated_by_tag(x_um, y_um) if vendor == "generic-tiff" else stated_mpp(x_um, y_um)
 
 
 def _fluorescence(path: Path) -> str:
@@ -223,10 +269,12 @@ def _fluorescence(path: Path) -> str:
         return ""
 
 
-def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _on_white(rgba: NDArray[np.uint8]) -> Pixels:
     """RGB; what no tile covers is transparent, and becomes white."""
-    alpha = rgba[..., 3:]
-    if alpha.min(initial=255) == 255:
-        return rgba[..., :3]
-    weight = alpha.astype(np.uint16)
-    return ((rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
+    return rgba[..., :3] if rgba[..., 3].min(initial=255) == 255 else on_white(rgba, STRAIGHT)
+
+
+def _on_black(rgba: NDArray[np.uint8]) -> Pixels:
+    """R, G and B as intensities; what no tile covers is transparent, and becomes 0."""
+    weight = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * weight + 127) // 255).astype(np.uint8)

@@ -32,6 +32,7 @@ class SideRecord:
         dtype: numpy name of the pixel type.
         sha256: hash of the file (of all files where a slide is several).
         classes: of a mask: label and name of each class; with one channel per class, labels are their numbers from 1.
+        image: name or number of the image that the sheet chooses among several of the file; empty: the largest.
     """
 
     path: str
@@ -43,6 +44,7 @@ class SideRecord:
     dtype: str
     sha256: str
     classes: tuple[tuple[int, str], ...] = ()
+    image: str = ""
 
     @property
     def kind(self) -> str:
@@ -123,6 +125,7 @@ def _side_mapping(side: SideRecord) -> dict[str, Any]:
         "sha256": side.sha256,
         "kind": side.kind,
         "classes": [list(item) for item in side.classes],
+        "image": side.image,
     }
 
 
@@ -138,4 +141,5 @@ def _side(value: dict[str, Any]) -> SideRecord:
         dtype=value["dtype"],
         sha256=value["sha256"],
         classes=tuple((int(label), str(name)) for label, name in value.get("classes", ())),
+        image=str(value.get("image", "")),
     )

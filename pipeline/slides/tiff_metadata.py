@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from pipeline.errors import StatedError
+from pipeline.slides.page_names import label_name, one_line, page_names
+from pipeline.slides.stated_mpp import INCH_UM, StatedMpp, stated_by_tag, stated_mpp, unit_um
 
 MAX_XML_CHARACTERS = 32 * 2**20
-MPP_DIFFERENCE = 0.02
-
-# Resolution tags often hold a printing resolution, 72 to 1200 per inch, which is 353 to 21 um/px. A microscope
-# with pixels that large would see no cell; below 0.05 um/px no light microscope resolves anything.
-PLAUSIBLE_TAG_MPP = (0.05, 20.0)
-
-_UM = {
-    "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
-    "nm": 1e-3, "å": 1e-4, "pm": 1e-6, "in": 25400.0, "inch": 25400.0,
-}  # fmt: skip
 
 
 def parse_xml(text: str, file: Path) -> ElementTree.Element:
@@ -48,53 +41,50 @@ def check_xml(text: str, file: Path) -> None:
         raise StatedError(file=file, expected="XML without a document type", found="<!DOCTYPE or <!ENTITY in it")
 
 
-def one_mpp(x: float | None, y: float | None, file: Path) -> float | None:
-    """The um per pixel that holds in both directions: their mean.
-
-    Raises:
-        StatedError: if they differ by more than 2 %: the pixels are not square.
-    """
-    if x is None or y is None or x <= 0 or y <= 0:
-        return None
-    if abs(x - y) > MPP_DIFFERENCE * max(x, y):
-        raise StatedError(file=file, expected="square pixels (within 2 %)", found=f"{x:.5g} x {y:.5g} um/px")
-    return (x + y) / 2
-
-
-def mpp_of(tif: TiffFile, series: TiffPageSeries, file: Path) -> float | None:
-    """Um per level-0 pixel of a series; None where the file does not say."""
+def mpp_of(tif: TiffFile, series: TiffPageSeries, file: Path) -> StatedMpp:
+    """Return what the file states of the um per level-0 pixel of a series."""
     pixels = _ome_pixels(tif, series, file) if tif.is_ome else None
     if pixels is not None:
-        size = [_ome_size(pixels, axis) for axis in "XY"]
-        if size[0] is not None:
-            return one_mpp(size[0], size[1] if size[1] is not None else size[0], file)
+        x_um, y_um = (_ome_size(pixels, axis) for axis in "XY")
+        if x_um is not None:
+            return stated_mpp(x_um, y_um)
     page = series.keyframe
     if tif.is_imagej:
-        unit = _UM.get(str((tif.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").strip().lower())
-        return None if unit is None else one_mpp(*_per_unit(page, unit), file)
-    return tag_mpp(page, file)
+        text = str((tif.imagej_metadata or {}).get("unit", ""))
+        unit = unit_um(text)
+        if unit is not None:
+            return stated_mpp(*_per_unit(page, unit))
+        # Bio-Formats writes ImageJ's text without a unit, and the resolution as tags have it.
+        if text:
+            return StatedMpp()
+    return tag_mpp(page)
 
 
-def tag_mpp(page: TiffPage, file: Path) -> float | None:
-    """Um per pixel by the resolution tags, if they give a unit and a value that a microscope can have."""
+def tag_mpp(page: TiffPage) -> StatedMpp:
+    """Return the um per pixel by the resolution tags, if they give a unit and a value that a microscope can have."""
     unit = page.tags.valueof("ResolutionUnit")
     if unit not in (2, 3):
-        return None
-    x, y = _per_unit(page, _UM["inch"] if unit == 2 else _UM["cm"])
-    if x is None or not PLAUSIBLE_TAG_MPP[0] <= x <= PLAUSIBLE_TAG_MPP[1]:
-        return None
-    return one_mpp(x, y, file)
+        return StatedMpp()
+    return stated_by_tag(*_per_unit(page, INCH_UM if unit == 2 else 1e4))
+
+
+def tag_um(page: TiffPage) -> float | None:
+    """Return the length of a pixel by the resolution tags, plausible or not; only ratios of it mean something."""
+    unit = {2: INCH_UM, 3: 1e4}.get(page.tags.valueof("ResolutionUnit"), 1.0)
+    return _per_unit(page, unit)[0]
 
 
 def channel_names(
-    tif: TiffFile, series: TiffPageSeries, descriptions: Sequence[str], count: int, file: Path
-) -> tuple[str, ...]:
-    """Names of the channels of a series, `C0`, `C1`, … where the file has none.
+    tif: TiffFile, series: TiffPageSeries, pages: Sequence[TiffPage], count: int, file: Path
+) -> tuple[tuple[str, ...], str]:
+    """Return the names of the channels of a series, and a remark where the file names another number of channels.
+
+    A channel without a name is `C0`, `C1`, … by its place.
 
     Args:
         tif: the open file.
         series: the image.
-        descriptions: image description of each page of level 0.
+        pages: the page of each channel, where each has its own.
         count: number of channels.
         file: its path, for errors.
     """
@@ -104,13 +94,55 @@ def channel_names(
         if pixels is not None:
             names = [item.get("Name", "") for item in pixels if _local(item) == "Channel"]
     elif tif.is_qpi:
-        names = [_akoya_name(text, file) for text in descriptions]
+        names = [_akoya_name(page.description, file) for page in pages]
     elif tif.is_imagej:
         labels = (tif.imagej_metadata or {}).get("Labels") or []
-        names = [str(label) for label in labels]
-    if len(names) != count:
-        names = [""] * count
-    return tuple(name.strip() or f"C{index}" for index, name in enumerate(names))
+        names = [label_name(str(label)) for label in labels]
+    remark = ""
+    if any(names) and len(names) != count:
+        remark = f"{len(names)} names in the file for {count} channels, so that none is used"
+    if len(names) != count or not any(names):
+        names = list(page_names(pages)) if len(pages) == count else []
+        names = names or [""] * count
+    return tuple(one_line(name) or f"C{index}" for index, name in enumerate(names)), remark
+
+
+@dataclass(frozen=True)
+class OmeImage:
+    """What the OME-XML states of one image.
+
+    Attributes:
+        name: of the image; may be empty.
+        channels: the name of each channel; may be empty.
+        size_xy: width and height in pixels.
+        mpp_text: size of a pixel, as written.
+        position: stage position of its first plane, as written; empty where there is none.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    size_xy: tuple[int, int]
+    mpp_text: str
+    position: str
+
+
+def ome_images(tif: TiffFile, file: Path) -> tuple[OmeImage, ...]:
+    """Return the images of the OME-XML, in its order.
+
+    Raises:
+        ValueError: if a size is no whole number.
+    """
+    found: list[OmeImage] = []
+    for image in parse_xml(tif.ome_metadata or "<OME/>", file):
+        for pixels in image if _local(image) == "Image" else ():
+            if _local(pixels) != "Pixels":
+                continue
+            names = [one_line(item.get("Name", "")) for item in pixels if _local(item) == "Channel"]
+            size_xy = (int(pixels.get("SizeX", "0")), int(pixels.get("SizeY", "0")))
+            mpp = " ".join(f"{key}={value}" for key, value in sorted(pixels.items()) if key.startswith("Physical"))
+            places = [(x.get("PositionX"), x.get("PositionY")) for x in pixels if _local(x) == "Plane"]
+            found.append(OmeImage(one_line(image.get("Name", "")), tuple(names), size_xy, mpp, str(places[:1])))
+    return tuple(found)
 
 
 def _akoya_name(description: str, file: Path) -> str:
@@ -122,17 +154,20 @@ def _akoya_name(description: str, file: Path) -> str:
 
 
 def _ome_pixels(tif: TiffFile, series: TiffPageSeries, file: Path) -> ElementTree.Element | None:
-    """The `Pixels` element whose size is that of the series."""
+    """Return the `Pixels` element whose size is that of the series, and of several the one of its name."""
     wanted = tuple(str(series.keyframe.shape[series.keyframe.axes.index(axis)]) for axis in "XY")
-    for image in parse_xml(tif.ome_metadata or "<OME/>", file):
-        for pixels in image if _local(image) == "Image" else ():
-            if _local(pixels) == "Pixels" and (pixels.get("SizeX"), pixels.get("SizeY")) == wanted:
-                return pixels
-    return None
+    found = [
+        (image.get("Name", ""), pixels)
+        for image in parse_xml(tif.ome_metadata or "<OME/>", file)
+        for pixels in (image if _local(image) == "Image" else ())
+        if _local(pixels) == "Pixels" and (pixels.get("SizeX"), pixels.get("SizeY")) == wanted
+    ]
+    named = [pixels for name, pixels in found if name == series.name]
+    return next(iter(named or [pixels for _, pixels in found]), None)
 
 
 def _ome_size(pixels: ElementTree.Element, axis: str) -> float | None:
-    unit = _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
+    unit = unit_um(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
     try:
         return float(pixels.get(f"PhysicalSize{axis}", "")) * unit if unit is not None else None
     except ValueError:

@@ -12,11 +12,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from tifffile import TiffFrame, TiffPage
 
 from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.slides.alpha import alpha_of, on_white
 from pipeline.slides.base import CorruptTileError, Pixels
+from pipeline.slides.jpeg_markers import RGB, YCBCR, stated_transform
 
 CACHE_BYTES = 64 * 2**20
 MAX_SEGMENT_BYTES = 2 * 2**30
@@ -26,6 +29,9 @@ _EXPANSION_SLACK = 2**16
 
 # What tifffile and its codecs raise on files that make no sense.
 BROKEN_TIFF = (*BROKEN_INPUT, struct.error)
+
+_JPEG = 7
+_COLOURSPACE = {RGB: "RGB", YCBCR: "YCBCR"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Plane:
         counts: their lengths in bytes.
         jpegtables: tables that its JPEG tiles share.
         decode: tifffile's decoder of its tiles; made while the file is open, for it looks into it.
+        file: the file it lies in, of a set of files.
     """
 
     key: tuple[int, int]
@@ -47,6 +54,7 @@ class Plane:
     counts: Sequence[int]
     jpegtables: bytes | None
     decode: Callable[..., tuple[Pixels | None, Any, tuple[int, int, int, int]]]
+    file: str
 
     @classmethod
     def of(cls, page: TiffPage | TiffFrame, key: tuple[int, int]) -> Plane:
@@ -58,12 +66,46 @@ class Plane:
         if page.keyframe is None:
             raise ValueError(f"page {page.index} without a description of its pixels")
         frame = page.keyframe
-        plane = cls(key, frame, page.dataoffsets, page.databytecounts, page.jpegtables, frame.decode)
+        file = str(page.parent.filehandle.path)
+        plane = cls(key, frame, page.dataoffsets, page.databytecounts, page.jpegtables, frame.decode, file)
         if min(*plane.segment_shape, frame.imagewidth, frame.imagelength) <= 0:
             raise ValueError(f"page {page.index} with an image or tiles of no size")
         if min(len(plane.offsets), len(plane.counts)) < (1 if plane.is_raw else plane.segment_count):
             raise ValueError(f"page {page.index} with {len(plane.offsets)} of {plane.segment_count} tiles or strips")
         return plane
+
+    @property
+    def tagged_transform(self) -> int | None:
+        """What the photometric tag says of the colours of JPEG tiles, `RGB` or `YCBCR`; None where they are no such."""
+        page = self.keyframe
+        plain = page.compression == _JPEG and page.jpegheader is None and page.bitspersample == 8
+        if not plain or page.planarconfig != 1 or page.samplesperpixel != 3:
+            return None
+        return {2: RGB, 6: YCBCR}.get(int(page.photometric))
+
+    def colour_remark(self) -> str:
+        """Return what to tell where JPEG tiles state other colours than the photometric tag; empty where they do not.
+
+        Some tiles, the one of most bytes among them, stand for all.
+        """
+        tagged = self.tagged_transform
+        present = np.flatnonzero(np.asarray(self.counts))
+        if tagged is None or not len(present):
+            return ""
+        numbers = {int(present[0]), int(present[len(present) // 2]), int(np.argmax(self.counts))}
+        with Path(self.file).open("rb") as stream:
+            for index in numbers:
+                stream.seek(int(self.offsets[index]))
+                try:
+                    stated = stated_transform(stream.read(int(self.counts[index])))
+                except ValueError:
+                    # A broken tile is told where it is read.
+                    continue
+                if stated is not None and stated != tagged:
+                    names = {RGB: "RGB", YCBCR: "YCbCr"}
+                    told = f"JPEG tiles state {names[stated]}, the photometric tag {names[tagged]}"
+                    return f"{told}: the tiles are believed"
+        return ""
 
     @property
     def segment_shape(self) -> tuple[int, int]:
@@ -139,6 +181,16 @@ class SegmentReader:
                         offset = (column * columns - left, row * rows - top)
                         _overlay(tile, target[..., into], offset, which)
 
+    def paint_colours(self, plane: Plane, target: Pixels, corner_xy: tuple[int, int], colours: Sequence[int]) -> None:
+        """Write a window of an RGB plane into `target` as `paint` does, its alpha, if it has one, seen on white."""
+        alpha = alpha_of(plane.keyframe)
+        if alpha is None:
+            self.paint(plane, target, corner_xy, colours)
+            return
+        rgba = np.full((*target.shape[:2], len(colours) + 1), np.iinfo(target.dtype).max, target.dtype)
+        self.paint(plane, rgba, corner_xy, [*colours, 3])
+        target[...] = on_white(rgba, alpha)
+
     def _paint_raw(self, plane: Plane, target: Pixels, corner_xy: tuple[int, int], samples: Sequence[int]) -> None:
         if self._raw is None:
             self._raw = np.memmap(self._path, dtype=np.uint8, mode="r")
@@ -191,7 +243,14 @@ class SegmentReader:
             data = os.pread(self._file, count, offset)
             if len(data) < count:
                 raise ValueError(f"{len(data)} of {count} bytes")
-            tile, _, shape = plane.decode(data, index, _fullsize=page.is_tiled, **options)
+            transform = plane.tagged_transform
+            if transform is None:
+                tile, _, shape = plane.decode(data, index, _fullsize=page.is_tiled, **options)
+            else:
+                _, _, shape = plane.decode(None, index)
+                tile = _decoded_jpeg(data, plane, transform)[None]
+            if tile is not None and (tile.shape[1] < shape[1] or tile.shape[2] < shape[2]):
+                raise ValueError(f"{tile.shape[2]} x {tile.shape[1]} px, not {shape[2]} x {shape[1]}")
             samples = 1 if plane.is_separate else page.samplesperpixel
             if tile is not None and (tile.shape[-1], tile.dtype) != (samples, page.dtype):
                 raise ValueError(f"{tile.shape[-1]} samples of {tile.dtype}, not {samples} of {page.dtype}")
@@ -214,6 +273,16 @@ def _overlay(tile: Pixels, target: Pixels, offset_xy: tuple[int, int], samples: 
         part = tile[top - y : bottom - y, left - x : right - x]
         whole = list(samples) == list(range(part.shape[-1]))
         target[top:bottom, left:right] = part if whole else part[..., list(samples)]
+
+
+def _decoded_jpeg(data: bytes, plane: Plane, transform: int) -> Pixels:
+    """Return the RGB pixels of a JPEG tile or strip; its own markers are believed before the photometric tag's."""
+    stated = stated_transform(data)
+    colourspace = _COLOURSPACE[transform if stated is None else stated]
+    pixels = imagecodecs.jpeg8_decode(data, tables=plane.jpegtables, colorspace=colourspace, outcolorspace="RGB")
+    if plane.keyframe.is_tiled and pixels.shape[:2] != plane.segment_shape:
+        raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} px, not {plane.segment_shape[::-1]}")
+    return np.asarray(pixels)
 
 
 def _is_jpeg(page: TiffPage) -> bool:

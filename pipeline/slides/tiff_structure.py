@@ -66,12 +66,13 @@ def check_whole(path: Path) -> None:
         if size >= 2**32 and not form.big:
             return
         try:
-            pending, seen = [_first(stream, form)], set[int]()
+            first = _first(stream, form)
+            pending, seen = [first], set[int]()
             while pending:
                 offset = pending.pop()
                 if offset and offset not in seen:
                     seen.add(offset)
-                    pending += _directory(stream, form, offset, size)
+                    pending += _directory(stream, form, offset, size, is_first=offset == first)
                 if len(seen) > _MAX_DIRECTORIES:
                     raise _BrokenError(f"more than {_MAX_DIRECTORIES} directories")
         except _BrokenError as error:
@@ -100,7 +101,7 @@ def _first(stream: BinaryIO, form: _Form) -> int:
     return int(struct.unpack(form.pointer, _take(stream, struct.calcsize(form.pointer), "the header"))[0])
 
 
-def _directory(stream: BinaryIO, form: _Form, offset: int, size: int) -> list[int]:
+def _directory(stream: BinaryIO, form: _Form, offset: int, size: int, *, is_first: bool) -> list[int]:
     """Checks one directory; returns where the ones lie that it points to."""
     what = f"a directory at byte {offset}"
     if offset >= size:
@@ -116,6 +117,10 @@ def _directory(stream: BinaryIO, form: _Form, offset: int, size: int) -> list[in
     _check_sizes(values, what)
     for offsets, counts in ((_STRIP_OFFSETS, _STRIP_COUNTS), (_TILE_OFFSETS, _TILE_COUNTS)):
         _check_segments(values.get(offsets), values.get(counts), what, size)
+        lengths = values.get(counts)
+        if is_first and lengths is not None and len(lengths) and not lengths.any():
+            # Scanners leave out some tiles; an image without any is one whose writing failed.
+            raise _BrokenError(f"none of {len(lengths)} tiles or strips of the first image")
     sub = values.get(_SUB_IFDS)
     return [following, *([] if sub is None else (int(x) for x in sub))]
 

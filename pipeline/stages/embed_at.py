@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", type=Path, required=True, metavar="DIR", help="an encoder's folder, from train")
     parser.add_argument("--out", type=Path, required=True, metavar="H5", help="the features to write")
     parser.add_argument("--mpp", type=float, metavar="UM", help="um per level-0 pixel, instead of the slide's own")
+    parser.add_argument(
+        "--image",
+        default="",
+        metavar="IMAGE",
+        help="name or number (from 0) of the image, where the file holds several",
+    )
     parser.add_argument("--patient", default="", metavar="NAME", help="whom the slide comes from, for the table")
     parser.add_argument("--threads", type=at_least(1), default=1, help="threads of the computation on the CPU")
     add_settings(parser, EmbedSettings)
@@ -41,7 +47,7 @@ def run(parsed: argparse.Namespace) -> None:
         "coords": file_digest(parsed.coords),
         "slide": file_digest(parsed.slide) if parsed.slide.is_file() else "",
     }
-    with open_slide(parsed.slide, slide=places.slide) as slide:
+    with open_slide(parsed.slide, slide=places.slide, image=parsed.image, shows="colours") as slide:
         header = slide.header
         if not header.is_rgb:
             raise StatedError(slide=places.slide, file=parsed.slide, expected="H&E (RGB)", found=str(header.channels))

@@ -10,6 +10,8 @@ from pipeline.settings import InspectSettings
 from pipeline.sheet import DENSE_KINDS
 from pipeline.stages.arguments import add_settings, settings_of
 
+IMAGE_HELP = "name or number (from 0) of the image, where the file holds several"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments; an empty string counts as not given."""
@@ -30,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help=f"{', '.join(DENSE_KINDS)}; empty where the file leaves no doubt",
     )
+    parser.add_argument("--sparse-image", default="", metavar="IMAGE", help=IMAGE_HELP)
+    parser.add_argument("--dense-image", default="", metavar="IMAGE", help="the same of the dense file")
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the record to write")
     add_settings(parser, InspectSettings)
 
@@ -51,6 +55,8 @@ def run(parsed: argparse.Namespace) -> None:
         transform=parsed.transform,
         sparse_mpp=parsed.sparse_mpp,
         dense_mpp=parsed.dense_mpp,
+        sparse_image=parsed.sparse_image,
+        dense_image=parsed.dense_image,
         markers=parsed.markers,
         dense_kind=parsed.dense_kind,
     )

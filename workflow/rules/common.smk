@@ -14,6 +14,7 @@ from pipeline.errors import StatedError
 from pipeline.provenance import code_digest
 from pipeline.settings import to_json
 from pipeline.sheet import read_sheet
+from pipeline.slides.companions import slide_files_of
 
 try:
     # Snakemake has read these files already, but of a key that is given twice it took the last without a word.
@@ -29,7 +30,14 @@ except StatedError as error:
 # An encoder from elsewhere needs neither training nor the dense side of any slide.
 TRAINED = SETTINGS.embed.encoder in SETTINGS.runs
 # Columns that speak of the dense side, which nothing asks for where nothing is trained.
-DENSE_COLUMNS = ("dense", "transform", "dense_mpp", "markers", "dense_kind")
+DENSE_COLUMNS = (
+    "dense",
+    "transform",
+    "dense_mpp",
+    "markers",
+    "dense_kind",
+    "dense_image",
+)
 # The folder's own name, whatever way leads to it: `.` and `..` would lead out of the results.
 EMBEDDING = Path(os.path.abspath(SETTINGS.embed.encoder)).name
 if not TRAINED and not Path(SETTINGS.embed.encoder).is_dir():
@@ -102,10 +110,22 @@ def register_python():
 
 
 def slide_files(wildcards):
-    """The files of a slide that exist or can be drawn; inspect says of the others what is wrong with them."""
+    """Return the files of a slide that exist or can be drawn, with all that belong to an image beside it.
+
+    Inspect says of the others what is wrong with them.
+    """
     row = SHEET[wildcards.slide]
-    named = [row.sparse, *([row.dense, row.markers] if TRAINED else [])]
-    return [path for path in named if path and (Path(path).exists() or is_demo(path))]
+    images = [row.sparse, *([row.dense] if TRAINED else [])]
+    named = [*images, *([row.markers] if TRAINED else [])]
+    there = [path for path in named if path and (Path(path).exists() or is_demo(path))]
+    beside = [
+        str(path)
+        for image in images
+        if image in there
+        for path in slide_files_of(Path(image))[1:]
+        if not set("{}") & set(str(path))
+    ]
+    return list(dict.fromkeys([*there, *beside]))
 
 
 def given_transform(wildcards):

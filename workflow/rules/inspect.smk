@@ -22,6 +22,8 @@ rule inspect:
         dense_mpp=sheet_value("dense_mpp"),
         markers=sheet_value("markers"),
         dense_kind=sheet_value("dense_kind"),
+        sparse_image=sheet_value("sparse_image"),
+        dense_image=sheet_value("dense_image"),
         settings=to_json(SETTINGS.inspect),
         code=code_digest("inspect"),
     shell:
@@ -29,6 +31,7 @@ rule inspect:
         " --sparse={params.sparse:q} --dense={params.dense:q} --transform={params.transform:q}"
         " --sparse-mpp={params.sparse_mpp:q} --dense-mpp={params.dense_mpp:q} --markers={params.markers:q}"
         " --dense-kind={params.dense_kind:q}"
+        " --sparse-image={params.sparse_image:q} --dense-image={params.dense_image:q}"
         " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
