@@ -9,6 +9,10 @@ from typing import Any
 
 MAX_BYTES = 2**28
 
+# What taking a value out of JSON raises where the JSON is of another shape, or the value of another kind; to be caught
+# around expressions that do no more than that.
+MISFIT = (LookupError, TypeError, ValueError, OverflowError)
+
 
 def read_json(path: Path) -> Any:
     """The value of a JSON file.

@@ -25,6 +25,7 @@ from pipeline.training.branches import BranchNetwork
 from pipeline.training.curve import write_curve
 from pipeline.training.encoders import WEIGHTS_NAME
 from pipeline.training.export import TrainedEncoder, write_encoder
+from pipeline.training.features import encoder_range, pixel_batches
 from pipeline.training.kept_branches import BRANCHES_NAME, write_branches
 from pipeline.training.loop import Trainer
 from pipeline.training.low_rank import add_low_rank, merge_low_rank
@@ -48,7 +49,6 @@ from pipeline.training.supervised import training_targets
 from pipeline.training.views import MakeViews, ViewMaker
 
 _COSINE_PATCHES = 256
-_COSINE_PIXELS = 256 * 256**2
 _COLLAPSED_RANK = 2.0
 
 
@@ -154,6 +154,7 @@ def train(
         rows=rows,
         precision=precision,
         bf16_cosine=_bf16_cosine(encoder, patches, colour, size_px, device),
+        fitted=encoder_range(encoder, patches, colour, size_px, device),
         last=history[-1] if history else None,
     )
     _write(run, trained, history, outputs, provenance)
@@ -220,15 +221,8 @@ def _bf16_cosine(
 ) -> float:
     """Smallest cosine between bfloat16 and float32 features, over training patches spread through the cohort."""
     numbers = np.unique(np.linspace(0, len(patches) - 1, _COSINE_PATCHES).astype(np.int64))
-    # Of large patches a batch in training may be few, and all of these at once more than there is memory for.
-    at_once = max(1, _COSINE_PIXELS // patches.rows.size_px**2)
-    normalisation = Normalisation(colour, (), device)
-    start = (patches.rows.size_px - size_px) // 2
     cosines = []
-    for part in np.split(numbers, range(at_once, len(numbers), at_once)):
-        rgb = torch.from_numpy(patches.sparse(part)).to(device).permute(0, 3, 1, 2).float().div_(255)
-        window = rgb[:, :, start : start + size_px, start : start + size_px]
-        pixels = normalisation.sparse(window).contiguous(memory_format=torch.channels_last)
+    for pixels in pixel_batches(patches, numbers, colour, size_px, device):
         with torch.inference_mode():
             exact = encoder(pixels).float()
             with autocast("bf16", device):
