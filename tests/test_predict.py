@@ -305,7 +305,7 @@ def test_a_slide_unlike_those_that_the_probe_was_fitted_on_is_left_out_and_drawn
     said = capsys.readouterr().err
     assert "100% of 256 patches lie outside the range of features that the probe was fitted on" in said
     assert "(patients B, C; 1% of held-out patches do)" in said
-    assert "DAPI is not predicted: 100% of the slide's patches are unlike those that the probe was fitted on" in said
+    assert "DAPI, Pan-CK are not predicted: 100% of the slide's patches are unlike those that the probe was" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"markers.json", "patches.parquet"}
     description = told(tmp_path / "out")
     assert description["range"]["outside"] == 1.0

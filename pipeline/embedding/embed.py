@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.embedding.coordinates import CutAttributes, SlidePatches
 from pipeline.embedding.encoder import Encoder, EncoderDescription
+from pipeline.embedding.features_file import check_finite
 from pipeline.embedding.hdf5_file import checked_hdf5
 from pipeline.errors import StatedError
 from pipeline.progress import progress, say
@@ -78,8 +79,7 @@ def embed(
         label = f"embed {known.slide}"
         for patches in progress(batches, label=label, unit="batches", total=total):
             found = encoder.embed(patches, precision)
-            if not np.isfinite(found).all():
-                raise StatedError(slide=known.slide, expected="finite features", found=f"nan near row {done}")
+            check_finite(found, done, known.slide, store.path)
             features[done : done + len(found)] = found
             if encoder.fitted is not None:
                 distance[done : done + len(found)] = encoder.fitted.distance(found)

@@ -207,9 +207,12 @@ def _length(attributes: dict[str, Any], name: str) -> float | None:
 def _number(attributes: dict[str, Any], name: str) -> float:
     """An attribute as a number; one-element arrays, as some writers leave them, are one."""
     try:
-        return float(attributes[name])
-    except (TypeError, OverflowError):
+        value = float(attributes[name])
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} {attributes[name]!r:.80}") from None
+    if np.isnan(value):
+        raise ValueError(f"{name} NaN")
+    return value
 
 
 def _agreed(stated: float | None, given: float | None) -> float | None:

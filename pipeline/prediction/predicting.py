@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.embedding.features_file import FeaturesFile, open_features
 from pipeline.errors import StatedError
 from pipeline.evaluation.probe_file import UNIT, UNIT_EXPLAINED, Probe
-from pipeline.prediction.choice import Choice, choose
+from pipeline.prediction.choice import Choice, by_reason, choose
 from pipeline.prediction.marker_image import write_marker_image
 from pipeline.prediction.out_of_range import (
     MarkerRange,
@@ -74,8 +74,8 @@ def predict(features: Path, store_path: Path, probe_folder: Path, settings: Pred
     for item, known in zip(choice.markers, found.marker_ranges, strict=True):
         if known.beyond > _WORTH_TELLING:
             say(f"predict {slide}: {item.marker}: {beyond_in_words(item, known)}")
-    for marker, reason in choice.left_out.items():
-        say(f"predict {slide}: {marker} is not predicted: {reason}")
+    for reason, names in by_reason(choice.left_out).items():
+        say(f"predict {slide}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not predicted: {reason}")
     with finished(out) as folder:
         folder.mkdir()
         write_table(predictions, store, folder / "patches.parquet", provenance)
@@ -166,7 +166,7 @@ def _about(found: _Found, fitted_on: bool) -> list[str]:
     scored = dict.fromkeys(scored_on(marker) for marker in found.choice.markers)
     told += [f"Scores were measured {words}." for words in scored] if len(scored) == 1 else []
     if found.choice.left_out:
-        reasons = (f"{name} ({reason})" for name, reason in found.choice.left_out.items())
+        reasons = (f"{', '.join(names)} ({reason})" for reason, names in by_reason(found.choice.left_out).items())
         told.append(f"Not drawn: {'; '.join(reasons)}.")
     return told
 
