@@ -55,8 +55,8 @@ class MarkerProbe:
         test_patches: held-out patches scored.
         scale_low: 2nd percentile of the predictions on the patches fitted on, in `UNIT`; the colour scale's lower end.
         scale_high: their 98th percentile.
-        range_low: the least prediction on the patches fitted on or scored.
-        range_high: the greatest.
+        range_low: 0.5th percentile of the predictions on the patches fitted on, or on those scored if that is lower.
+        range_high: their 99.5th percentile, or that on those scored if it is higher.
         patients: held-out patients that the score comes from, named as in the sheet; empty where nothing tells.
     """
 

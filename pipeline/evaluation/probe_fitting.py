@@ -37,6 +37,7 @@ from pipeline.training.feature_range import FeatureRange, fitted_range
 Floats = NDArray[np.float64]
 
 _SCALE_PERCENTILES = (2.0, 98.0)
+_RANGE_PERCENTILES = (0.5, 99.5)
 _UNKNOWN = Interval(float("nan"), float("nan"))
 
 
@@ -49,8 +50,7 @@ class _Scored:
         intervals: the 95 % interval of each.
         patches: (T,) how many were scored.
         patients: of each marker, whose patches were scored.
-        lowest: (T,) least prediction; nan where there is none.
-        highest: (T,) greatest.
+        predicted: by slide, the predictions (n, T); nan of markers without a probe.
         distances: by slide, how far its pairs lie from the range of the features fitted on.
     """
 
@@ -58,8 +58,7 @@ class _Scored:
     intervals: list[Interval]
     patches: NDArray[np.int64]
     patients: list[tuple[str, ...]]
-    lowest: Floats
-    highest: Floats
+    predicted: list[Floats]
     distances: list[NDArray[np.float32]]
 
 
@@ -96,16 +95,14 @@ def save_probe(
     features = training_features(features_in(folder), cohort, training)
     fitted, patches = _fitted(features, training, len(cohort.markers), settings.ridge)
     on_training = fitted.predict(features)
-    low, high = np.full((2, len(cohort.markers)), np.nan)
-    known = np.isfinite(fitted.intercept)
-    low[known], high[known] = np.percentile(on_training[:, known], _SCALE_PERCENTILES, axis=0)
+    low, high = _percentiles(on_training, _SCALE_PERCENTILES)
     seen = [slide for slide, rows in zip(cohort.slides, training.chosen, strict=True) if len(rows)]
     feature_range = fitted_range(features, [slide.patient for slide in seen], encoder)
     scored = _scored(folder, cohort, fitted, feature_range, settings)
     feature_range = feature_range.limited(scored.distances, "held-out patches")
-    # Predictions (T,) that were ever made where they could be compared with the truth.
-    range_low = np.minimum(on_training.min(axis=0), scored.lowest)
-    range_high = np.maximum(on_training.max(axis=0), scored.highest)
+    # Held-out predictions may be wider spread than those on the patches fitted on, or narrower.
+    ranges = [_percentiles(values, _RANGE_PERCENTILES) for values in (on_training, np.concatenate(scored.predicted))]
+    range_low, range_high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
     markers = tuple(
         MarkerProbe(
             marker=marker,
@@ -149,6 +146,14 @@ def _fitted(
     return RidgeProbe(weights, intercept, penalty), patches
 
 
+def _percentiles(values: Floats, wanted: tuple[float, float]) -> Floats:
+    """(2, T) two percentiles over the rows of (n, T); nan in columns that are not known."""
+    found = np.full((2, values.shape[1]), np.nan)
+    known = np.isfinite(values[0])
+    found[:, known] = np.percentile(values[:, known], wanted, axis=0)
+    return found
+
+
 def _scored(
     folder: Path, cohort: Cohort, probe: RidgeProbe, fitted: FeatureRange, settings: EvaluateSettings
 ) -> _Scored:
@@ -156,13 +161,12 @@ def _scored(
     blocks = [block_labels(slide.position_um[slide.fold == 0], settings.block_um) for slide in slides]
     sums, tested = [], np.zeros(len(cohort.markers), dtype=np.int64)
     patients: list[dict[str, None]] = [{} for _ in cohort.markers]
-    lows, highs, distances = [], [], []
+    predictions, distances = [], []
     for slide, labels in zip(slides, blocks, strict=True):
         features = read_features(folder, slide)[slide.fold == 0]
         distances.append(fitted.distance(features))
         predicted = probe.predict(features)
-        lows.append(predicted.min(axis=0))
-        highs.append(predicted.max(axis=0))
+        predictions.append(predicted)
         truth = np.where(np.isfinite(predicted), held_out_truth(slide), np.nan)
         sums.append(block_sums(truth, predicted, labels))
         shown = np.isfinite(sums[-1]).all(axis=(0, 2))
@@ -177,7 +181,6 @@ def _scored(
         intervals=[interval(values) if enough else _UNKNOWN for values in resampled.T],
         patches=tested,
         patients=[tuple(names) for names in patients],
-        lowest=np.min(lows, axis=0),
-        highest=np.max(highs, axis=0),
+        predicted=predictions,
         distances=distances,
     )

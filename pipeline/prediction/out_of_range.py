@@ -32,7 +32,7 @@ class SlideRange:
 
 @dataclass(frozen=True)
 class MarkerRange:
-    """The predictions of one marker over a slide beside those that it was fitted or scored on.
+    """The predictions of one marker over a slide beside those on the patches that it was fitted or scored on.
 
     Attributes:
         beyond: share of the predictions outside their range; nan where that is not known.
@@ -56,9 +56,7 @@ def marker_range(marker: MarkerProbe, values: NDArray[np.float32]) -> MarkerRang
     mean = float(values.mean(dtype=np.float64))
     if np.isnan(marker.range_low):
         return MarkerRange(float("nan"), mean)
-    # Rounding to float32 may put the least of the predictions fitted on below itself.
-    low, high = np.float32(marker.range_low), np.float32(marker.range_high)
-    return MarkerRange(float(((values < low) | (values > high)).mean()), mean)
+    return MarkerRange(float(((values < marker.range_low) | (values > marker.range_high)).mean()), mean)
 
 
 def out_of_range(
@@ -82,8 +80,8 @@ def beyond_in_words(marker: MarkerProbe, found: MarkerRange) -> str:
     if np.isnan(found.beyond):
         return f"mean {found.mean:+.1f} {UNIT}"
     return (
-        f"{found.beyond:.0%} of the predictions (mean {found.mean:+.1f} {UNIT}) leave the range of those it was fitted "
-        f"or scored on, {marker.range_low:+.1f} to {marker.range_high:+.1f}"
+        f"{found.beyond:.0%} of the predictions (mean {found.mean:+.1f} {UNIT}) leave the range of 99 % of those "
+        f"it was fitted or scored on, {marker.range_low:+.1f} to {marker.range_high:+.1f}"
     )
 
 
