@@ -11,9 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from drawn_results import COHORT, _positions_px, draw_features, draw_stores
+from drawn_results import draw_features, draw_stores
 from drawn_training import train_tiny
 
 from pipeline.cli import main
@@ -61,16 +60,22 @@ def _files(path: Path) -> list[Path]:
     return [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
 
 
+@pytest.mark.parametrize(
+    ("verbs", "shares"),
+    [
+        pytest.param(("embed", "convert clam"), (0.5,), id="hdf5"),
+        pytest.param((), (0.05, 0.7), marks=pytest.mark.slow, id="all"),
+    ],
+)
 def test_no_room_is_told_in_one_line_and_nothing_stays_under_any_name(
-    commands: dict[str, list[str]], tmp_path: Path
+    commands: dict[str, list[str]], tmp_path: Path, verbs: tuple[str, ...], shares: tuple[float, ...]
 ) -> None:
-    assert len(_positions_px(COHORT[4])) == 256
     jobs = []
-    for name, words in commands.items():
-        whole = tmp_path / "whole" / name.replace(" ", "-")
+    for name in verbs or commands:
+        words, whole = commands[name], tmp_path / "whole" / name.replace(" ", "-")
         assert main([*words, "--out", str(whole)]) == 0
         largest = max(item.stat().st_size for item in _files(whole))
-        for share in (0.05, 0.7):
+        for share in shares:
             out = tmp_path / "cut" / f"{whole.name}-{share}"
             jobs.append((f"{name} {share}", out, [*words, "--out", str(out)], max(512, int(share * largest))))
     logs = [tmp_path / f"{number}.log" for number in range(len(jobs))]
@@ -89,4 +94,3 @@ def test_no_room_is_told_in_one_line_and_nothing_stays_under_any_name(
         assert "Traceback" not in said, name
         left = [item for item in (tmp_path / "cut").rglob("*") if item.is_file()]
         assert not left, (name, left)
-    assert np.unique(codes).tolist() == [1]

@@ -267,6 +267,16 @@ def test_where_no_marker_is_good_enough_the_page_says_which_and_why(tmp_path: Pa
     assert not [picture for picture in document.all("img") if picture["alt"].startswith("predicted")]
 
 
+def test_the_share_of_a_slide_outside_the_range_of_the_encoder_stands_under_its_map(tmp_path: Path) -> None:
+    drawn = draw_stores(tmp_path, COHORT[:2])
+    folder = draw_features(drawn, "distilled", 1.0, slides=COHORT[:2])
+    with h5py.File(folder / "a1.h5", "r+") as file:
+        file["distance"] = np.repeat(np.array([0.5, 1.5], np.float32), [64, 192])
+    document = Document(write(drawn.results, draw_sheet(tmp_path / "slides.tsv", COHORT[:2])).read_text())
+    assert "a1 , patient A: 75% of its patches lie outside the range of the encoder's training" in document.words
+    assert document.words.count("outside the range of the encoder") == 1, "nothing is known of the other slide"
+
+
 def test_slides_unlike_those_that_the_probe_was_fitted_on_are_named_and_not_drawn(tmp_path: Path) -> None:
     drawn = draw_stores(tmp_path, COHORT[:3])
     told = {"markers": [], "left_out": {"CD3": "r 0.1"}, "fitted_on_this_slide": False}
