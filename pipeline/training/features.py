@@ -18,15 +18,20 @@ _FEWEST_PATIENTS = 4
 _GROUPS = 5
 # Tissue varies over a slide, and a part that is left out whole may be unlike all others of the same slide.
 _STRIPS = 20
-_PIXELS_AT_ONCE = 256 * 256**2
+_RANGE_PIXELS = 256 * 256**2
 
 
 def pixel_batches(
-    patches: TrainingPatches, numbers: NDArray[np.int64], colour: ColourStatistics, size_px: int, device: torch.device
+    patches: TrainingPatches,
+    numbers: NDArray[np.int64],
+    colour: ColourStatistics,
+    size_px: int,
+    device: torch.device,
+    most_pixels: int,
 ) -> Iterator[torch.Tensor]:
-    """The centres (n, 3, size_px, size_px) of the patches of these numbers, normalised, batch by batch."""
+    """The centres (n, 3, size_px, size_px) of the patches of these numbers, normalised, so many pixels at a time."""
     # Of large patches a batch in training may be few, and all of these at once more than there is memory for.
-    at_once = max(1, _PIXELS_AT_ONCE // patches.rows.size_px**2)
+    at_once = max(1, most_pixels // patches.rows.size_px**2)
     normalisation = Normalisation(colour, (), device)
     start = (patches.rows.size_px - size_px) // 2
     for part in np.split(numbers, range(at_once, len(numbers), at_once)):
@@ -45,7 +50,7 @@ def encoder_range(
     """
     numbers = np.unique(np.linspace(0, len(patches) - 1, _RANGE_PATCHES).astype(np.int64))
     with torch.inference_mode():
-        batches = pixel_batches(patches, numbers, colour, size_px, device)
+        batches = pixel_batches(patches, numbers, colour, size_px, device, _RANGE_PIXELS)
         features: Features = torch.cat([encoder(pixels).float().cpu() for pixels in batches]).numpy()
     patients = [patches.rows.slides[slide].store.attributes.patient for slide in patches.slide[numbers]]
     groups, held_out = _left_out(patches.slide[numbers], patients)

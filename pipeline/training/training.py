@@ -49,6 +49,7 @@ from pipeline.training.supervised import training_targets
 from pipeline.training.views import MakeViews, ViewMaker
 
 _COSINE_PATCHES = 256
+_COSINE_PIXELS = 256 * 256**2
 _COLLAPSED_RANK = 2.0
 
 
@@ -222,7 +223,7 @@ def _bf16_cosine(
     """Smallest cosine between bfloat16 and float32 features, over training patches spread through the cohort."""
     numbers = np.unique(np.linspace(0, len(patches) - 1, _COSINE_PATCHES).astype(np.int64))
     cosines = []
-    for pixels in pixel_batches(patches, numbers, colour, size_px, device):
+    for pixels in pixel_batches(patches, numbers, colour, size_px, device, _COSINE_PIXELS):
         with torch.inference_mode():
             exact = encoder(pixels).float()
             with autocast("bf16", device):
