@@ -14,6 +14,9 @@ MAX_BYTES = 2**28
 T = TypeVar("T")
 # Built once per type: a cohort of thousands of stores is checked by the same one.
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+# What taking a value out of JSON raises where the JSON is of another shape, or the value of another kind; to be caught
+# around expressions that do no more than that.
+MISFIT = (LookupError, TypeError, ValueError, OverflowError)
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ from pipeline.errors import StatedError
 SCHEMA_VERSION = 1
 # AT_FDCWD and RENAME_EXCHANGE of Linux.
 _HERE, _EXCHANGE = -100, 2
+# A full disk, a used-up quota, a file beyond what the file system or a limit of the process allows.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What Snakemake leaves in a folder that a rule made.
 _TIMESTAMP = ".snakemake_timestamp"
 SOURCE_ROOT = Path(pipeline.__file__).parents[1]
@@ -104,7 +107,8 @@ def finished(path: Path) -> Iterator[Path]:
     this machine left of the same result is removed. Snakemake makes the parent; by hand we do.
 
     Raises:
-        StatedError: if the final name is no name, or that of a folder that holds no earlier result.
+        StatedError: if the final name is no name, or that of a folder that holds no earlier result, or if there is no
+            room for the result.
     """
     if path.name in ("", ".."):
         raise StatedError(file=path, expected="a name for the result", found="none")
@@ -115,6 +119,11 @@ def finished(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _put(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        # Few writers say which file they were at.
+        raise StatedError(file=path, expected="room for the result", found=os.strerror(error.errno)) from None
     finally:
         _remove(temporary)
 

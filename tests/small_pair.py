@@ -24,7 +24,7 @@ SETTINGS = {
     "embed": '{"batch_size": 32}',
     "evaluate": '{"bootstrap": 20, "baseline": "distilled"}',
     "evaluate-probe": '{"bootstrap": 20}',
-    "predict": '{"min_score": -1}',
+    "predict": '{"min_score": -1, "max_outside": 1}',
     "report": '{"picture_px": 200}',
 }
 

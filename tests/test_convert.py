@@ -243,6 +243,24 @@ def test_attributes_that_make_no_sense_are_refused(
     _refused(features, tmp_path, message, capfd)
 
 
+def test_features_that_are_not_finite_are_told_by_their_row_and_converted_to_nothing(
+    features: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(features, "r+") as file:
+        file["features"][4, 2] = np.inf
+    for to in FORMATS:
+        code = _convert(features, to, tmp_path / to)
+        error = capfd.readouterr().err
+        if to == "geojson":
+            assert code == 0, "it holds the places only"
+            continue
+        assert code == 1
+        assert error.count("\n") == 1
+        assert "expected finite features, found NaN or infinity in 1 of rows 0 to 8, first in row 4" in error
+        assert not [item for item in (tmp_path / to).rglob("*") if item.is_file()]
+        assert not (tmp_path / to).is_file()
+
+
 def _refused(features: Path, tmp_path: Path, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Every format refuses it with one line and leaves what is there."""
     before = sorted(tmp_path.rglob("*"))

@@ -160,7 +160,37 @@ def test_prototypes_count_what_a_slide_is_made_of_and_come_from_training_slides_
     assert (tmp_path / "s.parquet").read_bytes() == first
     assert main([*words, *more, "0"]) == 0
     assert "prototypes" not in pd.read_parquet(tmp_path / "s.parquet")
-    assert main([*words, *more, "500"]) == 1
+
+
+@pytest.mark.parametrize(("patches", "expected"), [(9, 4), (12, 6), (2, 1), (1, 0)])
+def test_few_training_patches_give_fewer_prototypes_with_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], patches: int, expected: int
+) -> None:
+    _groups(tmp_path, {"a": [patches, 0, 0], "held": [5, 0, 0]})
+    lines = ["slide\trow\tpatient\tfold\tpair_quality", *(f"a\t{row}\ta\t1\t1" for row in range(patches))]
+    (tmp_path / "split.tsv").write_text("\n".join(lines) + "\n")
+    words = ["embed-slides", "--features", str(tmp_path), "--slides", "a", "held", "--out", str(tmp_path / "s.parquet")]
+    assert main([*words, "--split", str(tmp_path / "split.tsv")]) == 0
+    assert f"{expected} prototypes instead of 16" in capfd.readouterr().err
+    table = pd.read_parquet(tmp_path / "s.parquet")
+    assert ("prototypes" in table) == (expected > 0)
+    if expected:
+        assert [len(shares) for shares in table["prototypes"]] == [expected, expected]
+        np.testing.assert_allclose([sum(shares) for shares in table["prototypes"]], 1, atol=1e-6)
+
+
+def test_patches_without_features_are_told_by_their_row_and_not_summed_up(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _groups(tmp_path, {"a": [9, 9, 9]})
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["features"][7, 1] = np.nan
+    words = ["embed-slides", "--features", str(tmp_path), "--slides", "a", "--out", str(tmp_path / "s.parquet")]
+    assert main(words) == 1
+    assert (
+        "expected finite features, found NaN or infinity in 1 of rows 0 to 26, first in row 7" in capfd.readouterr().err
+    )
+    assert not (tmp_path / "s.parquet").exists()
 
 
 def test_block_by_block_sums_are_those_of_the_whole() -> None:

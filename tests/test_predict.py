@@ -283,6 +283,98 @@ def test_equal_inputs_give_equal_bytes(fitted: DrawnResults, new_slide: Path) ->
     assert {path.name: path.read_bytes() for path in new_slide.iterdir()} == first
 
 
+def shifted(fitted: DrawnResults, folder: Path, shift: float, rows: slice = slice(None)) -> DrawnResults:
+    """The same cohort, with the features of these patches of d1 moved by so much in every column."""
+    other = DrawnResults(folder)
+    folder.mkdir()
+    for part in ("tile", "evaluate"):
+        (folder / part).symlink_to(fitted.results / part)
+    (folder / "embed" / RUN).mkdir(parents=True)
+    with h5py.File(fitted.results / "embed" / RUN / "d1.h5") as file:
+        features = np.asarray(file["features"], dtype=np.float64)
+    features[rows] += shift
+    write_features(folder / "embed" / RUN / "d1.h5", features, _positions_px(COHORT[4]), "e0")
+    return other
+
+
+def test_a_slide_unlike_those_that_the_probe_was_fitted_on_is_left_out_and_drawn_when_asked_for(
+    fitted: DrawnResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shifted(fitted, tmp_path / "other", 400.0)
+    assert predict(other, "d1", tmp_path / "out") == 0
+    said = capsys.readouterr().err
+    assert "100% of 256 patches lie outside the range of features that the probe was fitted on" in said
+    assert "(patients B, C; 1% of held-out patches do)" in said
+    assert "DAPI, Pan-CK are not predicted: 100% of the slide's patches are unlike those that the probe was" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"markers.json", "patches.parquet"}
+    description = told(tmp_path / "out")
+    assert description["range"]["outside"] == 1.0
+    assert description["out_of_range"] == ["DAPI", "Pan-CK"]
+    assert set(description["left_out"]) == set(MARKERS)
+    assert description["fitted_on_patients"] == ["B", "C"]
+    table = parquet.read_table(tmp_path / "out" / "patches.parquet")
+    assert (table["distance"].to_numpy() > 1).all()
+    assert not [name for name in table.column_names if name.startswith("predicted")]
+
+    assert predict(other, "d1", tmp_path / "drawn", max_outside=1) == 0
+    said = capsys.readouterr().err
+    description = told(tmp_path / "drawn")
+    for item in description["markers"]:
+        values = read_values(tmp_path / "drawn" / "patches.parquet", [item["marker"]])
+        assert item["predictions"]["mean"] == pytest.approx(float(values.mean()), abs=1e-5)
+        beyond = (values < item["range_low"]) | (values > item["range_high"])
+        assert item["predictions"]["beyond"] == pytest.approx(float(beyond.mean()))
+        assert beyond.mean() > 0.5, "the shift moves the predictions as well"
+        assert f"(mean {values.mean():+.1f} SD) leave the range" in said
+        assert item["patients"] == ["A"]
+    with tifffile.TiffFile(tmp_path / "drawn" / "markers.ome.tif") as file:
+        assert "100% of 256 patches lie outside the range" in file.ome_metadata
+        assert "Scores were measured on patient A." in file.ome_metadata
+    measured = json.loads((tmp_path / "drawn/tiles.geojson").read_text())["features"][0]["properties"]["measurements"]
+    assert measured["distance from the patches fitted on, 1 = limit"] > 1
+
+
+def test_a_slide_like_those_that_the_probe_was_fitted_on_is_drawn_and_a_part_unlike_them_is_told(
+    fitted: DrawnResults, new_slide: Path, tmp_path: Path
+) -> None:
+    assert told(new_slide)["range"]["outside"] < 0.05
+    assert told(new_slide)["out_of_range"] == []
+    assert predict(shifted(fitted, tmp_path / "part", 40.0, slice(64)), "d1", tmp_path / "out") == 0
+    distance = parquet.read_table(tmp_path / "out" / "patches.parquet")["distance"].to_numpy()
+    assert (distance[:64] > 1).all()
+    assert (distance[64:] > 1).mean() < 0.05
+    assert 0.25 <= told(tmp_path / "out")["range"]["outside"] < 0.3
+    assert told(tmp_path / "out")["markers"]
+
+
+def test_a_probe_of_an_older_version_draws_and_says_that_its_range_is_unknown(
+    fitted: DrawnResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "probe.safetensors").write_bytes((probe_of(fitted) / "probe.safetensors").read_bytes())
+    description = json.loads((probe_of(fitted) / "probe.json").read_text()) | {"schema": 1}
+    for item in description["markers"]:
+        for name in ("range_low", "range_high", "patients"):
+            del item[name]
+    (old / "probe.json").write_text(json.dumps(description))
+    assert predict(fitted, "d1", tmp_path / "out", probe=old) == 0
+    assert "so whether this slide is like them is unknown" in capsys.readouterr().err
+    assert told(tmp_path / "out")["range"]["known"] is False
+    assert [item["marker"] for item in told(tmp_path / "out")["markers"]] == [m for m in MARKERS if m != HIDDEN]
+
+
+def test_features_of_patches_of_another_size_are_refused(
+    fitted: DrawnResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shifted(fitted, tmp_path / "other", 0.0)
+    with h5py.File(tmp_path / "other/embed" / RUN / "d1.h5", "r+") as file:
+        file["coords"].attrs["patch_size_level0"] = 100
+    assert predict(other, "d1", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert f"expected patches of 16 px, {PATCH_PX} at level 0, as in the store, found 16 px, 100 at level 0" in said
+
+
 def test_features_of_another_encoder_are_refused(
     fitted: DrawnResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

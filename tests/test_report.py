@@ -232,6 +232,8 @@ def test_predicted_markers_stand_with_their_scores_their_scale_and_what_was_left
         scored = f"r {item['score']:.2f} ({item['low']:.2f} to {item['high']:.2f})"
         ends = [f"{item[end]:.2f}".replace("-", "−") for end in ("scale_low", "scale_high")]
         assert section.count(f"{item['marker']} , held-out {scored} {ends[0]} {ends[1]} SD") == 5
+        assert section.count(f"{ends[0]} {ends[1]} SD scored on patient A .".replace(" .", ".")) == 5
+    assert section.count("of features that the probe was fitted on (patients B, C; 1% of held-out patches do)") == 5
     assert "Not drawn: CD45 (not among predict.markers)" in section
     assert section.count("The probe was fitted on patches of this slide") == 3
     hidden = [picture for picture in document.all("img") if "data-marker" in picture and "hidden" in picture]
@@ -263,6 +265,30 @@ def test_where_no_marker_is_good_enough_the_page_says_which_and_why(tmp_path: Pa
     document = Document(write(drawn.results, draw_sheet(tmp_path / "slides.tsv", COHORT[:2])).read_text())
     assert "Not drawn: CD3 (held-out r 0.10 is below 0.3)." in document.words
     assert not [picture for picture in document.all("img") if picture["alt"].startswith("predicted")]
+
+
+def test_the_share_of_a_slide_outside_the_range_of_the_encoder_stands_under_its_map(tmp_path: Path) -> None:
+    drawn = draw_stores(tmp_path, COHORT[:2])
+    folder = draw_features(drawn, "distilled", 1.0, slides=COHORT[:2])
+    with h5py.File(folder / "a1.h5", "r+") as file:
+        file["distance"] = np.repeat(np.array([0.5, 1.5], np.float32), [64, 192])
+    document = Document(write(drawn.results, draw_sheet(tmp_path / "slides.tsv", COHORT[:2])).read_text())
+    assert "a1 , patient A: 75% of its patches lie outside the range of the encoder's training" in document.words
+    assert document.words.count("outside the range of the encoder") == 1, "nothing is known of the other slide"
+
+
+def test_slides_unlike_those_that_the_probe_was_fitted_on_are_named_and_not_drawn(tmp_path: Path) -> None:
+    drawn = draw_stores(tmp_path, COHORT[:3])
+    told = {"markers": [], "left_out": {"CD3": "r 0.1"}, "fitted_on_this_slide": False}
+    unlike = told | {"left_out": {"CD3": "r 0.1", "CD8": "80% are unlike", "CD20": "80% are unlike"}}
+    unlike |= {"out_of_range": ["CD8", "CD20"], "range": {"words": "80% of 9 patches lie outside."}}
+    for slide, said in (("a1", unlike), ("b1", told)):
+        folder = tmp_path / "predict/distilled" / slide
+        folder.mkdir(parents=True)
+        (folder / "markers.json").write_text(json.dumps(said))
+    document = Document(write(drawn.results, draw_sheet(tmp_path / "slides.tsv", COHORT[:3])).read_text())
+    assert "a1 : no map of CD8, CD20. 80% are unlike." in document.words
+    assert "Not drawn: CD3 (r 0.1)." in document.words, "what is said of all slides leaves out what is one slide's"
 
 
 def test_predictions_of_other_patches_are_a_stated_error(

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from pipeline.embedding.anndata_layout import Column, write_about, write_features
 from pipeline.embedding.features_file import FeaturesFile
+from pipeline.embedding.hdf5_file import written_hdf5
 from pipeline.provenance import finished
 
 
@@ -33,6 +32,6 @@ def write_anndata(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -
         "encoder": opened.encoder,
         "provenance": json.dumps(provenance, sort_keys=True),
     }
-    with finished(out) as temporary, h5py.File(temporary, "w") as file:
+    with finished(out) as temporary, written_hdf5(temporary) as file:
         write_features(file, opened, [f"{opened.slide}_{row}" for row in range(len(opened))], columns)
         write_about(file, "more_from_less", about)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.embedding.anndata_file import write_anndata
 from pipeline.embedding.features_file import FeaturesFile, open_features
+from pipeline.embedding.hdf5_file import written_hdf5
 from pipeline.embedding.spatialdata_store import write_spatialdata
 from pipeline.errors import StatedError
 from pipeline.provenance import finished
@@ -50,7 +50,7 @@ def write_clam(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> N
         finished(out / "pt_files" / f"{opened.slide}.pt") as pt_file,
         finished(out / "h5_files" / f"{opened.slide}.h5") as h5_file,
     ):
-        with h5py.File(h5_file, "w") as file:
+        with written_hdf5(h5_file) as file:
             file.create_dataset("features", data=table, chunks=opened.features.chunks)
             coords = file.create_dataset("coords", data=opened.position_px.astype(np.int32))
             coords.attrs.update(opened.attributes)
@@ -74,7 +74,7 @@ def write_stamp(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> 
         "feat_type": "tile",
         "provenance": json.dumps(provenance, sort_keys=True),
     }
-    with finished(out) as temporary, h5py.File(temporary, "w") as file:
+    with finished(out) as temporary, written_hdf5(temporary) as file:
         feats = file.create_dataset("feats", shape=opened.features.shape, dtype=np.float32)
         for rows, block in opened.blocks():
             feats[rows] = block

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.embedding.encoder import EncoderDescription
+from pipeline.embedding.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.errors import StatedError
 from pipeline.slides.base import Slide
 from pipeline.tiling.grid import Grid
@@ -119,34 +120,54 @@ def read_coordinates(path: Path) -> PatchCoordinates:
         raise StatedError(file=path, expected=_EXPECTED, found="no file")
     try:
         with h5py.File(path) as file:
-            coords = file["coords"]
+            coords = dataset(file, "coords")
             position_px, attributes = np.asarray(coords[...]), dict(coords.attrs)
-        if position_px.ndim != 2 or position_px.shape[1] != 2 or position_px.dtype.kind not in "iu":
-            raise ValueError(f"coords {position_px.shape} {position_px.dtype}")
-        if not len(position_px):
-            raise ValueError("no patch")
-        side = _side_level0(attributes)
-        if not 0 < side < np.inf:
-            raise ValueError(f"patches of {side:g} px")
-        known = {"level0_width", "level0_height"} <= attributes.keys()
-        return PatchCoordinates(
-            path=path,
-            slide=_name(attributes, path),
-            position_px=position_px.astype(np.int64),
-            size_level0_px=side,
-            overlap=float(attributes.get("overlap", 0)) / float(attributes["patch_size"]),
-            slide_size_px=(int(attributes["level0_width"]), int(attributes["level0_height"])) if known else None,
-        )
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except HDF5_ERRORS as error:
         raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
+    try:
+        return _described(path, position_px, attributes)
+    except ValueError as error:
+        raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
+
+
+def _described(path: Path, position_px: NDArray[Any], attributes: Mapping[str, Any]) -> PatchCoordinates:
+    if position_px.ndim != 2 or position_px.shape[1] != 2 or position_px.dtype.kind not in "iu":
+        raise ValueError(f"coords {position_px.shape} {position_px.dtype}")
+    if not len(position_px):
+        raise ValueError("no patch")
+    side = _side_level0(attributes)
+    if not 0 < side < np.inf:
+        raise ValueError(f"patches of {side:g} px")
+    overlap = _number(attributes, "overlap") if "overlap" in attributes else 0.0
+    known = {"level0_width", "level0_height"} <= attributes.keys()
+    width, height = (_number(attributes, f"level0_{name}") if known else 0.0 for name in ("width", "height"))
+    return PatchCoordinates(
+        path=path,
+        slide=_name(attributes, path),
+        position_px=position_px.astype(np.int64),
+        size_level0_px=side,
+        overlap=overlap / _number(attributes, "patch_size"),
+        slide_size_px=(int(width), int(height)) if known else None,
+    )
 
 
 def _side_level0(attributes: Mapping[str, Any]) -> float:
     if "patch_size_level0" in attributes:
-        return float(attributes["patch_size_level0"])
+        return _number(attributes, "patch_size_level0")
     if "downsample" not in attributes:
         raise ValueError("coords with neither patch_size_level0 (TRIDENT) nor downsample (CLAM)")
-    return float(attributes["patch_size"]) * float(np.ravel(attributes["downsample"])[0])
+    return _number(attributes, "patch_size") * _number(attributes, "downsample")
+
+
+def _number(attributes: Mapping[str, Any], name: str) -> float:
+    """An attribute as a finite number, the first of several; never a `patch_size` of 0, which is divided by."""
+    try:
+        value = float(np.ravel(attributes[name])[0])
+    except (LookupError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} {attributes.get(name)!r:.80}") from None
+    if not np.isfinite(value) or (name == "patch_size" and value <= 0):
+        raise ValueError(f"{name} {value:g}")
+    return value
 
 
 def _name(attributes: Mapping[str, Any], path: Path) -> str:

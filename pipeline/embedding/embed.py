@@ -10,17 +10,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.embedding.coordinates import CutAttributes, SlidePatches
 from pipeline.embedding.encoder import Encoder, EncoderDescription
+from pipeline.embedding.features_file import check_finite
+from pipeline.embedding.hdf5_file import checked_hdf5
 from pipeline.errors import StatedError
-from pipeline.progress import progress
+from pipeline.progress import progress, say
 from pipeline.provenance import finished
 from pipeline.settings import EmbedSettings
 from pipeline.tiling.store import PatchStore, StoreAttributes
+from pipeline.training.feature_range import RANGE_NAME, UNKNOWN, outside_in_words
 
 SCHEMA_VERSION = 1
 MPP_TOLERANCE = 0.05
@@ -42,6 +44,9 @@ def embed(
     overlap: float = 0.0,
 ) -> None:
     """Writes `features` (N, D) float32 and `coords` (N, 2) int64 of all patches of a store, in its row order.
+
+    Where the encoder knows the range of its training, `distance` (N,) float32 says how far from it each patch is, in
+    multiples of the limit: above 1 is outside.
 
     Args:
         store: the patches.
@@ -65,18 +70,21 @@ def embed(
     if settings.precision == "auto":
         encoder.check_precision(store.read_sparse(slice(0, _COMPARED_PATCHES)), precision)
     chunk = (min(count, max(1, -(-_CHUNK_BYTES // (4 * width)))), width)
-    with finished(out) as temporary, h5py.File(temporary, "w") as file:
+    with finished(out) as temporary, checked_hdf5(temporary) as (file, check):
         features = file.create_dataset("features", shape=(count, width), dtype=np.float32, chunks=chunk)
+        distance = np.empty(count, dtype=np.float32)
         done = 0
         batches = _batches(store, settings.batch_size)
         total = -(-count // settings.batch_size)
         label = f"embed {known.slide}"
         for patches in progress(batches, label=label, unit="batches", total=total):
             found = encoder.embed(patches, precision)
-            if not np.isfinite(found).all():
-                raise StatedError(slide=known.slide, expected="finite features", found=f"nan near row {done}")
+            check_finite(found, done, known.slide, store.path)
             features[done : done + len(found)] = found
+            if encoder.fitted is not None:
+                distance[done : done + len(found)] = encoder.fitted.distance(found)
             done += len(found)
+            check()
         coords = file.create_dataset("coords", data=store.table.position_px.astype(np.int64))
         features.attrs.update({"name": known.slide, "savetodir": str(out.parent)})
         coords.attrs.update(trident_attributes(known, out, overlap) | own_attributes(known, encoder.description))
@@ -88,6 +96,17 @@ def embed(
                 "provenance": json.dumps(provenance, sort_keys=True),
             }
         )
+        if encoder.fitted is not None:
+            file.create_dataset("distance", data=distance)
+    say(_told_of_range(known.slide, encoder, distance))
+
+
+def _told_of_range(slide: str, encoder: Encoder, distance: NDArray[np.float32]) -> str:
+    """How much of the slide is unlike the encoder's training, for the log."""
+    what = f"the encoder {encoder.description.run}"
+    if encoder.fitted is None:
+        return f"embed {slide}: no {RANGE_NAME} beside {what}: {UNKNOWN}"
+    return f"embed {slide}: {outside_in_words(distance, encoder.fitted, what)}"
 
 
 def check_patches(store: Patches, trained: EncoderDescription) -> None:

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.embedding.fused import fused_in_bf16
-from pipeline.errors import BROKEN_INPUT, StatedError
-from pipeline.json_file import read_json
+from pipeline.errors import StatedError
+from pipeline.json_file import MISFIT, read_json
 from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES
 from pipeline.provenance import file_digest
 from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA, WEIGHTS_NAME, build_encoder
+from pipeline.training.feature_range import RANGE_NAME, FeatureRange, read_range
 from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.precision import Precision, autocast, best_device, resolve_precision
 
@@ -60,10 +61,22 @@ class EncoderDescription:
 
 
 class Encoder:
-    """A trained encoder in evaluation mode, on the first CUDA device where there is one."""
+    """A trained encoder in evaluation mode, on the first CUDA device where there is one.
 
-    def __init__(self, description: EncoderDescription, network: nn.Module, device: torch.device) -> None:
+    Attributes:
+        description: what its config.json says.
+        fitted: the range of its features over its training; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        description: EncoderDescription,
+        network: nn.Module,
+        device: torch.device,
+        fitted: FeatureRange | None = None,
+    ) -> None:
         self.description = description
+        self.fitted = fitted
         self._device = device
         self._network = network.eval().to(memory_format=torch.channels_last).to(device)
         self._mean = torch.tensor(description.mean, device=device).view(1, 3, 1, 1)
@@ -92,12 +105,17 @@ class Encoder:
             description.architecture, in_chans=3, size_px=description.input_px, model_args=description.model_args
         )
         try:
+            # Torch raises RuntimeError for tensors of other names or shapes than the network's.
             network.load_state_dict(load_file(path))
-        except (SafetensorError, *BROKEN_INPUT) as error:
+        except (SafetensorError, OSError, LookupError, ValueError, RuntimeError) as error:
             raise StatedError(
                 file=path, expected=f"weights of a {description.architecture}", found=str(error)
             ) from None
-        return cls(description, network, device or best_device())
+        fitted = read_range(folder, description.sha256)
+        if fitted is not None and len(fitted.mean) != description.feature_dim:
+            expected = f"a range of {description.feature_dim} features"
+            raise StatedError(file=folder / RANGE_NAME, expected=expected, found=str(len(fitted.mean)))
+        return cls(description, network, device or best_device(), fitted)
 
     @property
     def network(self) -> nn.Module:
@@ -154,7 +172,7 @@ def read_description(folder: Path) -> EncoderDescription:
     if not path.is_file():
         raise StatedError(file=folder, expected=_EXPECTED, found=f"no {CONFIG_NAME}")
     try:
-        config: dict[str, Any] = read_json(path)
+        config: Any = read_json(path)
         own = config["more_from_less"]
         if own["schema"] != CONFIG_SCHEMA:
             raise StatedError(file=path, expected=f"schema {CONFIG_SCHEMA}", found=f"schema {own['schema']}")
@@ -171,17 +189,20 @@ def read_description(folder: Path) -> EncoderDescription:
             bf16_cosine=float(own["bf16_cosine"]),
             sha256=str(own["weights_sha256"]),
         )
-        _check(found)
-    except BROKEN_INPUT as error:
+    except (OSError, *MISFIT) as error:
         raise StatedError(file=path, expected=_EXPECTED, found=repr(error)) from None
+    _check(found, path)
     return found
 
 
-def _check(found: EncoderDescription) -> None:
+def _check(found: EncoderDescription, path: Path) -> None:
     """Refuses sizes that no training has, before a network for them is built."""
+    wrong = ""
     if not 1 <= found.input_px <= found.patch_px <= LARGEST_PATCH_PX:
-        raise ValueError(f"patches of {found.patch_px} px, of which {found.input_px} are seen")
-    if not 1 <= found.feature_dim <= MAX_FEATURES or not found.mpp > 0:
-        raise ValueError(f"{found.feature_dim} features at {found.mpp} um/px")
-    if len(found.mean) != 3 or len(found.std) != 3 or min(found.std) <= 0:
-        raise ValueError(f"a normalisation by {found.mean} and {found.std}")
+        wrong = f"patches of {found.patch_px} px, of which {found.input_px} are seen"
+    elif not 1 <= found.feature_dim <= MAX_FEATURES or not found.mpp > 0:
+        wrong = f"{found.feature_dim} features at {found.mpp} um/px"
+    elif len(found.mean) != 3 or len(found.std) != 3 or min(found.std) <= 0:
+        wrong = f"a normalisation by {found.mean} and {found.std}"
+    if wrong:
+        raise StatedError(file=path, expected=_EXPECTED, found=wrong)

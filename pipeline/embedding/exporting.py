@@ -26,13 +26,15 @@ from pipeline.errors import StatedError
 from pipeline.provenance import finished
 from pipeline.training.encoders import CONFIG_NAME, WEIGHTS_NAME
 from pipeline.training.export import CARD_NAME
+from pipeline.training.feature_range import RANGE_NAME
 
 TOLERANCE = 1e-4
 ONNX_OPSET = 18
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 _LARGEST_ONNX_BYTES = 2**31 - 2**24
-_FOLDER_NAMES = {WEIGHTS_NAME, CONFIG_NAME, CARD_NAME}
+_NEEDED_NAMES = (CONFIG_NAME, WEIGHTS_NAME)
+_FOLDER_NAMES = {*_NEEDED_NAMES, CARD_NAME, RANGE_NAME}
 
 Embedding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -95,7 +97,7 @@ def export_timm(folder: Path, out: Path) -> None:
     with finished(out) as temporary:
         temporary.mkdir()
         for name in sorted(_FOLDER_NAMES):
-            if name != CARD_NAME or (folder / name).is_file():
+            if name in _NEEDED_NAMES or (folder / name).is_file():
                 shutil.copyfile(folder / name, temporary / name)
         network = timm.create_model(f"local-dir:{temporary.absolute()}", pretrained=True)
         module = NormalisedEncoder(network, encoder.description).eval()

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.embedding.hdf5_file import HDF5_ERRORS, dataset
+from pipeline.errors import StatedError
 from pipeline.limits import MAX_FEATURES, MAX_PATCHES
 
 BLOCK_ROWS = 8192
@@ -66,14 +67,16 @@ class FeaturesFile:
         """Rows and their features (n, D) float32, from first to last.
 
         Raises:
-            StatedError: if the file cannot be read.
+            StatedError: if the file cannot be read, or a feature is not finite.
         """
         for start in range(0, len(self), BLOCK_ROWS):
             rows = slice(start, min(start + BLOCK_ROWS, len(self)))
             try:
-                yield rows, np.asarray(self.features[rows], dtype=np.float32)
+                block = np.asarray(self.features[rows], dtype=np.float32)
             except OSError as error:
                 raise StatedError(slide=self.slide, file=self.path, expected=_EXPECTED, found=str(error)) from None
+            check_finite(block, start, self.slide, self.path)
+            yield rows, block
 
     def level0_mpp(self) -> float:
         """Um per level-0 pixel.
@@ -99,6 +102,14 @@ class FeaturesFile:
         return self.size_level0_px * self.level0_mpp() if self.mpp is None else self.size_px * self.mpp
 
 
+def check_finite(features: NDArray[np.floating[Any]], first_row: int, slide: str, path: Path) -> None:
+    """Raises StatedError if one of these features (n, D), the first of which is that row of the file, is not finite."""
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        found = f"NaN or infinity in {len(bad)} of rows {first_row} to {first_row + len(features) - 1}, first in row "
+        raise StatedError(slide=slide, file=path, expected="finite features", found=f"{found}{first_row + bad[0]}")
+
+
 @contextmanager
 def open_features(path: Path, mpp_level0: float | None = None) -> Iterator[FeaturesFile]:
     """The open file; `mpp_level0` supplies what a file of TRIDENT lacks.
@@ -114,25 +125,39 @@ def open_features(path: Path, mpp_level0: float | None = None) -> Iterator[Featu
         raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
     with file:
         try:
-            opened = _described(path, file, mpp_level0)
-        except BROKEN_INPUT as error:
+            features, coords = (dataset(file, name) for name in ("features", "coords"))
+            contents = _Contents(features, features.dtype, coords, coords.dtype, dict(coords.attrs))
+        except HDF5_ERRORS as error:
+            raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
+        try:
+            opened = _described(path, contents, mpp_level0)
+        except (OSError, ValueError) as error:
             raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
         yield opened
 
 
-def _described(path: Path, file: h5py.File, mpp_level0: float | None) -> FeaturesFile:
-    features, coords = (_dataset(file, name) for name in ("features", "coords"))
-    if features.ndim != 2 or features.dtype.kind != "f" or coords.shape != (len(features), 2):
-        raise ValueError(f"features {features.shape} {features.dtype}, coords {coords.shape} {coords.dtype}")
-    if coords.dtype.kind not in "iu":
-        raise ValueError(f"coords of type {coords.dtype}")
+class _Contents(NamedTuple):
+    """The two tables of a file, their types, and the attributes of `coords`, all of which h5py could read."""
+
+    features: h5py.Dataset
+    features_dtype: np.dtype[Any]
+    coords: h5py.Dataset
+    coords_dtype: np.dtype[Any]
+    attributes: dict[str, Any]
+
+
+def _described(path: Path, contents: _Contents, mpp_level0: float | None) -> FeaturesFile:
+    features, features_dtype, coords, coords_dtype, attributes = contents
+    if features.ndim != 2 or features_dtype.kind != "f" or coords.shape != (len(features), 2):
+        raise ValueError(f"features {features.shape} {features_dtype}, coords {coords.shape} {coords_dtype}")
+    if coords_dtype.kind not in "iu":
+        raise ValueError(f"coords of type {coords_dtype}")
     if 0 in features.shape:
         raise ValueError(f"no patch: features {features.shape}")
     if len(features) > MAX_PATCHES:
         raise ValueError(f"{len(features)} patches, more than any slide has")
     if features.shape[1] > MAX_FEATURES:
         raise ValueError(f"features {features.shape[1]} wide")
-    attributes = dict(coords.attrs)
     absent = [name for name in ("name", "patch_size", "patch_size_level0") if name not in attributes]
     if absent:
         raise ValueError(f"coords without the attribute {absent[0]}")
@@ -152,15 +177,6 @@ def _described(path: Path, file: h5py.File, mpp_level0: float | None) -> Feature
     )
 
 
-def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    if name not in file:
-        raise KeyError(f"no dataset {name}")
-    item = file[name]
-    if not isinstance(item, h5py.Dataset):
-        raise ValueError(f"{name} is no dataset")
-    return item
-
-
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -173,18 +189,29 @@ def _file_name(slide: str) -> str:
 
 
 def _side(attributes: dict[str, Any], name: str) -> int:
-    value = int(attributes[name])
-    if not 0 < value <= _LARGEST_PX or value != attributes[name]:
+    value = _number(attributes, name)
+    if not 0 < value <= _LARGEST_PX or value != round(value):
         raise ValueError(f"{name} {attributes[name]}")
-    return value
+    return int(value)
 
 
 def _length(attributes: dict[str, Any], name: str) -> float | None:
     if name not in attributes:
         return None
-    value = float(attributes[name])
+    value = _number(attributes, name)
     if not 0 < value < np.inf:
         raise ValueError(f"{name} {value}")
+    return value
+
+
+def _number(attributes: dict[str, Any], name: str) -> float:
+    """An attribute as a number; one-element arrays, as some writers leave them, are one."""
+    try:
+        value = float(attributes[name])
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} {attributes[name]!r:.80}") from None
+    if np.isnan(value):
+        raise ValueError(f"{name} NaN")
     return value
 
 

@@ -14,11 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
+from pipeline.embedding.features_file import check_finite
+from pipeline.embedding.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.embedding.prototypes import Prototypes
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
 from pipeline.provenance import finished
 
 _BLOCK_ROWS = 8192
+_EXPECTED = "the features that embed wrote"
 
 
 @dataclass(frozen=True)
@@ -55,27 +58,45 @@ def read_slide_vector(path: Path, slide: str, prototypes: Prototypes | None = No
         prototypes: of the cohort, to count the patches by.
 
     Raises:
-        StatedError: if there is no such file or it is none of embed's.
+        StatedError: if there is no such file, it is none of embed's, holds no patch, or a feature is not finite.
     """
-    expected = "the features that embed wrote"
     if not path.is_file():
-        raise StatedError(slide=slide, file=path, expected=expected, found="no file")
+        raise StatedError(slide=slide, file=path, expected=_EXPECTED, found="no file")
     try:
         with h5py.File(path) as file:
-            attributes, features = file["coords"].attrs, file["features"]
+            attributes, features = _contents(slide, path, file)
             mean, std = mean_and_std(features)
-            return SlideVector(
-                slide=slide,
-                patient=str(attributes["patient"]),
-                patches=len(features),
-                recipe=str(attributes["recipe"]),
-                encoder=str(attributes["encoder"]),
-                mean=mean,
-                std=std,
-                prototypes=None if prototypes is None else prototypes.shares(features),
-            )
-    except BROKEN_INPUT as error:
-        raise StatedError(slide=slide, file=path, expected=expected, found=str(error)) from None
+            if not np.isfinite(mean).all():
+                for start in range(0, len(features), _BLOCK_ROWS):
+                    check_finite(features[start : start + _BLOCK_ROWS], start, slide, path)
+            patches = len(features)
+            shares = None if prototypes is None else prototypes.shares(features)
+    except OSError as error:
+        raise StatedError(slide=slide, file=path, expected=_EXPECTED, found=str(error)) from None
+    return SlideVector(
+        slide=slide,
+        patient=str(attributes["patient"]),
+        patches=patches,
+        recipe=str(attributes["recipe"]),
+        encoder=str(attributes["encoder"]),
+        mean=mean,
+        std=std,
+        prototypes=shares,
+    )
+
+
+def _contents(slide: str, path: Path, file: h5py.File) -> tuple[dict[str, Any], h5py.Dataset]:
+    """The attributes of `coords`, and the features, found to be a table of numbers that holds a patch."""
+    try:
+        attributes, features = dict(dataset(file, "coords").attrs), dataset(file, "features")
+        shape, kind = features.shape, features.dtype.kind
+    except HDF5_ERRORS as error:
+        raise StatedError(slide=slide, file=path, expected=_EXPECTED, found=str(error)) from None
+    absent = [name for name in ("patient", "recipe", "encoder") if name not in attributes]
+    if absent or len(shape) != 2 or 0 in shape or kind != "f":
+        found = f"coords without the attribute {absent[0]}" if absent else f"features {shape} of type {features.dtype}"
+        raise StatedError(slide=slide, file=path, expected=_EXPECTED, found=found)
+    return attributes, features
 
 
 def mean_and_std(features: h5py.Dataset | NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

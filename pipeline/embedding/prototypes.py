@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
 from pipeline.errors import StatedError
+from pipeline.progress import say
 from pipeline.split_table import HELD_OUT_FOLD
 
 _SAMPLE = 20_000
 _BLOCK_ROWS = 8192
 _SEED = 0
+_PATCHES_PER_PROTOTYPE = 2
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,35 @@ class Prototypes:
         return np.asarray(counts / max(1, len(features)), dtype=np.float32)
 
 
-def fit_prototypes(features: Mapping[str, Path], split: pd.DataFrame, count: int) -> Prototypes:
+def fit_prototypes(features: Mapping[str, Path], split: pd.DataFrame, count: int) -> Prototypes | None:
     """The prototypes of the training patches: k-means++ over at most 20,000 of them, drawn evenly over the slides.
+
+    Of few training patches there are fewer prototypes: half as many as different patches at most, and none (None) of
+    less than two.
 
     Args:
         features: by slide, the file that embed wrote.
         split: the table of patches and folds; only slides of this table with patches outside fold 0 take part.
-        count: how many prototypes.
+        count: how many prototypes are wanted.
 
     Raises:
-        StatedError: if there are fewer training patches than prototypes, or a file lacks rows of the table.
+        StatedError: if a file lacks rows of the table.
     """
     training = split[(split["fold"] != HELD_OUT_FOLD) & split["slide"].isin(list(features))]
     slides = training.groupby("slide", sort=False)["row"]
     most = max(1, _SAMPLE // max(1, len(slides)))
     sample = [_drawn(str(slide), features[str(slide)], rows.to_numpy(np.int64), most) for slide, rows in slides]
     values = np.concatenate(sample) if sample else np.empty((0, 0))
-    if len(values) < count:
-        raise StatedError(expected=f"at least {count} training patches for as many prototypes", found=str(len(values)))
+    # A cluster of one patch is no type, and k-means makes no more clusters than there are different rows.
+    most_prototypes = len(np.unique(values, axis=0)) // _PATCHES_PER_PROTOTYPE
+    if most_prototypes < count:
+        say(
+            f"embed-slides: {min(count, most_prototypes)} prototypes instead of {count}, for {len(values)} training "
+            f"patches are too few ({_PATCHES_PER_PROTOTYPE} different ones to a prototype)"
+        )
+    if not most_prototypes:
+        return None
+    count = min(count, most_prototypes)
     scale = values.std(axis=0)
     scale[scale < 1e-12] = 1.0
     centres, labels = kmeans2(values / scale, count, minit="++", rng=np.random.default_rng(_SEED))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,34 @@ from pipeline.evaluation.probes import RidgeProbe, fit_ridge
 from pipeline.evaluation.reading import Cohort, Features, encoder_of, features_in, read_cohort, read_features
 from pipeline.provenance import file_digest, record
 from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.training.feature_range import FeatureRange, fitted_range
 
 Floats = NDArray[np.float64]
 
 _SCALE_PERCENTILES = (2.0, 98.0)
+_RANGE_PERCENTILES = (0.5, 99.5)
 _UNKNOWN = Interval(float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The probe on held-out pairs, T markers.
+
+    Attributes:
+        scores: (T,) Pearson r within slides.
+        intervals: the 95 % interval of each.
+        patches: (T,) how many were scored.
+        patients: of each marker, whose patches were scored.
+        predicted: by slide, the predictions (n, T); nan of markers without a probe.
+        distances: by slide, how far its pairs lie from the range of the features fitted on.
+    """
+
+    scores: Floats
+    intervals: list[Interval]
+    patches: NDArray[np.int64]
+    patients: list[tuple[str, ...]]
+    predicted: list[Floats]
+    distances: list[NDArray[np.float32]]
 
 
 def save_probe(
@@ -72,21 +95,28 @@ def save_probe(
     features = training_features(features_in(folder), cohort, training)
     fitted, patches = _fitted(features, training, len(cohort.markers), settings.ridge)
     on_training = fitted.predict(features)
-    low, high = np.full((2, len(cohort.markers)), np.nan)
-    known = np.isfinite(fitted.intercept)
-    low[known], high[known] = np.percentile(on_training[:, known], _SCALE_PERCENTILES, axis=0)
-    scores, intervals, tested = _scored(folder, cohort, fitted, settings)
+    low, high = _percentiles(on_training, _SCALE_PERCENTILES)
+    seen = [slide for slide, rows in zip(cohort.slides, training.chosen, strict=True) if len(rows)]
+    feature_range = fitted_range(features, [slide.patient for slide in seen], encoder)
+    scored = _scored(folder, cohort, fitted, feature_range, settings)
+    feature_range = feature_range.limited(scored.distances, "held-out patches")
+    # Held-out predictions may be wider spread than those on the patches fitted on, or narrower.
+    ranges = [_percentiles(values, _RANGE_PERCENTILES) for values in (on_training, np.concatenate(scored.predicted))]
+    range_low, range_high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
     markers = tuple(
         MarkerProbe(
             marker=marker,
-            score=float(scores[column]),
-            low=intervals[column].low,
-            high=intervals[column].high,
+            score=float(scored.scores[column]),
+            low=scored.intervals[column].low,
+            high=scored.intervals[column].high,
             penalty=float(fitted.penalty[column]),
             train_patches=int(patches[column]),
-            test_patches=int(tested[column]),
+            test_patches=int(scored.patches[column]),
             scale_low=float(low[column]),
             scale_high=float(high[column]),
+            range_low=float(range_low[column]),
+            range_high=float(range_high[column]),
+            patients=scored.patients[column],
         )
         for column, marker in enumerate(cohort.markers)
     )
@@ -95,8 +125,8 @@ def save_probe(
     for slide, digest in digests.items():
         inputs[f"tile/{slide}.zarr"] = file_digest(stores / f"{slide}.zarr" / "zarr.json")
         inputs[f"embed/{run}/{slide}.h5"] = digest
-    seen = [slide.slide for slide, rows in zip(cohort.slides, training.chosen, strict=True) if len(rows)]
-    probe = Probe(run, encoder, markers, fitted.weights, fitted.intercept, frozenset(digests[name] for name in seen))
+    fitted_on = frozenset(digests[slide.slide] for slide in seen)
+    probe = Probe(run, encoder, markers, fitted.weights, fitted.intercept, fitted_on, feature_range)
     packages = ("numpy", "scipy", "h5py", "zarr", "safetensors")
     probe.write(out, record("evaluate_probe", asdict(settings) | {"panel": asdict(panel)}, inputs, packages))
     return probe
@@ -116,20 +146,41 @@ def _fitted(
     return RidgeProbe(weights, intercept, penalty), patches
 
 
+def _percentiles(values: Floats, wanted: tuple[float, float]) -> Floats:
+    """(2, T) two percentiles over the rows of (n, T); nan in columns that are not known."""
+    found = np.full((2, values.shape[1]), np.nan)
+    known = np.isfinite(values[0])
+    found[:, known] = np.percentile(values[:, known], wanted, axis=0)
+    return found
+
+
 def _scored(
-    folder: Path, cohort: Cohort, probe: RidgeProbe, settings: EvaluateSettings
-) -> tuple[Floats, list[Interval], NDArray[np.int64]]:
-    """Per marker: Pearson r within held-out slides, its 95 % interval, and the patches that were scored."""
+    folder: Path, cohort: Cohort, probe: RidgeProbe, fitted: FeatureRange, settings: EvaluateSettings
+) -> _Scored:
     slides = held_out(cohort)
     blocks = [block_labels(slide.position_um[slide.fold == 0], settings.block_um) for slide in slides]
     sums, tested = [], np.zeros(len(cohort.markers), dtype=np.int64)
+    patients: list[dict[str, None]] = [{} for _ in cohort.markers]
+    predictions, distances = [], []
     for slide, labels in zip(slides, blocks, strict=True):
-        predicted = probe.predict(read_features(folder, slide)[slide.fold == 0])
+        features = read_features(folder, slide)[slide.fold == 0]
+        distances.append(fitted.distance(features))
+        predicted = probe.predict(features)
+        predictions.append(predicted)
         truth = np.where(np.isfinite(predicted), held_out_truth(slide), np.nan)
         sums.append(block_sums(truth, predicted, labels))
-        tested += np.isfinite(sums[-1]).all(axis=(0, 2)) * len(truth)
+        shown = np.isfinite(sums[-1]).all(axis=(0, 2))
+        tested += shown * len(truth)
+        for column in np.flatnonzero(shown):
+            patients[column][slide.patient] = None
     counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
     resampled = correlations(sums, counts)
     enough = enough_blocks(blocks)
-    intervals = [interval(values) if enough else _UNKNOWN for values in resampled.T]
-    return correlations(sums)[0], intervals, tested
+    return _Scored(
+        scores=correlations(sums)[0],
+        intervals=[interval(values) if enough else _UNKNOWN for values in resampled.T],
+        patches=tested,
+        patients=[tuple(names) for names in patients],
+        predicted=predictions,
+        distances=distances,
+    )

@@ -42,6 +42,14 @@ def choose(probe: Probe, settings: PredictSettings) -> Choice:
     return Choice(columns, tuple(probe.markers[column] for column in columns), left_out)
 
 
+def by_reason(left_out: dict[str, str]) -> dict[str, list[str]]:
+    """The markers that are left out for each reason: of a slide that is unlike as a whole it is the same for all."""
+    found: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        found.setdefault(reason, []).append(name)
+    return found
+
+
 def _reason(item: MarkerProbe, settings: PredictSettings) -> str:
     """Why a marker is left out; empty where it is not."""
     if settings.markers:

@@ -122,5 +122,6 @@ def _description(predictions: Predictions) -> str:
     )
     return (
         "Predicted from H&E by a linear probe, not measured. r: Pearson correlation on held-out "
-        f"slides with its 95 % interval. {UNIT}: {UNIT_EXPLAINED}. 0: no patch. 1 to {_FULL}: {scales}."
+        f"slides with its 95 % interval. {UNIT}: {UNIT_EXPLAINED}. 0: no patch. 1 to {_FULL}: {scales}. "
+        f"{predictions.range}"
     )

@@ -1,4 +1,6 @@
-"""The picture of a slide's predictions, `markers.png`: the H&E, and each marker over it with its score and scale."""
+"""The picture of a slide's predictions, `markers.png`: the H&E, how unlike the patches fitted on its patches are, and
+each marker over the H&E with its score, the patients that the score comes from, and its scale.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,31 +19,35 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.probe_file import UNIT_EXPLAINED, MarkerProbe
 from pipeline.prediction.colours import MAP_NAME, coloured
+from pipeline.prediction.out_of_range import scored_on
 from pipeline.prediction.table import Predictions
 from pipeline.tiling.patch_places import PatchPlaces, patch_places
 from pipeline.tiling.store import PatchStore
+from pipeline.training.feature_range import outside_share
 
 _COLUMNS = 3
 _COLUMN_INCHES, _PICTURE_INCHES = 4.8, 3.5  # the scale and its label take the rest
 _PANEL_PX = 600
 _DPI = 120
 _OPACITY = 0.78
+_UNLIKE_NAME, _FARTHEST = "Reds", 2.0
 
 
-def write_overlay(predictions: Predictions, store: PatchStore, path: Path, about: str) -> None:
+def write_overlay(predictions: Predictions, store: PatchStore, path: Path) -> None:
     """Draws the panels; axes are in mm on the slide.
 
     Args:
         predictions: of the slide.
         store: its patches.
         path: the PNG to write.
-        about: a sentence under the panels: what has to be known of this slide or of markers left out.
     """
     places = patch_places(store)
     shown = _shrunk(store.overview)
     # Colours over a coloured ground mislead; grey keeps the tissue's structure only.
     grey = np.asarray(cv2.cvtColor(cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
-    panels = 1 + len(predictions.markers)
+    distance = predictions.distance
+    first = 1 if distance is None else 2
+    panels = first + len(predictions.markers)
     columns = min(_COLUMNS, panels)
     rows = -(-panels // columns)
     aspect = float(np.clip(shown.shape[0] / shown.shape[1], 0.4, 1.6))
@@ -53,13 +60,18 @@ def write_overlay(predictions: Predictions, store: PatchStore, path: Path, about
     for axis in axes.flat:
         axis.set_visible(False)
     _panel(axes.flat[0], shown, extent_mm, f"H&E of {predictions.slide}")
+    if distance is not None:
+        picture = grey if places is None else tinted(grey, places, _unlikeness(distance))
+        _panel(axes.flat[1], picture, extent_mm, f"unlike the patches fitted on: {outside_share(distance):.0%} outside")
+        scale = ScalarMappable(Normalize(0, _FARTHEST), _UNLIKE_NAME)
+        figure.colorbar(scale, ax=axes.flat[1], shrink=0.8, label="distance, 1 = limit", extend="max")
     for column, marker in enumerate(predictions.markers):
-        axis = axes.flat[column + 1]
+        axis = axes.flat[column + first]
         picture = grey if places is None else painted(grey, places, predictions.values[:, column], marker)
-        _panel(axis, picture, extent_mm, f"{marker.marker}: held-out {marker.scored()}")
+        _panel(axis, picture, extent_mm, f"{marker.marker}: held-out {marker.scored()}\n{scored_on(marker)}")
         scale = ScalarMappable(Normalize(marker.scale_low, marker.scale_high), MAP_NAME)
         figure.colorbar(scale, ax=axis, shrink=0.8, label="predicted, SD", extend="both")
-    note = f"Predicted from H&E by a linear probe, not measured. SD: {UNIT_EXPLAINED}. {about}"
+    note = f"Predicted from H&E by a linear probe, not measured. SD: {UNIT_EXPLAINED}. {predictions.range}"
     figure.supxlabel(
         "\n".join(textwrap.wrap(note, round(size[0] * 14))), fontsize=9, x=0.01, ha="left", parse_math=False
     )
@@ -78,6 +90,11 @@ def painted(
     ground: NDArray[np.uint8], places: PatchPlaces, values: NDArray[np.float32], marker: MarkerProbe
 ) -> NDArray[np.uint8]:
     """The ground with every patch tinted by its value."""
+    return tinted(ground, places, coloured(values, marker))
+
+
+def tinted(ground: NDArray[np.uint8], places: PatchPlaces, patch_colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The ground with every patch tinted in its colour, (N, 3)."""
     height, width = ground.shape[:2]
     row_of = _cells(height, places.top, places.height, places.shape[0])
     column_of = _cells(width, places.left, places.width, places.shape[1])
@@ -85,9 +102,16 @@ def painted(
     patch = np.full((places.shape[0] + 1, places.shape[1] + 1), -1, dtype=np.int64)
     patch[places.row, places.column] = np.arange(len(places.row))
     shown = patch[np.ix_(row_of, column_of)]
-    colours = coloured(values, marker)[shown]
-    tinted = np.rint(ground + _OPACITY * (colours.astype(np.float32) - ground)).astype(np.uint8)
-    return np.where((shown >= 0)[..., None], tinted, ground)
+    colours = patch_colours[shown].astype(np.float32)
+    mixed = np.rint(ground + _OPACITY * (colours - ground)).astype(np.uint8)
+    return np.where((shown >= 0)[..., None], mixed, ground)
+
+
+def _unlikeness(distance: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Colours (N, 3): white at 0, the map's middle at the limit."""
+    shares = np.clip(distance / _FARTHEST, 0, 1)
+    colours = matplotlib.colormaps[_UNLIKE_NAME](shares.astype(np.float64))[:, :3]
+    return np.asarray(np.rint(colours * 255), dtype=np.uint8)
 
 
 def _cells(size_px: int, start: float, extent: float, count: int) -> NDArray[np.int64]:

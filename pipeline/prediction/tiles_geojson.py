@@ -9,6 +9,8 @@ from pipeline.evaluation.probe_file import UNIT, MarkerProbe
 from pipeline.prediction.table import Predictions
 from pipeline.tiling.store import PatchStore
 
+DISTANCE_NAME = "distance from the patches fitted on, 1 = limit"
+
 
 def measurement_name(marker: MarkerProbe) -> str:
     """The name under which QuPath shows a marker's prediction, its score beside it."""
@@ -18,6 +20,7 @@ def measurement_name(marker: MarkerProbe) -> str:
 def write_tiles(predictions: Predictions, store: PatchStore, path: Path) -> None:
     """Writes squares in level-0 pixels from the image's upper-left corner; the measurement `row` leads to the table."""
     names = [measurement_name(item) for item in predictions.markers]
+    distance = predictions.distance
     side = store.attributes.patch_size_level0
     with path.open("w", encoding="utf-8") as stream:
         stream.write('{"type": "FeatureCollection", "features": [')
@@ -25,7 +28,10 @@ def write_tiles(predictions: Predictions, store: PatchStore, path: Path) -> None
             zip(store.table.position_px.tolist(), predictions.values.tolist(), strict=True)
         ):
             ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-            measured = {"row": row} | {name: round(value, 4) for name, value in zip(names, values, strict=True)}
+            measured: dict[str, float] = {"row": row}
+            if distance is not None:
+                measured[DISTANCE_NAME] = round(float(distance[row]), 4)
+            measured |= {name: round(value, 4) for name, value in zip(names, values, strict=True)}
             properties = {"objectType": "tile", "name": f"patch {row}", "measurements": measured}
             geometry = {"type": "Polygon", "coordinates": [ring]}
             feature = {"type": "Feature", "geometry": geometry, "properties": properties}

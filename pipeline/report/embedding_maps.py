@@ -20,6 +20,7 @@ from scipy.linalg import eigh
 from pipeline.errors import BROKEN_INPUT, StatedError
 from pipeline.tiling.patch_places import PatchPlaces, patch_places
 from pipeline.tiling.store import PatchStore
+from pipeline.training.feature_range import outside_share
 
 Floats = NDArray[np.float64]
 
@@ -58,10 +59,12 @@ class PatchColours:
     Attributes:
         rgba: (h, w, 4) uint8, transparent where there is no patch.
         places: where the pixels lie on the slide.
+        outside: share of the patches outside the range of the encoder's training; None where that is not known.
     """
 
     rgba: NDArray[np.uint8]
     places: PatchPlaces
+    outside: float | None
 
 
 def fit_components(features: Mapping[str, Path], patches: int) -> Components | None:
@@ -119,7 +122,8 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
             shade = np.clip((scores - components.low) / spread, 0, 1)
             rgba[places.row[part], places.column[part], :3] = np.rint(30 + shade * 215)
             rgba[places.row[part], places.column[part], 3] = 255
-    return PatchColours(rgba, places)
+        outside = outside_share(np.asarray(file["distance"])) if "distance" in file else None
+    return PatchColours(rgba, places, outside)
 
 
 def slide_map(path: Path, slides: list[str]) -> tuple[list[str], Floats, Floats] | None:

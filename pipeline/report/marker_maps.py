@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
 from pipeline.evaluation.probe_file import MarkerProbe, marker_probe
-from pipeline.json_file import read_json
+from pipeline.json_file import MISFIT, read_json
 from pipeline.prediction.colours import TABLE, shades
+from pipeline.prediction.out_of_range import scored_on
 from pipeline.prediction.table import read_values
 from pipeline.report.figures import signed
 from pipeline.report.pictures import Picture, palette
@@ -26,10 +27,20 @@ _MOST_MAPS = 200
 
 @dataclass(frozen=True)
 class MarkerMap:
-    """One marker over one slide."""
+    """One marker over one slide.
+
+    Attributes:
+        marker: its name.
+        scored: the held-out score, in words.
+        scored_on: the patients that the score comes from, in words.
+        colours: one pixel per patch.
+        low: lower end of the colour scale.
+        high: upper end.
+    """
 
     marker: str
     scored: str
+    scored_on: str
     colours: Picture
     low: str
     high: str
@@ -43,12 +54,14 @@ class MarkerMaps:
         shown: those that are drawn, best score first.
         others: names of those that were predicted but are not drawn in the report.
         fitted_on: whether the probe was fitted on this slide.
+        range: how much of the slide is unlike what the probe was fitted on, in a sentence.
         places: where the patches lie on the slide.
     """
 
     shown: tuple[MarkerMap, ...]
     others: tuple[str, ...]
     fitted_on: bool
+    range: str
     places: PatchPlaces
 
 
@@ -58,7 +71,9 @@ class _Told:
 
     markers: tuple[MarkerProbe, ...]
     left_out: tuple[tuple[str, str], ...]
+    out_of_range: tuple[str, ...]
     fitted_on: bool
+    range: str
 
 
 def most_markers(slides: int) -> int:
@@ -89,31 +104,54 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
         shown=tuple(_map(item, values[:, column], places) for column, item in enumerate(shown)),
         others=tuple(item.marker for item in markers[most:]),
         fitted_on=told.fitted_on,
+        range=told.range,
         places=places,
     )
 
 
 def left_out_markers(results: Results) -> tuple[tuple[str, str], ...]:
-    """Names and reasons of the markers that predict left out: of the first slide, for one probe speaks for all.
+    """Names and reasons of the markers that predict left out on every slide: one probe speaks for all.
 
     Raises:
         StatedError: if what predict wrote cannot be read.
     """
     for slide, folder in results.predictions.items():
-        return _read(slide, folder).left_out
+        told = _read(slide, folder)
+        return tuple(item for item in told.left_out if item[0] not in told.out_of_range)
     return ()
+
+
+def slides_out_of_range(results: Results) -> tuple[tuple[str, str, str], ...]:
+    """Slides of which predict left out maps, being unlike what the probe was fitted on: slide, markers, and why.
+
+    Raises:
+        StatedError: if what predict wrote cannot be read.
+    """
+    found = []
+    for slide, folder in results.predictions.items():
+        told = _read(slide, folder)
+        if told.out_of_range:
+            # Of a slide that is unlike as a whole the reason is the same for every marker.
+            reasons = dict.fromkeys(reason for name, reason in told.left_out if name in told.out_of_range)
+            found.append((slide, ", ".join(told.out_of_range), "; ".join(reasons)))
+    return tuple(found)
 
 
 def _read(slide: str, folder: Path) -> _Told:
     path = folder / "markers.json"
     try:
-        told: dict[str, Any] = read_json(path)
+        told: Any = read_json(path)
+        if not isinstance(told, dict):
+            raise ValueError(f"{type(told).__name__}, not an object")
         return _Told(
             markers=tuple(marker_probe(item) for item in told["markers"]),
-            left_out=tuple((str(name), str(reason)) for name, reason in told["left_out"].items()),
+            left_out=tuple((str(name), str(told["left_out"][name])) for name in told["left_out"]),
+            # Predictions of an older version do not say more.
+            out_of_range=tuple(map(str, told.get("out_of_range", ()))),
             fitted_on=bool(told["fitted_on_this_slide"]),
+            range=str(told["range"]["words"]) if "range" in told else "",
         )
-    except BROKEN_INPUT as error:
+    except (OSError, *MISFIT) as error:
         raise StatedError(slide=slide, file=path, expected="what predict wrote", found=repr(error)) from None
 
 
@@ -122,4 +160,5 @@ def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces) 
     index = np.full(places.shape, 255, dtype=np.uint8)
     index[places.row, places.column] = np.rint(shades(values, marker) * 254).astype(np.uint8)
     colours = palette(index, TABLE, transparent=255)
-    return MarkerMap(marker.marker, marker.scored(), colours, signed(marker.scale_low), signed(marker.scale_high))
+    ends = signed(marker.scale_low), signed(marker.scale_high)
+    return MarkerMap(marker.marker, marker.scored(), scored_on(marker), colours, *ends)

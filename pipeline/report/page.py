@@ -21,7 +21,7 @@ from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swatch
-from pipeline.report.marker_maps import left_out_markers, most_markers
+from pipeline.report.marker_maps import left_out_markers, most_markers, slides_out_of_range
 from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
 from pipeline.report.reading import read_results
@@ -71,6 +71,7 @@ class Page:
     maps: list[MapView]
     markers: list[MarkersView]
     left_out: tuple[tuple[str, str], ...]
+    out_of_range: tuple[tuple[str, str, str], ...]
     limits: list[str]
 
     @property
@@ -107,7 +108,7 @@ class Page:
             ("tiles", "Patches", self.tiles),
             ("training", "Training", self.curves),
             ("embeddings", "Embeddings", self.scatter),
-            ("markers", f"Predicted {self.dense.many}", self.markers or self.left_out),
+            ("markers", f"Predicted {self.dense.many}", self.markers or self.left_out or self.out_of_range),
             ("limits", "Limits", True),
         )
         return [(anchor, title) for anchor, title, there in present if there]
@@ -191,6 +192,7 @@ def build_page(
         maps=[view.embedding for view in slides if view.embedding],
         markers=[view.markers for view in slides if view.markers],
         left_out=left_out_markers(results),
+        out_of_range=slides_out_of_range(results),
         limits=words.limits(results, settings.note),
     )
 

@@ -20,13 +20,14 @@ _SMALL = 0.6  # maps stand two or three beside each other
 
 @dataclass(frozen=True)
 class MapView:
-    """Something over the H&E of one slide, patch by patch."""
+    """The embedding over the H&E of one slide, patch by patch; `outside` is what the caption tells of its range."""
 
     slide: str
     patient: str
     overview: Picture
     colours: Picture
     place: str
+    outside: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,14 @@ def slide_views(
         slide=slide.slide,
         pair=pair_view(slide, overview, side_px),
         regions=regions_picture(small, store.overview_regions),
-        embedding=MapView(slide.slide, slide.patient, thumbnail, exact(colours.rgba), placed(colours.places))
+        embedding=MapView(
+            slide.slide,
+            slide.patient,
+            thumbnail,
+            exact(colours.rgba),
+            placed(colours.places),
+            "" if colours.outside is None else f"{colours.outside:.0%}",
+        )
         if colours and thumbnail
         else None,
         markers=MarkersView(slide.slide, slide.patient, thumbnail, placed(maps.places), maps)

@@ -24,6 +24,15 @@ class PredictSettings:
         description="held-out Pearson r that a marker needs to be predicted at all; what stays below is named with its "
         "score and left out",
     )
+    max_outside: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of a slide's patches that may lie outside the range of features that the probe was fitted "
+        "on, and of a marker's predictions outside the range of those it was fitted or scored on; a map with more is "
+        "named and left out; 1 draws all",
+    )
     markers: tuple[str, ...] = Field(
-        default=(), description="markers to predict whatever their score; empty: all that reach `min_score`"
+        default=(),
+        description="markers to predict whatever their score, within `max_outside`; empty: all that reach `min_score`",
     )

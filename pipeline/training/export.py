@@ -1,10 +1,12 @@
-"""The encoder folder: weights, the configuration that rebuilds the network with timm, and a card for people."""
+"""The encoder folder: weights, the configuration that rebuilds the network with timm, the range of its features in
+training, and a card for people.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from pipeline.training.encoders import (
     architecture_arguments,
     feature_width,
 )
+from pipeline.training.feature_range import RANGE_NAME, FeatureRange
 from pipeline.training.model_arguments import ModelArguments
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics
 from pipeline.training.rows import TrainingRows
@@ -46,6 +49,7 @@ class TrainedEncoder:
         rows: the training patches.
         precision: number format in training.
         bf16_cosine: smallest cosine between its features in bfloat16 and float32.
+        fitted: the range of its features over the training patches; None where nothing can be said of it.
         last: the last line of the training's history; None where nothing was trained.
     """
 
@@ -60,6 +64,7 @@ class TrainedEncoder:
     rows: TrainingRows
     precision: str
     bf16_cosine: float
+    fitted: FeatureRange | None
     last: dict[str, Any] | None
 
 
@@ -70,7 +75,10 @@ def write_encoder(folder: Path, trained: TrainedEncoder, provenance: dict[str, A
         weights = temporary / WEIGHTS_NAME
         tensors = {key: value.detach().cpu().contiguous() for key, value in trained.network.state_dict().items()}
         weights.write_bytes(save(tensors, metadata={"format": "pt"}))
-        config = configuration(trained, file_digest(weights), provenance)
+        sha256 = file_digest(weights)
+        if trained.fitted is not None:
+            (temporary / RANGE_NAME).write_bytes(replace(trained.fitted, encoder=sha256).to_bytes())
+        config = configuration(trained, sha256, provenance)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
         (temporary / CARD_NAME).write_text(card(config, trained.last), encoding="utf-8")
@@ -169,7 +177,8 @@ deviation {_figures(config["pretrained_cfg"]["std"])} (R, G, B).
 
 ## Limits
 
-- Trained on the slides above only: stains, scanners and tissues unlike theirs are untested.
+- Trained on the slides above only: stains, scanners and tissues unlike theirs are untested. `embed` tells what share \
+of a slide lies outside the range of their features, which `range.safetensors` holds.
 - Patches must have the resolution above; `embed` refuses a difference of more than 5 %.
 - Features are for research. They are not a diagnosis and were not validated for any clinical use.
 

@@ -19,11 +19,11 @@ from pipeline.settings import RunSettings
 from pipeline.training.data import TrainingData, read_data
 from pipeline.training.encoders import WEIGHTS_NAME
 from pipeline.training.export import TrainedEncoder, write_encoder
+from pipeline.training.features import encoder_range, pixel_batches
 from pipeline.training.kept_branches import BRANCHES_NAME, write_branches
 from pipeline.training.loop import Trainer
 from pipeline.training.model import build_model
 from pipeline.training.monitoring import write_curve
-from pipeline.training.normalisation import Normalisation
 from pipeline.training.precision import autocast
 from pipeline.training.processes import Processes
 from pipeline.training.rows import TrainingRows
@@ -128,6 +128,7 @@ def train(
         rows=rows,
         precision=model.precision,
         bf16_cosine=_bf16_cosine(encoder, data, size_px, device),
+        fitted=encoder_range(encoder, data.patches, data.statistics.colour, size_px, device),
         last=history[-1] if history else None,
     )
     _write(run, trained, history, outputs, provenance)
@@ -139,15 +140,8 @@ def _bf16_cosine(encoder: torch.nn.Module, data: TrainingData, size_px: int, dev
     """Return the smallest cosine between bfloat16 and float32 features, over patches spread through the cohort."""
     patches = data.patches
     numbers = np.unique(np.linspace(0, len(patches) - 1, _COSINE_PATCHES).astype(np.int64))
-    # Of large patches a batch in training may be few, and all of these at once more than there is memory for.
-    at_once = max(1, _COSINE_PIXELS // patches.rows.size_px**2)
-    normalisation = Normalisation(data.statistics.colour, (), device)
-    start = (patches.rows.size_px - size_px) // 2
     cosines = []
-    for part in np.split(numbers, range(at_once, len(numbers), at_once)):
-        rgb = torch.from_numpy(patches.sparse(part)).to(device).permute(0, 3, 1, 2).float().div_(255)
-        window = rgb[:, :, start : start + size_px, start : start + size_px]
-        pixels = normalisation.sparse(window).contiguous(memory_format=torch.channels_last)
+    for pixels in pixel_batches(patches, numbers, data.statistics.colour, size_px, device, _COSINE_PIXELS):
         with torch.inference_mode():
             exact = encoder(pixels).float()
             with autocast("bf16", device):
