@@ -65,8 +65,10 @@ def _named_in_vms(path: Path) -> tuple[str, ...]:
 
 def _dicom_files(path: Path) -> tuple[Path, ...]:
     """Return the files of the folder that are of the series of this one, whatever their endings."""
-    series = _series_of_folder(path.parent, _changed(path.parent))
-    own = series.get(path.name)
+    own = dicom_series(path)
+    if not own:
+        return (path,)
+    series = _series_of_folder(path.parent, path.parent.stat().st_mtime_ns)
     others = sorted(name for name in series if series[name] == own and name != path.name)
     return (path, *(path.parent / name for name in others))
 
@@ -78,10 +80,6 @@ def _series_of_folder(folder: Path, changed: int) -> dict[str, str]:
         names = [item.name for item in items if not item.name.startswith(".") and item.is_file()]
     found = {name: dicom_series(folder / name) for name in names if Path(name).suffix.lower() not in _ALONE}
     return {name: series for name, series in found.items() if series}
-
-
-def _changed(folder: Path) -> int:
-    return folder.stat().st_mtime_ns
 
 
 def _description(path: Path) -> bytes:
