@@ -9,7 +9,9 @@ if not workflow.overwrite_configfiles:
     configfile: "config/config.yaml"
 
 
+include: "workflow/rules/internals.smk"
 include: "workflow/rules/common.smk"
+include: "workflow/rules/artefacts.smk"
 include: "workflow/rules/demo.smk"
 include: "workflow/rules/inspect.smk"
 include: "workflow/rules/register.smk"
@@ -25,6 +27,12 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        rules.report_all.input,
-        rules.embed_all.input,
+        embeddings,
+        "<results>/report/index.html",
+        registrations,
+        collect("<results>/inspect/{slide}.json", slide=SLIDES),
+        tiles,
+        trainings,
+        evidence,
+        predictions,
     localrule: True

@@ -31,7 +31,7 @@ from pipeline.evaluation.probe_file import MarkerProbe, Probe
 from pipeline.evaluation.probes import RidgeProbe, fit_ridge
 from pipeline.evaluation.reading import Cohort, Features, encoder_of, features_in, read_cohort, read_features
 from pipeline.provenance import file_digest, record
-from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.settings import PROBE_KEYS, EvaluateSettings, PanelSettings
 
 Floats = NDArray[np.float64]
 
@@ -98,7 +98,8 @@ def save_probe(
     seen = [slide.slide for slide, rows in zip(cohort.slides, training.chosen, strict=True) if len(rows)]
     probe = Probe(run, encoder, markers, fitted.weights, fitted.intercept, frozenset(digests[name] for name in seen))
     packages = ("numpy", "scipy", "h5py", "zarr", "safetensors")
-    probe.write(out, record("evaluate_probe", asdict(settings) | {"panel": asdict(panel)}, inputs, packages))
+    used = {key: value for key, value in asdict(settings).items() if key in PROBE_KEYS}
+    probe.write(out, record("evaluate_probe", used | {"panel": asdict(panel)}, inputs, packages))
     return probe
 
 

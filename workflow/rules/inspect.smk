@@ -23,13 +23,14 @@ rule inspect:
         markers=sheet_value("markers"),
         dense_kind=sheet_value("dense_kind"),
         settings=to_json(SETTINGS.inspect),
+        stage=stage,
         code=code_digest("inspect"),
     shell:
-        "python -P -m pipeline inspect --slide {wildcards.slide} --patient={params.patient:q}"
+        "{params.stage} {log:q} inspect --slide {wildcards.slide} --patient={params.patient:q}"
         " --sparse={params.sparse:q} --dense={params.dense:q} --transform={params.transform:q}"
         " --sparse-mpp={params.sparse_mpp:q} --dense-mpp={params.dense_mpp:q} --markers={params.markers:q}"
         " --dense-kind={params.dense_kind:q}"
-        " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
+        " --settings {params.settings:q} --out {output:q}"
 
 
 rule inspect_all:
