@@ -98,7 +98,7 @@ def save_probe(
     seen = [slide.slide for slide, rows in zip(cohort.slides, training.chosen, strict=True) if len(rows)]
     probe = Probe(run, encoder, markers, fitted.weights, fitted.intercept, frozenset(digests[name] for name in seen))
     packages = ("numpy", "scipy", "h5py", "zarr", "safetensors")
-    used = {key: value for key, value in asdict(settings).items() if key in PROBE_KEYS}
+    used = {key: getattr(settings, key) for key in PROBE_KEYS}
     probe.write(out, record("evaluate_probe", used | {"panel": asdict(panel)}, inputs, packages))
     return probe
 
