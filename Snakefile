@@ -3,13 +3,16 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+include: "workflow/rules/internals.smk"
+
+
 # The file named on the command line IS the configuration; it is not merged into the demo's.
-if not workflow.overwrite_configfiles:
+if not NAMED_CONFIGURATION:
+    check_configuration("config/config.yaml")
 
     configfile: "config/config.yaml"
 
 
-include: "workflow/rules/internals.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/artefacts.smk"
 include: "workflow/rules/demo.smk"

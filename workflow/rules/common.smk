@@ -15,7 +15,7 @@ from pipeline.sheet import read_sheet
 
 try:
     # Snakemake has read these files already, but of a key that is given twice it took the last without a word.
-    for path in CONFIGURATION_FILES:
+    for path in configuration_files():
         configuration.read_mapping(path)
     SETTINGS = configuration.build(
         configuration.Settings, config, source="configuration"

@@ -1,6 +1,5 @@
 """What the workflow uses of Snakemake beyond its documented language; nothing else touches it."""
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,12 +12,23 @@ WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_m
 # The cores of this machine that Snakemake may use; None on a cluster, where each job asks for its own.
 CORES = workflow.resource_settings.cores
 IN_A_CLUSTER_JOB = workflow.remote_exec
-CONFIGURATION_FILES = tuple(Path(path) for path in workflow.configfiles)
+NAMED_CONFIGURATION = bool(workflow.overwrite_configfiles)
 
 
 def stop(message):
     """End the plan with one line; a WorkflowError of an input function would come with a traceback."""
     sys.exit(f"error: {message}")
+
+
+def check_configuration(path):
+    """Stop with one line where there is no configuration; a workflow that uses this one as a module may bring its own."""
+    if not workflow.modifier.skip_configfile and not Path(path).is_file():
+        stop(f"file {Path(path).absolute()}: expected the configuration, found none")
+
+
+def configuration_files():
+    """Return the files that Snakemake has read the configuration from."""
+    return [Path(path) for path in workflow.configfiles]
 
 
 def _moves_paths():
@@ -67,7 +77,7 @@ def _script(python):
 
 
 def stage(wildcards, output):
-    """Return how a rule starts its stage: with the interpreter of Snakemake, or that of the rule's conda environment."""
+    """Return the start of a stage: with the interpreter of Snakemake, or that of the conda environment."""
     return _script("python" if WITH_CONDA else sys.executable)
 
 
