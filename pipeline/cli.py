@@ -20,6 +20,7 @@ VERBS = {
     "demo": "draw one synthetic slide pair with known truth",
     "inspect": "read size, resolution, levels and channels of a slide pair",
     "register": "find the transform between a sparse slide and its dense partner",
+    "verdicts": "print what register found of each pair: its verdict and the first reason",
     "tile": "write the patches of one slide, paired where it has a dense partner",
     "split": "assign every patch to a fold, patients kept together",
     "train": "train a sparse encoder beside the dense branch",

@@ -9,8 +9,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pipeline.errors import StatedError
+from pipeline.patients import look_alike, patient_name
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+# What ends a line for an editor; `str.splitlines` also takes separators that a cell may hold.
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _REQUIRED = ("slide", "patient", "sparse")
 _MPP = ("sparse_mpp", "dense_mpp")
 
@@ -25,7 +28,7 @@ class SheetRow:
 
     Attributes:
         slide: unique name.
-        patient: whom it comes from.
+        patient: whom it comes from, in the one spelling of `patient_name`.
         sparse: path of the H&E slide.
         dense: path of its dense partner; empty where there is none.
         transform: empty (to be registered), `identity`, or the path of a transform.
@@ -85,6 +88,7 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
     rows = []
     for number, cells in body:
         values = dict.fromkeys(_COLUMNS, "") | dict(zip(header, cells, strict=False))
+        values["patient"] = patient_name(values["patient"])
         faults += [f"line {number}: {fault}" for fault in _row_faults(values, extra=cells[len(header) :])]
         rows.append((number, values))
     faults += _name_faults([(number, values["slide"]) for number, values in rows])
@@ -104,7 +108,7 @@ def _lines(path: Path) -> list[Line]:
     # Cells are not quoted in a sheet, so a tab always ends one.
     return [
         (number, [cell.strip() for cell in line.split("\t")])
-        for number, line in enumerate(text.splitlines(), start=1)
+        for number, line in enumerate(_LINE_END.split(text), start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
 
@@ -151,13 +155,14 @@ def _name_faults(names: Sequence[tuple[int, str]]) -> Iterator[str]:
 
 
 def _patient_faults(patients: Sequence[tuple[int, str]]) -> Iterator[str]:
-    """Patients that differ by case only: most likely one, whose slides a split would part."""
+    """Yield patients whose names look alike: most likely one, whose slides a split would part."""
     first: dict[str, tuple[int, str]] = {}
     for number, name in patients:
-        earlier = first.setdefault(name.casefold(), (number, name))
+        earlier = first.setdefault(look_alike(name), (number, name))
         if earlier[1] != name:
+            how = "by case" if earlier[1].casefold() == name.casefold() else "by signs that look alike"
             yield (
-                f"line {number}: patient {name!r} differs only by case from {earlier[1]!r} of line {earlier[0]}: "
+                f"line {number}: patient {name!r} differs only {how} from {earlier[1]!r} of line {earlier[0]}: "
                 "write one patient alike, for a split keeps together what has one name"
             )
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import StatedError
+from pipeline.patients import patient_name
 from pipeline.provenance import finished
 
 COLUMNS = ("slide", "row", "patient", "fold", "pair_quality")
@@ -25,7 +26,7 @@ def write_split_table(path: Path, rows: Iterable[tuple[str, int, str, int, float
 
 
 def read_split_table(path: Path) -> pd.DataFrame:
-    """The table as it was written; slide and patient are text.
+    """Return the table as it was written; slide and patient are text.
 
     Raises:
         StatedError: if it cannot be read or lacks a column.
@@ -43,4 +44,4 @@ def read_split_table(path: Path) -> pd.DataFrame:
         raise StatedError(file=path, expected="numbers in row, fold and pair_quality", found=str(error)) from None
     if table[["row", "fold"]].min().min() < 0 or not np.isfinite(table["pair_quality"]).all():
         raise StatedError(file=path, expected="rows and folds from 0, finite pair_quality", found="others")
-    return table
+    return table.assign(patient=table["patient"].map(patient_name))

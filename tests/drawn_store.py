@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def write_store(
     position_px: NDArray[np.int64] | None = None,
     dense_kind: str = "fluorescence",
     marker_mean: NDArray[Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a store through the project's own writer; rows lie on a line unless positions are given."""
     count, size_px = sparse.shape[:2]
@@ -67,7 +69,7 @@ def write_store(
         verdict="pass" if markers else "",
         counts={"kept": count, "no_tissue": 0, "pair_outside": 0, "pair_not_finite": 0, "pair_residual": 0},
         recipe={"size_px": size_px, "mpp": mpp},
-        provenance={"stage": "tile"},
+        provenance={"stage": "tile", "inputs": dict(inputs or {})},
         dense_kind=dense_kind,
     )
     shape = tuple(int(-(-side * mpp // 8)) for side in extent[::-1])

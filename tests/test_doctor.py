@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -274,3 +275,20 @@ def test_the_demo_before_it_is_drawn_is_no_problem(
     code, lines = _findings(capsys)
     assert code == 0, lines
     assert "ok       slides: 6 of the demo, which the workflow draws first" in lines
+
+
+def test_copies_of_an_image_are_problems_where_a_split_would_part_them(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for end in ("tif", "ome.tif"):
+        shutil.copy(f"a.{end}", f"copy.{end}")
+    copied = {"slide": "copy", "patient": "pc", "sparse": "copy.tif", "dense": "copy.ome.tif"}
+    _changed([*cohort, copied])
+    code, lines = _findings(capsys)
+    assert code == 1
+    for what in ("bytes", "dense bytes"):
+        assert any(f"slide copy: the same {what} as slide a of another patient (pa)" in line for line in lines)
+    _changed([*cohort, copied | {"patient": "pa"}])
+    code, lines = _findings(capsys)
+    assert code == 0
+    assert any(line.startswith("warning  slide copy: the same bytes as slide a: ") for line in lines)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from cohort import REPOSITORY, planned
 from conda_stand_in import write_conda
+from safetensors.torch import load_file
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # Said in the README not to have been run: their plugins are not among our dependencies.
@@ -105,6 +109,51 @@ def test_a_command_of_the_readme_plans_jobs(checkout: Path, command: str) -> Non
 def test_options_that_the_readme_offers_are_known(checkout: Path, options: str) -> None:
     profile = ["--workflow-profile", "workflow/profiles/slurm"]
     assert planned(_plan(checkout, [*profile, *shlex.split(options)]))["total"] > 1
+
+
+def test_commands_of_the_readme_run_one_after_the_other_in_one_shell(checkout: Path) -> None:
+    """As a reader types them; make and the activation of .venv aside, and nothing but planned."""
+    binaries = checkout / "shell"
+    binaries.mkdir()
+    stand_ins = {
+        "python": f'exec "{sys.executable}" -P "$@"',
+        "snakemake": f'exec "{sys.executable}" -m snakemake "$@" --dry-run',
+        "make": "exit 0",
+    }
+    for name, text in stand_ins.items():
+        (binaries / name).write_text(f"#!/bin/sh\n{text}\n")
+        (binaries / name).chmod(0o755)
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "activate").touch()
+    # The slides of this checkout are empty files, of which the doctor rightly says that a run will fail.
+    script = "\n".join(_blocks(README, "sh")).replace("-m pipeline doctor", "-m pipeline doctor --help")
+    path = os.pathsep.join((str(binaries), str(checkout / "bin"), os.environ["PATH"]))
+    done = subprocess.run(
+        ["bash", "-c", f"set -eu\n{script}"],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "Empty file path encountered" not in done.stdout + done.stderr
+
+
+def test_the_python_example_of_the_readme_opens_a_trained_encoder(
+    small_results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = (block for block in _blocks(README, "python") if "timm" in block)
+    monkeypatch.chdir(small_results)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    known = json.loads(Path("results/train/distilled/encoder/config.json").read_text())
+    weights = load_file("results/train/distilled/encoder/model.safetensors")
+    found = names["encoder"].state_dict()
+    assert set(found) == set(weights)
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    assert names["encoder"].num_features == known["num_features"]
 
 
 def test_the_first_cohort_is_trained_and_the_new_one_is_not(checkout: Path) -> None:

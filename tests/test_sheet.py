@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,33 @@ def test_the_snakefile_can_import_it_without_heavy_packages() -> None:
     code = "import sys, pipeline.sheet; print({'numpy', 'torch', 'pandas', 'tifffile'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        unicodedata.normalize("NFD", "M\u00fcller 1"),
+        *(
+            f"M\u00fcller{space}1"
+            for space in ("  ", "\u00a0", "\u2009", "\u202f", "\u3000", "\u2028", "\x85", "\u2800", " \u200b")
+        ),
+        "\ufeffM\u00fc\u00adller 1",
+    ],
+    ids=ascii,
+)
+def test_one_patient_has_one_spelling(tmp_path: Path, other: str) -> None:
+    path = write(tmp_path, "slide\tpatient\tsparse", "a\tM\u00fcller 1\ta.svs", f"b\t{other}\tb.svs")
+    assert [row.patient for row in read_sheet(path)] == ["M\u00fcller 1"] * 2
+
+
+@pytest.mark.parametrize("other", ["p\u20111", "p\u22121", "P-1", "p-\uff11"], ids=ascii)
+def test_patients_that_look_alike_are_refused(tmp_path: Path, other: str) -> None:
+    path = write(tmp_path, "slide\tpatient\tsparse", "a\tp-1\ta.svs", f"b\t{other}\tb.svs")
+    with pytest.raises(StatedError, match=r"line 3: patient .* differs only by"):
+        read_sheet(path)
+
+
+def test_a_patient_of_white_space_only_is_empty(tmp_path: Path) -> None:
+    path = write(tmp_path, "slide\tpatient\tsparse", "a\t\u200b\u00a0\ta.svs")
+    with pytest.raises(StatedError, match="patient is empty"):
+        read_sheet(path)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import pytest
+from drawn_store import write_store
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StatedError
 from pipeline.settings import SplitSettings
-from pipeline.splitting import SlidePatches, split, summary
+from pipeline.splitting import SlidePatches, read_slide_patches, split, summary
 
 
 def _slide(name: str, patient: str, patches: int, pairs: int | None = None) -> SlidePatches:
@@ -56,6 +62,81 @@ def test_one_patient_is_split_by_blocks_and_the_result_says_so() -> None:
             blocks.setdefault((int(position[0]), int(position[1])), set()).add(int(number))
         assert all(len(found) == 1 for found in blocks.values())
     assert set(np.unique(np.concatenate(result.fold))) == {0, 1, 2, 3}
+
+
+def test_seeds_hold_out_different_patients_of_a_reasonable_size() -> None:
+    sizes = {"p1": 1200, "p2": 900, "p3": 850, "p4": 700, "p5": 300}
+    patches = [_slide(f"s{name}", name, size) for name, size in sizes.items()]
+    held_out = set()
+    for seed in range(60):
+        fold = summary(patches, split(patches, SplitSettings(seed=seed)))["folds"]["0"]
+        held_out.add(tuple(fold["patients"]))
+        assert 0.1 <= fold["pairs"] / sum(sizes.values()) <= 0.5
+    assert {name for names in held_out for name in names} == set(sizes)
+
+
+@pytest.mark.parametrize("folds", [2, 4, 10])
+def test_the_patient_with_nearly_all_pairs_is_held_out_only_if_asked_for(folds: int) -> None:
+    patches = [_slide("large", "large", 10000), _slide("a", "a", 100), _slide("b", "b", 100)]
+    for seed in range(20):
+        assert 0 not in split(patches, SplitSettings(seed=seed, folds=folds)).fold[0]
+    asked = split(patches, SplitSettings(test=("large",), folds=folds)).fold
+    assert [set(fold) == {0} for fold in asked] == [True, False, False]
+
+
+def test_of_two_patients_either_may_be_held_out_where_they_are_about_equal() -> None:
+    patches = [_slide("a", "p1", 100), _slide("b", "p2", 110)]
+    chosen = {int(split(patches, SplitSettings(seed=seed, folds=8)).fold[0][0] == 0) for seed in range(20)}
+    assert chosen == {0, 1}
+
+
+def _with_images(item: SlidePatches, **images: str) -> SlidePatches:
+    return replace(item, images=images)
+
+
+@pytest.mark.parametrize("side", ["sparse", "dense"])
+def test_one_image_of_two_patients_is_refused(side: str) -> None:
+    patches = [_slide("a", "p1", 40), _slide("b", "p2", 20), _slide("c", "p3", 30)]
+    patches[1:] = [_with_images(item, **{side: "same"}) for item in patches[1:]]
+    with pytest.raises(StatedError, match=r"slide c: .* than slide b has.*patients p2 and p3"):
+        split(patches, SplitSettings())
+
+
+def test_two_patients_on_one_glass_are_two_images_of_a_file(tmp_path: Path) -> None:
+    sparse = np.zeros((4, 16, 16, 3), np.uint8)
+    for name, image in (("a", "ROI 1"), ("b", "ROI 2")):
+        inputs = {"sparse": "hash of the file", "sparse_image": image}
+        write_store(tmp_path / f"{name}.zarr", sparse=sparse, slide=name, patient=name, inputs=inputs)
+    first, second = (read_slide_patches(tmp_path / f"{name}.zarr").images["sparse"] for name in "ab")
+    assert first != second
+
+
+@pytest.mark.parametrize("by", ["slide", "block"])
+def test_one_image_twice_is_refused_where_slides_of_a_patient_may_be_parted(by: Literal["slide", "block"]) -> None:
+    patches = [_with_images(_slide(name, "p1", 40), sparse="same") for name in "ab"]
+    with pytest.raises(StatedError, match="the same bytes in both"):
+        split(patches, SplitSettings(by=by))
+
+
+def test_one_image_twice_of_one_patient_is_told_where_patients_stay_together() -> None:
+    patches = [
+        _with_images(_slide(name, patient, 40), sparse=image)
+        for name, patient, image in (("a", "p1", "x"), ("b", "p1", "x"), ("c", "p2", "y"))
+    ]
+    told = summary(patches, split(patches, SplitSettings()))["same_images"]
+    assert told == ["slides a and b are one H&E slide"]
+
+
+def test_a_store_says_which_images_it_was_cut_from(small_results: Path) -> None:
+    record = json.loads((small_results / "results/inspect/a.json").read_text())
+    found = read_slide_patches(small_results / "results/tile/a.zarr").images
+    assert found == {side: record[side]["sha256"] for side in ("sparse", "dense")}
+
+
+def test_names_to_hold_out_are_read_as_the_sheet_reads_patients() -> None:
+    patches = [_slide("a", "Jos\u00e9 1", 40), _slide("b", "p2", 20)]
+    folds = split(patches, SplitSettings(test=("Jose\u0301\u00a0 1",))).fold
+    assert [0 in fold for fold in folds] == [True, False]
 
 
 def test_named_slides_are_held_out_and_the_result_warns_of_shared_patients() -> None:

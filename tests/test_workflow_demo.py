@@ -137,13 +137,14 @@ def test_a_new_cohort_is_embedded_with_an_encoder_from_elsewhere(finished: Path,
     done = snakemake(tmp_path, "--cores", "all", "embed_all", "predict_all")
     assert done.returncode == 0, done.stdout[-4000:]
     assert not {"train", "register"} & set(planned(done.stdout))
+    (embedding,) = (tmp_path / "results" / "embed").iterdir()
     with (
-        h5py.File(tmp_path / "results" / "embed" / "encoder" / "new-demo-2.h5") as new,
+        h5py.File(embedding / "new-demo-2.h5") as new,
         h5py.File(finished / "results" / "embed" / "distilled" / "demo-2.h5") as old,
     ):
         np.testing.assert_array_equal(new["coords"], old["coords"])
         np.testing.assert_allclose(new["features"], old["features"], rtol=1e-4, atol=1e-5)
-    predicted = tmp_path / "results" / "predict" / "encoder" / "new-demo-2"
+    predicted = tmp_path / "results" / "predict" / embedding.name / "new-demo-2"
     names = {"markers.json", "markers.ome.tif", "markers.png", "patches.parquet", "tiles.geojson"}
     assert {item.name for item in predicted.iterdir()} >= names
 

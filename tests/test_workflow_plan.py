@@ -193,6 +193,14 @@ def test_a_configuration_named_on_the_command_line_replaces_the_demos(tmp_path: 
     assert "results/train/other" not in done.stdout
 
 
+def test_a_folder_without_configuration_is_told_in_one_line(tmp_path: Path) -> None:
+    done = snakemake(tmp_path / "nowhere", "-n")
+    assert done.returncode == 1
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("error: "))
+    assert f"{tmp_path}/nowhere/config/config.yaml: expected the configuration, found none" in line
+    assert "Traceback" not in done.stdout
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_key_given_twice_in_a_file_that_snakemake_reads_stops_before_any_job(tmp_path: Path, named: bool) -> None:
     write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})

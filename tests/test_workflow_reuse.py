@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,62 @@ rule count:
     assert "zarr.json" in (tmp_path / "count.txt").read_text()
     assert (tmp_path / "elsewhere" / "logs" / "tile" / "a.log").is_file()
     assert not (tmp_path / "results").exists()
+
+
+_PARENT = """shell.prefix({prefix!r})
+
+
+configfile: "config/config.yaml"
+
+
+module more_from_less:
+    snakefile:
+        {snakefile!r}
+    config:
+        config
+    prefix:
+        "of-pairs"
+
+
+use rule * from more_from_less
+
+
+rule count:
+    input:
+        "of-pairs/results/tile/a.zarr",
+    output:
+        "environment.txt",
+    shell:
+        'echo "$MARK ${{{{PYTHONPATH-none}}}}" > {{output}}'
+"""
+
+
+def _as_module(folder: Path, target: str, prefix: str) -> subprocess.CompletedProcess[str]:
+    """Runs a target of a workflow that has a prefix for its commands and uses this one with a prefix for its paths."""
+    (folder / "Snakefile").write_text(_PARENT.format(prefix=prefix, snakefile=str(REPOSITORY / "Snakefile")))
+    words = [sys.executable, "-m", "snakemake", "--directory", str(folder), "-s", str(folder / "Snakefile")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [*words, "--cores", "1", target], capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+
+
+def test_neither_prefix_of_another_workflow_nor_ours_reaches_the_other(tmp_path: Path) -> None:
+    """Its `prefix:` is for results, not for slides; its `shell.prefix` changes no stage, and no stage its rules."""
+    write_cohort(tmp_path, [_row(tmp_path, "a")], {"slides": "config/slides.tsv", "tile": {"size_px": 64}})
+    done = _as_module(tmp_path, "count", "export MARK=theirs PYTHONHASHSEED=0; set +euo pipefail; ")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "environment.txt").read_text() == "theirs none\n"
+    assert (tmp_path / "of-pairs" / "logs" / "tile" / "a.log").is_file()
+    assert not (tmp_path / "of-pairs" / "a.tif").exists()
+
+
+@pytest.mark.parametrize("prefix", ["set +euo pipefail; ", "nice ", "export PYTHONPATH=/nowhere; "])
+def test_a_stage_that_fails_fails_its_rule_whatever_the_other_workflows_prefix(tmp_path: Path, prefix: str) -> None:
+    row = _row(tmp_path, "a")
+    (tmp_path / "a.tif").write_bytes(b"no slide")
+    write_cohort(tmp_path, [row], {"slides": "config/slides.tsv"})
+    done = _as_module(tmp_path, "count", prefix)
+    assert done.returncode == 1
+    assert "error: slide a, file a.tif" in done.stdout + done.stderr
+    assert "MissingOutputException" not in done.stderr

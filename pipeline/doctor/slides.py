@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.doctor.findings import Finding, ok, problem, warning
+from pipeline.doctor.shared_images import shared_images
 from pipeline.errors import StatedError
 from pipeline.registration.stain import nuclear_channel
 from pipeline.settings import Settings
@@ -57,7 +57,7 @@ def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
         findings.insert(0, ok("slides", f"{len(drawn)} of the demo, which the workflow draws first"))
     if rows:
         findings.insert(0, ok("slides", opened) if len(records) == len(rows) else problem("slides", opened))
-    findings += _shared_files(rows)
+    findings += shared_images(rows, settings)
     findings += _one_resolution(records, settings)
     return Examined(tuple(records), tuple(findings))
 
@@ -155,17 +155,6 @@ def examine_paths(rows: Sequence[SheetRow]) -> Iterator[Finding]:
         for path in row.files:
             if "{" in path or "}" in path:
                 yield problem(f"slide {row.slide}", f"expected a path without braces, found {path}")
-
-
-def _shared_files(rows: Sequence[SheetRow]) -> Iterator[Finding]:
-    """One image under two names: where the patients differ, the split can no longer keep them apart."""
-    first: dict[str, SheetRow] = {}
-    for row in rows:
-        key = os.path.realpath(row.sparse)
-        earlier = first.setdefault(key, row)
-        if earlier is not row:
-            patients = "" if earlier.patient == row.patient else f" of another patient ({earlier.patient})"
-            yield warning(f"slide {row.slide}", f"the same file as slide {earlier.slide}{patients}: {row.sparse}")
 
 
 def _one_resolution(records: Sequence[SlideRecord], settings: Settings) -> Iterator[Finding]:

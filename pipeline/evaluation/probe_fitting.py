@@ -31,7 +31,7 @@ from pipeline.evaluation.probe_file import MarkerProbe, Probe
 from pipeline.evaluation.probes import RidgeProbe, fit_ridge
 from pipeline.evaluation.reading import Cohort, Features, encoder_of, features_in, read_cohort, read_features
 from pipeline.provenance import file_digest, record
-from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.settings import PROBE_KEYS, EvaluateSettings, PanelSettings
 from pipeline.training.feature_range import FeatureRange, fitted_range
 
 Floats = NDArray[np.float64]
@@ -128,7 +128,8 @@ def save_probe(
     fitted_on = frozenset(digests[slide.slide] for slide in seen)
     probe = Probe(run, encoder, markers, fitted.weights, fitted.intercept, fitted_on, feature_range)
     packages = ("numpy", "scipy", "h5py", "zarr", "safetensors")
-    probe.write(out, record("evaluate_probe", asdict(settings) | {"panel": asdict(panel)}, inputs, packages))
+    used = {key: getattr(settings, key) for key in PROBE_KEYS}
+    probe.write(out, record("evaluate_probe", used | {"panel": asdict(panel)}, inputs, packages))
     return probe
 
 

@@ -2,7 +2,7 @@
 
 from pipeline.settings.configuration import Settings, build, load, read_mapping, to_json
 from pipeline.settings.embed import EmbedSettings
-from pipeline.settings.evaluate import EvaluateSettings
+from pipeline.settings.evaluate import PROBE_KEYS, EvaluateSettings
 from pipeline.settings.inspect import InspectSettings
 from pipeline.settings.panel import PanelSettings
 from pipeline.settings.predict import PredictSettings
@@ -13,6 +13,7 @@ from pipeline.settings.tile import TileSettings
 from pipeline.settings.train import RunSettings
 
 __all__ = [
+    "PROBE_KEYS",
     "EmbedSettings",
     "EvaluateSettings",
     "InspectSettings",

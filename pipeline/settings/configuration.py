@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -148,9 +148,17 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-def to_json(settings: object) -> str:
-    """One line of JSON with all keys, sorted: what a rule hands to the command line."""
-    return json.dumps(asdict(settings), sort_keys=True, separators=(",", ":"))  # type: ignore[call-overload]
+def to_json(settings: object, *, only: Collection[str] = (), without: Collection[str] = ()) -> str:
+    """Return one line of JSON with sorted keys: what a rule hands to the command line.
+
+    Args:
+        settings: a section.
+        only: the keys that decide the rule's result; empty for all.
+        without: keys that do not.
+    """
+    values = asdict(settings)  # type: ignore[call-overload]
+    kept = {key: value for key, value in values.items() if (key in only or not only) and key not in without}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
 
 def _words(values: Any, depth: int = 0) -> Any:

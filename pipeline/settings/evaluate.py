@@ -9,6 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.settings.closed import CLOSED
 
+# All that the ridge probe of a run depends on: what else changes redoes no prediction.
+PROBE_KEYS = ("block_um", "bootstrap", "max_train_patches", "ridge", "seed")
 _NO_CLASSES = ("dense", "row", "x_um", "y_um", "size_um")
 
 

@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Writes the features."""
     settings = settings_of(parsed, EmbedSettings)
+    from dataclasses import asdict
+
     import torch
 
     from pipeline.embedding.embed import embed
@@ -32,4 +34,5 @@ def run(parsed: argparse.Namespace) -> None:
     encoder = Encoder.load(parsed.encoder)
     store = PatchStore.open(parsed.store)
     inputs = {"store": file_digest(parsed.store / "zarr.json"), "encoder": encoder.description.sha256}
-    embed(store, encoder, settings, parsed.out, record("embed", settings, inputs, ("timm", "torch")))
+    used = asdict(settings) | {"encoder": str(parsed.encoder)}
+    embed(store, encoder, settings, parsed.out, record("embed", used, inputs, ("timm", "torch")))

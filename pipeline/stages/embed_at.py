@@ -36,6 +36,7 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.embedding.embed import embed
     from pipeline.embedding.encoder import Encoder
     from pipeline.errors import StatedError
+    from pipeline.patients import patient_name
     from pipeline.provenance import file_digest, record
     from pipeline.slides.opening import open_slide
 
@@ -55,6 +56,6 @@ def run(parsed: argparse.Namespace) -> None:
         if mpp is None or not 0 < mpp < float("inf"):
             found = "none in the file; give --mpp" if mpp is None else f"{mpp:g}"
             raise StatedError(slide=places.slide, file=parsed.slide, expected="um per level-0 pixel", found=found)
-        patches = SlidePatches(slide, mpp, places, encoder.description, parsed.patient)
+        patches = SlidePatches(slide, mpp, places, encoder.description, patient_name(parsed.patient))
         provenance = record("embed_at", {"embed": vars(settings), "mpp": mpp}, inputs, ("timm", "torch"))
         embed(patches, encoder, settings, parsed.out, provenance, overlap=places.overlap)

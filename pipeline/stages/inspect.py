@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Writes the record."""
+    from pipeline.patients import patient_name
     from pipeline.progress import say
     from pipeline.provenance import file_digest, record, write_json
     from pipeline.sheet import SheetRow
@@ -49,7 +50,7 @@ def run(parsed: argparse.Namespace) -> None:
     settings = settings_of(parsed, InspectSettings)
     row = SheetRow(
         slide=parsed.slide,
-        patient=parsed.patient,
+        patient=patient_name(parsed.patient),
         sparse=parsed.sparse,
         dense=parsed.dense,
         transform=parsed.transform,

@@ -40,12 +40,14 @@ def run(parsed: argparse.Namespace) -> None:
 
     from pipeline import provenance
     from pipeline.errors import StatedError
+    from pipeline.progress import say
     from pipeline.registration import engine, pictures, quality, valis_engine
     from pipeline.registration.assessment import assess, unmeasured
     from pipeline.registration.itk import write_itk
     from pipeline.registration.mistaken import likely_mistakes
     from pipeline.registration.pair import opened
     from pipeline.registration.transform import given_transform, write_transform
+    from pipeline.registration.verdicts import sentence
     from pipeline.slides.record import read_record
 
     started = time.monotonic()
@@ -85,6 +87,7 @@ def run(parsed: argparse.Namespace) -> None:
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     provenance.write_json(parsed.out_qc, report)
+    say(sentence(record.slide, found.verdict, found.reasons, parsed.out_overlay))
 
 
 def _packages(engine: str) -> tuple[str, ...]:

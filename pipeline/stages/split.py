@@ -22,13 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Writes the table and its summary."""
+    from pipeline.progress import say
     from pipeline.provenance import record, write_json
     from pipeline.split_table import write_split_table
-    from pipeline.splitting import read_slide_patches, split, summary, table_rows
+    from pipeline.splitting import read_slide_patches, same_images, split, summary, table_rows
 
     settings = settings_of(parsed, SplitSettings)
     patches = [read_slide_patches(parsed.stores / f"{slide}.zarr") for slide in parsed.slides]
     result = split(patches, settings)
+    for told in same_images(patches):
+        say(f"split: {told}: its tissue counts twice")
     write_split_table(parsed.out, table_rows(patches, result))
     inputs = {item.slide: item.digest for item in patches}
     write_json(parsed.out_summary, summary(patches, result) | {"provenance": record("split", settings, inputs)})

@@ -59,6 +59,8 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
     from pipeline.tiling.tiling import tile
 
     inputs = {"sparse": slide.sparse.sha256}
+    if slide.sparse.image:
+        inputs |= {"sparse_image": slide.sparse.image}
     given = None
     if parsed.tissue:
         given = read_annotations(parsed.tissue, slide.sparse.size_xy, slide=slide.slide)
@@ -71,6 +73,8 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
     if parsed.transform and slide.dense:
         pairing = read_pairing(slide, parsed.transform, parsed.qc)
         inputs |= {"dense": slide.dense.sha256, "transform": file_digest(parsed.transform)}
+        if slide.dense.image:
+            inputs |= {"dense_image": slide.dense.image}
     packages: tuple[str, ...] = (
         "imagecodecs",
         "numpy",

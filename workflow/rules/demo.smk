@@ -3,9 +3,9 @@
 
 rule demo:
     output:
-        sparse="resources/demo/{slide}/he.tif",
-        dense="resources/demo/{slide}/multiplex.ome.tif",
-        truth=directory("resources/demo/{slide}/truth"),
+        sparse=outside("resources/demo/{slide}/he.tif"),
+        dense=outside("resources/demo/{slide}/multiplex.ome.tif"),
+        truth=outside(directory("resources/demo/{slide}/truth")),
     log:
         "<logs>/demo/{slide}.log",
     benchmark:
@@ -18,17 +18,18 @@ rule demo:
         mem_mb=per_attempt(3000),
         runtime=10,
     params:
+        stage=stage,
         code=code_digest("demo"),
     shell:
-        "python -P -m pipeline demo --slide {wildcards.slide} --out-sparse {output.sparse:q}"
-        " --out-dense {output.dense:q} --out-truth {output.truth:q} 2>&1 | tee {log:q}"
+        "{params.stage} {log:q} demo --slide {wildcards.slide} --out-sparse {output.sparse:q}"
+        " --out-dense {output.dense:q} --out-truth {output.truth:q}"
 
 
 # A slide of which no multiplex image was taken.
 rule demo_sparse_only:
     output:
-        sparse="resources/demo/{slide}/he.tif",
-        truth=directory("resources/demo/{slide}/truth"),
+        sparse=outside("resources/demo/{slide}/he.tif"),
+        truth=outside(directory("resources/demo/{slide}/truth")),
     log:
         "<logs>/demo/{slide}.log",
     benchmark:
@@ -41,7 +42,8 @@ rule demo_sparse_only:
         mem_mb=per_attempt(3000),
         runtime=10,
     params:
+        stage=stage,
         code=code_digest("demo"),
     shell:
-        "python -P -m pipeline demo --slide {wildcards.slide} --out-sparse {output.sparse:q}"
-        " --out-truth {output.truth:q} 2>&1 | tee {log:q}"
+        "{params.stage} {log:q} demo --slide {wildcards.slide} --out-sparse {output.sparse:q}"
+        " --out-truth {output.truth:q}"

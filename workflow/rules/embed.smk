@@ -15,11 +15,13 @@ rule embed:
         mem_mb=per_attempt(4000),
         runtime=240,
     params:
-        settings=to_json(SETTINGS.embed),
+        settings=to_json(SETTINGS.embed, without=("encoder",)),
+        encoder=encoder_hash,
+        stage=stage,
         code=code_digest("embed"),
     shell:
-        "python -P -m pipeline embed --store {input.store:q} --encoder={input.encoder:q} --out {output:q}"
-        " --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        "{params.stage} {log:q} embed --store {input.store:q} --encoder={input.encoder:q} --out {output:q}"
+        " --threads {threads} --settings {params.settings:q}"
 
 
 rule embed_slides:
@@ -43,13 +45,14 @@ rule embed_slides:
         features=lambda wildcards, input: str(Path(input.features[0]).parent),
         split="--split" if TRAINED else "",
         slides=SLIDES,
+        stage=stage,
         code=code_digest("embed_slides"),
     shell:
-        "python -P -m pipeline embed-slides --features {params.features:q} --slides {params.slides}"
-        " {params.split} {input.split:q} --out {output:q} 2>&1 | tee {log:q}"
+        "{params.stage} {log:q} embed-slides --features {params.features:q} --slides {params.slides}"
+        " {params.split} {input.split:q} --out {output:q}"
 
 
 rule embed_all:
     input:
-        f"<results>/embed/{EMBEDDING}/slides.parquet",
+        embeddings,
     localrule: True

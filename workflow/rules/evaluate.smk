@@ -9,7 +9,9 @@ rule evaluate:
             "<results>/train/{run}/branches.safetensors", run=SETTINGS.runs
         ),
         # Evaluate says of those that do not exist what is wrong with them.
-        classes=[path for path in class_tables().values() if Path(path).exists()],
+        classes=[
+            outside(path) for path in class_tables().values() if Path(path).exists()
+        ],
     output:
         summary=report("<results>/evaluate/summary.tsv", category="Evidence"),
         details="<results>/evaluate/details.json",
@@ -37,11 +39,12 @@ rule evaluate:
         classes=[f"{name}={path}" for name, path in class_tables().items()],
         settings=to_json(SETTINGS.evaluate),
         panel=to_json(SETTINGS.panel),
+        stage=stage,
         code=code_digest("evaluate"),
     shell:
-        "python -P -m pipeline evaluate --stores {params.stores:q} --split {input.split:q}"
+        "{params.stage} {log:q} evaluate --stores {params.stores:q} --split {input.split:q}"
         " --embeddings {params.embeddings:q} --trainings {params.trainings:q} --runs {params.runs} --repeats {params.repeats} --classes {params.classes:q} --out-summary {output.summary:q}"
-        " --out-details {output.details:q} --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --out-details {output.details:q} --panel {params.panel:q} --settings {params.settings:q}"
 
 
 rule evaluate_probe:
@@ -63,16 +66,17 @@ rule evaluate_probe:
     params:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),
-        settings=to_json(SETTINGS.evaluate),
+        settings=to_json(SETTINGS.evaluate, only=PROBE_KEYS),
         panel=to_json(SETTINGS.panel),
+        stage=stage,
         code=code_digest("evaluate_probe"),
     shell:
-        "python -P -m pipeline evaluate-probe --stores {params.stores:q} --split {input.split:q}"
+        "{params.stage} {log:q} evaluate-probe --stores {params.stores:q} --split {input.split:q}"
         " --embeddings {params.embeddings:q} --run {wildcards.run:q} --out {output:q}"
-        " --panel {params.panel:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --panel {params.panel:q} --settings {params.settings:q}"
 
 
 rule evaluate_all:
     input:
-        "<results>/evaluate/summary.tsv" if TRAINED else [],
+        evidence,
     localrule: True

@@ -25,14 +25,15 @@ rule inspect:
         sparse_image=sheet_value("sparse_image"),
         dense_image=sheet_value("dense_image"),
         settings=to_json(SETTINGS.inspect),
+        stage=stage,
         code=code_digest("inspect"),
     shell:
-        "python -P -m pipeline inspect --slide {wildcards.slide} --patient={params.patient:q}"
+        "{params.stage} {log:q} inspect --slide {wildcards.slide} --patient={params.patient:q}"
         " --sparse={params.sparse:q} --dense={params.dense:q} --transform={params.transform:q}"
         " --sparse-mpp={params.sparse_mpp:q} --dense-mpp={params.dense_mpp:q} --markers={params.markers:q}"
         " --dense-kind={params.dense_kind:q}"
         " --sparse-image={params.sparse_image:q} --dense-image={params.dense_image:q}"
-        " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
+        " --settings {params.settings:q} --out {output:q}"
 
 
 rule inspect_all:

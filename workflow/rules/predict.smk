@@ -2,7 +2,7 @@ rule predict:
     input:
         features="<results>/embed/{name}/{slide}.h5",
         store="<results>/tile/{slide}.zarr",
-        probe=PROBE,
+        probe=probe_folder,
     output:
         directory("<results>/predict/{name}/{slide}"),
     log:
@@ -15,16 +15,16 @@ rule predict:
         mem_mb=per_attempt(3000),
         runtime=30,
     params:
-        settings=to_json(SETTINGS.predict),
+        settings=to_json(SETTINGS.predict, without=("probe",)),
+        probe=probe_hash,
+        stage=stage,
         code=code_digest("predict"),
     shell:
-        "python -P -m pipeline predict --features {input.features:q} --store {input.store:q}"
-        " --probe={input.probe:q} --out {output:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        "{params.stage} {log:q} predict --features {input.features:q} --store {input.store:q}"
+        " --probe={input.probe:q} --out {output:q} --settings {params.settings:q}"
 
 
 rule predict_all:
     input:
-        collect(
-            f"<results>/predict/{EMBEDDING}/{{slide}}", slide=SLIDES if PROBE else []
-        ),
+        predictions,
     localrule: True

@@ -29,17 +29,42 @@ rule register:
         mem_mb=per_attempt(6000),
         runtime=60,
     params:
-        python=register_python(),
         settings=to_json(SETTINGS.register),
+        stage=stage_of_register,
         code=code_digest("register"),
     shell:
-        "{params.python} -P -m pipeline register --record {input.record:q} --out-transform {output.transform:q}"
+        "{params.stage} {log:q} register --record {input.record:q} --out-transform {output.transform:q}"
         " --out-itk {output.itk:q} --out-qc {output.qc:q} --out-overlay {output.overlay:q}"
         " --out-checkerboard {output.checkerboard:q} --out-residual {output.residual:q}"
-        " --out-deformation {output.deformation:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --out-deformation {output.deformation:q} --settings {params.settings:q}"
 
 
 rule register_all:
     input:
-        collect("<results>/register/{slide}/qc.json", slide=PAIRED),
+        registrations,
+    log:
+        "<logs>/register.log",
     localrule: True
+    conda:
+        "../../envs/slides.yaml"
+    params:
+        stage=stage,
+        folder=lambda wildcards, input: (
+            Path(input[0]).parents[1] if input else "results/register"
+        ),
+        slides=PAIRED,
+    # It has no output, so that every run of this target ends with the table.
+    shell:
+        "{params.stage} {log:q} verdicts --registrations {params.folder:q} --slides {params.slides}"
+
+
+# A pair that could not be registered keeps register_all from running; the table is then all the more worth having.
+onerror:
+    if asked_for("register_all"):
+        from pipeline.registration.verdicts import table
+
+        print(
+            table(
+                place("<results>/register"), PAIRED, logs=place("<logs>/register")
+            )
+        )

@@ -1,13 +1,13 @@
 rule report:
     input:
-        sheet=SETTINGS.slides,
+        sheet=outside(SETTINGS.slides),
+        embedding=embeddings,
         records=collect("<results>/inspect/{slide}.json", slide=SLIDES),
         pairs=collect("<results>/register/{slide}/qc.json", slide=PAIRED),
         stores=collect("<results>/tile/{slide}.zarr", slide=SLIDES),
-        encoders=rules.train_all.input,
-        embedding=f"<results>/embed/{EMBEDDING}/slides.parquet",
-        evidence=rules.evaluate_all.input,
-        predictions=rules.predict_all.input,
+        encoders=trainings,
+        evidence=scores,
+        predictions=predictions,
     output:
         report("<results>/report/index.html", category="The cohort"),
     log:
@@ -24,10 +24,11 @@ rule report:
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),
         embedding=EMBEDDING,
         settings=to_json(SETTINGS.report),
+        stage=stage,
         code=code_digest("report"),
     shell:
-        "python -P -m pipeline report --results {params.results:q} --sheet={input.sheet:q}"
-        " --embedding={params.embedding:q} --out {output:q} --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        "{params.stage} {log:q} report --results {params.results:q} --sheet={input.sheet:q}"
+        " --embedding={params.embedding:q} --out {output:q} --threads {threads} --settings {params.settings:q}"
 
 
 rule report_all:

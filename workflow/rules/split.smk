@@ -1,6 +1,6 @@
 rule split:
     input:
-        collect("<results>/tile/{slide}.zarr", slide=SLIDES),
+        split_stores,
     output:
         table="<results>/split/patches.tsv",
         summary="<results>/split/split.json",
@@ -15,9 +15,10 @@ rule split:
         runtime=30,
     params:
         stores=lambda wildcards, input: str(Path(input[0]).parent),
-        slides=SLIDES,
-        settings=to_json(SETTINGS.split),
+        slides=PAIRED,
+        settings=to_json(replace(SETTINGS.split, test=split_test())),
+        stage=stage,
         code=code_digest("split"),
     shell:
-        "python -P -m pipeline split --stores {params.stores:q} --slides {params.slides} --out {output.table:q}"
-        " --out-summary {output.summary:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        "{params.stage} {log:q} split --stores {params.stores:q} --slides {params.slides} --out {output.table:q}"
+        " --out-summary {output.summary:q} --settings {params.settings:q}"

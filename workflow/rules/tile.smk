@@ -28,14 +28,15 @@ rule tile:
             else ""
         ),
         settings=to_json(SETTINGS.tile),
+        stage=stage,
         code=code_digest("tile"),
     shell:
-        "python -P -m pipeline tile --record {input.record:q} {params.pair} {params.tissue}"
+        "{params.stage} {log:q} tile --record {input.record:q} {params.pair} {params.tissue}"
         " --out {output.store:q} --outlines {output.outlines:q}"
-        " --threads {threads} --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --threads {threads} --settings {params.settings:q}"
 
 
 rule tile_all:
     input:
-        collect("<results>/tile/{slide}.zarr", slide=SLIDES),
+        tiles,
     localrule: True

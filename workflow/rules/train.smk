@@ -5,7 +5,9 @@ rule train:
         weights=given_weights,
         # Train says of those that do not exist what is wrong with them.
         classes=lambda wildcards: [
-            path for path in learned_classes(wildcards).values() if Path(path).exists()
+            outside(path)
+            for path in learned_classes(wildcards).values()
+            if Path(path).exists()
         ],
     output:
         encoder=directory("<results>/train/{run}/encoder"),
@@ -33,18 +35,20 @@ rule train:
         classes=lambda wildcards: [
             f"{name}={path}" for name, path in learned_classes(wildcards).items()
         ],
-        panel=to_json(SETTINGS.panel),
+        panel=run_panel,
+        weights=weights_hash,
+        stage=stage,
         code=code_digest("train"),
     # A process per GPU, one where there is none; as a parameter it would have other GPUs train anew.
     shell:
-        "python -P -m pipeline train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
+        "{params.stage} {log:q} train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
         " --out-encoder {output.encoder:q} --out-metrics {output.metrics:q} --out-curve {output.curve:q}"
         " --threads {threads} --processes $(( {resources.gpu} > 1 ? {resources.gpu} : 1 ))"
         " --classes {params.classes:q} --panel {params.panel:q}"
-        " --settings {params.settings:q} 2>&1 | tee {log:q}"
+        " --settings {params.settings:q}"
 
 
 rule train_all:
     input:
-        collect("<results>/train/{run}/encoder", run=SETTINGS.runs if TRAINED else []),
+        trainings,
     localrule: True
