@@ -14,13 +14,13 @@ import numpy as np
 from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import block_labels
 from pipeline.evaluation.classes import class_tasks
-from pipeline.evaluation.evidence import EvidenceRow, HeldOut, seeds_of
+from pipeline.evaluation.evidence import MEAN, EvidenceRow, HeldOut, seeds_of
 from pipeline.evaluation.marker_evidence import METRIC
 from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, training_rows
 from pipeline.evaluation.probing import ProbedRun, evidence, probe
 from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
 from pipeline.evaluation.targets import DESCRIPTION
-from pipeline.progress import progress
+from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record, write_json
 from pipeline.settings import EvaluateSettings, PanelSettings
 from pipeline.tiling.class_tables import CLASS_COLUMN
@@ -44,6 +44,8 @@ COLUMNS = (
     "seed_low",
     "seed_high",
     "disjoint",
+    "blocks",
+    "note",
 )
 
 
@@ -112,6 +114,7 @@ def evaluate(
         from pipeline.evaluation.retrieval_patches import retrieval
 
         found = retrieval(trainings, embeddings, stores, cohort, groups, tested, settings, panel)
+    _say_what_is_missing(rows, settings)
     order = {run: index for index, run in enumerate(groups)}
     rows.sort(key=lambda row: order[row.run])  # stable: probes and targets keep their order
     inputs = _hashed(stores, split, embeddings, runs, names) | {
@@ -165,7 +168,24 @@ def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
             seeds = (_decimals(min(row.per_seed)), _decimals(max(row.per_seed)))
             disjoint = "" if row.disjoint is None else "yes" if row.disjoint else "no"
             named = (row.run, row.probe, row.target, row.metric)
-            writer.writerow((*named, *map(_decimals, numbers), row.verdict, *counts, *seeds, disjoint))
+            told = (row.verdict, *counts, *seeds, disjoint, row.blocks, row.note)
+            writer.writerow((*named, *map(_decimals, numbers), *told))
+
+
+def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings) -> None:
+    """Say once what has no score or interval and why, and where `block_um` is less than contributions are alike."""
+    missing: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            missing.setdefault(f"{row.probe}: {row.note}", []).append(row.target)
+    for told, targets in missing.items():
+        say(f"evaluate: {', '.join(dict.fromkeys(targets))}, {told}")
+    farthest = max((row.correlation_um for row in rows if row.target == MEAN and row.verdict), default=0.0)
+    if farthest > settings.block_um:
+        say(
+            f"evaluate: what patches contribute to a difference is alike over up to {farthest:.0f} um, farther than "
+            f"block_um {settings.block_um:g}; the intervals are widened for it"
+        )
 
 
 def _hashed(stores: Path, split: Path, embeddings: Path, runs: Sequence[str], slides: Sequence[str]) -> dict[str, str]:

@@ -9,15 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import (
-    Interval,
-    block_labels,
-    block_sums,
-    correlations,
-    enough_blocks,
-    interval,
-    resample_counts,
-)
+from pipeline.evaluation.bootstrap import Interval, correlation_parts
+from pipeline.evaluation.evidence import HeldOut, clipped
+from pipeline.evaluation.marker_evidence import METRIC
 from pipeline.evaluation.prediction import (
     TrainingRows,
     check_runs,
@@ -36,7 +30,6 @@ from pipeline.settings import EvaluateSettings, PanelSettings
 Floats = NDArray[np.float64]
 
 _SCALE_PERCENTILES = (2.0, 98.0)
-_UNKNOWN = Interval(float("nan"), float("nan"))
 
 
 def save_probe(
@@ -120,16 +113,15 @@ def _scored(
     folder: Path, cohort: Cohort, probe: RidgeProbe, settings: EvaluateSettings
 ) -> tuple[Floats, list[Interval], NDArray[np.int64]]:
     """Per marker: Pearson r within held-out slides, its 95 % interval, and the patches that were scored."""
-    slides = held_out(cohort)
-    blocks = [block_labels(slide.position_um[slide.fold == 0], settings.block_um) for slide in slides]
-    sums, tested = [], np.zeros(len(cohort.markers), dtype=np.int64)
-    for slide, labels in zip(slides, blocks, strict=True):
-        predicted = probe.predict(read_features(folder, slide)[slide.fold == 0])
-        truth = np.where(np.isfinite(predicted), held_out_truth(slide), np.nan)
-        sums.append(block_sums(truth, predicted, labels))
-        tested += np.isfinite(sums[-1]).all(axis=(0, 2)) * len(truth)
-    counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
-    resampled = correlations(sums, counts)
-    enough = enough_blocks(blocks)
-    intervals = [interval(values) if enough else _UNKNOWN for values in resampled.T]
-    return correlations(sums)[0], intervals, tested
+    held = HeldOut.of(cohort, settings)
+    predicted = [probe.predict(read_features(folder, slide)[slide.fold == 0]) for slide in held_out(cohort)]
+    truths = [
+        np.where(np.isfinite(p), held_out_truth(slide), np.nan)
+        for slide, p in zip(held_out(cohort), predicted, strict=True)
+    ]
+    parts = correlation_parts(truths, predicted)
+    return (
+        parts.score,
+        [clipped(one.ends, METRIC) for one in held.around(parts, whole=False)],
+        (parts.share > 0).sum(axis=0),
+    )
