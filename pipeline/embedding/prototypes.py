@@ -66,7 +66,8 @@ def fit_prototypes(features: Mapping[str, Path], split: pd.DataFrame, count: int
     if len(values) < count:
         raise StatedError(expected=f"at least {count} training patches for as many prototypes", found=str(len(values)))
     scale = values.std(axis=0)
-    scale[scale < 1e-12] = 1.0
+    # Each feature is judged by its own size: a constant one has a spread of rounding error only, and is left out.
+    scale[scale <= 8 * np.finfo(np.float32).eps * np.abs(values).max(axis=0)] = np.inf
     centres, labels = kmeans2(values / scale, count, minit="++", rng=np.random.default_rng(_SEED))
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
     return Prototypes(scale, centres[order])

@@ -48,7 +48,7 @@ def marker_evidence(
     rows = []
     for probe in PROBES:
         scores = {
-            run: stacked([_scores(truths, runs[name].predicted[probe], tested) for name in names])
+            run: stacked([marker_scores(truths, runs[name].predicted[probe], tested) for name in names])
             for run, names in groups.items()
         }
         fitted = {
@@ -62,12 +62,11 @@ def marker_evidence(
     return rows
 
 
-def _scores(
+def marker_scores(
     truths: Sequence[Floats],
     predicted: Sequence[Floats],
     tested: HeldOut,
 ) -> Scores:
-    assert len(truths) == len(tested.slides)
     # A marker without a probe (no slide to fit on has it) is no zero: it is left out like a missing truth.
     known = [np.where(np.isfinite(p), y, np.nan) for y, p in zip(truths, predicted, strict=True)]
     parts = correlation_parts(known, predicted)
