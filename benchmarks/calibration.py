@@ -34,7 +34,7 @@ from pipeline.evaluation.bootstrap import block_labels, enough_blocks, resample_
 from pipeline.evaluation.class_evidence import class_evidence
 from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.evidence import EvidenceRow, Fitted, HeldOut, evidence_rows, stacked
-from pipeline.evaluation.marker_evidence import marker_scores
+from pipeline.evaluation.marker_evidence import _scores
 
 Floats = NDArray[np.float64]
 
@@ -207,7 +207,7 @@ def verdicts(truth: Floats, predicted: Floats, latent: Floats, held: HeldOut) ->
     """
     runs = ("base", "other")
     scores = {
-        run: stacked([marker_scores([truth], [one], held) for one in own])
+        run: stacked([_scores([truth], [one], held) for one in own])
         for run, own in zip(runs, predicted, strict=True)
     }
     fitted = {run: Fitted(np.full(len(MARKERS), 100), None) for run in runs}

@@ -70,7 +70,7 @@ def class_evidence(
             if metric == "auc" and probe.endswith("-shot"):
                 continue
             scores = {
-                run: stacked([_scores(metric, task, predicted[name][probe], tested) for name in names])
+                run: stacked([_scores(metric, task, predicted[name][probe]) for name in names])
                 for run, names in groups.items()
             }
             title = prefix + (probe if metric == "recall" else f"{probe}-auc")
@@ -114,7 +114,7 @@ def class_predictions(
     return found
 
 
-def _scores(metric: str, task: ClassTask, draws: Draws, tested: HeldOut) -> Scores:
+def _scores(metric: str, task: ClassTask, draws: Draws) -> Scores:
     """The scores, of several draws their means."""
     known = [labels != NO_CLASS for labels in task.tested]
     truth = np.concatenate([labels[rows] for labels, rows in zip(task.tested, known, strict=True)])
@@ -133,7 +133,6 @@ def _scores(metric: str, task: ClassTask, draws: Draws, tested: HeldOut) -> Scor
     each = np.concatenate([with_mean(recalls(truth, one, classes, np.ones((1, len(truth))))) for one in hits])
     nothing = np.full(classes + 1, np.nan)
     whole = _of_all_patches(parts.with_mean(), np.concatenate(known))
-    assert len(whole.share) == sum(map(len, tested.blocks))
     return Scores(
         point=with_mean(parts.score[None])[0],
         contribution=whole.contribution,

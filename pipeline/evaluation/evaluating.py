@@ -23,6 +23,7 @@ from pipeline.evaluation.targets import DESCRIPTION
 from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record, write_json
 from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.settings.evaluate import baseline_of
 from pipeline.tiling.class_tables import CLASS_COLUMN
 
 COLUMNS = (
@@ -86,6 +87,11 @@ def evaluate(
     repeats, panel = repeats or {}, panel or PanelSettings()
     check_runs(embeddings, list(runs))
     check_repeats(runs, repeats)
+    groups = seeds_of(list(runs), repeats)
+    try:
+        baseline = baseline_of(settings.baseline, list(groups))
+    except ValueError as error:
+        raise StatedError(file="evaluate.baseline", expected="one of the runs", found=str(error)) from None
     if settings.dense_side and trainings is None:
         raise StatedError(file="--trainings", expected="the folder of the trainings, for dense_side", found="none")
     cohort = read_cohort(split, stores, panel)
@@ -97,8 +103,8 @@ def evaluate(
         run: probe(features_in(embeddings / run), cohort, training, tasks, settings)
         for run in progress(runs, label="probing", unit="runs")
     }
-    tested, groups = HeldOut.of(cohort, settings), seeds_of(list(probed), repeats)
-    rows = evidence(cohort, probed, groups, tasks, tested, settings.baseline)
+    tested = HeldOut.of(cohort, settings)
+    rows = evidence(cohort, probed, groups, tasks, tested, baseline)
     dense_sides: dict[str, ProbedRun] = {}
     if trainings and settings.dense_side:
         # Here and not above, as below: without it this stage needs no torch.
@@ -114,6 +120,8 @@ def evaluate(
         from pipeline.evaluation.retrieval_patches import retrieval
 
         found = retrieval(trainings, embeddings, stores, cohort, groups, tested, settings, panel)
+    if not baseline:
+        say(f"evaluate: no run to compare with (evaluate.baseline), so no verdicts; runs: {', '.join(groups)}")
     _say_what_is_missing(rows, settings)
     order = {run: index for index, run in enumerate(groups)}
     rows.sort(key=lambda row: order[row.run])  # stable: probes and targets keep their order
@@ -131,7 +139,7 @@ def evaluate(
         ),
         "metric": METRIC,
         "target": DESCRIPTION,
-        "baseline": settings.baseline if settings.baseline in runs else "",
+        "baseline": baseline,
         "repeats": dict(repeats),
         "runs": {
             run: {"encoder": encoder, "features": width, "train_patches_at_most": settings.max_train_patches}

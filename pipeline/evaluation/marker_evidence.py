@@ -48,7 +48,7 @@ def marker_evidence(
     rows = []
     for probe in PROBES:
         scores = {
-            run: stacked([marker_scores(truths, runs[name].predicted[probe], tested) for name in names])
+            run: stacked([_scores(truths, runs[name].predicted[probe], tested) for name in names])
             for run, names in groups.items()
         }
         fitted = {
@@ -62,16 +62,13 @@ def marker_evidence(
     return rows
 
 
-def marker_scores(
-    truths: Sequence[Floats],
-    predicted: Sequence[Floats],
-    tested: HeldOut,
-) -> Scores:
+def _scores(truths: Sequence[Floats], predicted: Sequence[Floats], tested: HeldOut) -> Scores:
+    """Return the scores of one training on the held-out slides, whose truths and predictions are (n, T)."""
     # A marker without a probe (no slide to fit on has it) is no zero: it is left out like a missing truth.
     known = [np.where(np.isfinite(p), y, np.nan) for y, p in zip(truths, predicted, strict=True)]
     parts = correlation_parts(known, predicted)
     per_slide = np.stack([pearson(y, p) for y, p in zip(known, predicted, strict=True)])
-    weight = np.array([len(y) for y in known], dtype=np.float64)
+    weight = np.array(tested.patches, dtype=np.float64)
     whole = parts.with_mean()
     return Scores(
         point=with_mean(parts.score[None])[0],

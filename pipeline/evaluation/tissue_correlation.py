@@ -24,6 +24,7 @@ Integers = NDArray[np.int64]
 
 _CELLS_PER_BLOCK = 8  # finer patches are put together: the correlogram need not be finer
 _SMALL = 0.05  # correlation below which patches count as unrelated
+_MOST_KNOWN = 64
 _STEPS = 8  # of the correction for the mean; it changes by less than a hundredth from the fifth
 
 
@@ -73,6 +74,15 @@ class _Grid:
     distance: Integers
     same_block: Floats
 
+    @property
+    def part(self) -> slice:
+        """Where its patches are among those of all slides."""
+        return slice(self.first, self.first + len(self.cells))
+
+    def by_distance(self, lags: Floats, length: int) -> Floats:
+        """Sum lags (padded) by distance: (length,)."""
+        return np.asarray(np.bincount(self.distance.reshape(-1), lags.reshape(-1), length), dtype=np.float64)
+
     def products(self, values: Floats) -> Floats:
         """Sum the products of all pairs of cells at each lag (padded), for values (n,) of the patches."""
         image = np.bincount(self.cells, values, self.shape_yx[0] * self.shape_yx[1]).reshape(self.shape_yx)
@@ -93,6 +103,8 @@ class Tissue:
             for start, position in zip(starts, positions_um, strict=False)
             if len(position)
         ]
+        self._length = max((int(grid.distance.max()) for grid in self._grids), default=0) + 1
+        self._known: dict[bytes, tuple[Floats, Floats, Floats]] = {}
 
     def correlation(self, influence: Floats, share: Floats) -> Correlation:
         """Return the correlation of what patches contribute to one score.
@@ -101,23 +113,26 @@ class Tissue:
             influence: (n,) of the patches, slide after slide; see `Parts`.
             share: (n,) likewise, 0 where the target is not shown. Influences are taken to vary as the shares do.
         """
-        length = max((int(grid.distance.max()) for grid in self._grids), default=0) + 1
-        products, expected, within, pairs = np.zeros((4, length))
-        weights = share / max(float(share.max(initial=0)), 1e-300)
+        products, (expected, within, pairs) = np.zeros(self._length), self._of_pairs(share)
         for grid in self._grids:
-            part = slice(grid.first, grid.first + len(grid.cells))
-            shown = share[part] > 0
-            if not shown.any():
-                continue
-            alike = grid.products(weights[part])
-            for total, by_lag in (
-                (products, grid.products(influence[part])),
-                (expected, alike),
-                (within, alike * grid.same_block),
-                (pairs, np.rint(grid.products(shown.astype(np.float64)))),
-            ):
-                total += np.bincount(grid.distance.reshape(-1), by_lag.reshape(-1), length)
+            products += grid.by_distance(grid.products(influence[grid.part]), self._length)
         return self._of(products, expected, within, pairs)
+
+    def _of_pairs(self, share: Floats) -> tuple[Floats, Floats, Floats]:
+        """By distance, what alike patches give, that within blocks, and the pairs; the same for most scores."""
+        key = share.tobytes()
+        if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            weights, shown = share / max(float(share.max(initial=0)), 1e-300), (share > 0).astype(np.float64)
+            expected, within, pairs = np.zeros((3, self._length))
+            for grid in self._grids:
+                alike = grid.products(weights[grid.part])
+                expected += grid.by_distance(alike, self._length)
+                within += grid.by_distance(alike * grid.same_block, self._length)
+                pairs += grid.by_distance(np.rint(grid.products(shown[grid.part])), self._length)
+            self._known[key] = (expected, within, pairs)
+        return self._known[key]
 
     def _of(self, products: Floats, expected: Floats, within: Floats, pairs: Floats) -> Correlation:
         if len(products) < 2 or products[0] <= 0 or pairs[1] <= 0:

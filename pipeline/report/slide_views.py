@@ -27,6 +27,7 @@ class MapView:
     overview: Picture
     colours: Picture
     place: str
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class MarkersView:
     overview: Picture
     place: str
     maps: MarkerMaps
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def slide_views(
     store = slide.store
     if store is None:
         return SlideViews(slide.slide, pair_view(slide, None, side_px), None, None, None)
+    trained = slide.patient in results.trained_patients
     small_px = round(side_px * _SMALL)
     overview = reduced(Image.fromarray(store.overview), side_px)
     path = results.features.get(slide.slide)
@@ -77,10 +80,10 @@ def slide_views(
         slide=slide.slide,
         pair=pair_view(slide, overview, side_px),
         regions=regions_picture(small, store.overview_regions),
-        embedding=MapView(slide.slide, slide.patient, thumbnail, exact(colours.rgba), placed(colours.places))
+        embedding=MapView(slide.slide, slide.patient, thumbnail, exact(colours.rgba), placed(colours.places), trained)
         if colours and thumbnail
         else None,
-        markers=MarkersView(slide.slide, slide.patient, thumbnail, placed(maps.places), maps)
+        markers=MarkersView(slide.slide, slide.patient, thumbnail, placed(maps.places), maps, trained)
         if maps and thumbnail
         else None,
     )
