@@ -190,11 +190,10 @@ def test_the_headline_tells_the_gain_its_interval_and_the_controls(written: Path
     rows = (written.parents[1] / "evaluate/summary.tsv").read_text().splitlines()
     row = next(row.split("\t") for row in rows if row.startswith("distilled\tridge\tmean"))
     gain, low, high = (f"{float(row[index]):.3f}" for index in (7, 8, 9))
+    assert "The dense stain helped, on little evidence." in document.words
     assert (
-        "The dense stain helped, as far as one patient, one training of each run and 16 blocks of tissue can tell."
-        in (document.words)
+        "This rests on 1 held-out patient, 1 training of each run and 16 blocks of tissue. So little" in document.words
     )
-    assert "This rests on 1 held-out patient, 1 training of each run and 16 blocks of tissue." in document.words
     assert f"a difference of +{gain} (95 % interval {low} to {high})" in document.words
     assert re.search(r"the control “shuffled” −?0\.\d+ \(95 % interval .+? to .+?\), no difference\.", document.words)
 
@@ -596,12 +595,33 @@ def test_the_answer_follows_the_verdicts_of_run_and_control(
     )
     found = headline(Results((), None, {}, rows, "sparse-only", {}, None, blocks=40, patients=3), "distilled")
     assert found is not None
-    assert found.answer == f"{answer}, as far as one training of each run can tell"
+    assert found.answer == f"{answer}, on little evidence"
     rows = tuple(replace(row, seeds=3, blocks=25) for row in rows)
     found = headline(Results((), None, {}, rows, "sparse-only", {}, None, blocks=40, patients=3), "distilled")
     assert found is not None
     assert found.answer == answer
     assert found.sentences[1] == "This rests on 3 held-out patients, 3 trainings of each run and 25 blocks of tissue."
+
+
+@pytest.mark.parametrize(
+    ("patients", "seeds", "blocks", "little"),
+    [(3, 3, 25, False), (1, 3, 25, True), (3, 1, 25, True), (3, 3, 19, True), (0, 3, 0, False)],
+)
+def test_one_patient_one_training_or_few_blocks_make_the_headline_modest(
+    patients: int, seeds: int, blocks: int, little: bool
+) -> None:
+    rows = tuple(
+        replace(evidence(run, difference, verdict), seeds=seeds, blocks=blocks)
+        for run, difference, verdict in (
+            ("distilled", 0.1, "helped"),
+            ("sparse-only", float("nan"), ""),
+            ("shuffled", 0.0, "no difference"),
+        )
+    )
+    found = headline(Results((), None, {}, rows, "sparse-only", {}, None, patients=patients), "distilled")
+    assert found is not None
+    assert found.answer == f"The dense stain helped{', on little evidence' if little else ''}"
+    assert ("So little may not speak for other patients" in found.sentences[1]) == little
 
 
 @pytest.mark.parametrize(("verdict", "answer"), [("helped", "A gain"), ("harmed", "A loss")])

@@ -80,9 +80,8 @@ def headline(results: Results, embedding: str) -> Headline | None:
         sentences.append(
             "No run on shuffled or blank pairs was compared: something else than the pairs may be the cause."
         )
-    narrow = _narrow(results, row, seeds)
-    if narrow:
-        answer = f"{answer}, as far as {listed(narrow)} can tell"
+    if _is_little(results, row, seeds):
+        answer = f"{answer}, on little evidence"
     return Headline(answer, tuple(sentences), kind)
 
 
@@ -110,15 +109,13 @@ def _rests_on(results: Results, row: Evidence, seeds: int) -> str:
     told.append(counted(seeds, "training") + " of each run")
     if blocks := row.blocks or results.blocks:
         told.append(counted(blocks, "block") + " of tissue")
-    return f"This rests on {listed(told)}."
+    little = " So little may not speak for other patients or trainings." if _is_little(results, row, seeds) else ""
+    return f"This rests on {listed(told)}.{little}"
 
 
-def _narrow(results: Results, row: Evidence, seeds: int) -> list[str]:
-    """What there is little of, each in words."""
-    told = ["one patient"] if results.patients == 1 else []
-    told += ["one training of each run"] if seeds == 1 else []
-    blocks = row.blocks or results.blocks
-    return [*told, f"{counted(blocks, 'block')} of tissue"] if 0 < blocks < _FEW_BLOCKS else told
+def _is_little(results: Results, row: Evidence, seeds: int) -> bool:
+    """Whether a verdict rests on one patient, one training of each run or few blocks of tissue."""
+    return results.patients == 1 or seeds == 1 or 0 < (row.blocks or results.blocks) < _FEW_BLOCKS
 
 
 def with_interval(row: Evidence) -> str:
