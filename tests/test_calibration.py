@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from scipy.stats import binom
+
+from pipeline.evaluation.tissue_correlation import Correlation
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks/calibration.py"
 REPEATS = 120
@@ -36,20 +39,23 @@ def test_equal_runs_are_seldom_told_apart(calibration: ModuleType, name: str, bl
 
 
 def test_tissue_that_is_alike_across_blocks_is_what_widens_intervals(calibration: ModuleType) -> None:
-    """Without positions blocks count as unrelated: correlated tissue then gives false verdicts more often."""
     case = next(case for case in calibration.CASES if case.name == "smooth")
-    held, inside = calibration.tissue(case, 25, 500.0)
-    assert held.tissue is not None
-    field = calibration.Field(inside.shape, case)
-    share = held.tissue
-    rng = calibration.np.random.default_rng(0)
-    weight = calibration.np.full(inside.size, 1 / inside.size)
-    found = [share.correlation(one.reshape(-1) * weight, weight) for one in field.draw(rng, 20)]
-    # White noise smoothed over 250 um has a correlation of 0.05 at 866 um; a slide of 2.5 mm tells it roughly.
-    assert 400 < calibration.np.median([one.range_um for one in found]) < 1300
-    assert calibration.np.median([one.inflation for one in found]) > 1.5
-    plain = [share.correlation(rng.normal(size=inside.size) * weight, weight) for _ in range(40)]
-    assert calibration.np.median([one.inflation for one in plain]) == 1
+    held, inside = calibration.tissue(case, 100, 500.0)
+    rng, count = np.random.default_rng(0), inside.size
+    share = np.full(count, 1 / count)
+
+    def found(fields: np.ndarray) -> list[Correlation]:
+        flat = fields.reshape(len(fields), count)
+        return [held.tissue.correlation(one, share) for one in (flat - flat.mean(axis=1, keepdims=True)) * share]
+
+    smooth = found(calibration.Field(inside.shape, case).draw(rng, 20))
+    # White noise smoothed over 250 um has a correlation of 0.05 at 866 um; a slide of 5 mm tells it roughly.
+    assert 600 < np.median([one.range_um for one in smooth]) < 1300
+    assert 1.5 < np.median([one.inflation for one in smooth]) < 6
+    assert np.median([one.widening(100) for one in smooth]) > 1.2
+    plain = found(rng.normal(size=(40, count)))
+    assert np.median([one.inflation for one in plain]) == 1
+    assert np.median([one.range_um for one in plain]) == 0
 
 
 def test_a_clearly_better_run_is_found_on_eight_blocks(calibration: ModuleType) -> None:
