@@ -50,6 +50,9 @@ COLUMNS = (
 )
 
 
+_MOST_NAMES = 8  # of targets in one message; genes are many
+
+
 def evaluate(
     stores: Path,
     split: Path,
@@ -187,7 +190,9 @@ def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings
         if row.note:
             missing.setdefault(f"{row.probe}: {row.note}", []).append(row.target)
     for told, targets in missing.items():
-        say(f"evaluate: {', '.join(dict.fromkeys(targets))}, {told}")
+        names = list(dict.fromkeys(targets))
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        say(f"evaluate: {', '.join(names[:_MOST_NAMES])}{more}, {told}")
     farthest = max((row.correlation_um for row in rows if row.target == MEAN and row.verdict), default=0.0)
     if farthest > settings.block_um:
         say(
