@@ -207,8 +207,7 @@ def verdicts(truth: Floats, predicted: Floats, latent: Floats, held: HeldOut) ->
     """
     runs = ("base", "other")
     scores = {
-        run: stacked([_scores([truth], [one], held) for one in own])
-        for run, own in zip(runs, predicted, strict=True)
+        run: stacked([_scores([truth], [one], held) for one in own]) for run, own in zip(runs, predicted, strict=True)
     }
     fitted = {run: Fitted(np.full(len(MARKERS), 100), None) for run in runs}
     markers = evidence_rows("ridge", ("pearson_r", "pearson_r"), MARKERS, scores, fitted, "base", held)
