@@ -16,7 +16,7 @@ from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
 from pipeline.cli import main
 from pipeline.evaluation.bootstrap import resample_counts
 from pipeline.evaluation.class_probes import Standard, draw_shots, fit_logistic
-from pipeline.evaluation.class_scores import areas, block_weights, recalls, resampled
+from pipeline.evaluation.class_scores import area_parts, areas, block_weights, recall_parts, recalls, resampled
 from pipeline.evaluation.mlp_probe import fit_mlp, predict_mlp
 
 CLASSES = ("tumour", "stroma", "glass", "never")
@@ -75,8 +75,28 @@ def test_a_resample_draws_whole_blocks_of_each_slide() -> None:
     assert weights.shape == (200, 7)
     np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
     np.testing.assert_array_equal(weights[:, 5], weights[:, 6])
-    np.testing.assert_array_equal(weights[:, 2], 2 - weights[:, 0])
+    assert set(np.unique(weights)) == {0, 1}
     np.testing.assert_array_equal(resampled(lambda part: part[:, :2], blocks, counts), weights[:, :2])
+
+
+def test_what_patches_contribute_sums_to_the_scores_and_tells_how_they_change() -> None:
+    """The influence of a patch is the derivative of the score by its weight, here by central differences."""
+    _, truth = _problem(1, rows=60)
+    scores = np.round(np.random.default_rng(0).dirichlet((1, 1, 1), 60) + 0.3 * np.eye(3)[truth], 1)
+    hits = (scores.argmax(axis=1) == truth).astype(float)
+
+    def measured(weights: np.ndarray) -> np.ndarray:
+        return np.stack([recalls(truth, hits, 3, weights), areas(truth, scores, weights)])
+
+    step = 1e-5 * np.eye(60)
+    change = (measured(1 + step) - measured(1 - step)) / 2e-5
+    alike = measured(np.ones((1, 60)))[:, 0]
+    for parts, expected, score in zip(
+        (recall_parts(truth, hits, 3), area_parts(truth, scores)), change, alike, strict=True
+    ):
+        np.testing.assert_allclose(parts.score, score, rtol=1e-10)
+        np.testing.assert_allclose(parts.influence, expected, atol=1e-7)
+        np.testing.assert_allclose(parts.share.sum(axis=0), 1)
 
 
 def test_shots_are_of_every_class_once_each_and_of_their_seed() -> None:
@@ -141,9 +161,10 @@ def test_the_table_has_class_probes_beside_the_shares_and_says_what_the_scores_a
         "class-knn-auc",
         "class-1-shot",
         "class-5-shot",
+        "class-200-shot",
     }
     assert set(rows.loc["clear"].index.get_level_values("probe")) == {"ridge", "knn", *probes}
-    for probe in probes:
+    for probe in probes - {"class-200-shot"}:
         own = rows.loc["clear", probe]
         assert set(own.index) == {*CLASSES[:3], "mean"}
         assert own.score["mean"] == pytest.approx(own.score[list(CLASSES[:3])].mean(), abs=2e-4)
@@ -156,6 +177,19 @@ def test_the_table_has_class_probes_beside_the_shares_and_says_what_the_scores_a
     assert rows.loc[("clear", "class-5-shot", "mean"), "train_patches"] == 15
     assert rows.loc[("clear", "class-linear", "mean"), "train_patches"] == 2 * 236
     assert rows.loc[("clear", "class-linear", "mean"), "test_patches"] == 236
+
+
+def test_a_few_shot_probe_that_a_class_is_too_rare_for_keeps_its_rows_with_the_reason(results: Path) -> None:
+    rows = pd.read_csv(results / "summary.tsv", sep="\t").set_index(["run", "probe", "target"]).sort_index()
+    details = json.loads((results / "details.json").read_text())
+    rarest, count = min(
+        ((name, item["train_patches"]) for name, item in details["classes"].items()), key=lambda x: x[1]
+    )
+    for run in ("clear", "sparse-only"):
+        own = rows.loc[run, "class-200-shot"]
+        assert set(own.index) == {*CLASSES[:3], "mean"}
+        assert own[["score", "low", "difference", "verdict"]].isna().all(axis=None)
+        assert set(own.note) == {f"not fitted: class {rarest} has {count} of the 200 patches to fit on"}
 
 
 def test_the_linear_row_is_what_scikit_learn_makes_of_the_same_patches(results: Path) -> None:

@@ -101,7 +101,7 @@ def test_everything_that_is_wrong_is_said_in_one_go(
         assert any(all(word in line for word in words) for line in said), (words, lines)
     assert any(line.startswith("warning  slide a:") and "takes sparse_mpp 0.25" in line for line in lines)
     assert any("slide blank: the same file as slide a of another patient (pa)" in line for line in lines)
-    assert any("warning  runs: no run 'sparse-only'" in line for line in lines)
+    assert any("warning  runs: no run to compare the others with" in line for line in lines)
 
 
 def test_branches_whose_markers_or_names_no_training_could_take_are_found(

@@ -138,6 +138,50 @@ def test_fewer_patches_to_fit_on_are_drawn_evenly(drawn: DrawnResults) -> None:
     assert table(drawn).loc[("distilled", "ridge", "DAPI"), "train_patches"] == 90
 
 
+def test_no_run_to_compare_with_is_said_and_a_misspelt_one_is_refused(
+    drawn: DrawnResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *drawn.arguments("distilled")]) == 0
+    assert "no run to compare with (evaluate.baseline), so no verdicts; runs: distilled" in capsys.readouterr().err
+    assert main(["evaluate", *drawn.arguments("distilled"), "--settings", '{"baseline": "destilled"}']) == 1
+    assert "did you mean distilled?" in capsys.readouterr().err
+
+
+def test_a_marker_called_mean_shares_no_line_with_the_mean(tmp_path: Path) -> None:
+    slides = tuple(
+        replace(slide, markers=tuple("Mean" if m == "CD45" else m for m in slide.markers)) for slide in COHORT
+    )
+    drawn = draw_stores(tmp_path, slides)
+    draw_features(drawn, "distilled", 1.0)
+    assert main(["evaluate", *drawn.arguments("distilled")]) == 0
+    rows = table(drawn).loc["distilled", "ridge"]
+    assert set(rows.index) == {"DAPI", "Pan-CK", "Mean (not the mean)", "mean"}
+    assert rows.score["mean"] == pytest.approx(rows.score.drop("mean").mean(), abs=1e-4)
+
+
+def test_a_marker_that_few_blocks_show_has_a_reason_in_place_of_an_interval(tmp_path: Path) -> None:
+    """A second held-out slide of four blocks is the only one there with CD45."""
+    slides = (
+        replace(COHORT[0], markers=("DAPI", "Pan-CK")),
+        replace(COHORT[0], slide="a2", columns=10, rows=10),
+        *COHORT[1:],
+    )
+    drawn = draw_stores(tmp_path, slides)
+    for seed, (run, noise) in enumerate((("distilled", 1.0), ("sparse-only", 4.0))):
+        draw_features(drawn, run, noise, slides=slides, seed=seed)
+    assert main(["evaluate", *drawn.arguments("distilled", "sparse-only")]) == 0
+    rows = table(drawn).loc["distilled", "ridge"]
+    assert rows.blocks[["DAPI", "CD45", "mean"]].tolist() == [20, 4, 20]
+    assert rows.loc["CD45", ["low", "difference_low", "verdict"]].isna().all()
+    assert rows.loc["CD45", "note"] == "no interval: shown on 4 blocks of tissue, at least 6 are needed"
+    assert rows.loc["mean", "verdict"] == "helped"
+    assert pd.isna(rows.loc["mean", "note"])
+    details = json.loads((drawn.results / "evaluate/details.json").read_text())
+    mean = next(row for row in details["rows"] if row["target"] == "mean" and row["run"] == "distilled")
+    assert set(mean["per_slide"]) == {"a2"}, "the mean of a slide without CD45 is of other markers"
+    assert (mean["test_slides"], mean["test_patches"]) == (2, 253 + 97)
+
+
 @pytest.mark.parametrize("block_um", [1e6, 800.0])
 def test_too_few_blocks_of_tissue_give_no_interval_and_no_verdict(drawn: DrawnResults, block_um: float) -> None:
     """Of the held-out slide, 1600 um wide and high, the upper half: one block, or two."""

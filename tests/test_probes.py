@@ -12,6 +12,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pipeline.evaluation.class_probes import Standard
 from pipeline.evaluation.probes import fit_knn, fit_ridge, moments
 
 
@@ -86,3 +87,30 @@ def test_knn_predicts_as_scikit_learn_does(neighbours: int) -> None:
     peer.fit(scaler.transform(x), y)
     mine = fit_knn(x, y, neighbours)
     np.testing.assert_allclose(mine.predict(new), peer.predict(scaler.transform(new)), atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-3, 1e6, 1e12])
+def test_no_probe_depends_on_the_unit_of_a_feature(factor: float) -> None:
+    x, y, groups = problem()
+    wide = x.copy()
+    wide[:, 0] *= np.float32(factor)
+    penalties = [1.0, 10.0]
+    ridge, other = fit_ridge(x, y, groups, penalties), fit_ridge(wide, y, groups, penalties)
+    # float32 features are rounded anew by the factor.
+    np.testing.assert_allclose(other.predict(wide), ridge.predict(x), atol=1e-3)
+    assert np.count_nonzero(other.weights) == other.weights.size
+    np.testing.assert_allclose(fit_knn(wide, y, 5).predict(wide), fit_knn(x, y, 5).predict(x), atol=1e-12)
+    np.testing.assert_allclose(Standard.of(wide)(wide), Standard.of(x)(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("constant", [0.1, -7e6, 3e-9])
+def test_a_feature_that_is_constant_where_probes_are_fitted_tells_nothing_elsewhere(constant: float) -> None:
+    x, y, groups = problem()
+    column = np.full((len(x), 1), constant, np.float32)
+    with_it, elsewhere = np.hstack([x, column]), np.hstack([x, column + np.float32(1e6)])
+    for fitted, plain in (
+        (fit_ridge(with_it, y, groups, [1.0]), fit_ridge(x, y, groups, [1.0])),
+        (fit_knn(with_it, y, 5), fit_knn(x, y, 5)),
+    ):
+        np.testing.assert_allclose(fitted.predict(elsewhere), plain.predict(x), atol=1e-6)
+    np.testing.assert_array_equal(Standard.of(with_it)(elsewhere)[:, -1], 0)

@@ -47,7 +47,7 @@ from pipeline.report.reading import read_results
 from pipeline.report.results import Evidence, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
 from pipeline.report.views import evidence_rows, probe_group, probe_title
-from pipeline.report.words import headline, limits
+from pipeline.report.words import headline, limits, missing
 from pipeline.tiling.store import PatchStore
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -190,7 +190,10 @@ def test_the_headline_tells_the_gain_its_interval_and_the_controls(written: Path
     rows = (written.parents[1] / "evaluate/summary.tsv").read_text().splitlines()
     row = next(row.split("\t") for row in rows if row.startswith("distilled\tridge\tmean"))
     gain, low, high = (f"{float(row[index]):.3f}" for index in (7, 8, 9))
-    assert "The dense stain helped." in document.words
+    assert "The dense stain helped, on little evidence." in document.words
+    assert (
+        "This rests on 1 held-out patient, 1 training of each run and 16 blocks of tissue. So little" in document.words
+    )
     assert f"a difference of +{gain} (95 % interval {low} to {high})" in document.words
     assert re.search(r"the control “shuffled” −?0\.\d+ \(95 % interval .+? to .+?\), no difference\.", document.words)
 
@@ -616,16 +619,89 @@ def test_the_answer_follows_the_verdicts_of_run_and_control(
         evidence("sparse-only", float("nan"), ""),
         evidence("shuffled", shuffled[1], shuffled[0]),
     )
-    found = headline(Results((), None, {}, rows, "sparse-only", {}, None), "distilled")
+    found = headline(Results((), None, {}, rows, "sparse-only", {}, None, blocks=40, patients=3), "distilled")
+    assert found is not None
+    assert found.answer == f"{answer}, on little evidence"
+    rows = tuple(replace(row, seeds=3, blocks=25) for row in rows)
+    found = headline(Results((), None, {}, rows, "sparse-only", {}, None, blocks=40, patients=3), "distilled")
     assert found is not None
     assert found.answer == answer
+    assert found.sentences[1] == "This rests on 3 held-out patients, 3 trainings of each run and 25 blocks of tissue."
+
+
+@pytest.mark.parametrize(
+    ("patients", "seeds", "blocks", "little"),
+    [(3, 3, 25, False), (1, 3, 25, True), (3, 1, 25, True), (3, 3, 19, True), (0, 3, 0, False)],
+)
+def test_one_patient_one_training_or_few_blocks_make_the_headline_modest(
+    patients: int, seeds: int, blocks: int, little: bool
+) -> None:
+    rows = tuple(
+        replace(evidence(run, difference, verdict), seeds=seeds, blocks=blocks)
+        for run, difference, verdict in (
+            ("distilled", 0.1, "helped"),
+            ("sparse-only", float("nan"), ""),
+            ("shuffled", 0.0, "no difference"),
+        )
+    )
+    found = headline(Results((), None, {}, rows, "sparse-only", {}, None, patients=patients), "distilled")
+    assert found is not None
+    assert found.answer == f"The dense stain helped{', on little evidence' if little else ''}"
+    assert ("So little may not speak for other patients" in found.sentences[1]) == little
+
+
+@pytest.mark.parametrize(("verdict", "answer"), [("helped", "A gain"), ("harmed", "A loss")])
+def test_without_a_control_the_headline_says_that_in_place_of_the_verdict(verdict: str, answer: str) -> None:
+    rows = (evidence("distilled", 0.1, verdict), evidence("sparse-only", float("nan"), ""))
+    rows = tuple(replace(row, seeds=2) for row in rows)
+    found = headline(Results((), None, {}, rows, "sparse-only", {}, None, blocks=40, patients=3), "distilled")
+    assert found is not None
+    assert (found.answer, found.kind) == (f"{answer}, but no control was compared", "doubt")
+
+
+@pytest.mark.parametrize(
+    ("runs", "baseline", "note", "answer", "told"),
+    [
+        (("distilled", "shuffled"), "", "", "No comparison was made", "No run was named to compare the others with"),
+        (("sparse-only",), "sparse-only", "", "No comparison was made", "is the only run that was evaluated"),
+        (
+            ("distilled", "sparse-only"),
+            "sparse-only",
+            "no interval: shown on 2 blocks",
+            "No verdict",
+            "shown on 2 blocks",
+        ),
+    ],
+)
+def test_no_verdict_is_never_silent(runs: tuple[str, ...], baseline: str, note: str, answer: str, told: str) -> None:
+    rows = tuple(replace(evidence(run, float("nan"), ""), score=0.5, note=note) for run in runs)
+    found = headline(Results((), None, {}, rows, baseline, {}, None), runs[0])
+    assert found is not None
+    assert found.answer == answer
+    assert told in found.sentences[0]
+    assert "0.50" in found.sentences[1]
+
+
+def test_slides_of_patients_that_trained_the_encoder_are_marked_wherever_they_are_shown(document: Document) -> None:
+    assert document.words.count("patient B, whose tissue trained the encoder") == 2 * 2
+    assert document.words.count("patient C, whose tissue trained the encoder") == 2
+    assert "b1 (its patient trained the encoder)" in document.words
+    for held_out in ("patient A, whose", "patient D, whose", "a1 (its patient"):
+        assert held_out not in document.words
+    assert document.words.count(", trained the encoder") == 3, "rows of the cohort's table"
+
+
+def test_what_has_no_score_or_interval_is_listed_with_the_reason() -> None:
+    row = replace(evidence("distilled", 0.1, ""), target="CD3", note="no interval: shown on 2 blocks of tissue")
+    results = Results((), None, {}, (row, replace(row, target="CD8")), "", {}, None)
+    assert missing(results) == ["ridge, CD3 and CD8: no interval: shown on 2 blocks of tissue."]
 
 
 @pytest.mark.parametrize(
     ("blocks", "low", "told"),
     [
-        (4, 0.4, "the 4 blocks of their tissue are drawn again and again. So few make them too narrow."),
-        (40, 0.4, "the 40 blocks of their tissue are drawn again and again. They do not cover"),
+        (4, 0.4, "the 4 blocks of their tissue are set against each other, half by half. So few can show large"),
+        (40, 0.4, "the 40 blocks of their tissue are set against each other, half by half. They do not cover"),
         (2, float("nan"), "There are no intervals and no verdicts: the held-out slides hold too few blocks"),
     ],
 )
@@ -650,7 +726,8 @@ def test_a_control_is_known_by_its_pairing_whatever_its_name(tmp_path: Path) -> 
     results = read_results(tmp_path, draw_sheet(tmp_path / "slides.tsv"), "distilled")
     found = headline(replace(results, evidence=rows, baseline="sparse-only"), "distilled")
     assert found is not None
-    assert (found.answer, found.kind) == ("A gain, but not from the pairing", "doubt")
+    assert found.answer.startswith("A gain, but not from the pairing")
+    assert found.kind == "doubt"
     assert found.sentences[-1].startswith("The control “chance”")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings, Settings, TileSettings, build, load, to_json
+from pipeline.settings.evaluate import baseline_of
 
 
 def test_an_empty_configuration_is_all_defaults() -> None:
@@ -141,3 +142,37 @@ def test_a_run_of_several_seeds_becomes_one_run_per_seed() -> None:
 def test_repetitions_that_are_none_are_refused(runs: dict[str, Any], found: str) -> None:
     with pytest.raises(StatedError, match=found):
         build(Settings, {"runs": runs}, source="x")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "refused"),
+    [
+        ("sparse_only", "did you mean sparse-only?"),
+        ("nothing-alike", "runs are sparse-only, distilled"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_a_baseline_that_is_no_run_is_refused_with_the_runs_that_there_are(baseline: str | None, refused: str) -> None:
+    values = {
+        "runs": {"sparse-only": {"branches": ["sparse", "sparse"]}, "distilled": {"branches": ["sparse", "dense"]}}
+    }
+    if not refused:
+        build(Settings, {**values, "evaluate": {"baseline": baseline}}, source="c")
+        return
+    with pytest.raises(StatedError) as caught:
+        build(Settings, {**values, "evaluate": {"baseline": baseline}}, source="c")
+    assert refused in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_baseline_may_be_no_repetition_of_a_run_and_is_asked_for_only_where_there_are_runs() -> None:
+    runs = {"a": {"branches": ["sparse", "sparse"], "seeds": [0, 1]}}
+    with pytest.raises(StatedError, match="a-seed1, which is no run"):
+        build(Settings, {"runs": runs, "evaluate": {"baseline": "a-seed1"}}, source="c")
+    build(Settings, {"evaluate": {"baseline": "a"}}, source="c")
+
+
+def test_without_a_word_the_baseline_is_sparse_only_where_a_run_has_that_name() -> None:
+    assert baseline_of(None, ["distilled", "sparse-only"]) == "sparse-only"
+    assert baseline_of(None, ["distilled"]) == ""

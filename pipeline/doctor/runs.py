@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.doctor.findings import Finding, ok, problem, warning
 from pipeline.errors import StatedError
 from pipeline.settings import Settings
+from pipeline.settings.evaluate import baseline_of
 from pipeline.sheet import SheetRow
 from pipeline.slides.record import SlideRecord
 
@@ -56,9 +57,8 @@ def examine_runs(settings: Settings) -> Iterator[Finding]:
                 read_start(Path(run.weights), run.encoder, size_px)
         except StatedError as error:
             yield problem(f"run {name}", str(error))
-    if settings.evaluate.baseline not in settings.runs:
-        found = f"no run {settings.evaluate.baseline!r} (evaluate.baseline): nothing to compare the others with"
-        yield warning("runs", found)
+    if not baseline_of(settings.evaluate.baseline, settings.runs):
+        yield warning("runs", "no run to compare the others with (evaluate.baseline): there will be no verdict")
     elif not any(run.pairing != "true" for run in settings.runs.values()):
         yield warning(
             "runs", "no control with pairing shuffled or blank: a gain could have other causes than the pairs"

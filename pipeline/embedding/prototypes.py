@@ -79,7 +79,8 @@ def fit_prototypes(features: Mapping[str, Path], split: pd.DataFrame, count: int
         return None
     count = min(count, most_prototypes)
     scale = values.std(axis=0)
-    scale[scale < 1e-12] = 1.0
+    # Each feature is judged by its own size: a constant one has a spread of rounding error only, and is left out.
+    scale[scale <= 8 * np.finfo(np.float32).eps * np.abs(values).max(axis=0)] = np.inf
     centres, labels = kmeans2(values / scale, count, minit="++", rng=np.random.default_rng(_SEED))
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
     return Prototypes(scale, centres[order])

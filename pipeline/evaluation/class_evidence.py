@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.bootstrap import Parts
 from pipeline.evaluation.class_probes import Standard, draw_shots, fit_logistic
-from pipeline.evaluation.class_scores import areas, recalls, resampled
+from pipeline.evaluation.class_scores import area_parts, areas, recall_parts, recalls
 from pipeline.evaluation.classes import ClassTask
-from pipeline.evaluation.evidence import EvidenceRow, Fitted, HeldOut, Scores, evidence_rows, stacked, with_mean
+from pipeline.evaluation.evidence import (
+    EvidenceRow,
+    Fitted,
+    HeldOut,
+    Scores,
+    evidence_rows,
+    missing_rows,
+    stacked,
+    with_mean,
+    with_mean_of_all,
+)
 from pipeline.evaluation.prediction import TrainingRows, held_out, training_features
 from pipeline.evaluation.probes import fit_knn
 from pipeline.evaluation.reading import Cohort, FeaturesOf
@@ -49,12 +61,16 @@ def class_evidence(
     """
     rows = []
     for probe in next(iter(predicted.values())):
+        if not all(predicted[name][probe] for names in groups.values() for name in names):
+            metrics = ("recall", _MEAN_OF["recall"])
+            rows += missing_rows(prefix + probe, metrics, task.names, groups, too_few_shots(probe, task))
+            continue
         fitted = Fitted(_fitted_on(probe, task), None)
         for metric in ("recall", "auc"):
             if metric == "auc" and probe.endswith("-shot"):
                 continue
             scores = {
-                run: stacked([_scores(metric, task, predicted[name][probe], tested) for name in names])
+                run: stacked([_scores(metric, task, predicted[name][probe]) for name in names])
                 for run, names in groups.items()
             }
             title = prefix + (probe if metric == "recall" else f"{probe}-auc")
@@ -68,6 +84,8 @@ def class_predictions(
     features_of: FeaturesOf, cohort: Cohort, training: TrainingRows, task: ClassTask, settings: EvaluateSettings
 ) -> dict[str, Draws]:
     """By probe what it says of all held-out patches with a class, after it was fitted to the features of one run.
+
+    Of few-shot probes that some class has too few patches for there is no draw.
 
     Raises:
         StatedError: if a slide has no features there, or features of other patches.
@@ -92,44 +110,64 @@ def class_predictions(
         seeds = [settings.seed * settings.shot_draws + draw for draw in range(settings.shot_draws)]
         drawn = [draw_shots(labels, classes, shots, seed) for seed in seeds]
         fits = [fit_logistic(x[rows], labels[rows], classes).predict(asked) for rows in drawn if rows is not None]
-        if fits:
-            found[f"{task.column}-{shots}-shot"] = fits
+        found[f"{task.column}-{shots}-shot"] = fits
     return found
 
 
-def _scores(metric: str, task: ClassTask, draws: Draws, tested: HeldOut) -> Scores:
+def _scores(metric: str, task: ClassTask, draws: Draws) -> Scores:
     """The scores, of several draws their means."""
     known = [labels != NO_CLASS for labels in task.tested]
     truth = np.concatenate([labels[rows] for labels, rows in zip(task.tested, known, strict=True)])
-    blocks = [labels[rows] for labels, rows in zip(tested.blocks, known, strict=True)]
     slide = np.repeat(np.arange(len(known)), [int(rows.sum()) for rows in known])
     within = (slide == np.arange(len(known))[:, None]).astype(np.float64)
-
     # Recall is linear in the hits, so that the mean over draws takes one pass.
     hits = np.stack([scores.argmax(axis=1) == truth for scores in draws]).astype(np.float64)
-
-    def measure(weights: Floats) -> Floats:
-        if metric == "auc":
-            return with_mean(areas(truth, draws[0], weights))
-        return with_mean(recalls(truth, hits.mean(axis=0), len(task.names), weights))
-
-    alike = np.ones((1, len(truth)))
-    each = np.concatenate([with_mean(recalls(truth, one, len(task.names), alike)) for one in hits])
-    nothing = np.full(len(task.names) + 1, np.nan)
+    classes = len(task.names)
+    if metric == "auc":
+        parts, per_slide = area_parts(truth, draws[0]), areas(truth, draws[0], within)
+    else:
+        parts, per_slide = (
+            recall_parts(truth, hits.mean(axis=0), classes),
+            recalls(truth, hits.mean(axis=0), classes, within),
+        )
+    each = np.concatenate([with_mean(recalls(truth, one, classes, np.ones((1, len(truth))))) for one in hits])
+    nothing = np.full(classes + 1, np.nan)
+    whole = _of_all_patches(parts.with_mean(), np.concatenate(known))
     return Scores(
-        point=measure(alike)[0],
-        resampled=resampled(measure, blocks, tested.counts),
-        per_slide=measure(within),
+        point=with_mean(parts.score[None])[0],
+        contribution=whole.contribution,
+        influence=whole.influence,
+        share=whole.share,
+        per_slide=with_mean_of_all(per_slide, parts.score),
         r2=nothing,
         spearman=nothing,
         draw_std=each.std(axis=0, ddof=1) if len(draws) > 1 else nothing,
     )
 
 
+def too_few_shots(probe: str, task: ClassTask) -> str:
+    """Why a few-shot probe was not fitted, naming the rarest class."""
+    shots = probe.removeprefix(f"{task.column}-").removesuffix("-shot")
+    counts = np.bincount(task.fitted[task.fitted != NO_CLASS], minlength=len(task.names))
+    rarest = int(counts.argmin())
+    return f"not fitted: class {task.names[rarest]} has {counts[rarest]} of the {shots} patches to fit on"
+
+
+def _of_all_patches(parts: Parts, known: NDArray[np.bool_]) -> Parts:
+    """The parts of patches with a class among those of all held-out patches."""
+    return Parts(*(_among(values, known) for values in (parts.contribution, parts.influence, parts.share)))
+
+
+def _among(values: Floats, known: NDArray[np.bool_]) -> Floats:
+    found = np.zeros((len(known), values.shape[1]))
+    found[known] = values
+    return found
+
+
 def _with_class(task: ClassTask, tested: HeldOut) -> HeldOut:
     """The same with the number of patches that have a class."""
     patches = tuple(int((labels != NO_CLASS).sum()) for labels in task.tested)
-    return HeldOut(tested.slides, patches, tested.blocks, tested.counts, tested.enough)
+    return replace(tested, patches=patches)
 
 
 def _fitted_on(probe: str, task: ClassTask) -> NDArray[np.int64]:

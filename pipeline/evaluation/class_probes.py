@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from pipeline.evaluation.probes import centre_and_scale
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -24,9 +26,8 @@ class Standard:
 
     @classmethod
     def of(cls, features: NDArray[np.float32]) -> Standard:
-        """That of training features (n, D); a constant feature is left at its scale."""
-        spread = features.std(axis=0, dtype=np.float64)
-        return cls(features.mean(axis=0, dtype=np.float64), np.where(spread > 0, spread, 1.0))
+        """That of training features (n, D); a constant feature becomes 0, whatever it is in other rows."""
+        return cls(*centre_and_scale(features))
 
     def __call__(self, features: NDArray[np.float32]) -> Floats:
         """Standardised features (n, D)."""

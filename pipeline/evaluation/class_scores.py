@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from pipeline.evaluation.bootstrap import Parts
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -51,6 +54,35 @@ def areas(truth: Integers, scores: Floats, weights: Floats) -> Floats:
         with np.errstate(invalid="ignore", divide="ignore"):
             found[:, index] = (own * below).sum(axis=1) / (own.sum(axis=1) * rest.sum(axis=1))
     return found
+
+
+def recall_parts(truth: Integers, hits: Floats, classes: int) -> Parts:
+    """What patches (n,) contribute to `recalls`: those of a class their hits, over their number."""
+    member = np.eye(classes)[truth]
+    share = member / np.maximum(member.sum(axis=0), 1)
+    contribution = share * hits[:, None]
+    return Parts(contribution, contribution - share * contribution.sum(axis=0), share)
+
+
+def area_parts(truth: Integers, scores: Floats) -> Parts:
+    """What patches (n,) contribute to `areas` for weights of 1: their structural components (DeLong et al., 1988).
+
+    The share is that of the class's own patches: where there are none, the area tells nothing of the class.
+    """
+    influence, share = np.zeros((2, *scores.shape))
+    area = np.zeros(scores.shape[1])
+    for index in range(scores.shape[1]):
+        own = truth == index
+        if not own.any() or own.all():
+            continue
+        ranks = rankdata(scores[:, index])
+        below = (ranks[own] - rankdata(scores[own, index])) / (~own).sum()  # of the rest, for each patch of the class
+        above = 1 - (ranks[~own] - rankdata(scores[~own, index])) / own.sum()  # of the class, for each of the rest
+        area[index] = below.mean()
+        influence[own, index] = (below - area[index]) / own.sum()
+        influence[~own, index] = (above - area[index]) / (~own).sum()
+        share[own, index] = 1 / own.sum()
+    return Parts(influence + share * area, influence, share)
 
 
 def resampled(measure: Callable[[Floats], Floats], blocks: Sequence[Integers], counts: Sequence[Integers]) -> Floats:

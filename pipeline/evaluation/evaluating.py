@@ -14,15 +14,16 @@ import numpy as np
 from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import block_labels
 from pipeline.evaluation.classes import class_tasks
-from pipeline.evaluation.evidence import EvidenceRow, HeldOut, seeds_of
+from pipeline.evaluation.evidence import MEAN, EvidenceRow, HeldOut, seeds_of
 from pipeline.evaluation.marker_evidence import METRIC
 from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, training_rows
 from pipeline.evaluation.probing import ProbedRun, evidence, probe
 from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
 from pipeline.evaluation.targets import DESCRIPTION
-from pipeline.progress import progress
+from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record, write_json
 from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.settings.evaluate import baseline_of
 from pipeline.tiling.class_tables import CLASS_COLUMN
 
 COLUMNS = (
@@ -44,7 +45,12 @@ COLUMNS = (
     "seed_low",
     "seed_high",
     "disjoint",
+    "blocks",
+    "note",
 )
+
+
+_MOST_NAMES = 8  # of targets in one message; genes are many
 
 
 def evaluate(
@@ -84,6 +90,11 @@ def evaluate(
     repeats, panel = repeats or {}, panel or PanelSettings()
     check_runs(embeddings, list(runs))
     check_repeats(runs, repeats)
+    groups = seeds_of(list(runs), repeats)
+    try:
+        baseline = baseline_of(settings.baseline, list(groups))
+    except ValueError as error:
+        raise StatedError(file="evaluate.baseline", expected="one of the runs", found=str(error)) from None
     if settings.dense_side and trainings is None:
         raise StatedError(file="--trainings", expected="the folder of the trainings, for dense_side", found="none")
     cohort = read_cohort(split, stores, panel)
@@ -95,8 +106,8 @@ def evaluate(
         run: probe(features_in(embeddings / run), cohort, training, tasks, settings)
         for run in progress(runs, label="probing", unit="runs")
     }
-    tested, groups = HeldOut.of(cohort, settings), seeds_of(list(probed), repeats)
-    rows = evidence(cohort, probed, groups, tasks, tested, settings.baseline)
+    tested = HeldOut.of(cohort, settings)
+    rows = evidence(cohort, probed, groups, tasks, tested, baseline)
     dense_sides: dict[str, ProbedRun] = {}
     if trainings and settings.dense_side:
         # Here and not above, as below: without it this stage needs no torch.
@@ -112,6 +123,9 @@ def evaluate(
         from pipeline.evaluation.retrieval_patches import retrieval
 
         found = retrieval(trainings, embeddings, stores, cohort, groups, tested, settings, panel)
+    if not baseline:
+        say(f"evaluate: no run to compare with (evaluate.baseline), so no verdicts; runs: {', '.join(groups)}")
+    _say_what_is_missing(rows, settings)
     order = {run: index for index, run in enumerate(groups)}
     rows.sort(key=lambda row: order[row.run])  # stable: probes and targets keep their order
     inputs = _hashed(stores, split, embeddings, runs, names) | {
@@ -128,7 +142,7 @@ def evaluate(
         ),
         "metric": METRIC,
         "target": DESCRIPTION,
-        "baseline": settings.baseline if settings.baseline in runs else "",
+        "baseline": baseline,
         "repeats": dict(repeats),
         "runs": {
             run: {"encoder": encoder, "features": width, "train_patches_at_most": settings.max_train_patches}
@@ -165,7 +179,26 @@ def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
             seeds = (_decimals(min(row.per_seed)), _decimals(max(row.per_seed)))
             disjoint = "" if row.disjoint is None else "yes" if row.disjoint else "no"
             named = (row.run, row.probe, row.target, row.metric)
-            writer.writerow((*named, *map(_decimals, numbers), row.verdict, *counts, *seeds, disjoint))
+            told = (row.verdict, *counts, *seeds, disjoint, row.blocks, row.note)
+            writer.writerow((*named, *map(_decimals, numbers), *told))
+
+
+def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings) -> None:
+    """Say once what has no score or interval and why, and where `block_um` is less than contributions are alike."""
+    missing: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            missing.setdefault(f"{row.probe}: {row.note}", []).append(row.target)
+    for told, targets in missing.items():
+        names = list(dict.fromkeys(targets))
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        say(f"evaluate: {', '.join(names[:_MOST_NAMES])}{more}, {told}")
+    farthest = max((row.correlation_um for row in rows if row.target == MEAN and row.verdict), default=0.0)
+    if farthest > settings.block_um:
+        say(
+            f"evaluate: what patches contribute to a difference is alike over up to {farthest:.0f} um, farther than "
+            f"block_um {settings.block_um:g}; the intervals are widened for it"
+        )
 
 
 def _hashed(stores: Path, split: Path, embeddings: Path, runs: Sequence[str], slides: Sequence[str]) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """Scores of every run, probe and marker with intervals, and the verdict against the baseline run.
 
 A run trained with several seeds is one row: the mean of its seeds' scores. Two spreads are told beside it, and kept
-apart: the interval from resampled blocks of tissue (of the seeds' mean), and the lowest and highest seed. Runs are
+apart: the interval from halves of the blocks of tissue (of the seeds' mean), and the lowest and highest seed. Runs are
 compared seed by seed, in the order of the seeds, where both have as many: such seeds share initial weights and order.
+
+The interval of a score takes the tissue as it varies within slides and targets. That of a difference takes a block's
+contribution as a whole, so that a target shown on a single block counts as one block, however plain it looks there.
 """
 
 from __future__ import annotations
@@ -10,18 +13,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import Interval, block_labels, enough_blocks, interval, resample_counts
+from pipeline.evaluation.bootstrap import (
+    FEWEST_BLOCKS,
+    UNKNOWN,
+    Interval,
+    Parts,
+    block_labels,
+    block_sums,
+    enough_blocks,
+    intervals,
+    joined_blocks,
+    resample_counts,
+)
 from pipeline.evaluation.prediction import held_out
 from pipeline.evaluation.reading import Cohort
+from pipeline.evaluation.tissue_correlation import UNRELATED, Correlation, Tissue
 from pipeline.settings import EvaluateSettings
 
 Floats = NDArray[np.float64]
 
 MEAN = "mean"
+# What a score can reach: intervals end there.
+_RANGES = {"pearson_r": (-1.0, 1.0)}
+_SHARES = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -31,17 +50,17 @@ class EvidenceRow:
     Attributes:
         run: name of the training; with several seeds, of the first.
         probe: `ridge`, `knn`, or one of `class_evidence`; of a dense encoder's features with `dense-` before it.
-        target: a marker or class, or `mean` for the mean of their scores.
+        target: a marker or class, or `mean` for the mean of their scores; see `target_names`.
         metric: what the score is.
         score: on held-out patches, the mean over seeds; Pearson r is taken within slides and averaged over them.
         within: its 95 % interval.
         difference: score minus the baseline run's.
-        difference_within: its 95 % interval, from the same resamples in both runs.
+        difference_within: its 95 % interval, from what each block contributes to it.
         verdict: `helped`, `no difference` or `harmed`; empty for the baseline and where nothing can be said.
         r2: explained variance; nan for classes.
         spearman: rank correlation, averaged as the score is; nan for classes.
         penalty: the ridge penalty, the median of the seeds'; nan for other probes and for `mean`.
-        per_slide: the score of each held-out slide.
+        per_slide: the score of each held-out slide that shows the target, for `mean` all targets.
         per_seed: the score of each seed.
         difference_per_seed: its difference to the baseline's same seed; empty for the baseline.
         disjoint: whether the intervals of this score and the baseline's share no value, a stricter demand than a
@@ -50,6 +69,9 @@ class EvidenceRow:
         test_patches: held-out patches scored.
         test_slides: held-out slides scored.
         draw_std: standard deviation of the score over draws of patches to fit on; nan where none are drawn.
+        blocks: of held-out tissue on which the target is shown.
+        correlation_um: distance from which contributions to the difference, or without one to the score, are unrelated.
+        note: why there is no score, interval or verdict; empty where nothing is missing.
     """
 
     run: str
@@ -72,6 +94,9 @@ class EvidenceRow:
     test_patches: int
     test_slides: int
     draw_std: float
+    blocks: int = 0
+    correlation_um: float = math.nan
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,19 +105,28 @@ class Scores:
 
     Attributes:
         point: (S, T + 1).
-        resampled: (S, resamples, T + 1).
-        per_slide: (S, slides, T + 1), nan where a slide does not show the target.
+        contribution: (S, n, T + 1) of each held-out patch, see `Parts`.
+        influence: (S, n, T + 1).
+        share: (S, n, T + 1).
+        per_slide: (S, slides, T + 1), nan where a slide does not show the target, or the mean not all of them.
         r2: (S, T + 1).
         spearman: (S, T + 1).
         draw_std: (S, T + 1), spread over draws of patches to fit on; nan where none are drawn.
     """
 
     point: Floats
-    resampled: Floats
+    contribution: Floats
+    influence: Floats
+    share: Floats
     per_slide: Floats
     r2: Floats
     spearman: Floats
     draw_std: Floats
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Return what patches contribute to the mean over the seeds."""
+        return Parts(*(values.mean(axis=0) for values in (self.contribution, self.influence, self.share)))
 
 
 @dataclass(frozen=True)
@@ -104,6 +138,21 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Around:
+    """What stands around one score or difference.
+
+    Attributes:
+        ends: its 95 % interval.
+        correlation: of the contributions to it, across tissue.
+        blocks: of tissue that show the target.
+    """
+
+    ends: Interval
+    correlation: Correlation
+    blocks: int
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """The held-out patches that scores and intervals rest on.
 
@@ -111,8 +160,10 @@ class HeldOut:
         slides: names.
         patches: of each slide.
         blocks: for each slide, the block of tissue (n,) of each patch.
-        counts: for each slide, how often each resample draws each block.
-        enough: whether the blocks suffice for an interval.
+        counts: for each slide, random halves of its blocks (resamples, blocks), see `resample_counts`.
+        enough: whether the blocks suffice for an interval of what all patches show.
+        position_um: for each slide, where its patches (n, 2) lie; without it blocks count as unrelated.
+        block_um: side of the blocks.
     """
 
     slides: tuple[str, ...]
@@ -120,12 +171,47 @@ class HeldOut:
     blocks: tuple[NDArray[np.int64], ...]
     counts: tuple[NDArray[np.int64], ...]
     enough: bool
+    position_um: tuple[Floats, ...] = ()
+    block_um: float = math.nan
+
+    @cached_property
+    def halves(self) -> NDArray[np.int64]:
+        """(resamples, blocks of all slides)."""
+        return np.concatenate(self.counts, axis=1)
+
+    @cached_property
+    def tissue(self) -> Tissue | None:
+        """Return what correlograms are taken over; None without positions."""
+        return Tissue(self.position_um, self.block_um) if self.position_um else None
+
+    def correlations(self, parts: Parts) -> list[Correlation]:
+        """Return the correlation across tissue of the contributions to each score."""
+        if self.tissue is None:
+            return [UNRELATED] * parts.share.shape[1]
+        return [self.tissue.correlation(u, w) for u, w in zip(parts.influence.T, parts.share.T, strict=True)]
+
+    def around(self, parts: Parts, *, whole: bool) -> list[Around]:
+        """Return what stands around each score.
+
+        Args:
+            parts: of the patches.
+            whole: whether a block's contribution counts as a whole, as differences need, or as it varies about the
+                score of its slide and target.
+        """
+        labels, found = joined_blocks(self.blocks), self.correlations(parts)
+        shares = block_sums(parts.share, labels, self.halves.shape[1])
+        shown = (shares > 0).sum(axis=0).tolist()
+        values = parts.contribution if whole else parts.influence + parts.share * parts.contribution.sum(axis=0)
+        widening = np.array([one.widening(count) for one, count in zip(found, shown, strict=True)])
+        ends = intervals(block_sums(values, labels, self.halves.shape[1]), shares, self.halves, widening)
+        return [Around(*item) for item in zip(ends, found, shown, strict=True)]
 
     @classmethod
     def of(cls, cohort: Cohort, settings: EvaluateSettings) -> HeldOut:
         """The held-out patches of a cohort."""
         slides = held_out(cohort)
-        blocks = [block_labels(slide.position_um[slide.fold == 0], settings.block_um) for slide in slides]
+        positions = tuple(slide.position_um[slide.fold == 0] for slide in slides)
+        blocks = [block_labels(position, settings.block_um) for position in positions]
         counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
         return cls(
             tuple(slide.slide for slide in slides),
@@ -133,6 +219,8 @@ class HeldOut:
             tuple(blocks),
             tuple(counts),
             enough_blocks(blocks),
+            positions,
+            settings.block_um,
         )
 
 
@@ -162,12 +250,61 @@ def evidence_rows(
         tested: the held-out patches.
     """
     rows = []
+    within = {run: tested.around(own.parts, whole=False) for run, own in scores.items()}
     for run, own in scores.items():
         against = None if run == baseline else scores.get(baseline)
-        for column, target in enumerate((*targets, MEAN)):
-            metric = metrics[target == MEAN]
-            rows.append(_row(run, probe, target, metric, column, own, against, fitted[run], tested))
-    return rows if tested.enough else [_without_intervals(row) for row in rows]
+        parts = None if against is None else _difference(own, against)
+        compared = None if parts is None else tested.around(parts, whole=True)
+        for column, target in enumerate(target_names(targets)):
+            is_mean = column == len(targets)
+            plain = _row(run, probe, target, metrics[is_mean], column, own, within[run][column], fitted[run], tested)
+            if against is None or compared is None:
+                rows.append(plain)
+            else:
+                theirs = within[baseline][column].ends
+                rows.append(_compared(plain, column, own, against, compared[column], within[run][column].ends, theirs))
+    return rows
+
+
+def missing_rows(
+    probe: str, metrics: tuple[str, str], targets: Sequence[str], groups: Mapping[str, Sequence[str]], note: str
+) -> list[EvidenceRow]:
+    """Return rows without a score, of a probe that could not be fitted, with the reason."""
+    return [
+        EvidenceRow(
+            run=run,
+            probe=probe,
+            target=target,
+            metric=metrics[column == len(targets)],
+            score=math.nan,
+            within=UNKNOWN,
+            difference=math.nan,
+            difference_within=UNKNOWN,
+            verdict="",
+            r2=math.nan,
+            spearman=math.nan,
+            penalty=math.nan,
+            per_slide={},
+            per_seed=(math.nan,) * len(names),
+            difference_per_seed=(),
+            disjoint=None,
+            train_patches=0,
+            test_patches=0,
+            test_slides=0,
+            draw_std=math.nan,
+            note=note,
+        )
+        for run, names in groups.items()
+        for column, target in enumerate(target_names(targets))
+    ]
+
+
+def target_names(targets: Sequence[str]) -> list[str]:
+    """Return how rows name the targets, and their mean last.
+
+    A marker or class that is itself called mean, in whatever case, gets a name that cannot be taken for theirs.
+    """
+    return [f"{name} (not the mean)" if name.strip().casefold() == MEAN else name for name in targets] + [MEAN]
 
 
 def verdict_of(difference: Interval, per_seed: Sequence[float]) -> str:
@@ -205,43 +342,91 @@ def _row(
     metric: str,
     column: int,
     scores: Scores,
-    baseline: Scores | None,
+    around: Around,
     fitted: Fitted,
     held: HeldOut,
 ) -> EvidenceRow:
-    within = interval(scores.resampled[:, :, column].mean(axis=0))
-    difference, around, per_seed, disjoint = math.nan, Interval(math.nan, math.nan), [], None
-    if baseline is not None:
-        per_seed = _paired(scores.point[:, column], baseline.point[:, column]).tolist()
-        difference = float(np.mean(per_seed))
-        theirs = baseline.resampled[:, :, column].mean(axis=0)
-        around = interval(scores.resampled[:, :, column].mean(axis=0) - theirs)
-        disjoint = _disjoint(within, interval(theirs))
-    is_mean = target == MEAN
-    per_slide = scores.per_slide[:, :, column].mean(axis=0)
-    tested = np.isfinite(per_slide)
+    """The row of a score that is compared with nothing."""
+    is_mean, score = target == MEAN, float(scores.point[:, column].mean())
+    per_slide, shown = scores.per_slide[:, :, column].mean(axis=0), _shown(scores, column, is_mean=is_mean)
     return EvidenceRow(
         run=run,
         probe=probe,
         target=target,
         metric=metric,
-        score=float(scores.point[:, column].mean()),
-        within=within,
-        difference=difference,
-        difference_within=around,
-        verdict=verdict_of(around, per_seed),
+        score=score,
+        within=clipped(around.ends, metric),
+        difference=math.nan,
+        difference_within=UNKNOWN,
+        verdict="",
         r2=float(scores.r2[:, column].mean()),
         spearman=float(scores.spearman[:, column].mean()),
         penalty=math.nan if is_mean or fitted.penalty is None else float(fitted.penalty[column]),
-        per_slide={slide: float(r) for slide, r, known in zip(held.slides, per_slide, tested, strict=True) if known},
+        per_slide={slide: float(r) for slide, r in zip(held.slides, per_slide, strict=True) if math.isfinite(r)},
         per_seed=tuple(scores.point[:, column].tolist()),
-        difference_per_seed=tuple(per_seed),
-        disjoint=disjoint,
+        difference_per_seed=(),
+        disjoint=None,
         train_patches=int(fitted.train_patches.max(initial=0) if is_mean else fitted.train_patches[column]),
-        test_patches=sum(count for count, known in zip(held.patches, tested, strict=True) if known),
-        test_slides=int(tested.sum()),
+        test_patches=sum(count for count, known in zip(held.patches, shown, strict=True) if known),
+        test_slides=int(shown.sum()),
         draw_std=float(scores.draw_std[:, column].mean()),
+        blocks=around.blocks,
+        correlation_um=around.correlation.range_um,
+        note=_note(score, around),
     )
+
+
+def _compared(
+    row: EvidenceRow, column: int, scores: Scores, baseline: Scores, around: Around, ours: Interval, theirs: Interval
+) -> EvidenceRow:
+    """The row with what its difference to the baseline says."""
+    per_seed = _paired(scores.point[:, column], baseline.point[:, column]).tolist()
+    return replace(
+        row,
+        difference=float(np.mean(per_seed)),
+        difference_within=around.ends,
+        verdict=verdict_of(around.ends, per_seed),
+        difference_per_seed=tuple(per_seed),
+        disjoint=_disjoint(ours, theirs),
+        correlation_um=around.correlation.range_um,
+        note=row.note or _note(row.score, around),
+    )
+
+
+def with_mean_of_all(values: Floats, scores: Floats) -> Floats:
+    """The columns (n, T) and, as one more, the mean of each row, nan where it lacks a target that has a score (T,)."""
+    scored = np.isfinite(scores)
+    mean = values[:, scored].mean(axis=1) if scored.any() else np.full(len(values), np.nan)
+    return np.concatenate([values, mean[:, None]], axis=1)
+
+
+def _difference(own: Scores, baseline: Scores) -> Parts | None:
+    """What patches contribute to the differences; None where the two were not scored on the same targets."""
+    if not np.array_equal(np.isfinite(own.point).all(axis=0), np.isfinite(baseline.point).all(axis=0)):
+        return None
+    a, b = own.parts, baseline.parts
+    return Parts(a.contribution - b.contribution, a.influence - b.influence, a.share)
+
+
+def _shown(scores: Scores, column: int, *, is_mean: bool) -> NDArray[np.bool_]:
+    """Which slides show a target, or for the mean any of them."""
+    shown = np.isfinite(scores.per_slide.sum(axis=0))
+    return np.asarray(shown[:, :-1].any(axis=1) if is_mean else shown[:, column], dtype=np.bool_)
+
+
+def _note(score: float, around: Around) -> str:
+    """Why there is no score or no interval; empty where there are both."""
+    if math.isnan(score):
+        return "not scored: constant or missing on one side of the split"
+    if around.blocks < FEWEST_BLOCKS:
+        return f"no interval: shown on {around.blocks} blocks of tissue, at least {FEWEST_BLOCKS} are needed"
+    return "no interval: almost all of the score rests on one block" if math.isnan(around.ends.low) else ""
+
+
+def clipped(ends: Interval, metric: str) -> Interval:
+    """Cut an interval where its score ends."""
+    low, high = _RANGES.get(metric, _SHARES)
+    return ends if math.isnan(ends.low) else Interval(max(low, ends.low), min(high, ends.high))
 
 
 def _paired(scores: Floats, baseline: Floats) -> Floats:
@@ -253,9 +438,3 @@ def _disjoint(one: Interval, other: Interval) -> bool | None:
     if math.isnan(one.low) or math.isnan(other.low):
         return None
     return one.low > other.high or one.high < other.low
-
-
-def _without_intervals(row: EvidenceRow) -> EvidenceRow:
-    """The row of a test on too few blocks of tissue to draw an interval."""
-    unknown = Interval(math.nan, math.nan)
-    return replace(row, within=unknown, difference_within=unknown, verdict="", disjoint=None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import block_sums, correlations, explained, pearson, spearman
+from pipeline.evaluation.bootstrap import correlation_parts, explained, pearson, spearman
 from pipeline.evaluation.evidence import (
     EvidenceRow,
     Fitted,
@@ -16,6 +16,7 @@ from pipeline.evaluation.evidence import (
     evidence_rows,
     stacked,
     with_mean,
+    with_mean_of_all,
 )
 from pipeline.evaluation.prediction import PROBES, RunPredictions, held_out, held_out_truth
 from pipeline.evaluation.reading import Cohort
@@ -61,20 +62,20 @@ def marker_evidence(
     return rows
 
 
-def _scores(
-    truths: Sequence[Floats],
-    predicted: Sequence[Floats],
-    tested: HeldOut,
-) -> Scores:
+def _scores(truths: Sequence[Floats], predicted: Sequence[Floats], tested: HeldOut) -> Scores:
+    """Return the scores of one training on the held-out slides, whose truths and predictions are (n, T)."""
     # A marker without a probe (no slide to fit on has it) is no zero: it is left out like a missing truth.
     known = [np.where(np.isfinite(p), y, np.nan) for y, p in zip(truths, predicted, strict=True)]
-    sums = [block_sums(y, p, labels) for y, p, labels in zip(known, predicted, tested.blocks, strict=True)]
+    parts = correlation_parts(known, predicted)
     per_slide = np.stack([pearson(y, p) for y, p in zip(known, predicted, strict=True)])
-    weight = np.array([len(y) for y in known], dtype=np.float64)
+    weight = np.array(tested.patches, dtype=np.float64)
+    whole = parts.with_mean()
     return Scores(
-        point=with_mean(correlations(sums))[0],
-        resampled=with_mean(correlations(sums, tested.counts)),
-        per_slide=with_mean(per_slide),
+        point=with_mean(parts.score[None])[0],
+        contribution=whole.contribution,
+        influence=whole.influence,
+        share=whole.share,
+        per_slide=with_mean_of_all(per_slide, parts.score),
         r2=_averaged([explained(y, p) for y, p in zip(known, predicted, strict=True)], weight),
         spearman=_averaged([spearman(y, p) for y, p in zip(known, predicted, strict=True)], weight),
         draw_std=np.full(per_slide.shape[1] + 1, np.nan),

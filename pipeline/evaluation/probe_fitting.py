@@ -9,15 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import (
-    Interval,
-    block_labels,
-    block_sums,
-    correlations,
-    enough_blocks,
-    interval,
-    resample_counts,
-)
+from pipeline.evaluation.bootstrap import Interval, correlation_parts, pearson
+from pipeline.evaluation.evidence import HeldOut, clipped
+from pipeline.evaluation.marker_evidence import METRIC
 from pipeline.evaluation.prediction import (
     TrainingRows,
     check_runs,
@@ -38,7 +32,6 @@ Floats = NDArray[np.float64]
 
 _SCALE_PERCENTILES = (2.0, 98.0)
 _RANGE_PERCENTILES = (0.5, 99.5)
-_UNKNOWN = Interval(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -158,30 +151,25 @@ def _percentiles(values: Floats, wanted: tuple[float, float]) -> Floats:
 def _scored(
     folder: Path, cohort: Cohort, probe: RidgeProbe, fitted: FeatureRange, settings: EvaluateSettings
 ) -> _Scored:
-    slides = held_out(cohort)
-    blocks = [block_labels(slide.position_um[slide.fold == 0], settings.block_um) for slide in slides]
-    sums, tested = [], np.zeros(len(cohort.markers), dtype=np.int64)
-    patients: list[dict[str, None]] = [{} for _ in cohort.markers]
-    predictions, distances = [], []
-    for slide, labels in zip(slides, blocks, strict=True):
-        features = read_features(folder, slide)[slide.fold == 0]
-        distances.append(fitted.distance(features))
-        predicted = probe.predict(features)
-        predictions.append(predicted)
-        truth = np.where(np.isfinite(predicted), held_out_truth(slide), np.nan)
-        sums.append(block_sums(truth, predicted, labels))
-        shown = np.isfinite(sums[-1]).all(axis=(0, 2))
-        tested += shown * len(truth)
-        for column in np.flatnonzero(shown):
-            patients[column][slide.patient] = None
-    counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
-    resampled = correlations(sums, counts)
-    enough = enough_blocks(blocks)
+    """Return what the probe says of held-out pairs, and how well, marker by marker."""
+    held, slides = HeldOut.of(cohort, settings), held_out(cohort)
+    features = [read_features(folder, slide)[slide.fold == 0] for slide in slides]
+    predicted = [probe.predict(values) for values in features]
+    truths = [
+        np.where(np.isfinite(values), held_out_truth(slide), np.nan)
+        for slide, values in zip(slides, predicted, strict=True)
+    ]
+    parts = correlation_parts(truths, predicted)
+    shown = [np.isfinite(pearson(truth, values)) for truth, values in zip(truths, predicted, strict=True)]
+    patients = [
+        tuple(dict.fromkeys(slide.patient for slide, seen in zip(slides, shown, strict=True) if seen[column]))
+        for column in range(len(cohort.markers))
+    ]
     return _Scored(
-        scores=correlations(sums)[0],
-        intervals=[interval(values) if enough else _UNKNOWN for values in resampled.T],
-        patches=tested,
-        patients=[tuple(names) for names in patients],
-        predicted=predictions,
-        distances=distances,
+        scores=parts.score,
+        intervals=[clipped(one.ends, METRIC) for one in held.around(parts, whole=False)],
+        patches=(parts.share > 0).sum(axis=0),
+        patients=patients,
+        predicted=predicted,
+        distances=[fitted.distance(values) for values in features],
     )

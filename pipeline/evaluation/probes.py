@@ -18,6 +18,9 @@ Features = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _ROWS_AT_ONCE = 4096
+# Spread of a feature over its largest value that float32 still tells from a constant.
+_RESOLVED = 8 * float(np.finfo(np.float32).eps)
+_CONSTANT = 1e-6  # spread of standardised features in a part of the rows below which they are constant there
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class KnnProbe:
 
     Attributes:
         centre: (D,) mean of the training features.
-        scale: (D,) their standard deviation, 1 where a feature is constant.
+        scale: (D,) their standard deviation, infinite where a feature is constant, which leaves it out.
         directions: (n, D) float32 training features, standardised, of length 1.
         targets: (n, T).
         neighbours: how many are averaged.
@@ -98,6 +101,17 @@ class KnnProbe:
             nearest = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
             predicted[part] = self.targets[nearest].mean(axis=1)
         return predicted
+
+
+def centre_and_scale(features: Features) -> tuple[Floats, Floats]:
+    """Return mean (D,) and standard deviation (D,) of features (n, D), infinite where a feature is constant.
+
+    Each feature is judged by its own size: their units may differ by any factor.
+    """
+    centre = features.mean(axis=0, dtype=np.float64)
+    spread = features.std(axis=0, dtype=np.float64)
+    largest = np.abs(features).max(axis=0).astype(np.float64)
+    return centre, np.where(spread > _RESOLVED * largest, spread, np.inf)
 
 
 def moments(features: Features, targets: Floats) -> Moments:
@@ -126,8 +140,8 @@ def fit_ridge(features: Features, targets: Floats, groups: Integers, penalties: 
             is possible, and the middle penalty is taken.
         penalties: to choose from.
     """
-    origin = features.mean(axis=0, dtype=np.float64)
-    shifted = (features - origin).astype(np.float32)  # sums of squares of large numbers lose digits
+    origin, scale = centre_and_scale(features)
+    shifted = ((features - origin) / scale).astype(np.float32)  # sums of squares of large numbers lose digits
     parts = [moments(shifted[groups == group], targets[groups == group]) for group in np.unique(groups)]
     total = reduce(Moments.__add__, parts)
     ordered = sorted(penalties)
@@ -138,15 +152,13 @@ def fit_ridge(features: Features, targets: Floats, groups: Integers, penalties: 
         best = np.argmin(errors, axis=0)
     weights, intercepts = _ridge_path(total, ordered)
     column = np.arange(targets.shape[1])
-    chosen = weights[best, :, column].T
+    chosen = weights[best, :, column].T / scale[:, None]
     return RidgeProbe(chosen, intercepts[best, column] - origin @ chosen, np.asarray(ordered)[best])
 
 
 def fit_knn(features: Features, targets: Floats, neighbours: int) -> KnnProbe:
     """The nearest-neighbour probe of training features (n, D) and targets (n, T)."""
-    centre = features.mean(axis=0, dtype=np.float64)
-    spread = features.std(axis=0, dtype=np.float64)
-    scale = np.where(spread > 0, spread, 1.0)
+    centre, scale = centre_and_scale(features)
     return KnnProbe(centre, scale, _directions(features, centre, scale), targets, neighbours)
 
 
@@ -169,12 +181,15 @@ def _left_out_errors(parts: Sequence[Moments], left_out: int, penalties: Sequenc
 
 
 def _ridge_path(sums: Moments, penalties: Sequence[float]) -> tuple[Floats, Floats]:
-    """Weights (penalties, D, T) and intercepts (penalties, T) from one eigendecomposition for all penalties."""
+    """Weights (penalties, D, T) and intercepts (penalties, T) from one eigendecomposition for all penalties.
+
+    The features have a spread of about 1 over all rows; over these it may be less.
+    """
     mean_x, mean_y = sums.x / sums.count, sums.y / sums.count
     covariance = sums.xx - sums.count * np.outer(mean_x, mean_x)
     spread = np.sqrt(np.clip(np.diag(covariance) / sums.count, 0, None))
-    # A constant feature has a spread of rounding error only; it must not be blown up to one.
-    usable = spread > 1e-6 * max(float(spread.max()), 1e-300)
+    # A feature that is constant in these rows has a spread of rounding error only; it must not be blown up to one.
+    usable = spread > _CONSTANT
     inverse = np.where(usable, 1 / np.where(usable, spread, 1), 0.0)
     values, vectors = np.linalg.eigh(covariance * np.outer(inverse, inverse))
     values = np.clip(values, 0, None)

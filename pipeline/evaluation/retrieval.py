@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import Interval, interval
+from pipeline.evaluation.bootstrap import UNKNOWN, Interval, around
 from pipeline.evaluation.class_scores import resampled
 from pipeline.evaluation.evidence import HeldOut
 
@@ -85,12 +85,12 @@ def weighted_median(values: Floats, weights: Floats) -> Floats:
 def retrieval_figures(seeds: Sequence[Ranks], blocks: Sequence[Integers], tested: HeldOut) -> list[Figure]:
     """Recall within 1, 5 and 10, and the median rank, of the seeds of a run.
 
-    The interval draws blocks of queries; what they are looked for among stays the same.
+    The interval takes halves of the blocks of queries; what they are looked for among stays the same.
 
     Args:
         seeds: ranks of the same n patches, by each seed.
         blocks: of those patches, slide after slide, the block of tissue.
-        tested: whose resamples of blocks are taken.
+        tested: whose halves of blocks are taken.
     """
     count = len(seeds[0].ahead)
 
@@ -104,21 +104,35 @@ def retrieval_figures(seeds: Sequence[Ranks], blocks: Sequence[Integers], tested
         ]
         return np.stack(found, axis=1)
 
-    point = measure(np.ones((1, count)))[0]
-    around = resampled(measure, blocks, tested.counts).mean(axis=1)
+    point = measure(np.ones((1, count)))[0].mean(axis=0)
+    per_seed = measure(np.ones((1, count)))[0]
+    rest = [1 - half for half in tested.counts]
+    both = np.stack([resampled(measure, blocks, half).mean(axis=1) for half in (tested.counts, rest)])
+    low = np.where(np.isfinite(both).all(axis=0), both.min(axis=0), -np.inf)
+    high = np.where(np.isfinite(both).all(axis=0), both.max(axis=0), np.inf)
     chances = [*(min(1.0, depth / count) for depth in DEPTHS), (count + 1) / 2]
     names = [*(f"recall_at_{depth}" for depth in DEPTHS), "median_rank"]
-    nothing = Interval(float("nan"), float("nan"))
-    return [
-        Figure(
-            name,
-            float(point[:, column].mean()),
-            interval(around[:, column]) if tested.enough else nothing,
-            chance,
-            tuple(point[:, column].tolist()),
+    bounds = [*((0.0, 1.0) for _ in DEPTHS), (1.0, float(count))]
+    wider = _widening(seeds, point, blocks, tested)
+    figures = []
+    for column, (name, chance, (lowest, highest)) in enumerate(zip(names, chances, bounds, strict=True)):
+        ends = (
+            around(low[:, column], high[:, column], float(point[column]), wider[column]) if tested.enough else UNKNOWN
         )
-        for column, (name, chance) in enumerate(zip(names, chances, strict=True))
-    ]
+        clipped = Interval(float(np.clip(ends.low, lowest, highest)), float(np.clip(ends.high, lowest, highest)))
+        figures.append(Figure(name, float(point[column]), clipped, chance, tuple(per_seed[:, column].tolist())))
+    return figures
+
+
+def _widening(seeds: Sequence[Ranks], point: Floats, blocks: Sequence[Integers], tested: HeldOut) -> list[float]:
+    """By how much intervals of the figures are wider for what is alike across blocks; of the median by its sign."""
+    if tested.tissue is None:
+        return [1.0] * len(point)
+    found = [np.mean([one.within(depth) for one in seeds], axis=0) for depth in DEPTHS]
+    found.append(np.mean([np.sign(one.mean - point[-1]) for one in seeds], axis=0))
+    share = np.full(len(found[0]), 1 / len(found[0]))
+    count = sum(len(np.unique(labels)) for labels in blocks)
+    return [tested.tissue.correlation((one - one.mean()) * share, share).widening(count) for one in found]
 
 
 def _directions(embeddings: NDArray[np.floating]) -> Floats:

@@ -137,6 +137,10 @@ def _blocks(gallery: Gallery, tested: HeldOut) -> tuple[list[Integers], HeldOut]
         tuple(blocks),
         tuple(tested.counts[number] for number in gallery.slides),
         enough_blocks(blocks),
+        tuple(tested.position_um[number][picked] for number, picked in zip(gallery.slides, gallery.places, strict=True))
+        if tested.position_um
+        else (),
+        tested.block_um,
     )
     return blocks, of_slides
 

@@ -56,6 +56,7 @@ class Page:
     evidence: list[views.EvidencePart]
     evidence_means: list[views.EvidenceRow]
     evidence_rows: list[views.EvidenceRow]
+    evidence_missing: list[str]
     retrieval: str
     pairs: list[pairs.PairView]
     fates: list[tuple[int, str]]
@@ -171,12 +172,13 @@ def build_page(
         summary=words.summary(results),
         headline=words.headline(results, embedding),
         headline_figure=views.headline_figure(results, series, words.HEADLINE_PROBE),
-        cohort=[views.cohort_row(slide) for slide in results.slides],
+        cohort=[views.cohort_row(slide, slide.patient in results.trained_patients) for slide in results.slides],
         failures=failures(results, folder, embedding, logs),
         runs=_legend({row.run: series[row.run] for row in results.evidence}),
         evidence=views.evidence_parts(results, series),
         evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),
         evidence_rows=views.evidence_rows([row for row in results.evidence if row.target != words.MEAN]),
+        evidence_missing=words.missing(results),
         retrieval=words.retrieval(results),
         pairs=pairs.by_urgency(view.pair for view in slides if view.pair),
         fates=fates,
@@ -225,11 +227,17 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
     drawn = {slide: points for slide, points in components.points.items() if len(points)}
     shares = [float(share) for share in components.explained]
     slides = [slide.slide for slide in results.slides if slide.slide in results.features]
+    trained = {slide.slide for slide in results.slides if slide.patient in results.trained_patients}
     located = slide_map(results.vectors, slides) if results.vectors else None
     return _EmbeddingViews(
         scatter=scatter(drawn, shares, name="Patches on the first two principal components", labelled=False),
         # Dots have no shapes: of more slides than colours none could be told by it.
-        legend=[(slide, swatch(index, 0)) for index, slide in enumerate(drawn)] if len(drawn) <= COLOURS else [],
+        legend=[
+            (f"{slide}{' (its patient trained the encoder)' if slide in trained else ''}", swatch(index, 0))
+            for index, slide in enumerate(drawn)
+        ]
+        if len(drawn) <= COLOURS
+        else [],
         slide_scatter=scatter(
             {name: points[None] for name, points in zip(located[0], located[1], strict=True)},
             [float(share) for share in located[2]],

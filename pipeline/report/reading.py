@@ -34,6 +34,7 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
     embedded = results / "embed" / embedding
     names = [row.slide for row in rows]
     vectors = embedded / "slides.parquet"
+    tested = _tested(results / "evaluate" / "details.json")
     return Results(
         slides=tuple(_slide(results, row, pairs, folds) for row in rows),
         split=_split(results / "split" / "split.json"),
@@ -49,7 +50,9 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
         },
         retrieval=_retrieval(results / "evaluate" / "details.json"),
         controls=_controls(results / "train"),
-        blocks=_blocks(results / "evaluate" / "details.json"),
+        blocks=sum(slide["blocks"] for slide in tested),
+        patients=len({slide["patient"] for slide in tested}),
+        embedding=embedding,
     )
 
 
@@ -165,6 +168,7 @@ def _evidence(path: Path) -> tuple[Evidence, ...]:
             values["metric"] = row.get("metric") or "pearson_r"
             values |= {name: float(row[name] or "nan") for name in names}
             values |= {name: int(row[name]) for name in counts}
+            values |= {"blocks": int(row.get("blocks") or 0), "note": row.get("note") or ""}
         except ValueError as error:
             expected = "words and numbers as evaluate writes them"
             raise StatedError(file=path, expected=expected, found=f"{error} in line {line}") from None
@@ -181,11 +185,13 @@ def _retrieval(path: Path) -> Mapping[str, Mapping[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def _blocks(path: Path) -> int:
+def _tested(path: Path) -> list[dict[str, Any]]:
+    """The held-out slides, each with its patient and the number of its blocks of tissue."""
     if not path.is_file():
-        return 0
+        return []
     try:
-        return sum(int(slide["blocks"]) for slide in _json(path).get("held_out", {}).values())
+        slides = _json(path).get("held_out", {}).values()
+        return [{"patient": str(slide["patient"]), "blocks": int(slide["blocks"])} for slide in slides]
     except BROKEN_INPUT as error:
         raise StatedError(file=path, expected="held-out slides as evaluate writes them", found=repr(error)) from None
 

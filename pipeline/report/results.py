@@ -60,7 +60,10 @@ class SlideResults:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One row of evaluate's summary; nan where the table is empty. `disjoint` is `yes`, `no` or empty."""
+    """One row of evaluate's summary; nan where the table is empty. `disjoint` is `yes`, `no` or empty.
+
+    `blocks` of held-out tissue show the target; `note` says why there is no score or interval.
+    """
 
     run: str
     probe: str
@@ -80,6 +83,8 @@ class Evidence:
     seed_high: float = math.nan
     disjoint: str = ""
     metric: str = "pearson_r"
+    blocks: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class Results:
         predictions: by slide, the folder of its predicted markers.
         retrieval: by run, how well dense patches are found from H&E, as evaluate's details have it.
         blocks: of tissue in the held-out slides, which the intervals rest on; 0 where nothing tells.
+        patients: held-out ones that were scored; 0 where nothing tells.
+        embedding: the run or encoder that the page is about.
         controls: runs that were trained on shuffled or blank pairs, by what their encoders say.
     """
 
@@ -128,3 +135,12 @@ class Results:
     retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls: frozenset[str] = frozenset()
     blocks: int = 0
+    patients: int = 0
+    embedding: str = ""
+
+    @property
+    def trained_patients(self) -> frozenset[str]:
+        """Patients whose pairs trained the encoder that the page is about; none for an encoder from elsewhere."""
+        if self.embedding not in self.curves and all(row.run != self.embedding for row in self.evidence):
+            return frozenset()
+        return frozenset(slide.patient for slide in self.slides if slide.pairs and any(slide.folds))

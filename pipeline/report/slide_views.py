@@ -28,6 +28,7 @@ class MapView:
     colours: Picture
     place: str
     outside: str
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class MarkersView:
     overview: Picture
     place: str
     maps: MarkerMaps
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def slide_views(
     store = slide.store
     if store is None:
         return SlideViews(slide.slide, pair_view(slide, None, side_px), None, None, None)
+    trained = slide.patient in results.trained_patients
     small_px = round(side_px * _SMALL)
     overview = reduced(Image.fromarray(store.overview), side_px)
     path = results.features.get(slide.slide)
@@ -85,10 +88,11 @@ def slide_views(
             exact(colours.rgba),
             placed(colours.places),
             "" if colours.outside is None else f"{colours.outside:.0%}",
+            trained,
         )
         if colours and thumbnail
         else None,
-        markers=MarkersView(slide.slide, slide.patient, thumbnail, placed(maps.places), maps)
+        markers=MarkersView(slide.slide, slide.patient, thumbnail, placed(maps.places), maps, trained)
         if maps and thumbnail
         else None,
     )

@@ -63,6 +63,7 @@ class CohortRow:
     patches: str
     pairs: str
     fold: str
+    trained: bool
     verdict: Badge | None
 
 
@@ -116,8 +117,8 @@ def badge(verdict: str) -> Badge | None:
     return Badge(*known.get(verdict, ("plain", "·")), verdict) if verdict else None
 
 
-def cohort_row(slide: SlideResults) -> CohortRow:
-    """The slide's line in the cohort table."""
+def cohort_row(slide: SlideResults, trained: bool) -> CohortRow:
+    """The slide's line in the cohort table; `trained` says whether its patient's pairs trained the encoder."""
     record, store = slide.record, slide.store
     size = " × ".join(f"{extent / 1000:.1f}" for extent in record.sparse.extent_um) if record else NOTHING
     dense = record.dense if record else None
@@ -133,6 +134,7 @@ def cohort_row(slide: SlideResults) -> CohortRow:
         patches=str(len(store)) if store else NOTHING,
         pairs=NOTHING if slide.pairs is None or not slide.has_dense else str(slide.pairs),
         fold=", ".join(map(str, slide.folds)) or NOTHING,
+        trained=trained,
         verdict=badge(verdict),
     )
 
@@ -173,6 +175,8 @@ def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePar
     parts = []
     for probe in dict.fromkeys(row.probe for row in results.evidence):
         rows = [row for row in results.evidence if row.probe == probe]
+        if not any(math.isfinite(row.score) for row in rows):
+            continue  # of a probe that could not be fitted, told in words
         title, scale = probe_title(probe), scales.get(rows[0].metric, "Pearson r")
         compared = any(math.isfinite(row.difference) for row in rows)  # the baseline keeps its line, empty
         scores = _forest(rows, series, f"{title}: scores with intervals", scale, difference=False)

@@ -17,7 +17,7 @@ MEAN = "mean"
 DENSE_PROBE = "dense-"
 # What controls are called where no encoder is there to tell them.
 CONTROLS = frozenset({"shuffled", "blank"})
-# On drawn cases fewer blocks than these find a difference between equal runs in about 10 of 100, not in 5.
+# On fewer blocks of drawn tissue half of the runs that were clearly better got no verdict (benchmarks/calibration.py).
 _FEW_BLOCKS = 20
 _OUTCOMES = {"helped": "a gain", "harmed": "a loss", "no difference": "no difference"}
 
@@ -38,24 +38,28 @@ class Headline:
 
 
 def headline(results: Results, embedding: str) -> Headline | None:
-    """The verdict on the run whose embeddings are shown; None where nothing was compared."""
+    """The verdict on the run whose embeddings are shown, or why there is none; None where nothing was evaluated."""
     rows = [row for row in results.evidence if row.probe == HEADLINE_PROBE and row.target == MEAN]
+    if not rows:
+        return None
     compared = [row for row in rows if row.verdict]
     row = next((row for row in compared if row.run == embedding), next(iter(compared), None))
     baseline = next((one for one in rows if one.run == results.baseline), None)
     if row is None or baseline is None:
-        return None
+        return _no_verdict(results, rows, baseline)
     dense = cohort_words(results)
     answer = {"helped": f"The {dense.side} helped", "harmed": f"The {dense.side} did harm"}.get(
         row.verdict, "No difference was found"
     )
     kind = {"helped": "helped", "harmed": "harmed"}.get(row.verdict, "none")
-    sentences = [
+    measured = (
         f"{dense.values} were predicted from H&E alone on {row.test_patches} held-out patches of "
         f"{counted(row.test_slides, 'slide')}. Features of the run “{row.run}” reach a mean Pearson r of "
         f"{signed(row.score)}, those of “{baseline.run}” {signed(baseline.score)}: a difference of "
         f"{with_interval(row)}."
-    ]
+    )
+    seeds = min(row.seeds, baseline.seeds)
+    sentences = [measured, _rests_on(results, row, seeds)]
     others = [one for one in compared if one.run != row.run]
     controls = results.controls | CONTROLS
     if others:
@@ -71,7 +75,47 @@ def headline(results: Results, embedding: str) -> Headline | None:
             f"The {'control' if len(gained) == 1 else 'controls'} {' and '.join(gained)}, trained without true pairs, "
             "gained as well: true pairs cannot be what explains the gain."
         )
+    elif row.verdict != "no difference" and not any(one.run in controls for one in compared):
+        answer, kind = f"{_OUTCOMES[row.verdict].capitalize()}, but no control was compared", "doubt"
+        sentences.append(
+            "No run on shuffled or blank pairs was compared: something else than the pairs may be the cause."
+        )
+    if _is_little(results, row, seeds):
+        answer = f"{answer}, on little evidence"
     return Headline(answer, tuple(sentences), kind)
+
+
+def _no_verdict(results: Results, rows: Sequence[Evidence], baseline: Evidence | None) -> Headline:
+    """What stands in the headline's place where no run was compared, or none could be."""
+    scores = "; ".join(f"“{row.run}” {signed(row.score)}" for row in rows if math.isfinite(row.score))
+    reached = f"Mean Pearson r on held-out patches: {scores}." if scores else "No marker could be scored."
+    if baseline is None:
+        why = (
+            "No run was named to compare the others with (evaluate.baseline): whether the dense side helped cannot be "
+            "told."
+        )
+        return Headline("No comparison was made", (why, reached), "none")
+    if len(rows) == 1:
+        why = f"“{baseline.run}”, the baseline, is the only run that was evaluated."
+        return Headline("No comparison was made", (why, reached), "none")
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
+    why = f"The runs could not be told apart or alike: {'; '.join(notes) or 'there are no intervals'}."
+    return Headline("No verdict", (why, reached), "none")
+
+
+def _rests_on(results: Results, row: Evidence, seeds: int) -> str:
+    """What the verdict rests on, in numbers."""
+    told = [counted(results.patients, "held-out patient")] if results.patients else []
+    told.append(counted(seeds, "training") + " of each run")
+    if blocks := row.blocks or results.blocks:
+        told.append(counted(blocks, "block") + " of tissue")
+    little = " So little may not speak for other patients or trainings." if _is_little(results, row, seeds) else ""
+    return f"This rests on {listed(told)}.{little}"
+
+
+def _is_little(results: Results, row: Evidence, seeds: int) -> bool:
+    """Whether a verdict rests on one patient, one training of each run or few blocks of tissue."""
+    return results.patients == 1 or seeds == 1 or 0 < (row.blocks or results.blocks) < _FEW_BLOCKS
 
 
 def with_interval(row: Evidence) -> str:
@@ -111,6 +155,15 @@ def retrieval(results: Results) -> str:
 
 def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def missing(results: Results) -> list[str]:
+    """What has no score or no interval, by probe, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in results.evidence:
+        if row.note:
+            found.setdefault((row.probe, row.note), []).append(row.target)
+    return [f"{probe}, {listed(list(dict.fromkeys(names)))}: {note}." for (probe, note), names in found.items()]
 
 
 def limits(results: Results, note: str) -> list[str]:
@@ -176,9 +229,12 @@ def _blocks(results: Results) -> str:
     """What the intervals rest on."""
     if not any(math.isfinite(row.low) for row in results.evidence):
         return "There are no intervals and no verdicts: the held-out slides hold too few blocks of tissue."
-    drawn = f"the {results.blocks} blocks" if results.blocks else "blocks"
-    few = " So few make them too narrow." if 0 < results.blocks < _FEW_BLOCKS else ""
-    return f"The intervals describe these held-out slides: {drawn} of their tissue are drawn again and again.{few}"
+    drawn = f"the {results.blocks} blocks" if results.blocks else "the blocks"
+    few = " So few can show large differences only." if 0 < results.blocks < _FEW_BLOCKS else ""
+    return (
+        f"The intervals describe these held-out slides: {drawn} of their tissue are set against each other, half by "
+        f"half.{few}"
+    )
 
 
 def _seeds(results: Results) -> str:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, field, replace
+from dataclasses import asdict, field, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import StatedError
 from pipeline.settings.closed import CLOSED
 from pipeline.settings.embed import EmbedSettings
-from pipeline.settings.evaluate import EvaluateSettings
+from pipeline.settings.evaluate import EvaluateSettings, baseline_of
 from pipeline.settings.inspect import InspectSettings
 from pipeline.settings.panel import PanelSettings
 from pipeline.settings.predict import PredictSettings
@@ -53,6 +53,14 @@ class Settings:
     @classmethod
     def _one_run_per_seed(cls, runs: dict[str, RunSettings]) -> dict[str, RunSettings]:
         return one_run_per_seed(runs)
+
+    @field_validator("evaluate")
+    @classmethod
+    def _compares_with_a_run(cls, evaluate: EvaluateSettings, known: ValidationInfo) -> EvaluateSettings:
+        runs: dict[str, RunSettings] = known.data.get("runs", {})  # none where they were refused themselves
+        if runs:
+            baseline_of(evaluate.baseline, [name for name, run in runs.items() if not run.repeats])
+        return evaluate
 
 
 def one_run_per_seed(runs: Mapping[str, RunSettings]) -> dict[str, RunSettings]:
@@ -101,11 +109,15 @@ def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
         return TypeAdapter(kind).validate_python(_words(values))
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']} "
-            f"(value {reprlib.repr(item['input']):.60})"
+            f"{'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']}{_shown(item['input'])}"
             for item in error.errors(include_url=False)
         ]
         raise StatedError(file=source, expected="a valid configuration", found="; ".join(problems)) from None
+
+
+def _shown(value: Any) -> str:
+    """The value that was refused, unless it is a whole section."""
+    return "" if is_dataclass(value) else f" (value {reprlib.repr(value):.60})"
 
 
 def load(path: Path) -> Settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -11,6 +13,7 @@ from pipeline.settings.closed import CLOSED
 
 # All that the ridge probe of a run depends on: what else changes redoes no prediction.
 PROBE_KEYS = ("block_um", "bootstrap", "max_train_patches", "ridge", "seed")
+USUAL_BASELINE = "sparse-only"
 _NO_CLASSES = ("dense", "row", "x_um", "y_um", "size_um")
 
 
@@ -50,11 +53,16 @@ class EvaluateSettings:
         description="where there are classes: epochs of a further probe, the MLP head of More From Less, whose code "
         "takes 100; 0 leaves it out",
     )
-    bootstrap: int = Field(default=1000, ge=10, description="resamples for the 95 % intervals")
-    block_um: float = Field(
-        default=500.0, gt=0, description="side in um of the tissue blocks that are resampled together"
+    bootstrap: int = Field(
+        default=1000, ge=20, description="random halves of the blocks of tissue, for the 95 % intervals"
     )
-    baseline: str = Field(default="sparse-only", description="run that the others are compared with")
+    block_um: float = Field(
+        default=500.0, gt=0, description="side in um of the tissue blocks that are kept together in an interval"
+    )
+    baseline: str | None = Field(
+        default=None,
+        description="run that the others are compared with; null: `sparse-only`, if a run has that name; empty: none",
+    )
     max_train_patches: int = Field(
         default=50_000,
         ge=10,
@@ -66,7 +74,7 @@ class EvaluateSettings:
         description="held-out pairs, drawn evenly from the slides, among which runs with a dense branch look for the "
         "dense patch of an H&E patch; 0 leaves it out",
     )
-    seed: int = Field(default=0, ge=0, description="seed of the bootstrap and of the draw of patches to fit on")
+    seed: int = Field(default=0, ge=0, description="seed of the halves of blocks and of the draw of patches to fit on")
 
     @field_validator("classes")
     @classmethod
@@ -76,3 +84,22 @@ class EvaluateSettings:
         if wrong:
             raise ValueError(f"classes must differ and be none of {', '.join(_NO_CLASSES)}")
         return classes
+
+
+def baseline_of(baseline: str | None, runs: Collection[str]) -> str:
+    """Return the run that the others are compared with; empty for none.
+
+    Args:
+        baseline: as the settings have it.
+        runs: names of the runs, without those that repeat another one.
+
+    Raises:
+        ValueError: if it names none of the runs.
+    """
+    if baseline is None:
+        return USUAL_BASELINE if USUAL_BASELINE in runs else ""
+    if baseline and baseline not in runs:
+        near = get_close_matches(baseline, list(runs), 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"baseline is {baseline}, which is no run: {hint}runs are {', '.join(runs)}; empty for none")
+    return baseline
