@@ -18,6 +18,7 @@ from pipeline.registration.transform import checked_affine
 _EXPECTED = "an affine matrix of 3 x 3 or 2 x 3 numbers, sparse um to dense um"
 _PIXELS = re.compile(r"\b(px|pixels?)\b", re.IGNORECASE)
 _QUPATH_KEYS = ("m00", "m01", "m02", "m10", "m11", "m12")
+_LEAST_TRANSLATION = 1.0
 # What Xenium Explorer calls the matrix that it exports.
 _XENIUM_NAME = "imagealignment"
 
@@ -56,7 +57,7 @@ def read_matrix(path: Path, mpp: MppPair | None) -> tuple[Floats, tuple[str, ...
         matrix = matrix.reshape(2, 3)
     if matrix.shape == (2, 3):
         matrix = np.vstack([matrix, [0, 0, 1]])
-    if matrix.shape == (3, 3) and _is_affine(matrix.T) and not _is_affine(matrix):
+    if matrix.shape == (3, 3) and _is_transposed(matrix):
         matrix, notes = matrix.T, (*notes, "read as the transpose, because its last column and not its row is 0, 0, 1")
     if matrix.shape != (3, 3) or not _is_affine(matrix):
         raise StatedError(file=path, expected=_EXPECTED, found=f"{matrix.tolist()!r:.160}")
@@ -130,6 +131,11 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_transposed(matrix: Floats) -> bool:
+    """Return whether the last row is a translation; the entries of a projective map are far below 1."""
+    return _is_affine(matrix.T) and float(np.abs(matrix[2, :2]).max()) >= _LEAST_TRANSLATION
 
 
 def _is_affine(matrix: Floats) -> bool:

@@ -23,6 +23,7 @@ _AFFINE_TOLERANCE_UM = 1e-3
 _CONTRADICTION_UM = 10.0
 _CONTRADICTION_TIMES = 8.0
 _NEIGHBOURS = 5
+_NEIGHBOURS_OF_PLANE = 8
 # More than this share is no slip of a hand but a map that bends.
 _MOST_CONTRADICTIONS = 0.25
 _MOST_CONTRADICTING = 20
@@ -93,15 +94,22 @@ def covered_share(table: PointTable, extent_um: Floats) -> float:
 
 
 def _distance_from_neighbours_um(table: PointTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (N,) how far each pair's displacement is from the median of its neighbours', and how far theirs are."""
+    """Return (N,) how far each pair's displacement is from what its neighbours foretell, and how far theirs are.
+
+    Neighbours foretell it by their median and by the plane through them; the nearer of the two counts. A wrong neighbour
+    pulls the plane, and at the edge of the points, where all neighbours lie on one side, a bend pulls the median.
+    """
     sparse, dense = table.sparse_um, table.dense_um
     # OpenCV asks for contiguous points.
     robust, _ = cv2.estimateAffine2D(np.array(sparse), np.array(dense), method=cv2.LMEDS, confidence=0.999)
     affine = affine_through(sparse, dense) if robust is None else np.asarray(robust, np.float64)
     left = dense - sparse @ affine[:, :2].T - affine[:, 2]
-    count = min(_NEIGHBOURS, len(sparse) - 1)
-    _, near = cKDTree(sparse).query(sparse, k=count + 1)
-    around = left[near[:, 1:]]
+    _, near = cKDTree(sparse).query(sparse, k=min(_NEIGHBOURS_OF_PLANE, len(sparse) - 1) + 1)
+    around = left[near[:, 1 : _NEIGHBOURS + 1]]
     typical = np.median(around, axis=1)
     spread = np.median(np.linalg.norm(around - typical[:, None], axis=2), axis=1)
-    return np.linalg.norm(left - typical, axis=1), spread
+    offset = sparse[near[:, 1:]] - sparse[:, None]
+    design = np.concatenate([offset, np.ones((*offset.shape[:2], 1))], axis=2)
+    planes = np.linalg.pinv(design) @ left[near[:, 1:]]
+    foretold = np.stack([typical, planes[:, 2]])
+    return np.linalg.norm(left - foretold, axis=2).min(0), spread
