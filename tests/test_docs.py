@@ -21,7 +21,8 @@ from cohort import REPOSITORY
 
 from pipeline.cli import _parser, main
 from pipeline.registration.displacement import DisplacementGrid
-from pipeline.registration.transform import Transform, read_transform, write_transform
+from pipeline.registration.transform import Transform, write_transform
+from pipeline.registration.transform_file import read_transform
 from pipeline.stages.settings import sections, with_keys
 
 DOCS = REPOSITORY / "docs"

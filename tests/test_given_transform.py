@@ -17,9 +17,10 @@ from test_registration import SETTINGS, run_register, write_files
 from pipeline.errors import StatedError
 from pipeline.registration.assessment import assess
 from pipeline.registration.displacement import DisplacementGrid
+from pipeline.registration.given_table import COLUMNS
 from pipeline.registration.pair import Pair
-from pipeline.registration.point_pairs import COLUMNS
-from pipeline.registration.transform import Transform, read_transform
+from pipeline.registration.transform import Transform
+from pipeline.registration.transform_file import read_transform
 
 SIDE_UM = 1000.0
 
@@ -139,8 +140,8 @@ def test_pairs_of_an_affine_map_need_no_grid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sparse", "told"),
     [
-        (points(5), "5 such rows"),
-        (np.vstack([points(8), [[np.nan, 1.0]]]), "8 such rows"),
+        (points(5), "found 5"),
+        (np.vstack([points(8), [[np.nan, 1.0]]]), "in line 10"),
         (np.vstack([points(8), points(1)]), "the same point twice"),
         (np.arange(8)[:, None] * np.array([[10.0, 20.0]]), "points on one line"),
     ],
@@ -163,7 +164,7 @@ def test_a_given_transform_that_is_none_is_told_with_its_slide(
     write_files(drawn, tmp_path)
     (tmp_path / "m.csv").write_text("1,0\n")
     assert run_register(tmp_path, tmp_path / "out", str(tmp_path / "m.csv")) == 1
-    assert capsys.readouterr().err.startswith(f"error: slide s1, file {tmp_path / 'm.csv'}: expected a 3 x 3 matrix")
+    assert capsys.readouterr().err.startswith(f"error: slide s1, file {tmp_path / 'm.csv'}: expected an affine matrix")
 
 
 class Opened:

@@ -30,7 +30,8 @@ from pipeline.embedding.features_file import open_features
 from pipeline.errors import StatedError
 from pipeline.provenance import file_digest
 from pipeline.registration.displacement import DisplacementGrid
-from pipeline.registration.transform import Transform, read_transform, write_transform
+from pipeline.registration.transform import Transform, write_transform
+from pipeline.registration.transform_file import read_transform
 from pipeline.settings import load
 from pipeline.sheet import read_sheet
 from pipeline.slides.base import CorruptTileError

@@ -18,7 +18,8 @@ from scipy.ndimage import map_coordinates
 from pipeline.errors import StatedError
 from pipeline.registration.displacement import DisplacementGrid
 from pipeline.registration.itk import read_itk, write_itk
-from pipeline.registration.transform import Transform, given_transform, read_transform, write_transform
+from pipeline.registration.transform import Transform, write_transform
+from pipeline.registration.transform_file import given_transform, read_transform
 
 SIDE_UM = 1000.0
 
@@ -185,7 +186,7 @@ def test_matrix_files_map_sparse_to_dense(tmp_path: Path, name: str, text: str) 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("m.csv", "1,0,0\n0,1,0\n"),
+        ("m.csv", "1,0,0\n0,1\n"),
         ("m.csv", "1,0,0\n0,1,0\n0.1,0,1\n"),
         ("m.csv", "1,0,0\n2,0,0\n0,0,1\n"),
         ("m.csv", "1,0,nan\n0,1,0\n0,0,1\n"),
@@ -212,9 +213,9 @@ def test_absent_and_foreign_folders_are_stated_errors(tmp_path: Path) -> None:
 
 def test_words_of_the_sheet() -> None:
     assert given_transform("") is None
-    identity = given_transform("identity")
-    assert identity is not None
-    assert np.array_equal(identity.affine, np.eye(2, 3))
+    found = given_transform("identity")
+    assert found is not None
+    assert np.array_equal(found.transform.affine, np.eye(2, 3))
 
 
 @given(

@@ -24,7 +24,8 @@ from pipeline.cli import main
 from pipeline.registration import valis_engine
 from pipeline.registration.coarse import Pose
 from pipeline.registration.pair import Pair, overview, tissue_of
-from pipeline.registration.transform import Transform, read_transform
+from pipeline.registration.transform import Transform
+from pipeline.registration.transform_file import read_transform
 
 PYTHON = REPOSITORY / ".venv-valis" / "bin" / "python"
 

@@ -15,7 +15,7 @@ import yaml
 from cohort import REPOSITORY, planned, snakemake, write_cohort
 
 from pipeline.demo.cohort import COHORT
-from pipeline.registration.transform import read_transform
+from pipeline.registration.transform_file import read_transform
 from pipeline.tiling.store import PatchStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]

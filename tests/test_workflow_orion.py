@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from cohort import snakemake, write_cohort
 
-from pipeline.registration.transform import read_transform
+from pipeline.registration.transform_file import read_transform
 from pipeline.tiling.store import PatchStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata, pytest.mark.timeout(3000)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -229,6 +229,14 @@ def verdict(
     if fails:
         return "fail", tuple(fails + warns)
     return ("warn", tuple(warns)) if warns else ("pass", ())
+
+
+def doubted(quality: Quality, doubts: tuple[str, ...]) -> Quality:
+    """Return the quality with further reasons, at best `warn` where there are any."""
+    if not doubts:
+        return quality
+    word = "warn" if quality.verdict == "pass" else quality.verdict
+    return replace(quality, verdict=word, reasons=(*quality.reasons, *doubts))
 
 
 def to_mapping(quality: Quality) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from pipeline.registration.displacement import DisplacementGrid, Floats, solve_i
 from pipeline.zarr_reading import reading_zarr
 
 SCHEMA_VERSION = 1
-_ITK_TEXT = b"#Insight Transform File"
 GRID_SPACING_UM = 16.0
 GRID_MARGIN_UM = 64.0
 # 16 um apart, these cover a square of 130 mm.
@@ -151,49 +150,6 @@ def write_transform(path: Path, transform: Transform, provenance: Mapping[str, A
             )
 
 
-def read_transform(path: Path) -> Transform:
-    """The transform of a file, known by its name and by how it begins.
-
-    Our `.zarr`; an ITK file (`.h5`, `.tfm`, `.txt`); pairs of points (`.csv` with named columns); a matrix (`.csv`,
-    `.txt`, `.json`).
-
-    Raises:
-        StatedError: if it is absent, broken, not of these kinds, or no map between two planes.
-    """
-    if not path.exists():
-        raise StatedError(file=path, expected="a transform", found="no such file")
-    suffix = path.suffix.lower()
-    if suffix == ".zarr" or path.is_dir():
-        return _read_zarr(path)
-    if suffix in (".pickle", ".pkl"):
-        # Reading one runs whatever its maker put in.
-        raise StatedError(
-            file=path, expected="a transform; of a VALIS result, pairs of points (docs/transforms.md)", found="a pickle"
-        )
-    if suffix in (".h5", ".hdf5", ".tfm") or (suffix == ".txt" and _begins_with(path, _ITK_TEXT)):
-        from pipeline.registration.itk import read_itk
-
-        return read_itk(path)
-    if suffix == ".csv" and _names_columns(path):
-        from pipeline.registration.point_pairs import read_point_pairs
-
-        return read_point_pairs(path)
-    from pipeline.registration.matrix import read_matrix
-
-    return Transform(read_matrix(path))
-
-
-def given_transform(words: str) -> Transform | None:
-    """The transform that a sheet names: None where it is to be computed, `identity`, or a file.
-
-    Raises:
-        StatedError: see `read_transform`.
-    """
-    if not words:
-        return None
-    return Transform.identity() if words == "identity" else read_transform(Path(words))
-
-
 def checked_affine(values: Any, path: Path) -> Floats:
     """The affine part (2, 3) of a file as float64.
 
@@ -213,23 +169,16 @@ def checked_affine(values: Any, path: Path) -> Floats:
     return affine
 
 
-def _begins_with(path: Path, words: bytes) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(words)) == words
-
-
-def _names_columns(path: Path) -> bool:
-    """Whether the first line that is no remark holds the names of point pairs, not the numbers of a matrix."""
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        first = next((line for line in stream if line.strip() and not line.startswith("#")), "")
-    return "_um" in first
-
-
 def _frame_of(name: str) -> str:
     return "nodes in the sparse frame" if name == "forward" else "nodes in the dense frame"
 
 
-def _read_zarr(path: Path) -> Transform:
+def read_zarr_transform(path: Path) -> Transform:
+    """Return the transform in a `transform.zarr`.
+
+    Raises:
+        StatedError: if it is broken, or not a transform that `write_transform` wrote.
+    """
     import zarr
 
     try:

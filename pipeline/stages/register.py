@@ -43,10 +43,12 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.progress import say
     from pipeline.registration import engine, pictures, quality, valis_engine
     from pipeline.registration.assessment import assess, unmeasured
+    from pipeline.registration.given_table import MppPair
     from pipeline.registration.itk import write_itk
     from pipeline.registration.mistaken import likely_mistakes
     from pipeline.registration.pair import opened
-    from pipeline.registration.transform import given_transform, write_transform
+    from pipeline.registration.transform import write_transform
+    from pipeline.registration.transform_file import given_transform
     from pipeline.registration.verdicts import sentence
     from pipeline.slides.record import read_record
 
@@ -54,21 +56,24 @@ def run(parsed: argparse.Namespace) -> None:
     settings = settings_of(parsed, RegisterSettings)
     record = read_record(parsed.record)
     inputs = {"sparse": record.sparse.sha256, "dense": record.dense.sha256 if record.dense else ""}
+    mpp = MppPair(record.sparse.mpp, record.dense.mpp) if record.dense else None
     try:
-        given = given_transform(record.transform)
+        given = given_transform(record.transform, mpp)
     except StatedError as error:
         raise StatedError(slide=record.slide, file=error.file, expected=error.expected, found=error.found) from None
     if given is not None and record.transform != "identity":
         inputs["transform"] = provenance.file_digest(Path(record.transform))
+    for note in given.notes if given else ():
+        say(f"register {record.slide}: {record.transform} {note}")
     with opened(record, settings) as pair:
         if given is None:
             align = valis_engine.align if settings.engine == "valis" else engine.align
             transform, found = align(pair, settings)
         elif record.dense and record.dense.kind in ("mask", "counts"):
-            transform, found = given, unmeasured(pair, given, settings)
+            transform, found = given.transform, unmeasured(pair, given.transform, settings)
         else:
-            transform = given
-            found = assess(pair, transform, settings)
+            transform = given.transform
+            found = quality.doubted(assess(pair, transform, settings), given.doubts(pair.sparse.extent_um))
             if found.verdict == "fail":
                 found = replace(found, reasons=found.reasons + likely_mistakes(pair, transform, settings))
         view = pictures.View.of(pair, transform)
@@ -80,6 +85,7 @@ def run(parsed: argparse.Namespace) -> None:
     write_transform(parsed.out_transform, transform, origin)
     write_itk(parsed.out_itk, transform)
     report = {"schema": provenance.SCHEMA_VERSION, "slide": record.slide, "given": record.transform}
+    report["given_read_as"] = list(given.notes) if given else []
     report |= quality.to_mapping(found)
     report["provenance"] = origin
     report["cost"] = {

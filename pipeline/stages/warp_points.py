@@ -26,11 +26,16 @@ def run(parsed: argparse.Namespace) -> None:
     import pandas as pd
 
     from pipeline.errors import StatedError
+    from pipeline.progress import say
     from pipeline.provenance import finished
-    from pipeline.registration.transform import given_transform
+    from pipeline.registration.transform_file import given_transform
 
-    transform = given_transform(str(parsed.transform))
-    assert transform is not None
+    given = given_transform(str(parsed.transform))
+    if given is None:
+        raise StatedError(file="--transform", expected="a transform", found="an empty name")
+    for note in given.notes:
+        say(f"warp-points: {parsed.transform} {note}")
+    transform = given.transform
     expected = "a CSV with the columns x_um, y_um of finite numbers"
     try:
         # As text: numbers that pandas reads and writes again lose leading zeros, small values and the word NA.

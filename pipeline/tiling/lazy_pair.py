@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.registration.transform import Transform, read_transform
+from pipeline.registration.given_table import MppPair
+from pipeline.registration.transform import Transform
+from pipeline.registration.transform_file import read_transform
 from pipeline.slides.base import Pixels, Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import COUNTS_READER, SideRecord, SlideRecord, read_record
@@ -77,7 +79,7 @@ def open_lazy_pair(record: Path, transform: Path, *, mpp: float | None = None) -
     # The whole slide's pixels, the last ones where their squares still lie on it by more than half.
     width, height = (max(round(side * mpp_level0 / mpp), 1) for side in slide.sparse.size_xy)
     grid = Grid(BLOCK_PX, mpp, mpp_level0, np.zeros((0, 2), np.int64))
-    warp = _DenseBlock(slide, dense, read_transform(transform), grid)
+    warp = _DenseBlock(slide, dense, read_transform(transform, MppPair(slide.sparse.mpp, dense.mpp)), grid)
     return LazyPair(
         mpp=mpp,
         sparse_yxc=_blocks(_SparseBlock(slide, grid), (height, width, 3), (0, 1), "uint8"),

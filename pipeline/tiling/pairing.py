@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.json_file import read_json
-from pipeline.registration.transform import Transform, read_transform
+from pipeline.registration.transform import Transform
+from pipeline.registration.transform_file import read_transform
 from pipeline.slides.record import SlideRecord
 
 # A residual is believed from this confidence on; below it the patch shows too few nuclei to measure anything.

@@ -64,7 +64,7 @@ def _markers() -> Door:
 
 
 def _matrix() -> Door:
-    from pipeline.registration.transform import read_transform
+    from pipeline.registration.transform_file import read_transform
 
     return _text("matrix.csv", read_transform, MATRIX)
 
@@ -279,7 +279,8 @@ def _transform() -> Door:
     import numpy as np
 
     from pipeline.registration.displacement import DisplacementGrid
-    from pipeline.registration.transform import Transform, read_transform, write_transform
+    from pipeline.registration.transform import Transform, write_transform
+    from pipeline.registration.transform_file import read_transform
 
     def write(path: Path) -> None:
         grid = DisplacementGrid((0.0, 0.0), 16.0, np.zeros((2, 8, 8), np.float32))

@@ -1,0 +1,169 @@
+"""Tables of corresponding points as tools and people write them, whatever separates and names their columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import StatedError
+from pipeline.registration.displacement import Floats
+
+COLUMNS = ("sparse_x_um", "sparse_y_um", "dense_x_um", "dense_y_um")
+_PIXEL_COLUMNS = tuple(name.replace("_um", "_px") for name in COLUMNS)
+# Xenium Explorer: the fixed image is the multiplex one, the image that is aligned to it the H&E.
+_XENIUM_COLUMNS = ("alignmentx", "alignmenty", "fixedx", "fixedy")
+_SEPARATORS = ",;\t"
+_BIGWARP_FLAGS = ("true", "false")
+
+
+@dataclass(frozen=True)
+class MppPair:
+    """Um per level-0 pixel of both sides of a slide."""
+
+    sparse: float
+    dense: float
+
+
+@dataclass(frozen=True, eq=False)
+class PointTable:
+    """Corresponding points of a file.
+
+    Attributes:
+        sparse_um: (N, 2) xy in the sparse frame.
+        dense_um: (N, 2) xy in the dense frame.
+        lines: (N,) number of each point's line in the file, from 1.
+        notes: what was assumed about the file, a sentence each.
+    """
+
+    sparse_um: Floats
+    dense_um: Floats
+    lines: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+def is_point_table(path: Path) -> bool:
+    """Return whether a text file names columns of points, or holds BigWarp's landmarks, rather than a matrix."""
+    rows = _rows(path)
+    if not rows:
+        return False
+    first = [word.lower() for word in rows[0][1]]
+    named = {name.rpartition("_")[0] for name in COLUMNS} | set(_XENIUM_COLUMNS)
+    return _is_bigwarp(first) or any(word in named or word.rpartition("_")[0] in named for word in first)
+
+
+def read_point_table(path: Path, mpp: MppPair | None) -> PointTable:
+    """Return the points of a CSV.
+
+    Columns are found by name, whatever their case and order: `sparse_x_um,sparse_y_um,dense_x_um,dense_y_um`; the same
+    ending in `_px`, pixels of level 0; Xenium Explorer's `fixedX,fixedY,alignmentX,alignmentY`. BigWarp's landmarks
+    have no names: moving points are read as sparse, target points as dense; inactive ones are skipped.
+
+    Args:
+        path: the file; separated by commas, semicolons (with decimal commas too) or tabs; `#` starts a comment.
+        mpp: um per pixel of both sides, for files in pixels; None where it is not known.
+
+    Raises:
+        StatedError: if it is none of these, a value is not a finite number, or pixels are given and `mpp` is None.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise StatedError(file=path, expected=_expected(), found="an empty file")
+    header = [word.lower() for word in rows[0][1]]
+    if _is_bigwarp(header):
+        return _bigwarp(path, rows)
+    sides, notes = _columns_of(path, header, mpp)
+    values = np.array([[_number(path, line, row, index) for index in sides.indices] for line, row in rows[1:]])
+    values = values.reshape(-1, 4) * sides.to_um
+    return PointTable(values[:, :2], values[:, 2:], tuple(line for line, _ in rows[1:]), notes)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    indices: tuple[int, ...]
+    to_um: Floats
+
+
+def _columns_of(path: Path, header: list[str], mpp: MppPair | None) -> tuple[_Columns, tuple[str, ...]]:
+    """Return where the four coordinates stand, what turns them into um, and what was assumed."""
+    if set(_XENIUM_COLUMNS) <= set(header):
+        found = _needed(path, mpp)
+        note = "read as Xenium Explorer's keypoints: alignment points on the H&E, fixed points on the multiplex, in px"
+        indices = tuple(header.index(name) for name in _XENIUM_COLUMNS)
+        return _Columns(indices, np.array([found.sparse, found.sparse, found.dense, found.dense])), (note,)
+    names = [um if um in header else px for um, px in zip(COLUMNS, _PIXEL_COLUMNS, strict=True)]
+    absent = [um for um, name in zip(COLUMNS, names, strict=True) if name not in header]
+    if absent:
+        raise StatedError(file=path, expected=_expected(), found=f"no {', '.join(absent)} in {', '.join(header)[:120]}")
+    in_px = [name.endswith("_px") for name in names]
+    if not any(in_px):
+        return _Columns(tuple(map(header.index, names)), np.ones(4)), ()
+    found = _needed(path, mpp)
+    scales = np.array([found.sparse, found.sparse, found.dense, found.dense])
+    note = f"columns {', '.join(name for name in names if name.endswith('_px'))} read as px of level 0"
+    return _Columns(tuple(map(header.index, names)), np.where(in_px, scales, 1.0)), (note,)
+
+
+def _bigwarp(path: Path, rows: list[tuple[int, list[str]]]) -> PointTable:
+    kept = [(line, row) for line, row in rows if row[1].lower() == "true"]
+    width = len(rows[0][1]) - 2
+    axes = {4: (0, 1, 2, 3), 6: (0, 1, 3, 4)}.get(width)
+    if axes is None:
+        raise StatedError(file=path, expected="BigWarp's landmarks of the plane", found=f"{width} coordinates a line")
+    values = np.array([[_number(path, line, row, 2 + axis) for axis in axes] for line, row in kept]).reshape(-1, 4)
+    notes = ["read as BigWarp's landmarks: moving points on the H&E, target points on the multiplex, in um"]
+    if len(kept) < len(rows):
+        notes.append(f"{len(rows) - len(kept)} inactive landmarks skipped")
+    return PointTable(values[:, :2], values[:, 2:], tuple(line for line, _ in kept), tuple(notes))
+
+
+def _is_bigwarp(first: list[str]) -> bool:
+    return len(first) >= 6 and first[1] in _BIGWARP_FLAGS
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the number and the words of each line that is neither empty nor a comment."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise StatedError(file=path, expected=_expected(), found=str(error)) from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
+    if not lines:
+        return []
+    # A line with decimal commas holds several of them, so what the first line has decides.
+    separator = max(_SEPARATORS[1:], key=lines[0][1].count)
+    separator = separator if separator in lines[0][1] else ","
+    words = csv.reader(io.StringIO("\n".join(line for _, line in lines)), delimiter=separator)
+    decimal_comma = separator == ";"
+    return [
+        (number, [word.strip().replace(",", ".") if decimal_comma else word.strip() for word in row])
+        for (number, _), row in zip(lines, words, strict=True)
+    ]
+
+
+def _number(path: Path, line: int, row: list[str], index: int) -> float:
+    word = row[index] if index < len(row) else ""
+    try:
+        value = float(word)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise StatedError(file=path, expected="a finite number for each coordinate", found=f"{word!r} in line {line}")
+    return value
+
+
+def _needed(path: Path, mpp: MppPair | None) -> MppPair:
+    if mpp is None:
+        raise StatedError(file=path, expected="points in um, where no slide tells the um per pixel", found="px")
+    return mpp
+
+
+def _expected() -> str:
+    return (
+        f"a table of points with the columns {', '.join(COLUMNS)} (or _px), Xenium Explorer's keypoints or BigWarp's "
+        "landmarks"
+    )
