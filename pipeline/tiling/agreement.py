@@ -27,8 +27,8 @@ SAME_SHIFT_UM = 4.0
 SPEAKING_SHARE = 2 / 3
 BEARING_SHARE = 1 / 3
 MIN_SPEAKERS = 3
-# A neighbourhood is settled where nearly as many of its patches show one shift as around the typical clear patch.
-SETTLED_SHARE = 0.9
+# A neighbourhood is settled where one shift is shown by this share of what a typical clear patch has around it.
+SETTLED_SHARE = 0.75
 # Share of good pairs that may be taken for wrong because they show nothing in spite of their nuclei.
 FALSE_ALARMS = 0.01
 
