@@ -34,7 +34,7 @@ MAX_ROUND_TRIP_UM = 1.0
 # Blocks support a map within this part of what the last step looked through.
 SUPPORT_FRACTION = 1 / 3
 # Of the tissue that can be compared, the share without agreement from which a person should look.
-WARN_AREA_SHARE = 0.03
+WARN_AREA_SHARE = 0.05
 MAX_NAMED_AREAS = 3
 
 
@@ -200,18 +200,20 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     if not quality.supported or quality.mode == "serial":
         return quality
     areas = tuple(area for area, _ in blocks.parts(blocks.unexplained()))
-    reasons = list(quality.reasons)
+    reasons, largest = list(quality.reasons), sorted(pieces, key=lambda piece: -piece.area.share)
     reasons += [
         f"{piece.area.share:.0%} of the tissue ({piece.area.place}) lies {piece.shift_um:.0f} um from where the rest "
         f"would put it, turned {piece.degrees:.1f} degrees, and is registered by itself"
-        for piece in pieces
+        for piece in largest[:MAX_NAMED_AREAS]
     ]
+    if others := len(largest[MAX_NAMED_AREAS:]):
+        reasons.append(f"{others} smaller parts of the tissue are registered by themselves as well")
     if (share := sum(area.share for area in areas)) >= WARN_AREA_SHARE:
         where = ", ".join(f"{area.place} {area.share:.0%}" for area in areas[:MAX_NAMED_AREAS])
         reasons.append(f"{share:.0%} of the tissue matches nothing on the dense slide ({where}): lost, torn or folded")
     lowered = quality.verdict == "pass" and len(reasons) > len(quality.reasons)
     word = "warn" if lowered else quality.verdict
-    return replace(quality, verdict=word, reasons=tuple(reasons), areas=areas, pieces=tuple(pieces))
+    return replace(quality, verdict=word, reasons=tuple(reasons), areas=areas, pieces=tuple(largest))
 
 
 def held_out(measured: Measured, transform: Transform) -> Correspondences:
