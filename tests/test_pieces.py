@@ -61,7 +61,7 @@ def test_both_sides_of_a_tear_are_right(drawn: SyntheticPair) -> None:
     assert np.mean(back[clear] < 4) > 0.9
     assert quality.verdict == "warn"
     assert any("registered by itself" in reason for reason in quality.reasons)
-    assert abs(abs(sum(piece.degrees for piece in quality.pieces)) - 3.0) < 0.5
+    assert 100 < quality.pieces[0].shift_um < 250
     assert quality.fold_fraction == 0
     assert quality.round_trip_um < 1
     assert quality.steps[-1].name == "pieces"

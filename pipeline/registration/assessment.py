@@ -202,12 +202,12 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     areas = tuple(area for area, _ in blocks.parts(blocks.unexplained()))
     reasons, largest = list(quality.reasons), sorted(pieces, key=lambda piece: -piece.area.share)
     reasons += [
-        f"{piece.area.share:.0%} of the tissue ({piece.area.place}) lies {piece.shift_um:.0f} um from where the rest "
-        f"would put it, turned {piece.degrees:.1f} degrees, and is registered by itself"
+        f"{piece.area.share:.0%} of the tissue ({piece.area.place}) lies {piece.shift_um:.0f} um from where the "
+        f"largest part would put it, turned {piece.degrees:.1f} degrees, and is registered by itself"
         for piece in largest[:MAX_NAMED_AREAS]
     ]
     if others := len(largest[MAX_NAMED_AREAS:]):
-        reasons.append(f"{others} smaller parts of the tissue are registered by themselves as well")
+        reasons.append(f"smaller parts of the tissue registered by themselves as well: {others}")
     if (share := sum(area.share for area in areas)) >= WARN_AREA_SHARE:
         where = ", ".join(f"{area.place} {area.share:.0%}" for area in areas[:MAX_NAMED_AREAS])
         reasons.append(f"{share:.0%} of the tissue matches nothing on the dense slide ({where}): lost, torn or folded")

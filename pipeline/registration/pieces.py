@@ -38,6 +38,8 @@ _SCORE_WINDOW_UM = 3000.0
 _SCORE_REACH_UM = 400.0
 _MIN_SCORE = 0.2
 _MIN_PIECE_UM2 = 60_000.0
+# Blocks that agree, from which the turn of a piece can be told.
+_MIN_PLACES = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,20 +193,25 @@ def _same_places(points_um: Floats, others_um: Floats) -> NDArray[np.bool_]:
 
 
 def described(rest: Transform, pieces: Sequence[Piece], nodes: LabelGrid, blocks: TissueBlocks) -> list[PieceQuality]:
-    """Return how much tissue each piece is, where it lies, and how it has moved against the rest."""
+    """Return how much tissue each piece is, where it lies, and how it has moved against the largest one."""
     rows, columns = blocks.compared.shape
     y, x = np.mgrid[0:rows, 0:columns]
     centres = blocks.first_um + np.stack([x.ravel(), y.ravel()], axis=1) * blocks.spacing_um
     owner = nodes.nearest(centres).reshape(rows, columns)
-    held = (owner == 0) & blocks.compared
-    # Beyond its own tissue the map of the rest bends at will, so it is continued by its affine part.
-    usual = _affine(rest, centres[held.ravel()]) if held.any() else rest.affine
+    maps = [rest, *(piece.transform for piece in pieces)]
+    parts = [(owner == number) & blocks.compared for number in range(len(maps))]
+    # The map of the rest may be a compromise that holds hardly anywhere. Beyond its own tissue a map bends at will, so
+    # it is continued by its affine part.
+    largest = int(np.argmax([part.sum() for part in parts]))
+    usual = _affine(maps[largest], centres[(parts[largest] & blocks.agrees).ravel()])
     found = []
-    for number, piece in enumerate(pieces, start=1):
-        part = (owner == number) & blocks.compared
-        if not part.any():
+    for number, (own_map, part) in enumerate(zip(maps, parts, strict=True)):
+        if number == largest or part.sum() * blocks.spacing_um**2 < _MIN_PIECE_UM2:
             continue
-        own, middle = _affine(piece.transform, centres[part.ravel()]), np.append(centres[part.ravel()].mean(0), 1)
+        places = centres[(part & blocks.agrees).ravel()]
+        if len(places) < _MIN_PLACES:
+            continue
+        own, middle = _affine(own_map, places), np.append(places.mean(0), 1)
         linear = own[:, :2] @ np.linalg.inv(usual[:, :2])
         degrees = float(np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])))
         found.append(PieceQuality(blocks.area(part), float(np.linalg.norm((own - usual) @ middle)), degrees))

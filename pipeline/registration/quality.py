@@ -69,8 +69,8 @@ class PieceQuality:
 
     Attributes:
         area: how much tissue it is, and where.
-        shift_um: how far it lies from where the map of the rest would put it.
-        degrees: how far it is turned against the rest.
+        shift_um: how far it lies from where the map of the largest part would put it.
+        degrees: how far it is turned against the largest part.
     """
 
     area: Area
