@@ -27,6 +27,7 @@ SIDE_PX = 1024
 _BAND_PX = 44
 _INK = (40, 40, 46)
 _PAPER = (255, 255, 255)
+_NO_MATCH = (150, 0, 110)
 _TILES = 8
 _GRID_LINES = 24
 
@@ -121,8 +122,21 @@ def residual(view: View, quality: Quality, limit_um: float) -> Picture:
         cv2.rectangle(picture, *corners, (170, 170, 176), 1)
     if not len(quality.block_um):
         return _framed(picture, view, "Residual: not measured", [])
+    _outline_areas(picture, view, quality)
     scale = [(_colour(t), f"{t * limit_um:.2g} um{' or more' if t == 1 else ''}") for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    return _framed(picture, view, "Residual", [*scale, ((170, 170, 176), "no peak")])
+    legend = [*scale, ((170, 170, 176), "no peak")]
+    if quality.areas:
+        legend.append((_NO_MATCH, "nothing matches"))
+    return _framed(picture, view, "Residual", legend)
+
+
+def _outline_areas(picture: Picture, view: View, quality: Quality) -> None:
+    """Draw a box about each area where nothing agrees, with its share of the tissue."""
+    for area in quality.areas:
+        left, top, right, low = np.rint(view.sparse.to_px(np.array(area.box_um).reshape(2, 2))).astype(int).ravel()
+        cv2.rectangle(picture, (int(left), int(top)), (int(right), int(low)), _NO_MATCH, 3)
+        corner = (int(left) + 8, int(top) + 24)
+        cv2.putText(picture, f"{area.share:.0%}", corner, cv2.FONT_HERSHEY_SIMPLEX, 0.8, _NO_MATCH, 2, cv2.LINE_AA)
 
 
 def deformation(view: View, transform: Transform) -> Picture:
