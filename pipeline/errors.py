@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from os import PathLike
 
-# What third-party parsers raise on input that makes no sense.
-BROKEN_INPUT = (
-    ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, OSError,
-    MemoryError,
-)  # fmt: skip
+# What a bug raises, and some parsers on broken files too.
+_LIKE_A_BUG = (TypeError, AttributeError, AssertionError, NameError)
+_PACKAGE = __name__.partition(".")[0]
+
+
+def reraise_bug(error: BaseException) -> None:
+    """Raise the error again where our own code raised it and it looks like a bug; parsers raise it on broken files.
+
+    For handlers around parsers that read lazily, where our code and theirs alternate.
+    """
+    if not isinstance(error, _LIKE_A_BUG):
+        return
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == _PACKAGE:
+        raise error
 
 
 class StatedError(Exception):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.images import folder_of, read_rgb, side_of
 from pipeline.datasets.patch_set import Pair, PatchSet
-from pipeline.errors import StatedError
+from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.tiff_segments import BROKEN_TIFF
 
 MPP = 0.5
@@ -121,6 +121,7 @@ def _read_markers(path: Path, side_px: int) -> NDArray[np.uint8]:
     try:
         pixels = tifffile.imread(path)
     except BROKEN_TIFF as error:
+        reraise_bug(error)
         raise StatedError(file=path, expected=expected, found=str(error)) from None
     if pixels.shape != (side_px, side_px, len(MARKERS)) or pixels.dtype != np.uint8:
         raise StatedError(file=path, expected=expected, found=f"{pixels.shape}, {pixels.dtype}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.embedding.anndata_layout import Column, write_about, write_features
 from pipeline.embedding.features_file import FeaturesFile
-from pipeline.embedding.hdf5_file import written_hdf5
+from pipeline.hdf5_file import written_hdf5
 from pipeline.provenance import finished
 
 

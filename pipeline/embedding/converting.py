@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.embedding.anndata_file import write_anndata
 from pipeline.embedding.features_file import FeaturesFile, open_features
-from pipeline.embedding.hdf5_file import written_hdf5
 from pipeline.embedding.spatialdata_store import write_spatialdata
 from pipeline.errors import StatedError
+from pipeline.hdf5_file import written_hdf5
 from pipeline.provenance import finished
 
 # STAMP refuses files of versions newer than itself; this is the one that gave the attributes below their names.

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.embedding.encoder import EncoderDescription
-from pipeline.embedding.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.errors import StatedError
+from pipeline.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.slides.base import Slide
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.sampling import read_sparse_patch

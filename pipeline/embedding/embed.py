@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pipeline.embedding.coordinates import CutAttributes, SlidePatches
 from pipeline.embedding.encoder import Encoder, EncoderDescription
 from pipeline.embedding.features_file import check_finite
-from pipeline.embedding.hdf5_file import checked_hdf5
 from pipeline.errors import StatedError
+from pipeline.hdf5_file import checked_hdf5
 from pipeline.progress import progress, say
 from pipeline.provenance import finished
 from pipeline.settings import EmbedSettings

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embedding.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.errors import StatedError
+from pipeline.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.limits import MAX_FEATURES, MAX_PATCHES
 
 BLOCK_ROWS = 8192

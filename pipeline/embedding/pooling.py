@@ -15,9 +15,9 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from pipeline.embedding.features_file import check_finite
-from pipeline.embedding.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.embedding.prototypes import Prototypes
 from pipeline.errors import StatedError
+from pipeline.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.provenance import finished
 
 _BLOCK_ROWS = 8192

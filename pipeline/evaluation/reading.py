@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError, reraise_bug
+from pipeline.hdf5_file import HDF5_ERRORS
 from pipeline.settings import PanelSettings
 from pipeline.slides.marker_names import Aliases, panel_of
 from pipeline.split_table import read_split_table
@@ -179,7 +180,8 @@ def _opened(folder: Path, slide: str) -> Iterator[h5py.File]:
             if not isinstance(file["coords"], h5py.Dataset):
                 raise ValueError("coords that are no dataset")
             yield file
-    except BROKEN_INPUT as error:
+    except (AttributeError, *HDF5_ERRORS) as error:
+        reraise_bug(error)
         expected = "an HDF5 file with features (N, D) and coords (N, 2)"
         raise StatedError(slide=slide, file=path, expected=expected, found=str(error)) from None
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException
 from scipy.linalg import eigh
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
+from pipeline.json_file import MISFIT
 from pipeline.tiling.patch_places import PatchPlaces, patch_places
 from pipeline.tiling.store import PatchStore
 from pipeline.training.feature_range import outside_share
@@ -138,7 +139,7 @@ def slide_map(path: Path, slides: list[str]) -> tuple[list[str], Floats, Floats]
         table = pd.read_parquet(path, columns=["slide", "mean"])
         table = table[table["slide"].isin(slides)]
         vectors = np.asarray(table["mean"].tolist(), dtype=np.float64)
-    except (ArrowException, *BROKEN_INPUT) as error:
+    except (ArrowException, OSError, *MISFIT) as error:
         raise StatedError(file=path, expected="slide vectors as embed-slides writes them", found=str(error)) from None
     names = table["slide"].tolist()
     if len(names) < 3:

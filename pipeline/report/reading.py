@@ -6,16 +6,41 @@ import csv
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BROKEN_INPUT, StatedError
-from pipeline.json_file import read_json
+from pipeline.errors import StatedError
+from pipeline.json_file import read_json, read_json_as
 from pipeline.report.results import PICTURES, Evidence, Registration, Results, SlideResults, Split
 from pipeline.sheet import SheetRow, read_sheet
 from pipeline.slides.record import read_record
 from pipeline.split_table import read_split_table
 from pipeline.tiling.store import PatchStore
+
+
+@dataclass(frozen=True)
+class _Fold:
+    slides: tuple[str, ...] = ()
+    patients: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _SplitFile:
+    by: str = ""
+    note: str = ""
+    folds: dict[str, _Fold] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    patient: str
+    blocks: int
+
+
+@dataclass(frozen=True)
+class _Details:
+    held_out: dict[str, _HeldOut] = field(default_factory=dict)
 
 
 def read_results(results: Path, sheet: Path, embedding: str) -> Results:
@@ -50,8 +75,8 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
         },
         retrieval=_retrieval(results / "evaluate" / "details.json"),
         controls=_controls(results / "train"),
-        blocks=sum(slide["blocks"] for slide in tested),
-        patients=len({slide["patient"] for slide in tested}),
+        blocks=sum(slide.blocks for slide in tested),
+        patients=len({slide.patient for slide in tested}),
         embedding=embedding,
     )
 
@@ -105,17 +130,12 @@ def _numbers(value: Any, path: str = "") -> list[tuple[str, float]]:
 def _split(path: Path) -> Split | None:
     if not path.is_file():
         return None
-    value = _json(path)
     try:
-        held_out = value.get("folds", {}).get("0", {})
-        return Split(
-            by=str(value.get("by", "")),
-            note=str(value.get("note", "")),
-            held_out_slides=tuple(map(str, held_out.get("slides", ()))),
-            held_out_patients=tuple(map(str, held_out.get("patients", ()))),
-        )
-    except BROKEN_INPUT as error:
-        raise StatedError(file=path, expected="folds as split writes them", found=repr(error)) from None
+        found = read_json_as(path, _SplitFile)
+    except (OSError, ValueError) as error:
+        raise StatedError(file=path, expected="folds as split writes them", found=str(error)) from None
+    held_out = found.folds.get("0", _Fold())
+    return Split(found.by, found.note, held_out_slides=held_out.slides, held_out_patients=held_out.patients)
 
 
 def _pairs(path: Path) -> tuple[dict[str, int] | None, dict[str, tuple[int, ...]]]:
@@ -185,15 +205,15 @@ def _retrieval(path: Path) -> Mapping[str, Mapping[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def _tested(path: Path) -> list[dict[str, Any]]:
-    """The held-out slides, each with its patient and the number of its blocks of tissue."""
+def _tested(path: Path) -> tuple[_HeldOut, ...]:
+    """Return the held-out slides, each with its patient and the number of its blocks of tissue."""
     if not path.is_file():
-        return []
+        return ()
     try:
-        slides = _json(path).get("held_out", {}).values()
-        return [{"patient": str(slide["patient"]), "blocks": int(slide["blocks"])} for slide in slides]
-    except BROKEN_INPUT as error:
-        raise StatedError(file=path, expected="held-out slides as evaluate writes them", found=repr(error)) from None
+        found = read_json_as(path, _Details).held_out.values()
+    except (OSError, ValueError) as error:
+        raise StatedError(file=path, expected="held-out slides as evaluate writes them", found=str(error)) from None
+    return tuple(found)
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

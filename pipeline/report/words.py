@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError
+from pipeline.json_file import MISFIT
 from pipeline.report.dense_words import cohort_words, dense_kind
 from pipeline.report.figures import signed
 from pipeline.report.results import Evidence, Results
@@ -141,7 +142,7 @@ def retrieval(results: Results) -> str:
                 f"“{run}” {_share(among['score'])}{around} of the patches, {_share(among['chance'])} by chance, median "
                 f"rank {middle['score']:.0f} of {found['patches']}"
             )
-    except BROKEN_INPUT as error:
+    except MISFIT as error:
         raise StatedError(
             file="evaluate/details.json", expected="retrieval as evaluate writes it", found=repr(error)
         ) from None

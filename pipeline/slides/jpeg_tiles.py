@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from simplejpeg import decode_jpeg
 from tifffile import TiffFile, TiffPage
 
+from pipeline.errors import reraise_bug
 from pipeline.slides.base import CorruptTileError
 from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_markers import ADOBE, FRAMES, JFIF, OTHER_FRAMES, SOI, SOS, segments
@@ -81,7 +82,8 @@ class JpegTiles(Closing):
                     for page in _pages(tif):
                         if _is_copyable(page) and fits(page, level_size_xy):
                             return cls(path, page)
-        except BROKEN_TIFF:
+        except BROKEN_TIFF as error:
+            reraise_bug(error)
             return None
         return None
 

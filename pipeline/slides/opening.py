@@ -11,7 +11,7 @@ import numpy as np
 from openslide import OpenSlide
 from tifffile import TiffFile
 
-from pipeline.errors import StatedError
+from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.base import Level, Shows, Slide
 from pipeline.slides.openslide_reader import OpenSlideSlide
 from pipeline.slides.record import SideRecord
@@ -139,6 +139,7 @@ def _open_plain(path: Path, slide: str, image: str, levels: Sequence[Level], sho
                 opened.header = replace(opened.header, notes=(*opened.header.notes, *notes))
             return opened
     except BROKEN_TIFF as error:
+        reraise_bug(error)
         raise StatedError(expected="a TIFF that can be read", found=str(error)) from None
 
 
@@ -150,5 +151,6 @@ def _is_plain_rgb(path: Path) -> bool:
             check_xml(page.description, path)
             plain = page.dtype == np.uint8 and page.samplesperpixel == 3 and page.planarconfig == 1
             return plain and page.photometric in (2, 6) and not (tif.is_ome or tif.is_qpi or tif.is_imagej)
-    except BROKEN_TIFF:
+    except BROKEN_TIFF as error:
+        reraise_bug(error)
         return False

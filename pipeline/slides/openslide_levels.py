@@ -10,6 +10,7 @@ import numpy as np
 from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile, TiffPage
 
+from pipeline.errors import reraise_bug
 from pipeline.slides.base import CorruptTileError, Pixels
 from pipeline.slides.companions import slide_files_of
 from pipeline.slides.dicom_header import dicom_header
@@ -100,7 +101,8 @@ def _pages(path: Path) -> dict[Size, tuple[Size | None, float | None]]:
         with TiffFile(path) as tif:
             for page in _tiled_pages(tif):
                 found.setdefault(_size(page), ((int(page.tilewidth), int(page.tilelength)), tag_um(page)))
-    except BROKEN_TIFF:
+    except BROKEN_TIFF as error:
+        reraise_bug(error)
         # OpenSlide has opened it; sizes and pixels must do.
         return {}
     return found

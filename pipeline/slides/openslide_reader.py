@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openslide import OpenSlide, OpenSlideError
 from tifffile import TiffFile
 
-from pipeline.errors import StatedError
+from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import LEFT_OUT, STRAIGHT, alpha_of, on_white
 from pipeline.slides.base import CorruptTileError, Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
@@ -229,6 +229,7 @@ class OpenSlideSlide(Closing):
                         notes += [remark] if remark else []
                         notes += [LEFT_OUT] if frame.samplesperpixel == 4 and alpha_of(frame) is None else []
         except BROKEN_TIFF as error:
+            reraise_bug(error)
             raise StatedError(
                 slide=self._slide, file=self.header.path, expected="a TIFF that can be read", found=str(error)
             ) from None
@@ -265,7 +266,8 @@ def _fluorescence(path: Path) -> str:
         with TiffFile(path) as tif:
             tags = tif.pages.first.ndpi_tags or {}
             return str(tags.get("Fluorescence", "")).strip()
-    except BROKEN_TIFF:
+    except BROKEN_TIFF as error:
+        reraise_bug(error)
         return ""
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BROKEN_INPUT, StatedError
-from pipeline.json_file import read_json
+from pipeline.errors import StatedError
+from pipeline.json_file import checked_as, read_json
 from pipeline.slides.base import Level
 
 SCHEMA_VERSION = 1
@@ -105,12 +105,13 @@ def read_record(path: Path) -> SlideRecord:
     """
     try:
         value = read_json(path)
-        if value["schema"] != SCHEMA_VERSION:
-            raise StatedError(file=path, expected=f"schema {SCHEMA_VERSION}", found=f"schema {value['schema']}")
-        dense = _side(value["dense"]) if value["dense"] else None
-        return SlideRecord(value["slide"], value["patient"], _side(value["sparse"]), dense, value["transform"])
-    except BROKEN_INPUT as error:
-        raise StatedError(file=path, expected="a record written by inspect", found=repr(error)) from None
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema != SCHEMA_VERSION:
+            raise ValueError(f"schema {schema}")
+        return checked_as(value, SlideRecord)
+    except (OSError, ValueError) as error:
+        expected = f"a record of schema {SCHEMA_VERSION}, written by inspect"
+        raise StatedError(file=path, expected=expected, found=str(error)) from None
 
 
 def _side_mapping(side: SideRecord) -> dict[str, Any]:
@@ -127,19 +128,3 @@ def _side_mapping(side: SideRecord) -> dict[str, Any]:
         "classes": [list(item) for item in side.classes],
         "image": side.image,
     }
-
-
-def _side(value: dict[str, Any]) -> SideRecord:
-    levels = tuple(Level((int(x["size_xy"][0]), int(x["size_xy"][1])), float(x["downsample"])) for x in value["levels"])
-    return SideRecord(
-        path=value["path"],
-        reader=value["reader"],
-        mpp=float(value["mpp"]),
-        mpp_source=value["mpp_source"],
-        levels=levels,
-        channels=tuple(value["channels"]),
-        dtype=value["dtype"],
-        sha256=value["sha256"],
-        classes=tuple((int(label), str(name)) for label, name in value.get("classes", ())),
-        image=str(value.get("image", "")),
-    )

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError, reraise_bug
+from pipeline.hdf5_file import HDF5_ERRORS
 from pipeline.limits import MAX_MARKERS
 
 # Sizes beyond which a file is refused before memory is asked for. A store names the gene of every column.
@@ -65,7 +66,8 @@ def read_spots(path: Path) -> Spots:
                 raise StatedError(file=path, expected=f"obsm/spatial of shape ({spots}, 2): x, y", found=found)
             position = np.asarray(spatial[...], dtype=np.float64)
             names = _names(file["var"], genes)
-    except BROKEN_INPUT as error:
+    except (AttributeError, *HDF5_ERRORS) as error:
+        reraise_bug(error)
         raise StatedError(file=path, expected=expected, found=repr(error)) from None
     near = (np.abs(position) <= _FARTHEST).all(axis=1)
     if not near.all():
@@ -90,7 +92,8 @@ def read_counts(path: Path) -> Any:
         with h5py.File(path) as file:
             values = file["X"]
             return _of_array(values, path) if isinstance(values, h5py.Dataset) else _of_sparse(values, path)
-    except BROKEN_INPUT as error:
+    except (AttributeError, *HDF5_ERRORS) as error:
+        reraise_bug(error)
         raise StatedError(file=path, expected="X as an array, or in CSR or CSC form", found=repr(error)) from None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-from pipeline.errors import StatedError
+from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.pyramid import SAME_UM, StoredLevel
 from pipeline.slides.stated_mpp import StatedMpp
 from pipeline.slides.tiff_metadata import mpp_of, tag_um
@@ -167,7 +167,8 @@ def check_focal_planes(path: Path) -> None:
     try:
         with TiffFile(path) as tif:
             heights = [match[1] for page in tif.pages if (match := _HEIGHT.search(page.aspage().description))]
-    except BROKEN_TIFF:
+    except BROKEN_TIFF as error:
+        reraise_bug(error)
         # Whoever opens it says what is wrong.
         return
     planes = list(dict.fromkeys(heights))

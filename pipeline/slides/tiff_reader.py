@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
-from pipeline.errors import StatedError
+from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import LEFT_OUT, alpha_of
 from pipeline.slides.apart_channels import apart_channels
 from pipeline.slides.base import Level, Pixels, Shows, SlideHeader
@@ -101,6 +101,7 @@ class TiffSlide(Closing):
                 notes = notes_on_others(others, chosen, sizes_xy, image, path)
                 self.header = replace(self.header, notes=(*self.header.notes, *notes))
         except BROKEN_TIFF as error:
+            reraise_bug(error)
             raise StatedError(slide=slide, file=path, expected="a TIFF that can be read", found=str(error)) from None
         page = group[0].keyframe
         self._has_alpha = self.header.is_rgb and alpha_of(page) is not None
@@ -206,6 +207,7 @@ class TiffSlide(Closing):
                 try:
                     self._planes[level] = _planes(self._levels[level], level)
                 except BROKEN_TIFF as error:
+                    reraise_bug(error)
                     expected = f"a readable level {level}"
                     raise StatedError(slide=self._slide, file=path, expected=expected, found=str(error)) from None
             return self._planes[level]

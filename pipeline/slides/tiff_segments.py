@@ -16,7 +16,7 @@ import imagecodecs
 import numpy as np
 from tifffile import TiffFrame, TiffPage
 
-from pipeline.errors import BROKEN_INPUT, StatedError
+from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import alpha_of, on_white
 from pipeline.slides.base import CorruptTileError, Pixels
 from pipeline.slides.jpeg_markers import RGB, YCBCR, stated_transform
@@ -28,7 +28,10 @@ _LARGEST_EXPANSION = 2
 _EXPANSION_SLACK = 2**16
 
 # What tifffile and its codecs raise on files that make no sense.
-BROKEN_TIFF = (*BROKEN_INPUT, struct.error)
+BROKEN_TIFF = (
+    OSError, ValueError, ArithmeticError, LookupError, RuntimeError, MemoryError, TypeError, AttributeError,
+    AssertionError, struct.error,
+)  # fmt: skip
 
 _JPEG = 7
 _COLOURSPACE = {RGB: "RGB", YCBCR: "YCBCR"}
@@ -255,6 +258,7 @@ class SegmentReader:
             if tile is not None and (tile.shape[-1], tile.dtype) != (samples, page.dtype):
                 raise ValueError(f"{tile.shape[-1]} samples of {tile.dtype}, not {samples} of {page.dtype}")
         except BROKEN_TIFF as error:
+            reraise_bug(error)
             raise CorruptTileError(
                 slide=self._slide,
                 file=self._path,
