@@ -33,9 +33,9 @@ from pipeline.registration.displacement import DisplacementGrid
 from pipeline.registration.transform import Transform
 from pipeline.slides.base import Level, SlideHeader
 from pipeline.slides.tiff_reader import TiffSlide
+from pipeline.store.writer import StoreWriter
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.sampling import read_dense_patch
-from pipeline.tiling.store_writer import StoreWriter
 
 CHANNELS, SIDE_PX, PATCH_PX, MPP = 18, 2048, 256, 0.5
 PATCH_GOAL_MS = 20

@@ -16,8 +16,8 @@ from imagecodecs import jpeg8_encode
 
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
-from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.record import SlideRecord
+from pipeline.slides.stage import inspect_slide
 
 TILE_PX = 256
 _DISTINCT = 64

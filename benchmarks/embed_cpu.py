@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from drawn_slide import interleaved, jpeg_tiles, judged, versions
 
-from pipeline.embedding.embed import embed
 from pipeline.embedding.encoder import Encoder, EncoderDescription
+from pipeline.embedding.stage import embed
 from pipeline.settings import EmbedSettings
-from pipeline.tiling.store import PatchStore, PatchTable, StoreAttributes
-from pipeline.tiling.store_writer import StoreWriter
+from pipeline.store.patch_store import PatchStore, PatchTable, StoreAttributes
+from pipeline.store.writer import StoreWriter
 from pipeline.training.encoders import build_encoder
 
 SIDE_PX = 224

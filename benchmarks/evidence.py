@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline.tiling.store import PatchStore
+from pipeline.store.patch_store import PatchStore
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUNS: dict[str, dict[str, object]] = {

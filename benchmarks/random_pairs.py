@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from drawn_slide import TILE_PX, interleaved, jpeg_tiles, judged, versions
 
-from pipeline.tiling.store import PatchStore, PatchTable, StoreAttributes
-from pipeline.tiling.store_writer import StoreWriter
+from pipeline.store.patch_store import PatchStore, PatchTable, StoreAttributes
+from pipeline.store.writer import StoreWriter
 
 CHANNELS = 4
 GOALS = [

@@ -30,8 +30,8 @@ from pipeline.prediction.table import PREFIX
 from pipeline.provenance import write_json
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord, SlideRecord, to_mapping
-from pipeline.tiling.store import PatchTable, StoreAttributes
-from pipeline.tiling.store_writer import StoreWriter
+from pipeline.store.patch_store import PatchTable, StoreAttributes
+from pipeline.store.writer import StoreWriter
 
 DISTINCT = 8
 OVERVIEW_PX = (2500, 1900)

@@ -30,11 +30,11 @@ from drawn_slide import TILE_PX, interleaved, jpeg_tiles, judged, versions, writ
 from pipeline.settings import TileSettings
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
+from pipeline.store.patch_store import PatchStore
+from pipeline.store.writer import StoreWriter
 from pipeline.tiling.grid import lattice
 from pipeline.tiling.lattice import TileLattice, copied_transform, find_lattice
-from pipeline.tiling.store import PatchStore
-from pipeline.tiling.store_writer import StoreWriter
-from pipeline.tiling.tiling import tile
+from pipeline.tiling.stage import tile
 
 # The slow ways do fewer tiles; rates are compared.
 SMALL_PX = 8192

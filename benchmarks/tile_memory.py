@@ -26,8 +26,8 @@ from pipeline.provenance import write_json
 from pipeline.registration.transform import Transform, write_transform
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
-from pipeline.slides.inspecting import inspect_slide
 from pipeline.slides.record import to_mapping
+from pipeline.slides.stage import inspect_slide
 
 MPP = 0.5
 TILE_PX = 256

@@ -90,7 +90,7 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if verb == wanted:
-            module = import_module(f"pipeline.stages.{verb.replace('-', '_')}")
+            module = import_module(f"pipeline.commands.{verb.replace('-', '_')}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser

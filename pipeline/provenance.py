@@ -65,7 +65,7 @@ def code_digest(stage: str) -> str:
     gives the same hash.
     """
     digest = hashlib.sha256()
-    pending, seen = [f"pipeline.stages.{stage}"], set(_NOT_RESULTS)
+    pending, seen = [f"pipeline.commands.{stage}"], set(_NOT_RESULTS)
     while pending:
         name = pending.pop()
         path = _source_of(name)

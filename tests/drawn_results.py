@@ -14,8 +14,8 @@ from PIL import Image
 
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord, SlideRecord, to_mapping
-from pipeline.tiling.store import PatchTable, StoreAttributes
-from pipeline.tiling.store_writer import StoreWriter
+from pipeline.store.patch_store import PatchTable, StoreAttributes
+from pipeline.store.writer import StoreWriter
 
 MARKERS = ("DAPI", "CD45", "Pan-CK")
 SIDE_UM = 100.0

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tiling.store import PatchTable, StoreAttributes
-from pipeline.tiling.store_writer import StoreWriter
+from pipeline.store.patch_store import PatchTable, StoreAttributes
+from pipeline.store.writer import StoreWriter
 
 
 def write_store(

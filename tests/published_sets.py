@@ -15,7 +15,7 @@ from imagecodecs import jpeg8_encode
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.datasets import bci, nct_crc, orion, pannuke, segpath
+from pipeline.tools.datasets import bci, nct_crc, orion, pannuke, segpath
 
 
 def draw_nct_crc(folder: Path, masks: Path, per_class: int = 1) -> None:

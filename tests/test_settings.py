@@ -113,7 +113,7 @@ def test_a_file_that_is_no_mapping_is_stated(tmp_path: Path, text: str) -> None:
 
 
 def test_the_reference_of_the_configuration_is_up_to_date() -> None:
-    from pipeline.stages.settings import reference
+    from pipeline.commands.settings import reference
 
     written = (Path(__file__).resolve().parents[1] / "config" / "README.md").read_text()
     assert written == reference(), "run: python -m pipeline settings > config/README.md"

@@ -18,7 +18,7 @@ from scipy.cluster.vq import kmeans2
 
 from pipeline.errors import StatedError
 from pipeline.progress import say
-from pipeline.split_table import HELD_OUT_FOLD
+from pipeline.splitting.table import HELD_OUT_FOLD
 
 _SAMPLE = 20_000
 _BLOCK_ROWS = 8192

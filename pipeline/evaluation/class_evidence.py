@@ -27,7 +27,7 @@ from pipeline.evaluation.prediction import TrainingRows, held_out, training_feat
 from pipeline.evaluation.probes import fit_knn
 from pipeline.evaluation.reading import Cohort, FeaturesOf
 from pipeline.settings import EvaluateSettings
-from pipeline.tiling.patch_targets import NO_CLASS
+from pipeline.store.targets import NO_CLASS
 
 Floats = NDArray[np.float64]
 # One prediction (n, K) for all held-out patches with a class; several where patches to fit on are drawn.

@@ -14,8 +14,8 @@ from pipeline.errors import StatedError
 from pipeline.evaluation.prediction import TrainingRows, held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.progress import say
-from pipeline.tiling.class_tables import CLASS_COLUMN, NO_NAME, numbered, read_classes
-from pipeline.tiling.patch_targets import NO_CLASS, majority_class
+from pipeline.store.class_tables import CLASS_COLUMN, NO_NAME, numbered, read_classes
+from pipeline.store.targets import NO_CLASS, majority_class
 
 Integers = NDArray[np.int64]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.reading import Features, SlidePairs
+from pipeline.panel import UNUSED, Aliases, Panel, panel_of
 from pipeline.settings import PanelSettings
-from pipeline.slides.marker_names import UNUSED, Aliases, Panel, panel_of
-from pipeline.tiling.store import PatchStore
+from pipeline.store.patch_store import PatchStore
 from pipeline.training.dense_description import DenseDescription
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.rows import TrainingRows, TrainingSlide

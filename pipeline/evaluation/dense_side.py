@@ -19,8 +19,8 @@ from pipeline.evaluation.probing import ProbedRun, probe
 from pipeline.evaluation.reading import Cohort, Features, SlidePairs
 from pipeline.progress import progress, say
 from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.training.branch_checkpoint import BRANCHES_NAME, KeptBranches
 from pipeline.training.dense_description import DenseDescription
-from pipeline.training.kept_branches import BRANCHES_NAME, KeptBranches
 from pipeline.training.precision import best_device
 
 Integers = NDArray[np.int64]

@@ -13,7 +13,7 @@ from pipeline.errors import StatedError
 from pipeline.evaluation.probes import KnnProbe, RidgeProbe, fit_knn, fit_ridge
 from pipeline.evaluation.reading import Cohort, Features, FeaturesOf, SlidePairs
 from pipeline.settings import EvaluateSettings
-from pipeline.tiling.patch_targets import comparable, standardised
+from pipeline.store.targets import comparable, standardised
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.hdf5_file import HDF5_ERRORS
+from pipeline.panel import Aliases, panel_of
 from pipeline.settings import PanelSettings
-from pipeline.slides.marker_names import Aliases, panel_of
-from pipeline.split_table import read_split_table
-from pipeline.tiling.class_tables import ClassifiedPatches
-from pipeline.tiling.patch_places import patch_centres_um
-from pipeline.tiling.store import PatchStore
+from pipeline.splitting.table import read_split_table
+from pipeline.store.class_tables import ClassifiedPatches
+from pipeline.store.patch_indices import patch_centres_um
+from pipeline.store.patch_store import PatchStore
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

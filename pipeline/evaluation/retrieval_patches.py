@@ -18,8 +18,8 @@ from pipeline.evaluation.prediction import drawn_evenly, held_out
 from pipeline.evaluation.reading import Cohort, SlidePairs, encoder_of, read_features
 from pipeline.evaluation.retrieval import Figure, Ranks, partner_ranks, retrieval_figures
 from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.training.branch_checkpoint import BRANCHES_NAME, KeptBranches
 from pipeline.training.dense_description import DenseDescription
-from pipeline.training.kept_branches import BRANCHES_NAME, KeptBranches
 from pipeline.training.precision import best_device
 from pipeline.training.rows import TrainingRows
 

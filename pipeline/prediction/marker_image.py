@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.evaluation.probe_file import UNIT, UNIT_EXPLAINED
 from pipeline.prediction.colours import shades
 from pipeline.prediction.table import Predictions
-from pipeline.tiling.store import PatchStore, StoreAttributes
+from pipeline.store.patch_store import PatchStore, StoreAttributes
 
 Plane = NDArray[np.uint16]
 

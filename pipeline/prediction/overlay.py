@@ -21,8 +21,8 @@ from pipeline.evaluation.probe_file import UNIT_EXPLAINED, MarkerProbe
 from pipeline.prediction.colours import MAP_NAME, coloured
 from pipeline.prediction.out_of_range import scored_on
 from pipeline.prediction.table import Predictions
-from pipeline.tiling.patch_places import PatchPlaces, patch_places
-from pipeline.tiling.store import PatchStore
+from pipeline.store.patch_indices import PatchPlaces, patch_places
+from pipeline.store.patch_store import PatchStore
 from pipeline.training.feature_range import outside_share
 
 _COLUMNS = 3

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.evaluation.probe_file import UNIT, UNIT_EXPLAINED, MarkerProbe
-from pipeline.tiling.store import PatchStore
+from pipeline.store.patch_store import PatchStore
 
 PREFIX = "predicted "
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.evaluation.probe_file import UNIT, MarkerProbe
 from pipeline.prediction.table import Predictions
-from pipeline.tiling.store import PatchStore
+from pipeline.store.patch_store import PatchStore
 
 DISTANCE_NAME = "distance from the patches fitted on, 1 = limit"
 

@@ -19,8 +19,8 @@ from scipy.linalg import eigh
 
 from pipeline.errors import StatedError
 from pipeline.json_file import MISFIT
-from pipeline.tiling.patch_places import PatchPlaces, patch_places
-from pipeline.tiling.store import PatchStore
+from pipeline.store.patch_indices import PatchPlaces, patch_places
+from pipeline.store.patch_store import PatchStore
 from pipeline.training.feature_range import outside_share
 
 Floats = NDArray[np.float64]

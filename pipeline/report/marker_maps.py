@@ -19,7 +19,7 @@ from pipeline.prediction.table import read_values
 from pipeline.report.figures import signed
 from pipeline.report.pictures import Picture, palette
 from pipeline.report.results import Results, SlideResults
-from pipeline.tiling.patch_places import PatchPlaces, patch_places
+from pipeline.store.patch_indices import PatchPlaces, patch_places
 
 # A cohort of 200 slides still fits a page that opens at once.
 _MOST_MAPS = 200

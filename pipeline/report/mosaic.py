@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from pipeline.tiling.store import PatchStore
+from pipeline.store.patch_store import PatchStore
 
 _MOST_PATCHES = 5000
 _ROWS_AT_ONCE = 128

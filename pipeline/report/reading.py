@@ -15,8 +15,8 @@ from pipeline.json_file import read_json, read_json_as
 from pipeline.report.results import PICTURES, Evidence, Registration, Results, SlideResults, Split
 from pipeline.sheet import SheetRow, read_sheet
 from pipeline.slides.record import read_record
-from pipeline.split_table import read_split_table
-from pipeline.tiling.store import PatchStore
+from pipeline.splitting.table import read_split_table
+from pipeline.store.patch_store import PatchStore
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.slides.record import SlideRecord
-from pipeline.tiling.store import PatchStore
+from pipeline.store.patch_store import PatchStore
 
 PICTURES = ("overlay", "checkerboard", "residual", "deformation")
 

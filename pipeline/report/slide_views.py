@@ -13,7 +13,7 @@ from pipeline.report.pairs import PairView, pair_view
 from pipeline.report.pictures import Picture, exact, fitted, photograph, reduced
 from pipeline.report.regions_picture import regions_picture
 from pipeline.report.results import Results, SlideResults
-from pipeline.tiling.patch_places import PatchPlaces
+from pipeline.store.patch_indices import PatchPlaces
 
 _SMALL = 0.6  # maps stand two or three beside each other
 

@@ -7,8 +7,8 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.panel import spelling
 from pipeline.settings.closed import CLOSED
-from pipeline.slides.marker_names import spelling
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -17,6 +17,7 @@ from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
 from pipeline.slides.base import CorruptTileError, Slide
 from pipeline.slides.record import SideRecord
+from pipeline.store.writer import JpegEncoding, StoreWriter
 from pipeline.tiling.dense_values import (
     patch_values,
     stored_channels,
@@ -30,7 +31,6 @@ from pipeline.tiling.pairing import Pairing
 from pipeline.tiling.sampling import DensePatch, read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide
 from pipeline.tiling.spot_counts import SpotCounts
-from pipeline.tiling.store_writer import JpegEncoding, StoreWriter
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from skimage.color import hed_from_rgb
 
 from pipeline.errors import StatedError
 from pipeline.slides.record import SideRecord
-from pipeline.tiling.patch_targets import per_library
+from pipeline.store.targets import per_library
 
 # The stains of immunohistochemistry; the third of the matrix, eosin, takes up what is neither.
 STAINS = ("hematoxylin", "DAB")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from pipeline.errors import StatedError
+from pipeline.panel import UNUSED, Aliases, Panel, panel_of
 from pipeline.settings.branches import Branch, branch_graph
-from pipeline.slides.marker_names import UNUSED, Aliases, Panel, panel_of
 
 # For each dense encoder that sees a part of the panel the places of its markers there, in the order of its channels.
 Components = Mapping[str, tuple[int, ...]]

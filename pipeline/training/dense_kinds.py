@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import StatedError
-from pipeline.slides.marker_names import Panel
-from pipeline.tiling.patch_targets import per_library
+from pipeline.panel import Panel
+from pipeline.store.targets import per_library
 from pipeline.training.augmentation import Augmentation, drop_channels, jitter_intensity, jitter_stain
 from pipeline.training.draws import Draws
 from pipeline.training.encoders import GENE_FEATURES, build_encoder, build_gene_encoder, feature_width

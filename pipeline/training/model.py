@@ -15,8 +15,8 @@ from pipeline.training.low_rank import add_low_rank, merge_low_rank
 from pipeline.training.model_arguments import AS_NAMED, ModelArguments
 from pipeline.training.normalisation import ColourStatistics
 from pipeline.training.precision import Precision, resolve_precision
+from pipeline.training.pretrained import read_start
 from pipeline.training.rows import TrainingRows
-from pipeline.training.start import read_start
 
 
 @dataclass(frozen=True, eq=False)

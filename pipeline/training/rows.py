@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.panel import Aliases, Panel, check_overlap
 from pipeline.settings import PanelSettings
 from pipeline.settings.branches import Branch, branch_graph
-from pipeline.slides.marker_names import Aliases, Panel, check_overlap
-from pipeline.split_table import read_split_table
-from pipeline.tiling.class_tables import ClassifiedPatches, numbered, read_classes
-from pipeline.tiling.patch_places import patch_centres_um
-from pipeline.tiling.patch_targets import NO_CLASS
-from pipeline.tiling.store import PatchStore
+from pipeline.splitting.table import read_split_table
+from pipeline.store.class_tables import ClassifiedPatches, numbered, read_classes
+from pipeline.store.patch_indices import patch_centres_um
+from pipeline.store.patch_store import PatchStore
+from pipeline.store.targets import NO_CLASS
 from pipeline.training.components import Components, component_panel, run_panel
 from pipeline.training.dense_kinds import dense_kind
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from pipeline.errors import StatedError
-from pipeline.slides.marker_names import UNUSED
-from pipeline.tiling.patch_targets import NO_CLASS, comparable, majority_class, standardised
+from pipeline.panel import UNUSED
+from pipeline.store.targets import NO_CLASS, comparable, majority_class, standardised
 from pipeline.training.rows import TrainingRows
 
 Floats = NDArray[np.float32]

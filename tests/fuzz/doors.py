@@ -185,9 +185,9 @@ def _shard() -> Door:
     from drawn_store import write_store
     from drawn_training import draw_pairs
 
-    from pipeline.tiling.sharded_rows import ShardedRows
-    from pipeline.tiling.shards import CHECKSUM_BYTES, checksum
-    from pipeline.tiling.store_writer import SHARD_ROWS
+    from pipeline.store.sharded_rows import ShardedRows
+    from pipeline.store.shards import CHECKSUM_BYTES, checksum
+    from pipeline.store.writer import SHARD_ROWS
 
     def shard(folder: Path) -> Path:
         return folder / "s.zarr" / "dense" / "c" / "0" / "0" / "0" / "0"
@@ -212,7 +212,7 @@ def _shard() -> Door:
 
 
 def _nuclei() -> Door:
-    from pipeline.datasets.nuclei import read_nuclei
+    from pipeline.tools.datasets.nuclei import read_nuclei
 
     nucleus = b'{"bbox": [[1, 2], [3, 4]], "centroid": [2.5, 3], "contour": [[1, 2]], "type_prob": 0.9, "type": 2}'
     whole = b'{"mag": null, "nuc": {"1": ' + nucleus + b"}}"
@@ -266,7 +266,7 @@ def _store() -> Door:
     from drawn_store import write_store
     from drawn_training import draw_pairs
 
-    from pipeline.tiling.store import PatchStore
+    from pipeline.store.patch_store import PatchStore
 
     def write(path: Path) -> None:
         sparse, dense = draw_pairs(4, 1, 0)

@@ -1,0 +1,72 @@
+"""`python -m pipeline evaluate`: probe frozen features on held-out patches and compare the runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.arguments import (
+    add_classes,
+    add_panel,
+    add_settings,
+    class_tables_of,
+    pairs_of,
+    panel_settings_of,
+    settings_of,
+)
+from pipeline.settings import EvaluateSettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the verb takes."""
+    parser.add_argument("--stores", type=Path, required=True, metavar="DIR", help="folder of the stores SLIDE.zarr")
+    parser.add_argument("--split", type=Path, required=True, metavar="TSV", help="patches.tsv of the stage split")
+    parser.add_argument(
+        "--embeddings", type=Path, required=True, metavar="DIR", help="folder that holds RUN/SLIDE.h5 for every run"
+    )
+    parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="the runs, in the table's order")
+    parser.add_argument(
+        "--repeats", nargs="*", default=[], metavar="RUN=FIRST", help="runs that repeat FIRST with another seed"
+    )
+    parser.add_argument(
+        "--trainings",
+        type=Path,
+        metavar="DIR",
+        help="folder that holds RUN/encoder and RUN/branches.safetensors for every run: those with a dense branch look "
+        "for the dense patch of an H&E patch",
+    )
+    add_classes(parser, "for the class probes")
+    parser.add_argument("--out-summary", type=Path, required=True, metavar="TSV", help="the table of scores")
+    parser.add_argument("--out-details", type=Path, required=True, metavar="JSON", help="choices and further measures")
+    add_panel(parser)
+    add_settings(parser, EvaluateSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Runs the stage."""
+    settings = settings_of(parsed, EvaluateSettings)
+    from pipeline.evaluation.stage import evaluate
+
+    evaluate(
+        parsed.stores,
+        parsed.split,
+        parsed.embeddings,
+        parsed.runs,
+        settings,
+        parsed.out_summary,
+        parsed.out_details,
+        repeats_of(parsed.repeats),
+        panel_settings_of(parsed),
+        parsed.trainings,
+        class_tables_of(parsed),
+    )
+
+
+def repeats_of(words: Sequence[str]) -> dict[str, str]:
+    """The mapping that `--repeats` gives.
+
+    Raises:
+        StatedError: for a word that is no RUN=FIRST.
+    """
+    return pairs_of(words, "--repeats", "RUN=FIRST")

@@ -1,0 +1,92 @@
+"""`train`: one run, from the training pairs of the cohort to a sparse encoder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.arguments import (
+    add_classes,
+    add_panel,
+    add_settings,
+    at_least,
+    class_tables_of,
+    panel_settings_of,
+    settings_of,
+)
+from pipeline.errors import StatedError
+from pipeline.settings import RunSettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("--run", required=True, dest="name", metavar="NAME", help="name of the run")
+    parser.add_argument("--stores", type=Path, required=True, metavar="DIR", help="folder of the stores of tile")
+    parser.add_argument("--split", type=Path, required=True, metavar="TSV", help="the patches.tsv of split")
+    parser.add_argument("--out-encoder", type=Path, required=True, metavar="DIR", help="the encoder's folder")
+    parser.add_argument("--out-metrics", type=Path, required=True, metavar="JSONL", help="one line per epoch")
+    parser.add_argument("--out-curve", type=Path, required=True, metavar="PNG", help="picture of the training")
+    parser.add_argument(
+        "--threads", type=at_least(1), default=1, help="threads of the computation on the CPU, of all processes"
+    )
+    parser.add_argument(
+        "--processes",
+        type=at_least(1),
+        default=1,
+        help="how many processes share each batch, each on a GPU of its own where there are any; on several machines "
+        "torchrun starts them",
+    )
+    add_classes(parser, "which a run learns whose target is label")
+    add_panel(parser)
+    add_settings(parser, RunSettings)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Writes encoder, metrics and curve."""
+    settings, panel, tables = settings_of(parsed, RunSettings), panel_settings_of(parsed), class_tables_of(parsed)
+    if parsed.processes > 1:
+        from pipeline.training.launching import is_launched, launch
+
+        if not is_launched():
+            launch(parsed.words, parsed.processes)
+            return
+    from dataclasses import asdict
+
+    import torch
+
+    from pipeline.progress import say
+    from pipeline.provenance import file_digest, record
+    from pipeline.training.encoders import WEIGHTS_NAME
+    from pipeline.training.processes import joined
+    from pipeline.training.rows import labelled_rows, left_out, read_training_rows
+    from pipeline.training.stage import TrainingOutputs, store_digests, train
+
+    outputs = TrainingOutputs(parsed.out_encoder, parsed.out_metrics, parsed.out_curve)
+    with joined() as processes:
+        torch.set_num_threads(max(1, parsed.threads // processes.local_count))
+        rows = read_training_rows(
+            parsed.split,
+            parsed.stores,
+            # Labels of a table ask nothing of the dense side.
+            branches=settings.encoded if settings.learns_labels else settings.branches,
+            batch_size=settings.batch_size,
+            markers=settings.markers,
+            panel=panel,
+        )
+        inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
+        if settings.learns_labels:
+            labelled = labelled_rows(rows, tables, batch_size=settings.batch_size)
+            if processes.first and (told := left_out(rows, labelled)):
+                say(f"train {parsed.name}: {told}")
+            seen = [slide.store.attributes.slide for slide in rows.slides]
+            inputs |= {f"classes/{name}": file_digest(tables[name]) for name in seen if name in tables}
+            rows = labelled
+        if settings.weights:
+            path = Path(settings.weights) / WEIGHTS_NAME
+            if not path.is_file():
+                raise StatedError(
+                    file=path, expected=f"the weights that run {parsed.name} starts from", found="no file"
+                )
+            inputs |= {"weights": file_digest(path)}
+        provenance = record("train", asdict(settings) | {"panel": asdict(panel)}, inputs, ("numpy", "timm", "torch"))
+        train(parsed.name, rows, settings, outputs, provenance, processes)

@@ -1,0 +1,281 @@
+"""The stage tile: one slide, and its dense partner where there is one, to a store of patches."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StatedError
+from pipeline.provenance import finished
+from pipeline.settings import TileSettings
+from pipeline.slides.base import Slide
+from pipeline.slides.opening import open_side
+from pipeline.slides.record import SideRecord, SlideRecord
+from pipeline.store.patch_store import PatchTable, StoreAttributes
+from pipeline.tiling.agreement import Measurements, agreement
+from pipeline.tiling.annotations import GivenRegions, write_annotations
+from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
+from pipeline.tiling.dense_values import value_names
+from pipeline.tiling.focus import blur_mask
+from pipeline.tiling.grid import Grid
+from pipeline.tiling.grid import lattice as all_squares
+from pipeline.tiling.lattice import TileLattice
+from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
+from pipeline.tiling.regions import GLASS, TISSUE, Regions, dropped, fates, find_regions
+from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
+from pipeline.tiling.spot_counts import SpotCounts
+from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
+
+# Patches may be finer than the slide by what scanners round their um per pixel.
+FINER_TOLERANCE = 0.98
+
+
+def tile(
+    record: SlideRecord,
+    pairing: Pairing | None,
+    settings: TileSettings,
+    out: Path,
+    *,
+    threads: int,
+    provenance: dict[str, Any],
+    given: GivenRegions | None = None,
+    outlines: Path | None = None,
+) -> None:
+    """Writes the store of one slide to `out`.
+
+    Memory is bounded by the overview plus, per thread, one block of rows (`store.rows_per_block`), whatever
+    the slide's size.
+
+    Args:
+        record: the inspected slide.
+        pairing: how its dense side is registered; None for a sparse-only slide.
+        settings: the section `tile`.
+        out: the store; replaced as a whole once the new one is complete.
+        threads: patches are read and written by this many threads.
+        provenance: to be stored with the result.
+        given: what someone annotated on the slide.
+        outlines: GeoJSON to write tissue and all that was told from it to.
+
+    Raises:
+        StatedError: if the slide has no tissue, its resolution is coarser than the patches', or more of its patches
+            than `tile.max_corrupt` cannot be decoded, no patch of its dense side is all numbers, or gene counts have
+            no spot in any of them.
+    """
+    cv2.setNumThreads(1)
+    with ExitStack() as stack:
+        sparse = stack.enter_context(open_side(record.sparse, slide=record.slide))
+        overview = read_overview(sparse, record.sparse.mpp)
+        regions = _regions(record, settings, sparse, overview, given)
+        grid = _squares(record, settings)
+        lattice = wanted_lattice(record, settings, sparse, grid)
+        if lattice is not None:
+            stack.enter_context(lattice.tiles)
+        fate, tissue = _with_tissue(record, settings, grid, lattice, regions, overview.mpp)
+        kept = fate == TISSUE
+        tissue = tissue[kept]
+        source = SparseSide.of(sparse, grid.take(kept), lattice.take(kept) if lattice else None, settings)
+        paired = record.dense is not None and pairing is not None and pairing.verdict != "fail"
+        dense = None
+        if paired and record.dense is not None and pairing is not None:
+            dense = _dense_side(record, record.dense, pairing, source.grid, stack)
+        temporary = stack.enter_context(finished(out))
+        writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
+        corrupt = evidence.corrupt
+        if corrupt.any():
+            # Rows must follow one another, so what is left is written again: rare, and simpler than moving rows.
+            _check_corrupt(record, corrupt, settings)
+            source, tissue = source.without(corrupt), tissue[~corrupt]
+            shutil.rmtree(temporary)
+            writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
+            _check_none_more(record, evidence.corrupt)
+        _check_any_finite(record, evidence)
+        drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
+        table, counts = _table(source.grid, tissue, evidence, settings, drops)
+        attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
+        writer.finish(attributes, table, overview.rgb, regions)
+        if outlines is not None:
+            partial = stack.enter_context(finished(outlines))
+            write_annotations(partial, regions, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
+
+
+def _dense_side(record: SlideRecord, side: SideRecord, pairing: Pairing, grid: Grid, stack: ExitStack) -> DenseSide:
+    """The dense side, open until the stack closes."""
+    if side.kind != "counts":
+        return DenseSide(stack.enter_context(open_side(side, slide=record.slide)), side, pairing)
+    counts = SpotCounts.open(record, pairing.transform)
+    counts.check_any_in(grid)
+    return DenseSide(counts, side, pairing)
+
+
+def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
+    """All squares of the slide."""
+    side = record.sparse
+    mpp = side.mpp if settings.mpp == "native" else float(settings.mpp)
+    if mpp < side.mpp * FINER_TOLERANCE:
+        raise StatedError(
+            slide=record.slide,
+            file=side.path,
+            expected=f"a slide of {mpp:g} um/px or finer",
+            found=f"{side.mpp:g} um/px",
+        )
+    grid = all_squares(side.size_xy, size_px=settings.size_px, mpp=mpp, mpp_level0=side.mpp)
+    if not len(grid.position_px):
+        width_um, height_um = side.extent_um
+        raise StatedError(
+            slide=record.slide,
+            file=side.path,
+            expected=f"a slide that holds a patch of {settings.size_px * mpp:g} um (tile.size_px, tile.mpp)",
+            found=f"one of {width_um:g} x {height_um:g} um",
+        )
+    return grid
+
+
+def _regions(
+    record: SlideRecord, settings: TileSettings, sparse: Slide, overview: Overview, given: GivenRegions | None
+) -> Regions:
+    """What each part of the slide is: as found, as given, or as found with what is given laid over it."""
+    if given is not None and given.decides_tissue:
+        found = np.full(overview.rgb.shape[:2], GLASS, dtype=np.uint8)
+    else:
+        blur = None
+        if "blur" in settings.drop:
+            blur = blur_mask(sparse, record.sparse.mpp, overview, tissue_mask(overview))
+        found = find_regions(overview, settings.drop, blur)
+    if given is None:
+        return found
+    return given.laid_over(found, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
+
+
+def _with_tissue(
+    record: SlideRecord,
+    settings: TileSettings,
+    grid: Grid,
+    lattice: TileLattice | None,
+    regions: Regions,
+    regions_mpp: float,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """What becomes of each square, and its share of tissue; a tile that the scanner left out has none."""
+    fate, tissue = fates(grid, regions, regions_mpp, settings.min_tissue)
+    if lattice is not None:
+        fate[~lattice.has_pixels] = GLASS
+    if not (fate == TISSUE).any():
+        others = ", ".join(f"{count} {reason}" for reason, count in dropped(fate).items() if count)
+        raise StatedError(
+            slide=record.slide,
+            file=record.sparse.path,
+            expected=f"a patch of {grid.size_px * grid.mpp:g} um with at least {settings.min_tissue:.0%} tissue",
+            found=f"{len(fate)} squares ({others}), {(regions == TISSUE).mean():.1%} of the slide is tissue",
+        )
+    return fate, tissue
+
+
+def _check_corrupt(record: SlideRecord, corrupt: NDArray[np.bool_], settings: TileSettings) -> None:
+    if corrupt.all() or corrupt.mean() > settings.max_corrupt:
+        raise StatedError(
+            slide=record.slide,
+            file=record.sparse.path,
+            expected=f"at most {settings.max_corrupt:.2%} of the patches corrupt (tile.max_corrupt)",
+            found=f"{corrupt.sum()} of {len(corrupt)}",
+        )
+
+
+def _check_none_more(record: SlideRecord, corrupt: NDArray[np.bool_]) -> None:
+    """Refuses patches that could be decoded once and not again: their rows are void, and would be read as black."""
+    if corrupt.any():
+        raise StatedError(
+            slide=record.slide,
+            file=record.sparse.path,
+            expected="a slide that stays as it is while it is tiled",
+            found=f"{corrupt.sum()} patches that could be decoded before and now cannot",
+        )
+
+
+def _check_any_finite(record: SlideRecord, evidence: Evidence) -> None:
+    """Refuses a dense side with nan or infinity in every patch, of which nothing could be learnt."""
+    if record.dense is not None and not evidence.finite.any():
+        raise StatedError(
+            slide=record.slide,
+            file=record.dense.path,
+            expected="numbers in all pixels of some patch",
+            found=f"nan or infinity in each of {len(evidence.finite)}",
+        )
+
+
+def _table(
+    grid: Grid, tissue: NDArray[np.float32], evidence: Evidence, settings: TileSettings, drops: dict[str, int]
+) -> tuple[PatchTable, dict[str, int]]:
+    centre_um = grid.position_um + (grid.size_level0_px - 1) / 2 * grid.mpp_level0
+    known = agreement(
+        Measurements(centre_um, evidence.shift_um, evidence.confidence, evidence.contrast), grid.size_px * grid.mpp
+    )
+    quality = pair_quality(
+        known,
+        evidence.confidence,
+        evidence.inside,
+        evidence.finite,
+        max_residual_um=settings.max_residual_um,
+    )
+    has_dense = evidence.marker_mean.shape[1] > 0
+    outside = evidence.inside < SMALLEST_INSIDE
+    unknown = ~outside & ~evidence.finite
+    counts = {
+        "kept": len(tissue),
+        **drops,
+        "pair_outside": int(outside.sum()) if has_dense else 0,
+        "pair_not_finite": int(unknown.sum()),
+        "pair_residual": int(((quality == 0) & ~outside & ~unknown).sum()) if has_dense else 0,
+    }
+    table = PatchTable(
+        position_px=grid.position_px,
+        position_um=grid.position_um,
+        tissue=tissue,
+        residual_um=known.residual_um,
+        pair_quality=quality if has_dense else np.zeros_like(quality),
+        marker_mean=evidence.marker_mean,
+    )
+    return table, counts
+
+
+def _attributes(
+    record: SlideRecord,
+    pairing: Pairing | None,
+    dense: DenseSide | None,
+    settings: TileSettings,
+    sparse: SparseSide,
+    overview: Overview,
+    counts: dict[str, int],
+    provenance: dict[str, Any],
+) -> StoreAttributes:
+    grid = sparse.grid
+    used = {
+        "grid": "exact" if sparse.lattice is None else "lattice",
+        "codec": "jpeg-copied"
+        if sparse.transform is not None
+        else "jpeg"
+        if settings.codec == "jpeg"
+        else "blosc-zstd",
+    }
+    return StoreAttributes(
+        slide=record.slide,
+        patient=record.patient,
+        size_px=grid.size_px,
+        mpp=grid.mpp,
+        mpp_level0=grid.mpp_level0,
+        size_level0_px=record.sparse.size_xy,
+        patch_size_level0=round(grid.size_level0_px),
+        overview_mpp=overview.mpp,
+        markers=value_names(dense.record) if dense else (),
+        nuclear_channel=dense.pairing.nuclear_channel if dense else None,
+        verdict=pairing.verdict if pairing else "",
+        counts=counts,
+        recipe=asdict(settings) | used,
+        provenance=provenance,
+        dense_kind=dense.record.kind if dense else "fluorescence",
+    )

@@ -1,0 +1,98 @@
+"""Disk, memory and GPU against what the cohort will ask for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import StatedError
+from pipeline.settings import Settings
+from pipeline.slides.opening import open_side
+from pipeline.slides.record import SlideRecord
+from pipeline.tiling.tissue import read_overview, tissue_mask
+from pipeline.tools.doctor.findings import Finding, ok, problem, warning
+
+# What is left of a byte of pixels by zstd after bitshuffle: 0.85 to 0.92 on H&E (the demo, ORION), 0.05 to 0.62 on
+# multiplex of 16 bits. The larger ones, for a disk that is too large does no harm.
+_SPARSE_PACKED, _DENSE_PACKED = 0.92, 0.65
+# Features of 2048 float32 per patch, as the widest usual encoders give.
+_FEATURE_BYTES = 4 * 2048
+# Overviews of slides with a pyramid cost seconds; a slide without one would be read as a whole.
+_CHEAP_LEVEL_MPP = 2.0
+_GB = 1e9
+# What the largest rules ask of a cluster (resources mem_mb in workflow/rules).
+_LARGEST_JOB_BYTES = 6000 * 2**20
+
+
+def examine_disk(records: Sequence[SlideRecord], settings: Settings, results: Path) -> Iterator[Finding]:
+    """The space that stores and features will take, those that are there aside, against what is free."""
+    wanted = [record for record in records if not (results / "tile" / f"{record.slide}.zarr").exists()]
+    needed = sum(store_bytes(record, settings) for record in wanted)
+    existing = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    text = (
+        f"{len(wanted)} stores and their features take about {needed / _GB:.3g} GB, {free / _GB:.3g} GB are free "
+        f"in {existing}"
+    )
+    if needed > free:
+        yield problem("disk", text)
+    elif needed > 0.5 * free:
+        yield warning("disk", text)
+    else:
+        yield ok("disk", text)
+    if not os.access(existing, os.W_OK):
+        yield problem("disk", f"expected a folder to write to, found {existing}, which is read-only for this user")
+
+
+def store_bytes(record: SlideRecord, settings: Settings) -> float:
+    """Bytes that the store of a slide and its features will take, rather too many than too few."""
+    side, tile = record.sparse, settings.tile
+    mpp = side.mpp if tile.mpp == "native" else float(tile.mpp)
+    width_um, height_um = side.extent_um
+    patches = width_um * height_um / (tile.size_px * mpp) ** 2 * _tissue_share(record)
+    pixel = 3 * _SPARSE_PACKED
+    if record.dense is not None and record.dense.kind != "counts":  # those weigh next to nothing
+        pixel += len(record.dense.channels) * np.dtype(record.dense.dtype).itemsize * _DENSE_PACKED
+    features = _FEATURE_BYTES * max(1, len(settings.runs))
+    return patches * (tile.size_px**2 * pixel + features)
+
+
+def _tissue_share(record: SlideRecord) -> float:
+    """The part of a slide that is tissue; 1 where a look would cost more than it tells."""
+    side = record.sparse
+    if side.mpp * side.levels[-1].downsample < _CHEAP_LEVEL_MPP:
+        return 1.0
+    try:
+        with open_side(side, slide=record.slide) as opened:
+            return float(tissue_mask(read_overview(opened, side.mpp)).mean())
+    except StatedError:
+        # What is wrong with the pixels is for tile to say; here it only makes the estimate coarse.
+        return 1.0
+
+
+def examine_memory() -> Iterator[Finding]:
+    """The memory of this machine against that of the largest job."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (words := limit.read_text().strip()).isdecimal():
+        total = min(total, int(words))
+    text = f"{total / 2**30:.1f} GiB here; the largest jobs ask for {_LARGEST_JOB_BYTES / 2**30:.1f} GiB each"
+    yield ok("memory", text) if total >= _LARGEST_JOB_BYTES else warning("memory", text)
+
+
+def examine_gpu(settings: Settings) -> Iterator[Finding]:
+    """Whether there is a GPU; without one a cohort of more than a demo trains for days."""
+    try:
+        import torch
+    except ImportError:
+        return
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        yield ok("gpu", f"{names}; say --resources gpu={torch.cuda.device_count()}")
+    else:
+        runs = f"{len(settings.runs)} trainings and " if settings.embed.encoder in settings.runs else ""
+        yield warning("gpu", f"none on this machine: {runs}the features are computed on {os.cpu_count()} CPU cores")
