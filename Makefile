@@ -27,6 +27,8 @@ lint: .venv/ready
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+	$(bin)/lint-imports
+	$(bin)/codespell
 	$(bin)/snakefmt --check Snakefile workflow
 	$(bin)/snakemake --lint
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+import yaml
+from cohort import REPOSITORY
 
+from pipeline.commands.settings import schema
 from pipeline.errors import StatedError
 from pipeline.settings import RunSettings, Settings, TileSettings, build, load, to_json
 from pipeline.settings.evaluate import baseline_of
@@ -110,6 +114,16 @@ def test_a_file_that_is_no_mapping_is_stated(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(StatedError, match=r"broken\.yaml"):
         load(path)
+
+
+def test_the_schema_for_editors_is_up_to_date_and_takes_the_configurations_here() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    known = json.loads((REPOSITORY / "config" / "schema.json").read_text(encoding="utf-8"))
+    assert known == json.loads(schema()), "run: python -m pipeline settings --schema > config/schema.json"
+    for path in (REPOSITORY / "config" / "config.yaml", REPOSITORY / ".test" / "config" / "config.yaml"):
+        jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), known)
+    with pytest.raises(jsonschema.ValidationError, match="epoch"):
+        jsonschema.validate({"slides": "s.tsv", "runs": {"a": {"epoch": 3}}}, known)
 
 
 def test_the_reference_of_the_configuration_is_up_to_date() -> None:

@@ -58,6 +58,9 @@ _KEYS_END = "<!-- end of keys -->"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's argument."""
     parser.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of the configuration, for editors, instead"
+    )
+    parser.add_argument(
         "--pages", type=Path, metavar="DIR", help="bring the tables of keys in the pages of a folder up to date"
     )
 
@@ -68,6 +71,9 @@ def run(parsed: argparse.Namespace) -> None:
     Raises:
         StatedError: if there is no such folder, or a table's end is not marked.
     """
+    if parsed.schema:
+        sys.stdout.write(schema())
+        return
     if parsed.pages is None:
         sys.stdout.write(reference())
         return
@@ -75,6 +81,12 @@ def run(parsed: argparse.Namespace) -> None:
         raise StatedError(file=parsed.pages, expected="a folder of pages", found="none")
     for page in sorted(parsed.pages.rglob("*.md")):
         page.write_text(with_keys(page.read_text(encoding="utf-8"), file=page), encoding="utf-8")
+
+
+def schema() -> str:
+    """Return the JSON Schema of the configuration as text."""
+    value = TypeAdapter(Settings).json_schema(mode="validation")
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **value}, indent=1) + "\n"
 
 
 def reference() -> str:

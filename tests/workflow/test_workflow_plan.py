@@ -33,7 +33,14 @@ def test_a_cohort_is_planned_from_raw_slides_to_report(tmp_path: Path) -> None:
     jobs = planned(done.stdout)
     expected = {"inspect": 3, "register": 2, "tile": 3, "split": 1, "train": 2, "embed": 5, "embed_slides": 1}
     expected |= {"evaluate": 1, "evaluate_probe": 1, "predict": 3, "report": 1}
-    assert jobs == expected | {"all": 1, "total": 24}
+    assert jobs == expected | {"default": 1, "total": 24}
+
+
+def test_the_smallest_cohort_takes_every_rule(tmp_path: Path) -> None:
+    (tmp_path / "config").symlink_to(REPOSITORY / ".test" / "config")
+    rules = {path.stem for path in (REPOSITORY / "workflow" / "rules").glob("*.smk")}
+    jobs = planned(snakemake(tmp_path, "-n").stdout)
+    assert rules - {"common", "internals", "artefacts"} <= jobs.keys()
 
 
 def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path: Path) -> None:
@@ -45,7 +52,7 @@ def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path
     done = snakemake(tmp_path, "-n")
     assert done.returncode == 0, done.stdout
     jobs = planned(done.stdout)
-    assert jobs == {"inspect": 3, "tile": 3, "embed": 3, "embed_slides": 1, "report": 1, "all": 1, "total": 12}
+    assert jobs == {"inspect": 3, "tile": 3, "embed": 3, "embed_slides": 1, "report": 1, "default": 1, "total": 12}
 
 
 def test_an_encoder_from_elsewhere_asks_for_nothing_that_the_sheet_says_of_the_dense_side(tmp_path: Path) -> None:

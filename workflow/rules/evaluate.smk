@@ -13,7 +13,11 @@ rule evaluate:
             outside(path) for path in class_tables().values() if Path(path).exists()
         ],
     output:
-        summary=report("<results>/evaluate/summary.tsv", category="Evidence"),
+        summary=report(
+            "<results>/evaluate/summary.tsv",
+            caption="../report/evidence.rst",
+            category="Evidence",
+        ),
         details="<results>/evaluate/details.json",
     log:
         "<logs>/evaluate.log",

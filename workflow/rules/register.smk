@@ -8,6 +8,7 @@ rule register:
         qc="<results>/register/{slide}/qc.json",
         overlay=report(
             "<results>/register/{slide}/overlay.png",
+            caption="../report/registration.rst",
             category="Registration",
             labels={"slide": "{slide}"},
         ),

@@ -9,7 +9,11 @@ rule report:
         evidence=scores,
         predictions=predictions,
     output:
-        report("<results>/report/index.html", category="The cohort"),
+        report(
+            "<results>/report/index.html",
+            caption="../report/cohort.rst",
+            category="The cohort",
+        ),
     log:
         "<logs>/report.log",
     benchmark:

@@ -14,6 +14,7 @@ rule train:
         metrics="<results>/train/{run}/metrics.jsonl",
         curve=report(
             "<results>/train/{run}/curve.png",
+            caption="../report/training.rst",
             category="Training",
             labels={"run": "{run}"},
         ),
