@@ -43,7 +43,7 @@ BRANCHES = ("sparse", "sparse")
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patches", type=int, default=64, help="patches of a turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each")
@@ -91,7 +91,7 @@ def main() -> int:
 
 
 def draw_patches(count: int) -> Tensor:
-    """(n, P, P, 3) uint8 with structure of some ten pixels, as tissue has it."""
+    """Return (n, P, P, 3) uint8 with structure of some ten pixels, as tissue has it."""
     rng = np.random.default_rng(0)
     small = rng.integers(60, 250, (count, 32, 32, 3), dtype=np.uint8)
     return torch.from_numpy(
@@ -100,19 +100,19 @@ def draw_patches(count: int) -> Tensor:
 
 
 def turn(make_views: MakeViews, patches: Tensor) -> int:
-    """The views of all patches; returns how many."""
+    """Return the views of all patches; returns how many."""
     made = make_views(Batch(patches, None, None), draws_of(patches))
     return sum(len(view) for view in made)
 
 
 def draws_of(patches: Tensor) -> Draws:
-    """The random numbers of one step."""
+    """Return the random numbers of one step."""
     return Draws(torch.Generator().manual_seed(0), len(patches))
 
 
 @contextmanager
 def without_opencv() -> Iterator[None]:
-    """Within the block views are made by torch, as on a GPU."""
+    """Make views by torch within the block, as on a GPU."""
     usual = augmentation.by_opencv
     augmentation.by_opencv = views.by_opencv = lambda images: False
     try:
@@ -122,7 +122,7 @@ def without_opencv() -> Iterator[None]:
 
 
 def check_equal(make_views: MakeViews, patches: Tensor) -> float:
-    """The largest difference between views by OpenCV and by torch; too large a one ends the benchmark."""
+    """Return the largest difference between views by OpenCV and by torch; too large a one ends the benchmark."""
     batch = Batch(patches, None, None)
     found = make_views(batch, draws_of(patches))
     with without_opencv():

@@ -93,7 +93,7 @@ class Field:
         self._amplitude = np.sqrt(np.clip(np.fft.fft2(correlation).real, 0, None))
 
     def draw(self, rng: np.random.Generator, count: int) -> Floats:
-        """(count, height, width)."""
+        """Return (count, height, width)."""
         size = (-(-count // 2), *self._amplitude.shape)
         noise = rng.normal(size=size) + 1j * rng.normal(size=size)
         found = np.fft.fft2(noise * self._amplitude, norm="ortho")
@@ -121,7 +121,7 @@ def main() -> int:
 
 
 def measured(job: tuple[Case, int, int, int, float]) -> dict[str, Any]:
-    """One line of the table."""
+    """Return one line of the table."""
     case, blocks, repeats, seed, block_um = job
     started = time.perf_counter()
     equal = rates(case, blocks, repeats, 1.0, seed, block_um)
@@ -146,14 +146,14 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_off(rate: float, may_be_lower: bool, repeats: int) -> bool:
-    """Whether a rate of false verdicts leaves what is promised by more than chance."""
+    """Return whether a rate of false verdicts leaves what is promised by more than chance."""
     chance = 3 * math.sqrt(RATE * (1 - RATE) / repeats)
     low = -1.0 if may_be_lower else RATE - TOLERANCE - chance
     return not low <= rate <= RATE + TOLERANCE + chance
 
 
 def rates(case: Case, blocks: int, repeats: int, noise: float, seed: int, block_um: float) -> dict[str, float]:
-    """Shares of pairs of runs with a verdict, by target; `none` is the share without any.
+    """Return shares of pairs of runs with a verdict, by target; `none` is the share without any.
 
     Args:
         case: the tissue.
@@ -181,7 +181,7 @@ def rates(case: Case, blocks: int, repeats: int, noise: float, seed: int, block_
 
 
 def tissue(case: Case, blocks: int, block_um: float) -> tuple[HeldOut, NDArray[np.bool_]]:
-    """The held-out patches of one slide, and which of the grid (height, width) are tissue."""
+    """Return the held-out patches of one slide, and which of the grid (height, width) are tissue."""
     rows, columns = LAYOUTS[blocks]
     side = round(block_um / SPACING_UM)
     y, x = np.mgrid[: rows * side, : columns * side]
@@ -197,7 +197,7 @@ def tissue(case: Case, blocks: int, block_um: float) -> tuple[HeldOut, NDArray[n
 
 
 def verdicts(truth: Floats, predicted: Floats, latent: Floats, held: HeldOut) -> dict[str, EvidenceRow]:
-    """The rows of the run `other` against the run `base`: a marker, the mean, a class and balanced accuracy.
+    """Return the rows of the run `other` against the run `base`: a marker, the mean, a class and balanced accuracy.
 
     Args:
         truth: (n, T).

@@ -56,13 +56,13 @@ class MemorySlide:
         self.header = SlideHeader(Path("memory"), "memory", MPP, (Level(size_xy, 1.0),), names, planes.dtype.name)
 
     def read_region(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> np.ndarray:
-        """A window that lies within the image."""
+        """Return a window that lies within the image."""
         (x, y), (width, height) = corner_xy, size_xy
         return np.moveaxis(self._planes[:, y : y + height, x : x + width].copy(), 0, -1)
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9, help="turns of each")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def drawn_transform() -> Transform:
-    """A slight turn and a smooth displacement of up to 6 um."""
+    """Return a slight turn and a smooth displacement of up to 6 um."""
     grid = DisplacementGrid.covering((0.0, 0.0), (SIDE_PX * MPP, SIDE_PX * MPP), 16.0)
     nodes = grid.nodes_um()
     waves = 6 * np.stack([np.sin(nodes[:, 1] / 90), np.cos(nodes[:, 0] / 70)], axis=1)
@@ -97,7 +97,7 @@ def drawn_transform() -> Transform:
 
 
 def planes(dtype: str) -> np.ndarray:
-    """(18, H, W): cells on a dark background with the noise of a camera."""
+    """Return (18, H, W): cells on a dark background with the noise of a camera."""
     rng = np.random.default_rng(0)
     found = np.empty((CHANNELS, SIDE_PX, SIDE_PX), dtype)
     for channel in found:
@@ -110,7 +110,7 @@ def planes(dtype: str) -> np.ndarray:
 
 
 def works(folder: Path, dtype: str) -> dict[str, Callable[[], int]]:
-    """All that is timed; first they are compared."""
+    """Yield all that is timed; first they are compared."""
     image, transform = planes(dtype), drawn_transform()
     slide = MemorySlide(image)
     corners = np.stack(np.meshgrid(np.arange(256, 1536, 256), np.arange(256, 1536, 256)), axis=-1).reshape(-1, 2)
@@ -171,7 +171,7 @@ def works(folder: Path, dtype: str) -> dict[str, Callable[[], int]]:
 def _ready(
     image: np.ndarray, transform: Transform, corner: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The window that a patch needs, both maps into it, and its corner."""
+    """Return the window that a patch needs, both maps into it, and its corner."""
     y, x = np.mgrid[:PATCH_PX, :PATCH_PX]
     points = (np.stack([x, y], axis=-1).reshape(-1, 2) + corner) * MPP
     position = transform.to_dense(points).reshape(PATCH_PX, PATCH_PX, 2) / MPP
@@ -183,7 +183,7 @@ def _ready(
 
 
 def _itk(transform: Transform) -> sitk.Transform:
-    """The same map for SimpleITK: what is added last comes first in its composite."""
+    """Return the same map for SimpleITK: what is added last comes first in its composite."""
     grid = transform.forward
     affine = sitk.AffineTransform(2)
     affine.SetMatrix(transform.affine[:, :2].ravel().tolist())
@@ -200,7 +200,7 @@ def _itk(transform: Transform) -> sitk.Transform:
 
 
 def one_patch_ms(path: Path) -> float:
-    """Median processor time of one patch, read out of the file and warped, nothing of it read before."""
+    """Return median processor time of one patch, read out of the file and warped, nothing of it read before."""
     transform = drawn_transform()
     rng = np.random.default_rng(1)
     times = []

@@ -24,7 +24,7 @@ _DISTINCT = 64
 
 
 def jpeg_tiles(quality: int = 85) -> list[bytes]:
-    """64 distinct H&E-coloured tiles, 4:2:0: nuclei on stroma with the noise of a scanner."""
+    """Return 64 distinct H&E-coloured tiles, 4:2:0: nuclei on stroma with the noise of a scanner."""
     rng = np.random.default_rng(0)
     tiles = []
     for _ in range(_DISTINCT):
@@ -38,7 +38,10 @@ def jpeg_tiles(quality: int = 85) -> list[bytes]:
 
 
 def write_slide(path: Path, side_px: int, mpp: float, tiles: list[bytes]) -> SlideRecord:
-    """A square slide, inspected; its levels are 4 and 16 times smaller, as Aperio's, and show tiles of their own."""
+    """Return a square slide, inspected.
+
+    Its levels are 4 and 16 times smaller, as Aperio's, and show tiles of their own.
+    """
     rng = np.random.default_rng(1)
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for level in range(3):
@@ -71,7 +74,7 @@ Rates = dict[str, list[Rate]]
 
 
 def interleaved(work: dict[str, Callable[[], int]], repeats: int, clean: Callable[[], None] = lambda: None) -> Rates:
-    """The rate of each work, turn by turn: a slow moment of the machine hits all alike.
+    """Return the rate of each work, turn by turn: a slow moment of the machine hits all alike.
 
     Each work returns how many items it did; what it left is then removed by `clean`, which is not timed.
     """
@@ -86,7 +89,7 @@ def interleaved(work: dict[str, Callable[[], int]], repeats: int, clean: Callabl
 
 
 def judged(rates: Rates, goals: list[tuple[str, str, float]], unit: str) -> tuple[dict[str, object], list[str]]:
-    """Prints median rates and the medians of each turn's ratios; returns them, and the goals that were missed.
+    """Print median rates and the medians of each turn's ratios; returns them, and the goals that were missed.
 
     Goals are judged by the clock; the processor's time tells how much of a miss is a busy machine's.
 
@@ -120,5 +123,5 @@ def judged(rates: Rates, goals: list[tuple[str, str, float]], unit: str) -> tupl
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of the packages compared."""
+    """Return versions of the packages compared."""
     return {package: version(package) for package in packages}

@@ -46,7 +46,7 @@ GOALS = [(OURS, EAGER, 8.0), (WHOLE, OURS, 0.85)]
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="threads of the computation")
     parser.add_argument("--patches", type=int, default=64, help="patches of a turn")
@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def drawn_encoder() -> Encoder:
-    """A ResNet-50 with random weights, whose batch normalisation has seen patches."""
+    """Return a ResNet-50 with random weights, whose batch normalisation has seen patches."""
     torch.manual_seed(0)
     network = build_encoder("resnet50", in_chans=3, size_px=SIDE_PX)
     with torch.no_grad():
@@ -91,13 +91,13 @@ def drawn_encoder() -> Encoder:
 
 
 def patches(count: int) -> np.ndarray:
-    """(count, 224, 224, 3) uint8."""
+    """Return (count, 224, 224, 3) uint8."""
     drawn = np.stack([jpeg8_decode(stream)[:SIDE_PX, :SIDE_PX] for stream in jpeg_tiles()])
     return np.asarray(drawn[np.arange(count) % len(drawn)])
 
 
 def draw(path: Path, count: int) -> PatchStore:
-    """A store of these patches, H&E only."""
+    """Return a store of these patches, H&E only."""
     writer = StoreWriter(path, patches=count, size_px=SIDE_PX, dense_channels=0, dense_dtype="uint8")
     pixels = patches(count)
     for start in range(0, count, writer.block_rows):
@@ -113,7 +113,7 @@ def draw(path: Path, count: int) -> PatchStore:
 
 
 def works(encoder: Encoder, store: PatchStore, batch: int, folder: Path) -> dict[str, Callable[[], np.ndarray]]:
-    """All that is timed; each gives the features (n, 2048)."""
+    """Return all that is timed; each gives the features (n, 2048)."""
     pixels = store.read_sparse(slice(None))
     plain = copy.deepcopy(encoder.network).to(memory_format=torch.contiguous_format)
 
@@ -141,7 +141,7 @@ def works(encoder: Encoder, store: PatchStore, batch: int, folder: Path) -> dict
 
 
 def openvino_work(encoder: Encoder, pixels: np.ndarray, batch: int, threads: int) -> Callable[[], np.ndarray]:
-    """The same network, converted and compiled by OpenVINO."""
+    """Return the same network, converted and compiled by OpenVINO."""
     import openvino
 
     network = copy.deepcopy(encoder.network).to(memory_format=torch.contiguous_format)
@@ -158,7 +158,7 @@ def openvino_work(encoder: Encoder, pixels: np.ndarray, batch: int, threads: int
 
 
 def check_equal(work: dict[str, Callable[[], np.ndarray]]) -> dict[str, float]:
-    """The smallest cosine of each work's features with those of plain torch."""
+    """Return the smallest cosine of each work's features with those of plain torch."""
     expected = torch.from_numpy(work[EAGER]()).double()
     cosines = {}
     for label, task in work.items():
@@ -170,7 +170,7 @@ def check_equal(work: dict[str, Callable[[], np.ndarray]]) -> dict[str, float]:
 
 
 def counted(task: Callable[[], np.ndarray]) -> Callable[[], int]:
-    """The task, telling how many patches it embedded."""
+    """Return the task, telling how many patches it embedded."""
     return lambda: len(task())
 
 

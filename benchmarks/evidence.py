@@ -52,7 +52,7 @@ SPLITS: dict[str, dict[str, object]] = {
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where configuration and results go")
     parser.add_argument("--held-out", choices=SPLITS, default="west", help="what is probed")
@@ -113,7 +113,7 @@ def main() -> int:
 
 
 def write_cohort(folder: Path, held_out: str, size_px: int, runs: dict[str, dict[str, object]]) -> None:
-    """Writes the sheet and the configuration."""
+    """Write the sheet and the configuration."""
     source = real_data()
     rows = ["slide\tpatient\tsparse\tdense\ttransform\tclasses"]
     dense = {"west": ("west_mif.ome.tif", "identity"), "centre": ("centre_mif_moved.ome.tif", "")}
@@ -134,12 +134,12 @@ def write_cohort(folder: Path, held_out: str, size_px: int, runs: dict[str, dict
 
 
 def real_data() -> Path:
-    """The folder of the images."""
+    """Return the folder of the images."""
     return Path(os.environ["MFL_REAL_DATA"]).resolve() / "orion_crc01"
 
 
 def class_tables(held_out: str) -> dict[str, Path]:
-    """By slide the table of tissue classes."""
+    """Return by slide the table of tissue classes."""
     return {slide: real_data() / f"{slide}_tissue_class.csv" for slide in dict.fromkeys(("west", held_out))}
 
 
@@ -162,7 +162,7 @@ def describe_colour(results: Path) -> None:
 
 
 def evaluated(results: Path, held_out: str, runs: list[str], seeds: list[int]) -> pd.DataFrame:
-    """The table of the stage evaluate for the runs, their seeds and the colour statistics."""
+    """Return the table of the stage evaluate for the runs, their seeds and the colour statistics."""
     repeats = [f"{run}-seed{seed}={run}" for run in runs for seed in seeds[1:]]
     names = [*runs, COLOUR, *(word.split("=")[0] for word in repeats)]
     out = results / "evidence"
@@ -177,13 +177,13 @@ def evaluated(results: Path, held_out: str, runs: list[str], seeds: list[int]) -
 
 
 def class_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the linear probe of tissue classes: recalls, then areas, by run and class."""
+    """Return the rows of the linear probe of tissue classes: recalls, then areas, by run and class."""
     areas = table.loc["class-linear-auc"].rename(index=lambda name: f"{name}, auc", level="target")
     return pd.concat([table.loc["class-linear"], areas]).sort_index(level="run", sort_remaining=False)
 
 
 def print_retrieval(results: Path) -> dict[str, dict[str, object]]:
-    """A line per run with a dense branch; returns what evaluate found."""
+    """Return a line per run with a dense branch; returns what evaluate found."""
     found: dict[str, dict[str, dict[str, float]]] = json.loads(
         (results / "evidence/details.json").read_text(encoding="utf-8")
     )["retrieval"]
@@ -198,7 +198,7 @@ def print_retrieval(results: Path) -> dict[str, dict[str, object]]:
 
 
 def print_table(scores: pd.DataFrame, title: str) -> None:
-    """One line per target: each run's score, and what the comparison with the baseline says."""
+    """Print one line per target: each run's score, and what the comparison with the baseline says."""
     runs = list(dict.fromkeys(scores.index.get_level_values("run")))
     print(f"{title} [95 % over blocks] (lowest to highest seed); * helped, - harmed, ! intervals disjoint")
     print(f"{'':18}" + "".join(f"{run:>38}" for run in runs))
@@ -213,7 +213,7 @@ def print_table(scores: pd.DataFrame, title: str) -> None:
 
 
 def judged(ridge: pd.DataFrame) -> list[dict[str, object]]:
-    """The goals, each with what was found; nothing is met by a run that is not there."""
+    """Return the goals, each with what was found; nothing is met by a run that is not there."""
     runs = set(ridge.index.get_level_values("run"))
     goals: list[dict[str, object]] = []
     if "distilled" in runs:

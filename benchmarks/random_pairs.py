@@ -49,7 +49,7 @@ GOALS = [
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patches", type=int, default=2048, help="rows of the store")
     parser.add_argument("--batch", type=int, default=64, help="rows of a batch")
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def dense_patches(count: int) -> np.ndarray:
-    """(count, 4, 256, 256) uint16: dark background with noise and cells."""
+    """Return (count, 4, 256, 256) uint16: dark background with noise and cells."""
     rng = np.random.default_rng(2)
     planes = rng.poisson(60, (count, CHANNELS, TILE_PX, TILE_PX)).astype(np.uint16)
     for patch in planes:
@@ -87,7 +87,7 @@ def dense_patches(count: int) -> np.ndarray:
 
 
 def draw(path: Path, count: int) -> list[bytes]:
-    """Writes the store; returns the distinct JPEG streams, row i holding stream i modulo their number."""
+    """Write the store; returns the distinct JPEG streams, row i holding stream i modulo their number."""
     streams = jpeg_tiles()
     planes = dense_patches(len(streams))
     writer = StoreWriter(
@@ -114,7 +114,7 @@ def draw(path: Path, count: int) -> list[bytes]:
 
 
 def as_lmdb(path: Path, store: PatchStore) -> lmdb.Environment:
-    """The chunks of the store in an LMDB, without their checksums, under `s` or `d` and the row."""
+    """Return the chunks of the store in an LMDB, without their checksums, under `s` or `d` and the row."""
     environment = lmdb.open(str(path), map_size=16 * 2**30, readahead=False, lock=False)
     with environment.begin(write=True) as transaction:
         for name in ("sparse", "dense"):
@@ -124,7 +124,7 @@ def as_lmdb(path: Path, store: PatchStore) -> lmdb.Environment:
 
 
 def encoded_chunks(array: Path) -> Iterator[bytes]:
-    """The chunks of an array in the order of their rows, as they are stored, without their checksums."""
+    """Yield the chunks of an array in the order of their rows, as they are stored, without their checksums."""
     rows = zarr.open_array(array, mode="r").shards[0]
     for shard in sorted((array / "c").glob("*/0/0/0"), key=lambda path: int(path.parts[-4])):
         data = shard.read_bytes()
@@ -134,7 +134,7 @@ def encoded_chunks(array: Path) -> Iterator[bytes]:
 
 
 def key(name: str, row: int) -> bytes:
-    """What a chunk is called in the LMDB."""
+    """Return what a chunk is called in the LMDB."""
     return b"%c%08d" % (name[0].encode(), row)
 
 
@@ -146,7 +146,7 @@ class Buffers:
     dense: np.ndarray
 
     def decode(self, place: int, stream: bytes, planes: bytes | None) -> None:
-        """Decodes one pair, as every reader here does."""
+        """Decode one pair, as every reader here does."""
         decode_jpeg(stream, buffer=self.rgb[place], strict=False)
         if planes is not None:
             blosc_decode(planes, numthreads=1, out=self.dense[place].reshape(-1).view(np.uint8).data)
@@ -155,7 +155,7 @@ class Buffers:
 def works(
     store: PatchStore, stock: zarr.Group, peer: lmdb.Environment, batch: int, pool: ThreadPoolExecutor
 ) -> dict[str, Callable[[], int]]:
-    """All that is timed, each on fresh random rows; one turn is two batches of each thread."""
+    """Return all that is timed, each on fresh random rows; one turn is two batches of each thread."""
     streams, planes = (list(encoded_chunks(store.path / name)) for name in ("sparse", "dense"))
     shape = (batch, TILE_PX, TILE_PX)
     buffers = [
@@ -208,7 +208,7 @@ def works(
 
 
 def check_batch(store: PatchStore, read: Callable[[np.ndarray, Buffers, bool], None], into: Buffers) -> None:
-    """The reader fills the buffers with these rows."""
+    """Have the reader fill the buffers with these rows."""
     rows = np.sort(np.random.default_rng(6).integers(0, len(store), len(into.rgb)))
     read(rows, into, True)
     if not (np.array_equal(into.rgb, store.read_sparse(rows)) and np.array_equal(into.dense, store.read_dense(rows))):

@@ -39,7 +39,7 @@ BEST = "best of " + ", ".join(FAST)
 
 
 def main() -> int:
-    """Compares and times; returns the exit code."""
+    """Compare and times; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slide", type=Path, help="a slide with JPEG tiles; one is drawn where none is given")
     parser.add_argument("--reads", type=int, default=600, help="regions of a turn")
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def tiles_of(path: Path, reads: int) -> tuple[int, list[tuple[int, int]], list[bytes]]:
-    """Side of a tile, corners of some whole tiles of level 0, and the complete streams of these."""
+    """Return side of a tile, corners of some whole tiles of level 0, and the complete streams of these."""
     with OpenSlide(path) as slide:
         size = slide.dimensions
 
@@ -108,7 +108,7 @@ def tiles_of(path: Path, reads: int) -> tuple[int, list[tuple[int, int]], list[b
 
 
 def opened(path: Path, side: int) -> tuple[dict[str, Read], list[str]]:
-    """The readers that are installed, ours first, and the names of those that are not."""
+    """Return the readers that are installed, ours first, and the names of those that are not."""
     ours, openslide = open_slide(path), OpenSlide(path)
     readers: dict[str, Read] = {
         "ours": lambda x, y: ours.read_region(0, (x, y), (side, side)),
@@ -124,7 +124,7 @@ def opened(path: Path, side: int) -> tuple[dict[str, Read], list[str]]:
 
 
 def tiffslide(path: Path, side: int) -> Read:
-    """Tifffile behind OpenSlide's interface."""
+    """Return tifffile behind OpenSlide's interface."""
     from tiffslide import TiffSlide
 
     slide = TiffSlide(path)
@@ -132,7 +132,7 @@ def tiffslide(path: Path, side: int) -> Read:
 
 
 def pyvips(path: Path, side: int) -> Read:
-    """The fastest way through libvips: fetching from a region, without a pipeline per read."""
+    """Return the fastest way through libvips: fetching from a region, without a pipeline per read."""
     from pyvips import Image, Region
 
     region = Region.new(Image.new_from_file(str(path), page=0))
@@ -140,7 +140,7 @@ def pyvips(path: Path, side: int) -> Read:
 
 
 def fastslide(path: Path, side: int) -> Read:
-    """A C++ reader."""
+    """Return a C++ reader."""
     from fastslide import FastSlide
 
     slide = FastSlide.from_file_path(str(path))
@@ -148,7 +148,7 @@ def fastslide(path: Path, side: int) -> Read:
 
 
 def cucim(path: Path, side: int) -> Read:
-    """NVIDIA's reader, on the processor."""
+    """Return NVIDIA's reader, on the processor."""
     from cucim import CuImage
 
     slide = CuImage(str(path))
@@ -156,21 +156,21 @@ def cucim(path: Path, side: int) -> Read:
 
 
 def largest_difference(reference: Read, read: Read, places: list[tuple[int, int]]) -> int:
-    """Over every tenth place."""
+    """Return over every tenth place."""
     return max(
         int(np.abs(reference(x, y).astype(np.int16) - read(x, y).astype(np.int16)).max()) for x, y in places[::10]
     )
 
 
 def turn(read: Read, places: list[tuple[int, int]]) -> int:
-    """All places, once."""
+    """Return all places, once."""
     for x, y in places:
         read(x, y)
     return len(places)
 
 
 def decoded(streams: list[bytes]) -> int:
-    """The same tiles with their bytes in memory already."""
+    """Return the same tiles with their bytes in memory already."""
     for stream in streams:
         decode_jpeg(stream, colorspace="RGB")
     return len(streams)

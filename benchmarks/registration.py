@@ -33,7 +33,7 @@ Row = dict[str, object]
 
 
 def main() -> int:
-    """Runs what was asked for; returns the exit code."""
+    """Run what was asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=["sitk"])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def names(case: str, seeds: int) -> list[str]:
-    """The pairs of a case."""
+    """Return the pairs of a case."""
     if case == "refused":
         return [f"{('wrong', 'blank')[seed % 2]}-{seed}" for seed in range(max(2, seeds // 2))]
     if case in ("synthetic", "half"):
@@ -79,7 +79,7 @@ def names(case: str, seeds: int) -> list[str]:
 
 
 def measured(name: str, case: str, engine: str, folder: Path) -> Row:
-    """The result of one pair with one engine, from the cache where it is there."""
+    """Return the result of one pair with one engine, from the cache where it is there."""
     path = folder / f"{name}.{engine}.json"
     if not path.exists():
         interpreter = INTERPRETER.get(engine, Path(sys.executable))
@@ -107,7 +107,7 @@ def measured(name: str, case: str, engine: str, folder: Path) -> Row:
 
 
 def tell(row: Row) -> None:
-    """Prints the line of a pair."""
+    """Print the line of a pair."""
     median, p90, largest = row["error"]
     held_out = "-" if row["held_out"] is None else format(row["held_out"], ".2f")
     print(
@@ -118,7 +118,7 @@ def tell(row: Row) -> None:
 
 
 def summed(case: str, engine: str, rows: list[Row]) -> list[Row]:
-    """One entry per group of pairs: medians over the pairs, and the largest maximum."""
+    """Return one entry per group of pairs: medians over the pairs, and the largest maximum."""
     entries = []
     for group in dict.fromkeys(row["group"] for row in rows if row["group"] == case or case == "landmarks"):
         chosen = [row for row in rows if row["group"] == group and row["engine"] == engine]
@@ -146,7 +146,7 @@ def summed(case: str, engine: str, rows: list[Row]) -> list[Row]:
 
 
 def tell_summary(summary: list[list[Row]]) -> None:
-    """Prints one line per group and engine."""
+    """Print one line per group and engine."""
     print(
         f"{'case':12}{'engine':>12}{'pairs':>6}{'failed':>7}{'silent':>7}{'median':>9}{'p90':>9}{'worst':>9}{'max':>9}"
         f"{'s':>8}{'cpu s':>8}{'MB':>7}"
@@ -160,7 +160,7 @@ def tell_summary(summary: list[list[Row]]) -> None:
 
 
 def missed_goals(rows: list[Row], summary: list[list[Row]]) -> list[str]:
-    """What our engine falls short of, one line each."""
+    """Return what our engine falls short of, one line each."""
     missed = []
     for row in (row for row in rows if row["engine"] == "sitk"):
         goal = GOALS.get(row["group"])
@@ -189,7 +189,7 @@ def missed_goals(rows: list[Row], summary: list[list[Row]]) -> list[str]:
 
 
 def honest(row: Row) -> bool:
-    """Whether the reported residual is within a quarter or 0.3 um of the truth."""
+    """Return whether the reported residual is within a quarter or 0.3 um of the truth."""
     median = row["error"][0]
     return row["held_out"] is not None and abs(row["held_out"] - median) <= max(0.25 * median, 0.3)
 

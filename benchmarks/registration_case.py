@@ -59,7 +59,7 @@ class Case:
 
 @contextmanager
 def opened(name: str) -> Iterator[Case]:
-    """The pair of a case: `synthetic-7`, `half-7`, `wrong-7`, `blank-7`, `orion`, `kidney` or `lesion`."""
+    """Return the pair of a case: `synthetic-7`, `half-7`, `wrong-7`, `blank-7`, `orion`, `kidney` or `lesion`."""
     kind, _, seed = name.partition("-")
     if kind == "orion":
         folder = Path(os.environ["MFL_REAL_DATA"]) / "orion_crc01"
@@ -76,7 +76,7 @@ def opened(name: str) -> Iterator[Case]:
 
 
 def landmarks(folder: Path, sparse: str, dense: str, mpp: float) -> Case:
-    """H&E and immunohistochemistry of neighbouring sections; row i of either table is one place."""
+    """Return H&E and immunohistochemistry of neighbouring sections; row i of either table is one place."""
     images = [np.asarray(Image.open(folder / f"{name}.jpg").convert("RGB")) for name in (sparse, dense)]
     slides = [ArraySlide(image, mpp=mpp, downsamples=(1, 2, 4)) for image in images]
     tables = [np.loadtxt(folder / f"{name}.csv", delimiter=",", skiprows=1)[:, 1:] for name in (sparse, dense)]
@@ -87,7 +87,7 @@ def landmarks(folder: Path, sparse: str, dense: str, mpp: float) -> Case:
 
 
 def posed(seed: int, shared: float | None = None) -> SyntheticPair:
-    """A pair with a random pose, 10 to 25 um of deformation and 60 to 98 % of the nuclei in each view."""
+    """Return a pair with a random pose, 10 to 25 um of deformation and 60 to 98 % of the nuclei in each view."""
     rng = np.random.default_rng(seed)
     degrees, mirrored = float(rng.uniform(-180, 180)), bool(rng.integers(2))
     deformation_um, kept = float(rng.uniform(10, 25)), float(rng.uniform(0.6, 0.98))
@@ -101,12 +101,12 @@ def posed(seed: int, shared: float | None = None) -> SyntheticPair:
 
 
 def wrong(seed: int) -> SyntheticPair:
-    """A pair of two tissues, which must fail."""
+    """Return a pair of two tissues, which must fail."""
     return synthetic_pair(20_000 + seed, side_um=1024, tissue_seed=30_000 + seed)
 
 
 def blank(seed: int) -> SyntheticPair:
-    """A pair whose dense slide shows nothing."""
+    """Return a pair whose dense slide shows nothing."""
     drawn = wrong(seed)
     empty = np.full((*drawn.dense.header.size_xy[::-1], 2), 100, np.uint16)
     return replace(drawn, dense=ArraySlide(empty, mpp=drawn.mpp[1], downsamples=(1, 2, 4), channels=("CD3", "DAPI")))
@@ -122,13 +122,13 @@ DRAWN: dict[str, Callable[[int], SyntheticPair]] = {
 
 
 def best_affine(case: Case) -> Transform:
-    """The affine map that fits the truth itself best: what no affine registration can beat."""
+    """Return the affine map that fits the truth itself best: what no affine registration can beat."""
     design = np.column_stack([case.points_um, np.ones(len(case.points_um))])
     return Transform(np.linalg.lstsq(design, case.truth_um, rcond=None)[0].T)
 
 
 def measured(name: str, method: str) -> dict[str, object]:
-    """Error, verdict, time and memory of one registration."""
+    """Return error, verdict, time and memory of one registration."""
     if method == "valis":
         # Its import takes longer than some registrations and is none.
         valis_registration()
@@ -162,7 +162,7 @@ def measured(name: str, method: str) -> dict[str, object]:
 
 
 def percentiles(error: np.ndarray) -> list[float]:
-    """Median, 90th percentile and maximum."""
+    """Return median, 90th percentile and maximum."""
     return [round(float(value), 3) for value in np.percentile(error, (50, 90, 100))]
 
 

@@ -67,7 +67,7 @@ class RepeatedSlide:
         return pixels
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Release nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class RepeatedSlide:
 
 
 def drawn_pair(side_px: int) -> Pair:
-    """The pair; dense um = extent - sparse um."""
+    """Return the pair; dense um = extent - sparse um."""
     rng = np.random.default_rng(0)
     small = synthetic_pair(5, deformation_um=0.0, side_um=int(PERIOD_PX * MPP), mpp=(MPP, MPP), whole_shift=True)
     x, y = np.rint(small.truth(np.zeros((1, 2)))[0] / MPP).astype(int).tolist()
@@ -95,7 +95,7 @@ def drawn_pair(side_px: int) -> Pair:
 
 
 def main() -> int:
-    """Registers the slide; returns the exit code."""
+    """Register the slide; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side-px", type=int, default=40_960, help="a multiple of 2048")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")

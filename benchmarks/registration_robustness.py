@@ -19,7 +19,7 @@ from hard_pairs import Outcome, outcome, tries
 
 
 def main() -> int:
-    """Runs all tries; returns the exit code."""
+    """Run all tries; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tries", type=int, default=100)
     parser.add_argument("--check", action="store_true", help="exit with 1 where a try is silently wrong")
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def line(found: Outcome) -> str:
-    """One try as a line."""
+    """Return one try as a line."""
     word = "SILENT" if found.silent else "lost" if found.lost else ""
     quality = found.quality
     scale = "" if quality.scale is None else f"scale {quality.scale:.3f} of {found.tried.scale:g}"

@@ -45,7 +45,7 @@ PICTURES = ("overlay", "checkerboard", "residual", "deformation")
 
 
 def main() -> int:
-    """Draws, builds, judges; returns the exit code."""
+    """Return draws, builds, judges; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slides", type=int, default=200, help="slides of the cohort")
     parser.add_argument("--profile", type=Path, help="write the profile of the build to this file")
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def build(folder: Path, profile: Path | None) -> dict[str, float]:
-    """Seconds, processor seconds and peak memory of the verb, and the size of the page."""
+    """Return seconds, processor seconds and peak memory of the verb, and the size of the page."""
     words = ["report", "--results", "results", "--sheet", "slides.tsv", "--embedding", RUNS[0], "--out", "index.html"]
     code = (
         "import resource, sys; from pipeline.cli import main; status = main(sys.argv[1:]);"
@@ -92,7 +92,7 @@ def build(folder: Path, profile: Path | None) -> dict[str, float]:
 
 
 def draw(folder: Path, count: int) -> list[str]:
-    """The sheet and the results of all stages; returns the slides' names."""
+    """Return the sheet and the results of all stages; returns the slides' names."""
     results = folder / "results"
     names = [f"slide{number:03d}" for number in range(count)]
     position_px = draw_distinct(results, names[:DISTINCT])
@@ -112,7 +112,7 @@ def draw(folder: Path, count: int) -> list[str]:
 
 
 def draw_distinct(results: Path, names: list[str]) -> np.ndarray:
-    """Stores, registrations and features of these slides; returns the patches' positions."""
+    """Return stores, registrations and features of these slides; returns the patches' positions."""
     rng = np.random.default_rng(0)
     columns = 80
     row, column = np.divmod(np.arange(PATCHES), columns)
@@ -163,7 +163,7 @@ def draw_distinct(results: Path, names: list[str]) -> np.ndarray:
 
 
 def draw_predictions(folder: Path, seed: int) -> None:
-    """What the report reads of the predicted markers of a slide."""
+    """Write what the report reads of the predicted markers of a slide."""
     folder.mkdir(parents=True)
     values = np.random.default_rng(seed).normal(0, 0.5, (PATCHES, len(MARKERS))).astype(np.float32)
     columns = {f"{PREFIX}{marker}": values[:, column] for column, marker in enumerate(MARKERS)}
@@ -177,7 +177,7 @@ def draw_predictions(folder: Path, seed: int) -> None:
 
 
 def tissue(size_px: tuple[int, int], seed: int) -> np.ndarray:
-    """H&E-coloured tissue with structure of several sizes and the noise of a scanner."""
+    """Return H&E-coloured tissue with structure of several sizes and the noise of a scanner."""
     rng = np.random.default_rng(seed)
     picture = np.full((size_px[1], size_px[0], 3), (222, 182, 208), np.float32)
     for grain, strength in ((3, 25), (12, 30), (80, 30)):
@@ -187,7 +187,7 @@ def tissue(size_px: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def draw_registration(folder: Path, overview: np.ndarray, seed: int) -> None:
-    """qc.json and the four pictures."""
+    """Write qc.json and the four pictures."""
     folder.mkdir(parents=True)
     small = cv2.resize(overview, PICTURE_PX, interpolation=cv2.INTER_AREA)
     for number, name in enumerate(PICTURES):
@@ -205,7 +205,7 @@ def draw_registration(folder: Path, overview: np.ndarray, seed: int) -> None:
 
 
 def draw_features(path: Path, position_px: np.ndarray, seed: int) -> None:
-    """Features as embed writes them."""
+    """Write features as embed does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         values = np.random.default_rng(seed).normal(seed, 1, (PATCHES, FEATURES)).astype(np.float32)
@@ -214,7 +214,7 @@ def draw_features(path: Path, position_px: np.ndarray, seed: int) -> None:
 
 
 def draw_record(path: Path, name: str, number: int) -> None:
-    """What inspect writes."""
+    """Write what inspect does."""
     width, height = (round(side * OVERVIEW_MPP / MPP) for side in OVERVIEW_PX)
     level = (Level((width, height), 1.0),)
 
@@ -225,7 +225,7 @@ def draw_record(path: Path, name: str, number: int) -> None:
 
 
 def draw_tables(results: Path, names: list[str], patches: int) -> None:
-    """What split, train, evaluate and embed-slides leave."""
+    """Write what split, train, evaluate and embed-slides leave."""
     rows = ["slide\trow\tpatient\tfold\tpair_quality"]
     rows += [f"{name}\t{row}\tp{n // 2}\t{n // 2 % 5}\t1" for n, name in enumerate(names) for row in range(patches)]
     (results / "split").mkdir()

@@ -37,7 +37,7 @@ class Taken:
 
 
 def main() -> int:
-    """Prints a line per rule; returns the exit code."""
+    """Print a line per rule; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cohorts", nargs="*", type=Path, default=[REPOSITORY], metavar="COHORT")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a job took more than was asked for")
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def requests(folder: Path) -> dict[str, Request]:
-    """Memory, time and measurements of every rule that runs a job, in the order of the files."""
+    """Return memory, time and measurements of every rule that runs a job, in the order of the files."""
     found = {}
     for path in sorted(folder.glob("*.smk")):
         for name, body in re.findall(r"^rule (\w+):\n((?:[ ].*\n|\n)+)", path.read_text(), flags=re.MULTILINE):
@@ -70,7 +70,7 @@ def requests(folder: Path) -> dict[str, Request]:
 
 
 def taken(request: Request, cohorts: list[Path]) -> Taken:
-    """The most that the rule's jobs took; one of a second or less was never looked at and has no peak."""
+    """Return the most that the rule's jobs took; one of a second or less was never looked at and has no peak."""
     most = Taken()
     for path in (path for cohort in cohorts for path in cohort.glob(request.measured)):
         with path.open(newline="") as stream:
@@ -82,7 +82,7 @@ def taken(request: Request, cohorts: list[Path]) -> Taken:
 
 
 def number(text: str) -> float:
-    """0 where Snakemake could not measure."""
+    """Return 0 where Snakemake could not measure."""
     return 0.0 if text in ("", "-", "NA") else float(text)
 
 

@@ -51,7 +51,7 @@ EXACT_GOALS = [
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=20480, help="side of the large slide in px")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each")
@@ -82,13 +82,13 @@ def main() -> int:
 
 
 def empty(folder: Path) -> None:
-    """Removes what a turn has written."""
+    """Remove what a turn has written."""
     shutil.rmtree(folder)
     folder.mkdir()
 
 
 def works(large: SlideRecord, small: SlideRecord, folder: Path, threads: int) -> dict[str, Callable[[], int]]:
-    """All that is timed."""
+    """Return all that is timed."""
     out = folder / "out.zarr"
     return {
         "cp": lambda: cp(large, folder / "copy.tif"),
@@ -105,7 +105,7 @@ def works(large: SlideRecord, small: SlideRecord, folder: Path, threads: int) ->
 
 
 def check_equal(record: SlideRecord, folder: Path) -> None:
-    """Our stores hold what OpenSlide shows: copied, decoded, and the means of 2 x 2 pixels within rounding."""
+    """Assert that our stores hold what OpenSlide shows: copied, decoded, and means of 2 x 2 pixels within rounding."""
     for settings, codec, factor in (
         (TileSettings(min_tissue=0.0), "jpeg-copied", 1),
         (TileSettings(min_tissue=0.0, grid="exact"), "blosc-zstd", 1),
@@ -126,13 +126,13 @@ def check_equal(record: SlideRecord, folder: Path) -> None:
 
 
 def cp(record: SlideRecord, out: Path) -> int:
-    """The file's bytes, copied by the kernel; all levels count, for all are copied."""
+    """Return the file's bytes, copied by the kernel; all levels count, for all are copied."""
     shutil.copyfile(record.sparse.path, out)
     return sum((-(-level.size_xy[0] // TILE_PX)) ** 2 for level in record.sparse.levels)
 
 
 def copy(record: SlideRecord, out: Path, threads: int) -> int:
-    """Every tile of the slide into the sharded array of a store."""
+    """Return every tile of the slide into the sharded array of a store."""
     side = record.sparse
     with open_side(side) as slide:
         grid = lattice(side.size_xy, size_px=TILE_PX, mpp=side.mpp, mpp_level0=side.mpp)
@@ -156,13 +156,13 @@ def copy(record: SlideRecord, out: Path, threads: int) -> int:
 
 
 def stage(record: SlideRecord, out: Path, threads: int, settings: TileSettings) -> int:
-    """The stage tile."""
+    """Return the stage tile."""
     tile(record, None, settings, out, threads=threads, provenance={})
     return len(PatchStore.open(out))
 
 
 def dzsave(record: SlideRecord, out: Path) -> int:
-    """Tiles of one level, decoded and encoded again at quality 80."""
+    """Return tiles of one level, decoded and encoded again at quality 80."""
     import pyvips
 
     image = pyvips.Image.new_from_file(record.sparse.path, access="sequential")
@@ -171,7 +171,7 @@ def dzsave(record: SlideRecord, out: Path) -> int:
 
 
 def openslide_into_zarr(record: SlideRecord, out: Path, factor: int) -> int:
-    """Patch by patch into an array with zarr's default codec, one chunk each."""
+    """Return patch by patch into an array with zarr's default codec, one chunk each."""
     side = TILE_PX * factor
     array = zarr.create_array(
         out, shape=(OPENSLIDE_PATCHES, TILE_PX, TILE_PX, 3), chunks=(1, TILE_PX, TILE_PX, 3), dtype="uint8"

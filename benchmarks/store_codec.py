@@ -28,7 +28,7 @@ GAIN, OFFSET = 12, 80
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patches", type=int, default=24, help="patches of each kind")
     parser.add_argument("--repeats", type=int, default=3, help="turns, of which the fastest counts")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def kinds(count: int) -> dict[str, list[np.ndarray]]:
-    """Patches of tissue by kind; (C, P, P), H&E as (P, P, 3)."""
+    """Return patches of tissue by kind; (C, P, P), H&E as (P, P, 3)."""
     folder = Path(os.environ["MFL_REAL_DATA"]) / "orion_crc01"
     dense, rgb = tifffile.imread(folder / "west_mif.ome.tif"), tifffile.imread(folder / "west_he.tif")
     rng = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def kinds(count: int) -> dict[str, list[np.ndarray]]:
 
 
 def measured(codec: Blosc, patches: list[np.ndarray], repeats: int) -> tuple[float, int, int]:
-    """How many times smaller, and megabytes of pixels written and read per second."""
+    """Return how many times smaller, and megabytes of pixels written and read per second."""
     size_mb = sum(patch.nbytes for patch in patches) / 1e6
     write, read, chunks = [], [], []
     for _ in range(repeats):

@@ -37,7 +37,7 @@ GOAL_RATIO = 1.5
 
 
 def main() -> int:
-    """Tiles slides of growing size; returns the exit code."""
+    """Return tiles slides of growing size; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sides", type=int, nargs="+", default=[8192, 16384, 32768], help="sides of the slides in px")
     parser.add_argument("--threads", type=int, default=2, help="threads of the tile job")
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def tiled(side_px: int, threads: int) -> dict[str, float]:
-    """Peak memory and speed of tiling one pair."""
+    """Return peak memory and speed of tiling one pair."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _draw(folder, side_px)

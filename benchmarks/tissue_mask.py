@@ -43,7 +43,7 @@ GOAL_S, GOAL_IOU = 0.15, 0.95
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=2560, help="side of the drawn overview in pixels")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each")
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def reference(overview: Overview) -> np.ndarray:
-    """(h, w) bool: the mask as its docstring defines it, by scikit-image in floating point."""
+    """Return (h, w) bool: the mask as its docstring defines it, by scikit-image in floating point."""
     absorption = np.minimum(1 - overview.rgb.min(axis=2) / 255.0, 80 / 255)
     smooth = gaussian(absorption, sigma=10.0 / overview.mpp)
     threshold = np.clip(threshold_otsu(smooth), 25 / 255, 45 / 255) if np.ptp(smooth) else 1.0
@@ -88,13 +88,13 @@ def reference(overview: Overview) -> np.ndarray:
 
 
 def overlap(overview: Overview) -> float:
-    """Intersection over union of the two masks."""
+    """Return intersection over union of the two masks."""
     ours, theirs = tissue_mask(overview), reference(overview)
     return float((ours & theirs).sum() / max(1, (ours | theirs).sum()))
 
 
 def draw(side: int) -> Overview:
-    """Pieces of tissue with glands, fat and pale stroma on dusty glass, 8 um per pixel."""
+    """Return pieces of tissue with glands, fat and pale stroma on dusty glass, 8 um per pixel."""
     rng = np.random.default_rng(0)
 
     def field(size_px: float) -> np.ndarray:
@@ -110,7 +110,7 @@ def draw(side: int) -> Overview:
 
 
 def real() -> dict[str, Overview]:
-    """The overviews of the real slides at hand."""
+    """Return the overviews of the real slides at hand."""
     folder = os.environ.get("MFL_REAL_DATA")
     found = {}
     for name in SLIDES if folder else ():
@@ -120,7 +120,7 @@ def real() -> dict[str, Overview]:
 
 
 def timed(overview: Overview, repeats: int) -> dict[str, tuple[float, float]]:
-    """Median seconds of each by the clock and by the processor, taken in turn."""
+    """Return median seconds of each by the clock and by the processor, taken in turn."""
 
     def regions_and_outlines() -> None:
         regions = find_regions(overview, ("pen", "fold"))

@@ -55,7 +55,7 @@ GOALS = [("ours", "lightly", 2.5), ("ours", "bare", 0.85)]
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoder", default="resnet50", help="timm name")
     parser.add_argument("--batch", type=int, default=32, help="patches per step; each gives two views")
@@ -134,7 +134,10 @@ def main() -> int:
 
 
 def draw_cohort(folder: Path, count: int) -> tuple[Path, Path]:
-    """A store of coloured noise in which every patch is a pair, and its split; returns split and folder of stores."""
+    """Return a store of coloured noise in which every patch is a pair, and its split.
+
+    Returns split and folder of stores.
+    """
     random = np.random.default_rng(0)
     coarse = random.integers(80, 240, (count, SIZE_PX // 8, SIZE_PX // 8, 3), dtype=np.uint8)
     sparse = coarse.repeat(8, axis=1).repeat(8, axis=2)
@@ -146,7 +149,7 @@ def draw_cohort(folder: Path, count: int) -> tuple[Path, Path]:
 
 
 def build_network(settings: RunSettings, device: torch.device) -> BranchNetwork:
-    """The network of a run as the stage train builds it."""
+    """Return the network of a run as the stage train builds it."""
     network = BranchNetwork(
         settings.branches,
         encoder=settings.encoder,
@@ -161,7 +164,7 @@ def build_network(settings: RunSettings, device: torch.device) -> BranchNetwork:
 def bare_step(
     network: BranchNetwork, views: list[Tensor], precision: Precision, device: torch.device
 ) -> Callable[[], None]:
-    """Forward and backward of our network, and nothing else."""
+    """Return forward and backward of our network, and nothing else."""
     ready = [view.contiguous(memory_format=torch.channels_last) for view in views]
     # Of different values for each patch: one and the same would vanish in the first batch normalisation, and what is
     # left of it, numbers near the smallest there are, takes a processor many times as long.
@@ -177,7 +180,7 @@ def bare_step(
 
 
 def lightly_step(settings: RunSettings, views: list[Tensor]) -> Callable[[], None]:
-    """A step as in lightly's VICReg example: encoder, head, loss, optimiser."""
+    """Return a step as in lightly's VICReg example: encoder, head, loss, optimiser."""
     encoder = timm.create_model(settings.encoder, num_classes=0)
     head = BarlowTwinsProjectionHead(encoder.num_features, 2048, 2048)
     model = nn.Sequential(encoder, head).to(views[0].device).train()

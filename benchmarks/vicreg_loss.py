@@ -32,7 +32,7 @@ TOLERANCE = 1e-6
 
 
 def main() -> int:
-    """Runs all; returns the exit code."""
+    """Run all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=256, help="rows of the embeddings")
     parser.add_argument("--widths", type=int, nargs="+", default=[2048, 8192], help="columns of the embeddings")
@@ -67,12 +67,12 @@ def main() -> int:
 
 
 def ours(a: Tensor, b: Tensor) -> Tensor:
-    """The loss of a training step."""
+    """Return the loss of a training step."""
     return torch.stack(list(vicreg([a, b], [1.0]).values())).sum()
 
 
 def written_out(a: Tensor, b: Tensor) -> Tensor:
-    """The same loss from the (d, d) covariance matrices."""
+    """Return the same loss from the (d, d) covariance matrices."""
     loss = INVARIANCE_WEIGHT * mse_loss(a, b)
     for z in (a, b):
         matrix = torch.cov(z.T)
@@ -82,7 +82,7 @@ def written_out(a: Tensor, b: Tensor) -> Tensor:
 
 
 def embeddings(count: int, width: int) -> tuple[Tensor, Tensor]:
-    """Two branches that share a part, as in training."""
+    """Return two branches that share a part, as in training."""
     generator = torch.Generator().manual_seed(width)
     shared = torch.randn(count, width, generator=generator)
     first, second = (0.5 * shared + 0.5 * torch.randn(count, width, generator=generator) for _ in range(2))
@@ -90,7 +90,10 @@ def embeddings(count: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def check_equal(losses: dict[str, Loss], branches: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """The largest relative difference of values and gradients to lightly's; too large a one ends the benchmark."""
+    """Return the largest relative difference of values and gradients to lightly's.
+
+    Too large a one ends the benchmark.
+    """
     found = {}
     values, gradients = {}, {}
     for name, loss in losses.items():
@@ -109,7 +112,7 @@ def check_equal(losses: dict[str, Loss], branches: tuple[Tensor, Tensor]) -> dic
 
 
 def turn(loss: Loss, branches: tuple[Tensor, Tensor]) -> int:
-    """One forward and backward pass; returns the rows done."""
+    """Return one forward and backward pass; returns the rows done."""
     a, b = (z.clone().requires_grad_() for z in branches)
     loss(a, b).backward()
     return len(a)

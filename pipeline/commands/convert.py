@@ -9,7 +9,7 @@ _SUFFIXES = {"anndata": ".h5ad", "geojson": ".geojson", "parquet": ".parquet", "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument(
         "--features", type=Path, required=True, metavar="H5", help="the features of one slide, from embed or TRIDENT"
     )
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the conversion."""
+    """Write the conversion."""
     from pipeline.embedding.converting import convert
     from pipeline.errors import StatedError
     from pipeline.progress import say

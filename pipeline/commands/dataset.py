@@ -18,7 +18,7 @@ _OWNERS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--name", required=True, choices=NAMES, help="which set")
     parser.add_argument(
         "--source", type=Path, required=True, metavar="DIR", help="the set as it is published, unpacked"
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes stores, the tables of their files, and the sheet.
+    """Write stores, the tables of their files, and the sheet.
 
     Raises:
         StatedError: if the set is not laid out as it is published.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the verb."""
+    """Add the arguments of the verb."""
     parser.add_argument("--slide", required=True, help="name of a slide of the cohort: demo-1, demo-2, …")
     parser.add_argument("--out-sparse", required=True, type=Path, metavar="TIFF", help="the H&E slide to write")
     parser.add_argument("--out-dense", type=Path, metavar="OME-TIFF", help="the multiplex slide to write, if wanted")
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Draws the slide."""
+    """Draw the slide."""
     from pipeline.tools.demo.cohort import plan_of
     from pipeline.tools.demo.drawing import draw_files
 

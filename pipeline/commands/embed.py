@@ -10,7 +10,7 @@ from pipeline.settings import EmbedSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--store", type=Path, required=True, metavar="ZARR", help="the slide's store, from tile")
     parser.add_argument("--encoder", type=Path, required=True, metavar="DIR", help="an encoder's folder, from train")
     parser.add_argument("--out", type=Path, required=True, metavar="H5", help="the features to write")
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the features."""
+    """Write the features."""
     settings = settings_of(parsed, EmbedSettings)
     from dataclasses import asdict
 

@@ -10,7 +10,7 @@ from pipeline.settings import EmbedSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--slide", type=Path, required=True, metavar="FILE", help="the H&E slide")
     parser.add_argument("--coords", type=Path, required=True, metavar="H5", help="coordinates of TRIDENT or CLAM")
     parser.add_argument("--encoder", type=Path, required=True, metavar="DIR", help="an encoder's folder, from train")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the features."""
+    """Write the features."""
     settings = settings_of(parsed, EmbedSettings)
     import torch
 

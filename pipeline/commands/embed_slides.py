@@ -9,7 +9,7 @@ from pipeline.arguments import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument(
         "--features", type=Path, required=True, metavar="DIR", help="folder of the HDF5 files that embed wrote"
     )
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the table."""
+    """Write the table."""
     from pipeline.embedding.pooling import check_comparable, read_slide_vector, write_slide_vectors
     from pipeline.embedding.prototypes import fit_prototypes
     from pipeline.provenance import file_digest, record

@@ -19,7 +19,7 @@ from pipeline.settings import EvaluateSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the verb takes."""
+    """Declare what the verb takes."""
     parser.add_argument("--stores", type=Path, required=True, metavar="DIR", help="folder of the stores SLIDE.zarr")
     parser.add_argument("--split", type=Path, required=True, metavar="TSV", help="patches.tsv of the stage split")
     parser.add_argument(
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Runs the stage."""
+    """Run the stage."""
     settings = settings_of(parsed, EvaluateSettings)
     from pipeline.evaluation.stage import evaluate
 
@@ -64,7 +64,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def repeats_of(words: Sequence[str]) -> dict[str, str]:
-    """The mapping that `--repeats` gives.
+    """Return the mapping that `--repeats` gives.
 
     Raises:
         StatedError: for a word that is no RUN=FIRST.

@@ -10,7 +10,7 @@ from pipeline.settings import EvaluateSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--stores", type=Path, required=True, metavar="DIR", help="folder of the stores, from tile")
     parser.add_argument("--split", type=Path, required=True, metavar="TSV", help="patches.tsv, from split")
     parser.add_argument("--embeddings", type=Path, required=True, metavar="DIR", help="folder of folders of features")
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the probe."""
+    """Write the probe."""
     settings, panel = settings_of(parsed, EvaluateSettings), panel_settings_of(parsed)
     from pipeline.evaluation.probe_fitting import save_probe
 

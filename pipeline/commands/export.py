@@ -9,7 +9,7 @@ _NAMES = {"onnx": "encoder.onnx", "timm": "encoder-timm", "torchscript": "encode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--encoder", type=Path, required=True, metavar="DIR", help="an encoder's folder, from train")
     parser.add_argument(
         "--to",
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the export, once its features are found equal to the encoder's to 1e-4."""
+    """Write the export, once its features are found equal to the encoder's to 1e-4."""
     from pipeline.embedding.exporting import export_onnx, export_timm, export_torchscript
     from pipeline.progress import say
 

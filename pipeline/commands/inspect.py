@@ -14,7 +14,7 @@ IMAGE_HELP = "name or number (from 0) of the image, where the file holds several
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments; an empty string counts as not given."""
+    """Add the verb's arguments; an empty string counts as not given."""
     parser.add_argument("--slide", required=True, metavar="NAME", help="unique name of the slide")
     parser.add_argument("--patient", required=True, metavar="NAME", help="whom the slide comes from")
     parser.add_argument("--sparse", required=True, metavar="FILE", help="the H&E slide")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the record."""
+    """Write the record."""
     from pipeline.patients import patient_name
     from pipeline.progress import say
     from pipeline.provenance import file_digest, record, write_json
@@ -76,7 +76,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def _number(text: str) -> float | None:
-    """A positive number, or None for an empty string."""
+    """Return a positive number, or None for an empty string."""
     if not text.strip():
         return None
     with suppress(ValueError):

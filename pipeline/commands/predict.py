@@ -10,7 +10,7 @@ from pipeline.settings import PredictSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--features", type=Path, required=True, metavar="H5", help="the slide's features, from embed")
     parser.add_argument("--store", type=Path, required=True, metavar="ZARR", help="the slide's store, from tile")
     parser.add_argument("--probe", type=Path, required=True, metavar="DIR", help="a probe, from evaluate-probe")
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the predictions."""
+    """Write the predictions."""
     settings = settings_of(parsed, PredictSettings)
     from pipeline.prediction.stage import predict
 

@@ -14,7 +14,7 @@ _OPENCV = ("opencv-python-headless", "opencv-contrib-python-headless")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the verb."""
+    """Add the arguments of the verb."""
     parser.add_argument("--record", type=Path, required=True, help="JSON file written by inspect")
     parser.add_argument("--out-transform", type=Path, required=True, help="transform.zarr to write")
     parser.add_argument("--out-itk", type=Path, required=True, help="the same map as an ITK composite, .h5")
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Registers, or takes the transform that the sheet names, and writes map, verdict and pictures.
+    """Register, or takes the transform that the sheet names, and writes map, verdict and pictures.
 
     Raises:
         StatedError: if there is no dense partner, no nuclear channel, or the given transform is none.
@@ -97,7 +97,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def _packages(engine: str) -> tuple[str, ...]:
-    """The distributions whose version can change the result, as this interpreter has them."""
+    """Return the distributions whose version can change the result, as this interpreter has them."""
     from importlib import metadata
 
     opencv = [name for name in _OPENCV if list(metadata.distributions(name=name))]

@@ -11,7 +11,7 @@ from pipeline.settings import ReportSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the verb takes."""
+    """Declare what the verb takes."""
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results folder")
     parser.add_argument("--sheet", type=Path, required=True, metavar="TSV", help="the sheet of slides")
     parser.add_argument("--embedding", required=True, metavar="NAME", help="the embedding to show, results/embed/NAME")
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Runs the stage.
+    """Run the stage.
 
     Raises:
         StatedError: if there is no folder of results; of what is missing in it the page itself tells.

@@ -56,7 +56,7 @@ _KEYS_END = "<!-- end of keys -->"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's argument."""
+    """Add the verb's argument."""
     parser.add_argument(
         "--schema", action="store_true", help="print the JSON Schema of the configuration, for editors, instead"
     )
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the reference to standard output, or the tables into the pages below a folder.
+    """Write the reference to standard output, or the tables into the pages below a folder.
 
     Raises:
         StatedError: if there is no such folder, or a table's end is not marked.
@@ -90,12 +90,12 @@ def schema() -> str:
 
 
 def reference() -> str:
-    """The reference as Markdown."""
+    """Return the reference as Markdown."""
     return "\n".join([_HEAD, *(f"{_title(name)}\n\n{_table(kind)}\n" for name, kind in _sections())])
 
 
 def with_keys(text: str, *, file: Path) -> str:
-    """The text of a page with every table of keys in it replaced by the one that the code gives.
+    """Return the text of a page with every table of keys in it replaced by the one that the code gives.
 
     Args:
         text: the page; a comment line before and one behind each table say where it stands.
@@ -116,7 +116,7 @@ def with_keys(text: str, *, file: Path) -> str:
 
 
 def sections() -> tuple[str, ...]:
-    """Names of the sections of the configuration, and of the mappings within them that have a table of their own."""
+    """Return the names of the sections of the configuration, and of mappings within them that have their own table."""
     return tuple(name for name, _ in _sections())
 
 
@@ -151,7 +151,7 @@ def _row(item: Field[Any], schema: dict[str, Any]) -> str:
 
 
 def _values(schema: dict[str, Any]) -> str:
-    """The admitted values of a key in words."""
+    """Return the admitted values of a key in words."""
     for either in ("anyOf", "oneOf"):
         if either in schema:
             return " or ".join(_values(option) for option in schema[either])

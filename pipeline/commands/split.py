@@ -10,7 +10,7 @@ from pipeline.settings import SplitSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument(
         "--stores", type=Path, required=True, metavar="DIR", help="folder of the stores that tile wrote"
     )
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the table and its summary."""
+    """Write the table and its summary."""
     from pipeline.progress import say
     from pipeline.provenance import record, write_json
     from pipeline.splitting.stage import read_slide_patches, same_images, split, summary, table_rows

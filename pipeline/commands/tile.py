@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--record", type=Path, required=True, metavar="JSON", help="what inspect wrote of the slide")
     parser.add_argument("--transform", type=Path, metavar="ZARR", help="what register wrote; without it: no pairs")
     parser.add_argument("--qc", type=Path, metavar="JSON", help="register's qc.json, which goes with --transform")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the store.
+    """Write the store.
 
     Raises:
         StatedError: which names the slide, wherever it was met.
@@ -48,7 +48,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecord) -> None:
-    """Writes the store of an inspected slide.
+    """Write the store of an inspected slide.
 
     Raises:
         StatedError: if there is a transform and no dense side that it could lead to.

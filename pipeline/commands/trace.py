@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument(
         "result",
         type=Path,
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the ancestry to standard output.
+    """Write the ancestry to standard output.
 
     Raises:
         StatedError: if the result carries none, or an input is missing or no longer what it was.

@@ -19,7 +19,7 @@ from pipeline.settings import RunSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
+    """Add the verb's arguments."""
     parser.add_argument("--run", required=True, dest="name", metavar="NAME", help="name of the run")
     parser.add_argument("--stores", type=Path, required=True, metavar="DIR", help="folder of the stores of tile")
     parser.add_argument("--split", type=Path, required=True, metavar="TSV", help="the patches.tsv of split")
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes encoder, metrics and curve."""
+    """Write encoder, metrics and curve."""
     settings, panel, tables = settings_of(parsed, RunSettings), panel_settings_of(parsed), class_tables_of(parsed)
     if parsed.processes > 1:
         from pipeline.training.launching import is_launched, launch

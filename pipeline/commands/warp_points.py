@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the verb."""
+    """Add the arguments of the verb."""
     parser.add_argument(
         "--transform", type=Path, required=True, help="transform.zarr, a 3 x 3 matrix (.csv, .json), ITK .h5 or .tfm"
     )
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Writes the table with x_um and y_um replaced by the position in the other frame.
+    """Write the table with x_um and y_um replaced by the position in the other frame.
 
     Raises:
         StatedError: if the transform or the table is not what it should be.

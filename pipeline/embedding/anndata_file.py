@@ -13,7 +13,7 @@ from pipeline.provenance import finished
 
 
 def write_anndata(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> None:
-    """AnnData: X the features; obs x_um, y_um, x_px, y_px, slide; obsm spatial the centres in level-0 pixels; uns.
+    """Write AnnData: X features; obs x_um, y_um, x_px, y_px, slide; obsm spatial, centres in level-0 pixels; uns.
 
     Raises:
         StatedError: if um per pixel is not known.

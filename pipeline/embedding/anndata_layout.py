@@ -22,7 +22,7 @@ Column = NDArray[Any] | str
 
 
 def write_features(root: Group, opened: FeaturesFile, index: Sequence[str], columns: Mapping[str, Column]) -> None:
-    """Fills an empty group: X the features, obs the columns, var the features' names, obsm spatial the centres.
+    """Fill an empty group: X the features, obs the columns, var the features' names, obsm spatial the centres.
 
     Args:
         root: the file or folder, or a group in it.
@@ -40,7 +40,7 @@ def write_features(root: Group, opened: FeaturesFile, index: Sequence[str], colu
 
 
 def write_about(root: Group, name: str, about: Mapping[str, str | float]) -> None:
-    """Adds the mapping `name` of texts and numbers to uns."""
+    """Add the mapping `name` of texts and numbers to uns."""
     group = root["uns"].create_group(name)
     tag(group, "dict", "0.1.0")
     for key, value in about.items():
@@ -53,12 +53,12 @@ def write_about(root: Group, name: str, about: Mapping[str, str | float]) -> Non
 
 
 def tag(item: Any, kind: str, version: str) -> None:
-    """Says in the attributes of a group or array what it is."""
+    """State in the attributes of a group or array what it is."""
     item.attrs.update({"encoding-type": kind, "encoding-version": version})
 
 
 def _write_blocks(root: Group, opened: FeaturesFile) -> None:
-    """X (N, D) float32, carried over block by block."""
+    """Copy X (N, D) float32 block by block."""
     shape = opened.features.shape
     if isinstance(root, zarr.Group):
         chunks = min(BLOCK_ROWS, shape[0]), shape[1]
@@ -85,7 +85,7 @@ def _write_table(root: Group, name: str, index: Sequence[str], columns: Mapping[
 
 
 def _write_category(group: Group, name: str, value: str, count: int) -> None:
-    """The same text `count` times."""
+    """Write the same text `count` times."""
     category = group.create_group(name)
     tag(category, "categorical", "0.2.0")
     category.attrs["ordered"] = False

@@ -28,7 +28,7 @@ Writer = Callable[[FeaturesFile, Path, dict[str, Any]], None]
 
 
 def convert(features: Path, to: str, out: Path, provenance: dict[str, Any], mpp_level0: float | None = None) -> None:
-    """Writes the features of one slide in the format `to`, one of `FORMATS`.
+    """Write the features of one slide in the format `to`, one of `FORMATS`.
 
     Raises:
         StatedError: if `features` is no features file, lacks what the format needs, or `out` cannot take the result.
@@ -39,7 +39,7 @@ def convert(features: Path, to: str, out: Path, provenance: dict[str, Any], mpp_
 
 
 def write_clam(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> None:
-    """CLAM: out/h5_files/{slide}.h5 (features float32, coords int32) and out/pt_files/{slide}.pt (a plain tensor).
+    """Write CLAM's h5_files/{slide}.h5 (features float32, coords int32) and pt_files/{slide}.pt (a plain tensor).
 
     Other slides' files in `out` stay; the .pt comes last, as it is by it that CLAM knows a finished slide.
     """
@@ -59,7 +59,7 @@ def write_clam(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> N
 
 
 def write_stamp(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> None:
-    """STAMP: feats (N, D) float32, coords (N, 2) float32 in um of the upper-left corner, attributes on the file.
+    """Write STAMP's file: feats (N, D) float32, coords (N, 2) float32, um of the upper-left corner, attributes.
 
     STAMP itself keeps feats in float16; its readers take either, and float32 loses nothing.
     """
@@ -83,7 +83,7 @@ def write_stamp(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> 
 
 
 def write_parquet(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> None:
-    """Parquet: one row per patch with slide, x_um, y_um, x_px, y_px and the fixed-size list features."""
+    """Write Parquet: one row per patch with slide, x_um, y_um, x_px, y_px and the fixed-size list features."""
     position_um = opened.position_px * opened.level0_mpp()
     fields = [("slide", pa.string()), ("x_um", pa.float64()), ("y_um", pa.float64())]
     fields += [("x_px", pa.int64()), ("y_px", pa.int64()), ("features", pa.list_(pa.float32(), opened.width))]
@@ -106,7 +106,7 @@ def write_parquet(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -
 
 
 def write_geojson(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> None:
-    """GeoJSON for QuPath: a tile object per patch, in level-0 pixels from the image's upper-left corner, no features.
+    """Write GeoJSON for QuPath: a tile object per patch, level-0 pixels from the image's corner, no features.
 
     The measurement `row` leads back to the row of the features file.
     """
@@ -139,7 +139,7 @@ FORMATS: dict[str, Writer] = {
 
 
 def _check_out(opened: FeaturesFile, to: str, out: Path) -> None:
-    """CLAM's folder may hold other slides; a file's name must not be a folder's, nor that of the features."""
+    """Refuse names that are taken: CLAM's folder may hold other slides, but no folder of a file's name."""
     if to == "clam":
         files = [out, out / "h5_files", out / "pt_files"]
         taken = next((item for item in files if item.exists() and not item.is_dir()), None)

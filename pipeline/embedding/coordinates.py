@@ -105,13 +105,13 @@ class SlidePatches:
         return len(self.table.position_px)
 
     def read_sparse(self, rows: slice) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8: the patches of these rows; white where they reach beyond the slide."""
+        """Return (n, P, P, 3) uint8: the patches of these rows; white where they reach beyond the slide."""
         corners = self._grid.position_px[rows]
         return np.stack([read_sparse_patch(self._slide, self._grid, corner) for corner in corners])
 
 
 def read_coordinates(path: Path) -> PatchCoordinates:
-    """The coordinates in a file of TRIDENT or CLAM; features files of TRIDENT, and ours, hold them too.
+    """Return the coordinates in a file of TRIDENT or CLAM; features files of TRIDENT, and ours, hold them too.
 
     Raises:
         StatedError: if there is no such file, it is not of this layout, or holds no patch.
@@ -160,7 +160,7 @@ def _side_level0(attributes: Mapping[str, Any]) -> float:
 
 
 def _number(attributes: Mapping[str, Any], name: str) -> float:
-    """An attribute as a finite number, the first of several; never a `patch_size` of 0, which is divided by."""
+    """Return an attribute as a finite number, the first of several; never a `patch_size` of 0, which is divided by."""
     try:
         value = float(np.ravel(attributes[name])[0])
     except (LookupError, TypeError, ValueError, OverflowError):

@@ -89,7 +89,7 @@ class Encoder:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | None = None) -> Self:
-        """The encoder in a folder.
+        """Return the encoder in a folder.
 
         Raises:
             StatedError: if the folder is no encoder's, or its weights are not the ones its config.json speaks of.
@@ -123,13 +123,13 @@ class Encoder:
         return self._network
 
     def precision(self, wanted: Literal["auto", "fp32", "bf16"]) -> Precision:
-        """What `auto` means for this encoder: bf16 only if its features were measured to stay the same."""
+        """Return what `auto` means for this encoder: bf16 only if its features were measured to stay the same."""
         if wanted == "auto" and self.description.bf16_cosine < SMALLEST_BF16_COSINE:
             return "fp32"
         return resolve_precision(wanted, self._network, self._device)
 
     def check_precision(self, patches: NDArray[np.uint8], precision: Precision) -> None:
-        """Compares the features of some patches with those in float32, before a slide is embedded in less.
+        """Compare the features of some patches with those in float32, before a slide is embedded in less.
 
         Raises:
             StatedError: if the cosine between the two is below 0.999 for any of them.
@@ -147,7 +147,7 @@ class Encoder:
             )
 
     def embed(self, patches: NDArray[np.uint8], precision: Precision = "fp32") -> NDArray[np.float32]:
-        """Features (n, D) float32 of RGB patches (n, P, P, 3), of which the centre of `input_px` is seen."""
+        """Return features (n, D) float32 of RGB patches (n, P, P, 3), of which the centre of `input_px` is seen."""
         side = self.description.input_px
         start = (patches.shape[1] - side) // 2
         window = torch.from_numpy(patches).to(self._device)[:, start : start + side, start : start + side]
@@ -163,7 +163,7 @@ class Encoder:
 
 
 def read_description(folder: Path) -> EncoderDescription:
-    """What the folder's config.json says.
+    """Return what the folder's config.json says.
 
     Raises:
         StatedError: if there is none, or it is not one that train wrote.
@@ -196,7 +196,7 @@ def read_description(folder: Path) -> EncoderDescription:
 
 
 def _check(found: EncoderDescription, path: Path) -> None:
-    """Refuses sizes that no training has, before a network for them is built."""
+    """Refuse sizes that no training has, before a network for them is built."""
     wrong = ""
     if not 1 <= found.input_px <= found.patch_px <= LARGEST_PATCH_PX:
         wrong = f"patches of {found.patch_px} px, of which {found.input_px} are seen"

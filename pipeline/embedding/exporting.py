@@ -54,7 +54,7 @@ class NormalisedEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(description.std).view(1, 3, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features (n, D) float32 of pixels (n, 3, P, P) float32."""
+        """Return features (n, D) float32 of pixels (n, 3, P, P) float32."""
         end = self.start + self.side
         window = pixels[:, :, self.start : end, self.start : end]
         features: torch.Tensor = self.network((window - self.mean) / self.std)
@@ -71,7 +71,7 @@ class _CheckedEncoder(nn.Module):
         self.check = torch.jit.script(_pixels_of_side)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features (n, D) of pixels (n, 3, side, side)."""
+        """Return features (n, D) of pixels (n, 3, side, side)."""
         features: torch.Tensor = self.module(self.check(pixels, self.side))
         return features
 
@@ -85,7 +85,7 @@ def _pixels_of_side(pixels: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def export_timm(folder: Path, out: Path) -> None:
-    """Writes a folder that `timm.create_model("local-dir:OUT", pretrained=True)` loads: weights, configuration, card.
+    """Write a folder that `timm.create_model("local-dir:OUT", pretrained=True)` loads: weights, configuration, card.
 
     The weights are the encoder's own bytes, so the SHA-256 in the configuration holds for them.
 
@@ -105,7 +105,7 @@ def export_timm(folder: Path, out: Path) -> None:
 
 
 def export_torchscript(folder: Path, out: Path) -> None:
-    """Writes a traced module that `torch.jit.load` opens without timm; config.json rides along as an extra file.
+    """Write a traced module that `torch.jit.load` opens without timm; config.json rides along as an extra file.
 
     Raises:
         StatedError: if `folder` is no encoder's, `out` is a folder, the architecture cannot be traced, or the traced
@@ -133,7 +133,7 @@ def export_torchscript(folder: Path, out: Path) -> None:
 
 
 def export_onnx(folder: Path, out: Path) -> None:
-    """Writes one ONNX file with a free batch size, `pixels` in and `features` out; config.json is in its metadata.
+    """Write one ONNX file with a free batch size, `pixels` in and `features` out; config.json is in its metadata.
 
     Raises:
         StatedError: if packages are absent, `folder` is no encoder's, `out` is a folder, the architecture has no ONNX
@@ -161,7 +161,7 @@ def export_onnx(folder: Path, out: Path) -> None:
 
 
 def check_features(encoder: Encoder, embedding: Embedding, out: Path) -> None:
-    """Compares an export with the encoder, in batches of one and of three.
+    """Compare an export with the encoder, in batches of one and of three.
 
     Raises:
         StatedError: if a feature f of the encoder and the export's differ by more than 1e-4 (1 + abs(f)).
@@ -203,7 +203,7 @@ def _forward(module: nn.Module, pixels: NDArray[np.float32]) -> NDArray[np.float
 
 
 def _write_without_source_lines(archive: io.BytesIO, path: Path) -> None:
-    """Writes a TorchScript archive less its debug records, which hold the paths of this machine's Python files."""
+    """Write a TorchScript archive less its debug records, which hold the paths of this machine's Python files."""
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
         for item in source.infolist():
             if not item.filename.endswith(".debug_pkl"):
@@ -253,7 +253,7 @@ def _check_file(out: Path) -> None:
 
 
 def _check_folder(folder: Path, out: Path) -> None:
-    """A folder under the final name is replaced: only one that such an export wrote may be."""
+    """Refuse to replace a folder under the final name that no such export wrote."""
     expected = "the name of a new folder, or of an earlier export"
     if out.is_symlink():
         raise StatedError(file=out, expected=expected, found="a link")

@@ -64,7 +64,7 @@ class FeaturesFile:
         return "unknown" if run is None or sha256 is None else f"{_text(run)}-{_text(sha256)[:12]}"
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Rows and their features (n, D) float32, from first to last.
+        """Yield rows and their features (n, D) float32, from first to last.
 
         Raises:
             StatedError: if the file cannot be read, or a feature is not finite.
@@ -79,7 +79,7 @@ class FeaturesFile:
             yield rows, block
 
     def level0_mpp(self) -> float:
-        """Um per level-0 pixel.
+        """Return um per level-0 pixel.
 
         Raises:
             StatedError: if it is not known.
@@ -94,7 +94,7 @@ class FeaturesFile:
         return self.mpp_level0
 
     def patch_um(self) -> float:
-        """Side of a patch in um.
+        """Return side of a patch in um.
 
         Raises:
             StatedError: if um per pixel is not known.
@@ -103,7 +103,7 @@ class FeaturesFile:
 
 
 def check_finite(features: NDArray[np.floating[Any]], first_row: int, slide: str, path: Path) -> None:
-    """Raises StatedError if one of these features (n, D), the first of which is that row of the file, is not finite."""
+    """Raise StatedError if one of these features (n, D), the first of which is that row of the file, is not finite."""
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         found = f"NaN or infinity in {len(bad)} of rows {first_row} to {first_row + len(features) - 1}, first in row "
@@ -112,7 +112,7 @@ def check_finite(features: NDArray[np.floating[Any]], first_row: int, slide: str
 
 @contextmanager
 def open_features(path: Path, mpp_level0: float | None = None) -> Iterator[FeaturesFile]:
-    """The open file; `mpp_level0` supplies what a file of TRIDENT lacks.
+    """Return the open file; `mpp_level0` supplies what a file of TRIDENT lacks.
 
     Raises:
         StatedError: if there is no such file, it is not of this layout, holds no patch, or states another resolution.
@@ -182,7 +182,7 @@ def _text(value: object) -> str:
 
 
 def _file_name(slide: str) -> str:
-    """The slide's name, which becomes that of files."""
+    """Return the slide's name, which becomes that of files."""
     if not slide or slide in (".", "..") or any(letter in "/\\" or not letter.isprintable() for letter in slide):
         raise ValueError(f"the slide name {slide!r}")
     return slide
@@ -205,7 +205,7 @@ def _length(attributes: dict[str, Any], name: str) -> float | None:
 
 
 def _number(attributes: dict[str, Any], name: str) -> float:
-    """An attribute as a number; one-element arrays, as some writers leave them, are one."""
+    """Return an attribute as a number; one-element arrays, as some writers leave them, are one."""
     try:
         value = float(attributes[name])
     except (TypeError, ValueError, OverflowError):

@@ -15,7 +15,7 @@ _WEIGHTED = (nn.Conv2d, nn.Linear)
 
 
 def fused_in_bf16(network: nn.Module) -> nn.Module | None:
-    """A copy of the network in bfloat16 and channels-last layout, each batch normalisation inside its convolution.
+    """Return a copy of the network in bfloat16 and channels-last layout, batch normalisation folded into convolutions.
 
     Args:
         network: in evaluation mode, float32; it stays as it is.
@@ -37,7 +37,7 @@ def fused_in_bf16(network: nn.Module) -> nn.Module | None:
 
 
 def _fold_normalisation(traced: fx.GraphModule) -> None:
-    """Replaces each convolution by one with the following batch normalisation inside, where nobody else reads it."""
+    """Replace each convolution by one with the following batch normalisation inside, where nobody else reads it."""
     layers = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         before = node.args[0] if node.op == "call_module" and node.args else None

@@ -50,7 +50,7 @@ class SlideVector:
 
 
 def read_slide_vector(path: Path, slide: str, prototypes: Prototypes | None = None) -> SlideVector:
-    """The vector of one slide from the HDF5 file that embed wrote, read block by block.
+    """Return the vector of one slide from the HDF5 file that embed wrote, read block by block.
 
     Args:
         path: the file.
@@ -86,7 +86,7 @@ def read_slide_vector(path: Path, slide: str, prototypes: Prototypes | None = No
 
 
 def _contents(slide: str, path: Path, file: h5py.File) -> tuple[dict[str, Any], h5py.Dataset]:
-    """The attributes of `coords`, and the features, found to be a table of numbers that holds a patch."""
+    """Return the attributes of `coords`, and the features, found to be a table of numbers that holds a patch."""
     try:
         attributes, features = dict(dataset(file, "coords").attrs), dataset(file, "features")
         shape, kind = features.shape, features.dtype.kind
@@ -100,7 +100,7 @@ def _contents(slide: str, path: Path, file: h5py.File) -> tuple[dict[str, Any], 
 
 
 def mean_and_std(features: h5py.Dataset | NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and population standard deviation (D,) over the rows of (N, D), in float64 within; two passes."""
+    """Return mean and population standard deviation (D,) over the rows of (N, D), in float64 within; two passes."""
     count = len(features)
     blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, count, _BLOCK_ROWS)]
     mean = sum(np.asarray(features[rows], dtype=np.float64).sum(axis=0) for rows in blocks) / count
@@ -109,7 +109,7 @@ def mean_and_std(features: h5py.Dataset | NDArray[np.float32]) -> tuple[NDArray[
 
 
 def write_slide_vectors(vectors: Sequence[SlideVector], out: Path, provenance: dict[str, Any]) -> None:
-    """Writes one row per slide: slide, patient, patches, recipe, encoder, and the lists mean, mean_std, prototypes.
+    """Write one row per slide: slide, patient, patches, recipe, encoder, and the lists mean, mean_std, prototypes.
 
     `mean` has the length of a feature vector, `mean_std` twice that: means, then standard deviations; `prototypes`,
     the shares of the patches nearest to each, is there only where prototypes were fitted.
@@ -139,7 +139,7 @@ def write_slide_vectors(vectors: Sequence[SlideVector], out: Path, provenance: d
 
 
 def check_comparable(vectors: Sequence[SlideVector]) -> None:
-    """Raises StatedError unless all slides were embedded by one encoder, from patches of one recipe."""
+    """Raise StatedError unless all slides were embedded by one encoder, from patches of one recipe."""
     first = vectors[0]
     for item in vectors[1:]:
         if item.recipe != first.recipe:

@@ -39,7 +39,7 @@ class Prototypes:
     centres: NDArray[np.float64]
 
     def shares(self, features: h5py.Dataset | NDArray[np.float32]) -> NDArray[np.float32]:
-        """(K,) float32 shares, summing to 1, of the rows of (N, D) that are nearest to each prototype."""
+        """Return (K,) float32 shares, summing to 1, of the rows of (N, D) that are nearest to each prototype."""
         counts = np.zeros(len(self.centres), dtype=np.int64)
         for start in range(0, len(features), _BLOCK_ROWS):
             block = np.asarray(features[start : start + _BLOCK_ROWS], dtype=np.float64) / self.scale
@@ -50,7 +50,9 @@ class Prototypes:
 
 
 def fit_prototypes(features: Mapping[str, Path], split: pd.DataFrame, count: int) -> Prototypes | None:
-    """The prototypes of the training patches: k-means++ over at most 20,000 of them, drawn evenly over the slides.
+    """Return the prototypes of the training patches.
+
+    K-means++ over at most 20,000 of them, drawn evenly over the slides.
 
     Of few training patches there are fewer prototypes: half as many as different patches at most, and none (None) of
     less than two.
@@ -87,7 +89,7 @@ def fit_prototypes(features: Mapping[str, Path], split: pd.DataFrame, count: int
 
 
 def _drawn(slide: str, path: Path, rows: NDArray[np.int64], most: int) -> NDArray[np.float64]:
-    """At most `most` of these rows, evenly spread."""
+    """Return at most `most` of these rows, evenly spread."""
     rows = np.sort(rows)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64))]
     with h5py.File(path) as file:

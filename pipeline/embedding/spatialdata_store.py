@@ -36,7 +36,7 @@ _WKB = np.dtype([("order", "u1"), ("type", "<u4"), ("rings", "<u4"), ("points", 
 
 
 def write_spatialdata(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> None:
-    """A Zarr folder for `spatialdata.read_zarr`, and for LazySlide beside the slide: `open_wsi(slide, store=out)`."""
+    """Write a Zarr folder for `spatialdata.read_zarr` and for LazySlide's `open_wsi(slide, store=out)`."""
     about = {"encoder": opened.encoder, "slide": opened.slide, "provenance": json.dumps(provenance, sort_keys=True)}
     attributes = {
         "spatialdata_attrs": {"version": _FOLDER},
@@ -56,7 +56,10 @@ def table_name(opened: FeaturesFile) -> str:
 
 
 def tile_specification(opened: FeaturesFile) -> dict[str, Any]:
-    """How the patches were cut, in wsidata's words; patches of a side that is not whole at level 0 are rounded."""
+    """Return how the patches were cut, in wsidata's words.
+
+    Patches of a side that is not whole at level 0 are rounded.
+    """
     side, base = opened.size_px, opened.size_level0_px
     downsample = base / side
     if int(side * downsample) < base:  # wsidata cuts the product, it does not round it.
@@ -77,7 +80,7 @@ def tile_specification(opened: FeaturesFile) -> dict[str, Any]:
 
 
 def slide_properties(opened: FeaturesFile) -> dict[str, Any]:
-    """What is known of the slide, in wsidata's words: um per pixel, and its size where the file tells it."""
+    """Return what is known of the slide, in wsidata's words: um per pixel, and its size where the file tells it."""
     known: dict[str, Any] = {"mpp": opened.level0_mpp()}
     if {"level0_width", "level0_height"} <= opened.attributes.keys():
         known["shape"] = [int(opened.attributes[name]) for name in ("level0_height", "level0_width")]
@@ -104,7 +107,7 @@ def _write_shapes(group: zarr.Group, folder: Path, opened: FeaturesFile) -> None
 
 
 def _squares(opened: FeaturesFile) -> list[bytes]:
-    """The patches' outlines in level-0 pixels, as well-known binary."""
+    """Return the patches' outlines in level-0 pixels, as well-known binary."""
     squares: NDArray[Any] = np.zeros(len(opened), dtype=_WKB)
     for name, value in (("order", 1), ("type", 3), ("rings", 1), ("points", 5)):
         squares[name] = value

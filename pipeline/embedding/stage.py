@@ -43,7 +43,7 @@ def embed(
     provenance: dict[str, Any],
     overlap: float = 0.0,
 ) -> None:
-    """Writes `features` (N, D) float32 and `coords` (N, 2) int64 of all patches of a store, in its row order.
+    """Write `features` (N, D) float32 and `coords` (N, 2) int64 of all patches of a store, in its row order.
 
     Where the encoder knows the range of its training, `distance` (N,) float32 says how far from it each patch is, in
     multiples of the limit: above 1 is outside.
@@ -102,7 +102,7 @@ def embed(
 
 
 def _told_of_range(slide: str, encoder: Encoder, distance: NDArray[np.float32]) -> str:
-    """How much of the slide is unlike the encoder's training, for the log."""
+    """Return how much of the slide is unlike the encoder's training, for the log."""
     what = f"the encoder {encoder.description.run}"
     if encoder.fitted is None:
         return f"embed {slide}: no {RANGE_NAME} beside {what}: {UNKNOWN}"
@@ -110,7 +110,7 @@ def _told_of_range(slide: str, encoder: Encoder, distance: NDArray[np.float32]) 
 
 
 def check_patches(store: Patches, trained: EncoderDescription) -> None:
-    """Raises StatedError unless the store's patches are like those that the encoder was trained on."""
+    """Raise StatedError unless the store's patches are like those that the encoder was trained on."""
     known = store.attributes
     if abs(known.mpp / trained.mpp - 1) > MPP_TOLERANCE or known.size_px != trained.patch_px:
         raise StatedError(
@@ -123,7 +123,10 @@ def check_patches(store: Patches, trained: EncoderDescription) -> None:
 
 
 def trident_attributes(known: Known, out: Path, overlap: float = 0.0) -> dict[str, Any]:
-    """The nine attributes that TRIDENT puts on `coords`, with true values: magnifications are 10 / mpp, unrounded."""
+    """Return the nine attributes that TRIDENT puts on `coords`, with true values.
+
+    Magnifications are 10 / mpp, unrounded.
+    """
     width, height = known.size_level0_px
     return {
         "patch_size": known.size_px,
@@ -139,7 +142,7 @@ def trident_attributes(known: Known, out: Path, overlap: float = 0.0) -> dict[st
 
 
 def own_attributes(known: Known, encoder: EncoderDescription) -> dict[str, Any]:
-    """What this project adds on `coords`: readers that do not know these ignore them."""
+    """Return what this project adds on `coords`: readers that do not know these ignore them."""
     return {
         "mpp": known.mpp,
         "mpp_level0": known.mpp_level0,
@@ -161,7 +164,7 @@ def recipe_hash(known: Known, encoder: EncoderDescription) -> str:
 
 
 def _batches(store: Patches, size: int) -> Iterator[NDArray[np.uint8]]:
-    """All sparse patches in row order, read by a thread that stays a few batches ahead."""
+    """Yield all sparse patches in row order, read by a thread that stays a few batches ahead."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="patches")
     try:
         waiting: deque[Future[NDArray[np.uint8]]] = deque()

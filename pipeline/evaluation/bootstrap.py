@@ -57,7 +57,7 @@ class Parts:
         return np.where((self.share > 0).any(axis=0), self.contribution.sum(axis=0), np.nan)
 
     def with_mean(self) -> Parts:
-        """The same with one more column for the mean of the targets that are scored at all."""
+        """Return the same with one more column for the mean of the targets that are scored at all."""
         scored = (self.share > 0).any(axis=0)
         count = max(1, int(scored.sum()))
         return Parts(
@@ -69,7 +69,7 @@ class Parts:
 
 
 def block_labels(position_um: Floats, block_um: float) -> Integers:
-    """Number (n,) of the square block, of side `block_um`, that each position (n, 2) lies in: 0 … blocks - 1."""
+    """Return number (n,) of the square block, of side `block_um`, that each position (n, 2) lies in: 0 … blocks - 1."""
     cells = np.floor(position_um / block_um).astype(np.int64)
     labels: Integers = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
     return labels
@@ -87,7 +87,7 @@ def resample_counts(blocks_per_slide: Sequence[int], resamples: int, seed: int) 
 
 
 def joined_blocks(blocks: Sequence[Integers]) -> Integers:
-    """Number the blocks (n,) of several slides, each from 0, through: those of the first slide come first."""
+    """Return number the blocks (n,) of several slides, each from 0, through: those of the first slide come first."""
     starts = np.cumsum([0, *(int(labels.max(initial=-1)) + 1 for labels in blocks)])
     return np.concatenate([labels + start for labels, start in zip(blocks, starts, strict=False)])
 
@@ -139,7 +139,7 @@ def around(low: Floats, high: Floats, score: float, widening: float = 1.0) -> In
 
 
 def correlation_parts(truths: Sequence[Floats], predicted: Sequence[Floats]) -> Parts:
-    """What patches contribute to Pearson r within slides, averaged over slides with their patches as weight.
+    """Return what patches contribute to Pearson r within slides, averaged over slides with their patches as weight.
 
     A contribution is r of the slide plus the patch's influence on it, y p - r / 2 (y² + p²) in standard deviations of
     the slide (Devlin, Gnanadesikan and Kettenring, 1975), over the number of patches.
@@ -164,17 +164,20 @@ def correlation_parts(truths: Sequence[Floats], predicted: Sequence[Floats]) -> 
 
 
 def pearson(truth: Floats, predicted: Floats) -> Floats:
-    """Pearson r (T,) of one slide's columns (n, T): nan where the truth is constant, 0 where the prediction is."""
+    """Return Pearson r (T,) of one slide's columns (n, T).
+
+    Nan where the truth is constant, 0 where the prediction is.
+    """
     return np.asarray(np.clip((_unit(truth) * np.nan_to_num(_unit(predicted))).mean(axis=0), -1, 1))
 
 
 def spearman(truth: Floats, predicted: Floats) -> Floats:
-    """Spearman's rank correlation (T,) of one slide's columns (n, T); ties share their mean rank."""
+    """Return Spearman's rank correlation (T,) of one slide's columns (n, T); ties share their mean rank."""
     return pearson(rankdata(truth, axis=0), rankdata(predicted, axis=0))
 
 
 def explained(truth: Floats, predicted: Floats) -> Floats:
-    """R² (T,): 1 - mean squared error of the prediction, the slide's truth taken in standard deviations.
+    """Return R² (T,): 1 - mean squared error of the prediction, the slide's truth taken in standard deviations.
 
     The probes predict in standard deviations from a slide's mean; the same is done to the truth here.
     """

@@ -44,7 +44,7 @@ def class_evidence(
     baseline: str,
     prefix: str = "",
 ) -> list[EvidenceRow]:
-    """Rows of every class probe and class, with their mean.
+    """Return rows of every class probe and class, with their mean.
 
     The probes are `class-linear`, `class-knn` and, where it is asked for, `class-mlp`, scored by recall (mean: balanced
     accuracy), the same with `-auc` scored by the area under the ROC curve of each class against the rest, and
@@ -83,7 +83,7 @@ def class_evidence(
 def class_predictions(
     features_of: FeaturesOf, cohort: Cohort, training: TrainingRows, task: ClassTask, settings: EvaluateSettings
 ) -> dict[str, Draws]:
-    """By probe what it says of all held-out patches with a class, after it was fitted to the features of one run.
+    """Return by probe its predictions for all held-out patches with a class, fitted to the features of one run.
 
     Of few-shot probes that some class has too few patches for there is no draw.
 
@@ -115,7 +115,7 @@ def class_predictions(
 
 
 def _scores(metric: str, task: ClassTask, draws: Draws) -> Scores:
-    """The scores, of several draws their means."""
+    """Return the scores, of several draws their means."""
     known = [labels != NO_CLASS for labels in task.tested]
     truth = np.concatenate([labels[rows] for labels, rows in zip(task.tested, known, strict=True)])
     slide = np.repeat(np.arange(len(known)), [int(rows.sum()) for rows in known])
@@ -146,7 +146,7 @@ def _scores(metric: str, task: ClassTask, draws: Draws) -> Scores:
 
 
 def too_few_shots(probe: str, task: ClassTask) -> str:
-    """Why a few-shot probe was not fitted, naming the rarest class."""
+    """Return why a few-shot probe was not fitted, naming the rarest class."""
     shots = probe.removeprefix(f"{task.column}-").removesuffix("-shot")
     counts = np.bincount(task.fitted[task.fitted != NO_CLASS], minlength=len(task.names))
     rarest = int(counts.argmin())
@@ -154,7 +154,7 @@ def too_few_shots(probe: str, task: ClassTask) -> str:
 
 
 def _of_all_patches(parts: Parts, known: NDArray[np.bool_]) -> Parts:
-    """The parts of patches with a class among those of all held-out patches."""
+    """Return the parts of patches with a class among those of all held-out patches."""
     return Parts(*(_among(values, known) for values in (parts.contribution, parts.influence, parts.share)))
 
 
@@ -165,13 +165,13 @@ def _among(values: Floats, known: NDArray[np.bool_]) -> Floats:
 
 
 def _with_class(task: ClassTask, tested: HeldOut) -> HeldOut:
-    """The same with the number of patches that have a class."""
+    """Return the same with the number of patches that have a class."""
     patches = tuple(int((labels != NO_CLASS).sum()) for labels in task.tested)
     return replace(tested, patches=patches)
 
 
 def _fitted_on(probe: str, task: ClassTask) -> NDArray[np.int64]:
-    """Patches that a probe was fitted on, the same for every class."""
+    """Return patches that a probe was fitted on, the same for every class."""
     shots = probe.removeprefix(f"{task.column}-").removesuffix("-shot")
     count = int(shots) * len(task.names) if shots.isdecimal() else int((task.fitted != NO_CLASS).sum())
     return np.full(len(task.names), count)

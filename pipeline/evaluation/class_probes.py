@@ -26,11 +26,11 @@ class Standard:
 
     @classmethod
     def of(cls, features: NDArray[np.float32]) -> Standard:
-        """That of training features (n, D); a constant feature becomes 0, whatever it is in other rows."""
+        """Return the standardisation of training features (n, D); a constant feature becomes 0 in all rows."""
         return cls(*centre_and_scale(features))
 
     def __call__(self, features: NDArray[np.float32]) -> Floats:
-        """Standardised features (n, D)."""
+        """Return standardised features (n, D)."""
         return (features - self.centre) / self.scale
 
 
@@ -42,12 +42,12 @@ class LogisticProbe:
     intercept: Floats
 
     def predict(self, standard: Floats) -> Floats:
-        """Probability (n, K) of each class, for standardised features (n, D)."""
+        """Return probability (n, K) of each class, for standardised features (n, D)."""
         return np.asarray(softmax(standard @ self.weights + self.intercept, axis=1))
 
 
 def fit_logistic(standard: Floats, labels: Integers, classes: int) -> LogisticProbe:
-    """The probe that minimises the weighted cross-entropy plus penalty / 2 * ||weights||².
+    """Return the probe that minimises the weighted cross-entropy plus penalty / 2 * ||weights||².
 
     Rows are weighted so that every class counts alike, their weights summing to n. The penalty is 100 / (D K), as
     linear probes of pathology encoders are usually fitted (Chen et al., Nature Medicine 2024): nothing is chosen.
@@ -77,7 +77,7 @@ def fit_logistic(standard: Floats, labels: Integers, classes: int) -> LogisticPr
 
 
 def draw_shots(labels: Integers, classes: int, shots: int, seed: int) -> Integers | None:
-    """Rows of `shots` patches of each class, drawn without replacement; None where a class has fewer."""
+    """Return rows of `shots` patches of each class, drawn without replacement; None where a class has fewer."""
     rng = np.random.default_rng([seed, shots])
     rows = [np.flatnonzero(labels == index) for index in range(classes)]
     if min(map(len, rows)) < shots:

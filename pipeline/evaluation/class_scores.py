@@ -17,7 +17,7 @@ _RESAMPLES_AT_ONCE = 64
 
 
 def block_weights(blocks: Sequence[Integers], counts: Sequence[Integers], resamples: slice) -> Floats:
-    """(resamples, n): how often each held-out patch, slide after slide, is drawn."""
+    """Return (resamples, n): how often each held-out patch, slide after slide, is drawn."""
     return np.concatenate(
         [drawn[resamples][:, labels] for labels, drawn in zip(blocks, counts, strict=True)], axis=1
     ).astype(np.float64)
@@ -38,7 +38,7 @@ def recalls(truth: Integers, hits: Floats, classes: int, weights: Floats) -> Flo
 
 
 def areas(truth: Integers, scores: Floats, weights: Floats) -> Floats:
-    """Area under the ROC curve (R, K) of each class against the rest, for weights (R, n); nan without either.
+    """Return area under the ROC curve (R, K) of each class against the rest, for weights (R, n); nan without either.
 
     The weighted probability that a patch of the class scores above one of the rest, ties counting half.
     """
@@ -57,7 +57,7 @@ def areas(truth: Integers, scores: Floats, weights: Floats) -> Floats:
 
 
 def recall_parts(truth: Integers, hits: Floats, classes: int) -> Parts:
-    """What patches (n,) contribute to `recalls`: those of a class their hits, over their number."""
+    """Return what patches (n,) contribute to `recalls`: those of a class their hits, over their number."""
     member = np.eye(classes)[truth]
     share = member / np.maximum(member.sum(axis=0), 1)
     contribution = share * hits[:, None]
@@ -65,7 +65,9 @@ def recall_parts(truth: Integers, hits: Floats, classes: int) -> Parts:
 
 
 def area_parts(truth: Integers, scores: Floats) -> Parts:
-    """What patches (n,) contribute to `areas` for weights of 1: their structural components (DeLong et al., 1988).
+    """Return what patches (n,) contribute to `areas` for weights of 1.
+
+    Their structural components (DeLong et al., 1988).
 
     The share is that of the class's own patches: where there are none, the area tells nothing of the class.
     """
@@ -86,7 +88,7 @@ def area_parts(truth: Integers, scores: Floats) -> Parts:
 
 
 def resampled(measure: Callable[[Floats], Floats], blocks: Sequence[Integers], counts: Sequence[Integers]) -> Floats:
-    """What a measure of weights (R, n) gives for every resample, a part of them at a time to bound memory."""
+    """Return what a measure of weights (R, n) gives for every resample, a part of them at a time to bound memory."""
     starts = range(0, len(counts[0]), _RESAMPLES_AT_ONCE)
     parts = [slice(start, start + _RESAMPLES_AT_ONCE) for start in starts]
     return np.concatenate([measure(block_weights(blocks, counts, part)) for part in parts])

@@ -37,7 +37,7 @@ class ClassTask:
     tested: tuple[Integers, ...]
 
     def told(self) -> dict[str, Any]:
-        """Patches of each class, for the details."""
+        """Return patches of each class, for the details."""
         return {
             name: {
                 "train_patches": int((self.fitted == index).sum()),
@@ -50,7 +50,7 @@ class ClassTask:
 def class_tasks(
     cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path], columns: Sequence[str]
 ) -> list[ClassTask]:
-    """The tasks that tables of classes set, one a column, or without any table the masks of a cohort.
+    """Return the tasks that tables of classes set, one a column, or without any table the masks of a cohort.
 
     There is none for a cohort of another kind without tables, and none of classes of which training and held-out
     patches share fewer than two; where tables were given that is said.
@@ -105,7 +105,7 @@ def _task_of_tables(
 def _task(
     column: str, names: Sequence[str], cohort: Cohort, training: TrainingRows, labels: Sequence[Integers]
 ) -> ClassTask | None:
-    """The task of labels (n,) of each slide's pairs, of the classes that both sides of the split show."""
+    """Return the task of labels (n,) of each slide's pairs, of the classes that both sides of the split show."""
     fitted = np.concatenate([own[rows] for own, rows in zip(labels, training.chosen, strict=True)])
     by_slide = {slide.slide: own for slide, own in zip(cohort.slides, labels, strict=True)}
     tested = [by_slide[slide.slide][slide.fold == 0] for slide in held_out(cohort)]

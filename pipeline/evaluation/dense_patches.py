@@ -41,7 +41,7 @@ class ReadableSlides:
     kind: str
 
     def rows(self, chosen: Sequence[Integers]) -> TrainingRows:
-        """Pairs as the dense branch reads them.
+        """Return pairs as the dense branch reads them.
 
         Args:
             chosen: for each slide which of its pairs, indices into `SlidePairs.rows`.
@@ -57,7 +57,7 @@ class ReadableSlides:
 def readable_slides(
     dense: DenseDescription, slides: Sequence[SlidePairs], stores: Path, panel: PanelSettings
 ) -> ReadableSlides:
-    """Those of the slides that the dense branch of a run can read, in their order.
+    """Return those of the slides that the dense branch of a run can read, in their order.
 
     Args:
         dense: the run's dense branch.
@@ -79,7 +79,7 @@ def readable_slides(
 
 
 def encoded(rows: TrainingRows, encode: EncodeDense) -> Features:
-    """What `encode` makes of the dense side of all rows, (N, D) float32 in their order."""
+    """Return what `encode` makes of the dense side of all rows, (N, D) float32 in their order."""
     patches = TrainingPatches(rows, dense=True, budget_bytes=0)
     numbers = np.arange(len(patches))
     parts = [

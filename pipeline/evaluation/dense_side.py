@@ -38,7 +38,7 @@ def probed_dense_sides(
     settings: EvaluateSettings,
     panel: PanelSettings,
 ) -> dict[str, ProbedRun]:
-    """For every training with a dense branch the probes of its dense encoder's features, of the same patches.
+    """Return for every training with a dense branch the probes of its dense encoder's features, of the same patches.
 
     Trainings whose dense branch saw blank patches tell nothing and are left out; so are runs of features from
     elsewhere, and, which is said, those whose dense branch cannot read some slide.
@@ -89,7 +89,7 @@ class _DenseFeatures:
         stores: Path,
         panel: PanelSettings,
     ) -> _DenseFeatures | None:
-        """Those of the branches in `path`; None where some slide's dense side is not for them."""
+        """Return those of the branches in `path`; None where some slide's dense side is not for them."""
         readable = readable_slides(dense, cohort.slides, stores, panel)
         if len(readable.slides) < len(cohort.slides):
             return None
@@ -105,5 +105,5 @@ class _DenseFeatures:
         return cls(dict(zip(names, chosen, strict=True)), dict(zip(names, parts, strict=True)))
 
     def __call__(self, slide: SlidePairs, pairs: Integers) -> Features:
-        """(n, F) of these pairs of a slide."""
+        """Return (n, F) of these pairs of a slide."""
         return self._features[slide.slide][np.searchsorted(self._pairs[slide.slide], pairs)]

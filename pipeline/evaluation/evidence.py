@@ -208,7 +208,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, cohort: Cohort, settings: EvaluateSettings) -> HeldOut:
-        """The held-out patches of a cohort."""
+        """Return the held-out patches of a cohort."""
         slides = held_out(cohort)
         positions = tuple(slide.position_um[slide.fold == 0] for slide in slides)
         blocks = [block_labels(position, settings.block_um) for position in positions]
@@ -225,7 +225,7 @@ class HeldOut:
 
 
 def seeds_of(runs: Sequence[str], repeats: Mapping[str, str]) -> dict[str, list[str]]:
-    """For each run that repeats no other the trainings that are its seeds, itself first."""
+    """Return for each run that repeats no other the trainings that are its seeds, itself first."""
     return {run: [run, *(name for name in runs if repeats.get(name) == run)] for run in runs if run not in repeats}
 
 
@@ -238,7 +238,7 @@ def evidence_rows(
     baseline: str,
     tested: HeldOut,
 ) -> list[EvidenceRow]:
-    """The rows of one probe: runs in the given order, then targets with their mean last.
+    """Return the rows of one probe: runs in the given order, then targets with their mean last.
 
     Args:
         probe: its name.
@@ -308,7 +308,7 @@ def target_names(targets: Sequence[str]) -> list[str]:
 
 
 def verdict_of(difference: Interval, per_seed: Sequence[float]) -> str:
-    """What the differences to the baseline say.
+    """Return what the differences to the baseline say.
 
     `helped` needs an interval above 0 and a difference above 0 in every seed, `harmed` the same below; all else is
     `no difference`. Empty where there is no interval.
@@ -323,12 +323,12 @@ def verdict_of(difference: Interval, per_seed: Sequence[float]) -> str:
 
 
 def stacked(seeds: Sequence[Scores]) -> Scores:
-    """The scores of several seeds, of which each has S = 1 and no axis for it."""
+    """Return the scores of several seeds, of which each has S = 1 and no axis for it."""
     return Scores(*(np.stack([getattr(one, item.name) for one in seeds]) for item in fields(Scores)))
 
 
 def with_mean(values: Floats) -> Floats:
-    """The columns (n, T) and, as one more, the mean of each row's known values."""
+    """Return the columns (n, T) and, as one more, the mean of each row's known values."""
     known = np.isfinite(values)
     count = known.sum(axis=1)
     mean = np.where(known, values, 0).sum(axis=1) / np.where(count > 0, count, np.nan)
@@ -346,7 +346,7 @@ def _row(
     fitted: Fitted,
     held: HeldOut,
 ) -> EvidenceRow:
-    """The row of a score that is compared with nothing."""
+    """Return the row of a score that is compared with nothing."""
     is_mean, score = target == MEAN, float(scores.point[:, column].mean())
     per_slide, shown = scores.per_slide[:, :, column].mean(axis=0), _shown(scores, column, is_mean=is_mean)
     return EvidenceRow(
@@ -379,7 +379,7 @@ def _row(
 def _compared(
     row: EvidenceRow, column: int, scores: Scores, baseline: Scores, around: Around, ours: Interval, theirs: Interval
 ) -> EvidenceRow:
-    """The row with what its difference to the baseline says."""
+    """Return the row with what its difference to the baseline says."""
     per_seed = _paired(scores.point[:, column], baseline.point[:, column]).tolist()
     return replace(
         row,
@@ -394,14 +394,14 @@ def _compared(
 
 
 def with_mean_of_all(values: Floats, scores: Floats) -> Floats:
-    """The columns (n, T) and, as one more, the mean of each row, nan where it lacks a target that has a score (T,)."""
+    """Return the columns (n, T) and each row's mean, nan where it lacks a target that has a score (T,)."""
     scored = np.isfinite(scores)
     mean = values[:, scored].mean(axis=1) if scored.any() else np.full(len(values), np.nan)
     return np.concatenate([values, mean[:, None]], axis=1)
 
 
 def _difference(own: Scores, baseline: Scores) -> Parts | None:
-    """What patches contribute to the differences; None where the two were not scored on the same targets."""
+    """Return what patches contribute to the differences; None where the two were not scored on the same targets."""
     if not np.array_equal(np.isfinite(own.point).all(axis=0), np.isfinite(baseline.point).all(axis=0)):
         return None
     a, b = own.parts, baseline.parts
@@ -409,13 +409,13 @@ def _difference(own: Scores, baseline: Scores) -> Parts | None:
 
 
 def _shown(scores: Scores, column: int, *, is_mean: bool) -> NDArray[np.bool_]:
-    """Which slides show a target, or for the mean any of them."""
+    """Return which slides show a target, or for the mean any of them."""
     shown = np.isfinite(scores.per_slide.sum(axis=0))
     return np.asarray(shown[:, :-1].any(axis=1) if is_mean else shown[:, column], dtype=np.bool_)
 
 
 def _note(score: float, around: Around) -> str:
-    """Why there is no score or no interval; empty where there are both."""
+    """Return why there is no score or no interval; empty where there are both."""
     if math.isnan(score):
         return "not scored: constant or missing on one side of the split"
     if around.blocks < FEWEST_BLOCKS:
@@ -430,7 +430,7 @@ def clipped(ends: Interval, metric: str) -> Interval:
 
 
 def _paired(scores: Floats, baseline: Floats) -> Floats:
-    """Differences (S,), seed by seed where there are as many, otherwise to the mean of the baseline's seeds."""
+    """Return differences (S,), seed by seed where there are as many, otherwise to the mean of the baseline's seeds."""
     return scores - (baseline if len(scores) == len(baseline) else baseline.mean())
 
 

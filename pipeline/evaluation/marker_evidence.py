@@ -34,7 +34,7 @@ def marker_evidence(
     baseline: str,
     prefix: str = "",
 ) -> list[EvidenceRow]:
-    """Rows of every probe and marker, with their mean.
+    """Return rows of every probe and marker, with their mean.
 
     Args:
         cohort: the pairs.
@@ -83,7 +83,7 @@ def _scores(truths: Sequence[Floats], predicted: Sequence[Floats], tested: HeldO
 
 
 def _averaged(values: Sequence[Floats], weight: Floats) -> Floats:
-    """Mean over slides (T + 1,), weighted, of what is known; the mean over targets last."""
+    """Return mean over slides (T + 1,), weighted, of what is known; the mean over targets last."""
     stacked = np.stack(values)
     known = np.isfinite(stacked)
     total = (known * weight[:, None]).sum(axis=0)

@@ -23,7 +23,7 @@ _RATE = 1e-3
 
 
 def fit_mlp(standard: Floats, labels: Integers, classes: int, epochs: int, seed: int) -> nn.Module:
-    """The head fitted to standardised training features (n, D) with classes (n,) from 0, in evaluation mode.
+    """Return the head fitted to standardised training features (n, D) with classes (n,) from 0, in evaluation mode.
 
     Args:
         standard: n of 2 or more.
@@ -49,14 +49,14 @@ def fit_mlp(standard: Floats, labels: Integers, classes: int, epochs: int, seed:
 
 
 def predict_mlp(head: nn.Module, standard: Floats) -> Floats:
-    """Probability (n, K) of each class, for standardised features (n, D)."""
+    """Return probability (n, K) of each class, for standardised features (n, D)."""
     with torch.inference_mode():
         found = head(torch.from_numpy(standard.astype(np.float32))).double().softmax(dim=1)
     return np.asarray(found.numpy(), dtype=np.float64)
 
 
 def _head(width: int, classes: int) -> nn.Sequential:
-    """Keras keeps 0.99 of a running moment, where torch speaks of the 0.01 that it takes of the new one."""
+    """Use Keras's momentum: it keeps 0.99 of a running moment, where torch names the 0.01 taken of the new one."""
     head = nn.Sequential(
         nn.BatchNorm1d(width, eps=1e-3, momentum=0.01),
         nn.Linear(width, _UNITS),

@@ -53,7 +53,7 @@ class RunPredictions:
 
 
 def training_rows(cohort: Cohort, settings: EvaluateSettings) -> TrainingRows:
-    """The patches to fit on: pairs outside fold 0, at most `max_train_patches`, drawn evenly from all slides."""
+    """Return the patches to fit on: pairs outside fold 0, at most `max_train_patches`, drawn evenly from all slides."""
     available = [np.flatnonzero(slide.fold != 0) for slide in cohort.slides]
     chosen = drawn_evenly(available, settings.max_train_patches, settings.seed)
     targets = [
@@ -65,7 +65,7 @@ def training_rows(cohort: Cohort, settings: EvaluateSettings) -> TrainingRows:
 
 
 def drawn_evenly(available: Sequence[Integers], most: int, seed: int) -> list[Integers]:
-    """Of each slide's rows the same share, in order, so that all together are about `most`."""
+    """Return the same share of each slide's rows, in order, so that all together are about `most`."""
     total = sum(map(len, available))
     rng = np.random.default_rng(seed)
     drawn = []
@@ -78,7 +78,7 @@ def drawn_evenly(available: Sequence[Integers], most: int, seed: int) -> list[In
 def predict(
     features_of: FeaturesOf, cohort: Cohort, training: TrainingRows, settings: EvaluateSettings
 ) -> RunPredictions:
-    """Fits the probes on the features of one run and predicts its held-out pairs, slide by slide.
+    """Fit the probes on the features of one run and predicts its held-out pairs, slide by slide.
 
     Raises:
         StatedError: if a slide has no features there, or features of other patches.
@@ -102,7 +102,7 @@ def predict(
 
 
 def training_features(features_of: FeaturesOf, cohort: Cohort, training: TrainingRows) -> Features:
-    """Features (n, D) of the training rows, in their order.
+    """Return features (n, D) of the training rows, in their order.
 
     Raises:
         StatedError: see `read_features`.
@@ -112,7 +112,10 @@ def training_features(features_of: FeaturesOf, cohort: Cohort, training: Trainin
 
 
 def fitted_together(training: TrainingRows) -> Iterator[tuple[Integers, Integers]]:
-    """Training rows and the columns of the markers that just these rows have; markers without two rows are left out."""
+    """Yield training rows and the columns of the markers that just these rows have.
+
+    Markers without two rows are left out.
+    """
     known = np.isfinite(training.targets)
     patterns, members = np.unique(known, axis=1, return_inverse=True)
     for index in range(patterns.shape[1]):
@@ -122,26 +125,26 @@ def fitted_together(training: TrainingRows) -> Iterator[tuple[Integers, Integers
 
 
 def held_out(cohort: Cohort) -> list[SlidePairs]:
-    """The slides that have pairs in fold 0."""
+    """Return the slides that have pairs in fold 0."""
     return [slide for slide in cohort.slides if (slide.fold == 0).any()]
 
 
 def held_out_truth(slide: SlidePairs) -> Floats:
-    """Targets of the slide's held-out pairs (n, T), nan where it lacks the marker."""
+    """Return targets of the slide's held-out pairs (n, T), nan where it lacks the marker."""
     return comparable(slide.marker_mean[slide.fold == 0], slide.dense_kind)
 
 
 def _fit(
     features: Features, training: TrainingRows, settings: EvaluateSettings
 ) -> Iterator[tuple[Integers, RidgeProbe, KnnProbe]]:
-    """Columns and their probes, fitted together for markers that the same patches have."""
+    """Yield columns and their probes, fitted together for markers that the same patches have."""
     for rows, columns in fitted_together(training):
         x, y = features[rows], training.targets[np.ix_(rows, columns)]
         yield columns, fit_ridge(x, y, training.groups[rows], settings.ridge), fit_knn(x, y, settings.neighbours)
 
 
 def _groups(cohort: Cohort, chosen: list[Integers]) -> Integers:
-    """The training fold of each row; where there is only one fold, its slide; where only one slide, its half."""
+    """Return the training fold of each row; where there is only one fold, its slide; where only one slide, its half."""
     folds = np.concatenate([slide.fold[rows] for slide, rows in zip(cohort.slides, chosen, strict=True)])
     if len(np.unique(folds)) > 1:
         return folds.astype(np.int64)
@@ -155,7 +158,7 @@ def _groups(cohort: Cohort, chosen: list[Integers]) -> Integers:
 
 
 def check_runs(embeddings: Path, runs: list[str]) -> None:
-    """Refuses runs that have no folder of features, or that are named twice.
+    """Refuse runs that have no folder of features, or that are named twice.
 
     Raises:
         StatedError: naming the run and the runs that are there.
@@ -173,7 +176,7 @@ def check_runs(embeddings: Path, runs: list[str]) -> None:
 
 
 def check_repeats(runs: Sequence[str], repeats: Mapping[str, str]) -> None:
-    """Refuses repetitions of, or by, runs that are not evaluated, and repetitions of repetitions.
+    """Refuse repetitions of, or by, runs that are not evaluated, and repetitions of repetitions.
 
     Raises:
         StatedError: naming both runs.

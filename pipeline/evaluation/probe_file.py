@@ -74,7 +74,7 @@ class MarkerProbe:
     patients: tuple[str, ...] = ()
 
     def scored(self) -> str:
-        """The held-out score with its interval, in words."""
+        """Return the held-out score with its interval, in words."""
         if math.isnan(self.score):
             return "not scored"
         around = "" if math.isnan(self.low) else f" ({self.low:.2f} to {self.high:.2f})"
@@ -104,7 +104,7 @@ class Probe:
     fitted: FeatureRange | None = None
 
     def write(self, out: Path, provenance: dict[str, Any]) -> None:
-        """Writes the folder `out`."""
+        """Write the folder `out`."""
         with finished(out) as folder:
             folder.mkdir()
             arrays = {"weights": np.ascontiguousarray(self.weights), "intercept": self.intercept}
@@ -132,7 +132,7 @@ class Probe:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The probe in a folder.
+        """Return the probe in a folder.
 
         Raises:
             StatedError: if the folder is no probe's, or its weights are not the ones its description speaks of.
@@ -174,7 +174,7 @@ class Probe:
 
 
 def marker_probe(value: dict[str, Any]) -> MarkerProbe:
-    """What JSON says of the probe of one marker; null is nan, as is what the first schema did not tell.
+    """Return what JSON says of the probe of one marker; null is nan, as is what the first schema did not tell.
 
     Raises:
         LookupError, TypeError, ValueError, OverflowError: if it is not of this shape.

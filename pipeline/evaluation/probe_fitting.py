@@ -64,7 +64,7 @@ def save_probe(
     out: Path,
     panel: PanelSettings | None = None,
 ) -> Probe:
-    """Fits the ridge probes of a run on the patches outside fold 0, scores them on fold 0 and writes the folder `out`.
+    """Fit the ridge probes of a run on the patches outside fold 0, scores them on fold 0 and writes the folder `out`.
 
     Rows, targets, penalties and scores are those of the stage evaluate with the same settings and panel.
 
@@ -129,7 +129,7 @@ def save_probe(
 def _fitted(
     features: Features, training: TrainingRows, markers: int, penalties: Sequence[float]
 ) -> tuple[RidgeProbe, NDArray[np.int64]]:
-    """One probe of all markers, nan where none could be fitted, and how many patches each was fitted on."""
+    """Return one probe of all markers, nan where none could be fitted, and how many patches each was fitted on."""
     weights, intercept = np.full((features.shape[1], markers), np.nan), np.full(markers, np.nan)
     penalty, patches = np.full(markers, np.nan), np.zeros(markers, dtype=np.int64)
     for rows, columns in fitted_together(training):
@@ -141,7 +141,7 @@ def _fitted(
 
 
 def _percentiles(values: Floats, wanted: tuple[float, float]) -> Floats:
-    """(2, T) two percentiles over the rows of (n, T); nan in columns that are not known."""
+    """Return (2, T) two percentiles over the rows of (n, T); nan in columns that are not known."""
     found = np.full((2, values.shape[1]), np.nan)
     known = np.isfinite(values[0])
     found[:, known] = np.percentile(values[:, known], wanted, axis=0)

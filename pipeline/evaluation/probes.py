@@ -69,7 +69,7 @@ class RidgeProbe:
     penalty: Floats
 
     def predict(self, features: Features) -> Floats:
-        """Predicted targets (n, T) of features (n, D)."""
+        """Return predicted targets (n, T) of features (n, D)."""
         return features.astype(np.float64) @ self.weights + self.intercept
 
 
@@ -92,7 +92,7 @@ class KnnProbe:
     neighbours: int
 
     def predict(self, features: Features) -> Floats:
-        """Predicted targets (n, T) of features (n, D)."""
+        """Return predicted targets (n, T) of features (n, D)."""
         k = min(self.neighbours, len(self.directions))
         predicted = np.empty((len(features), self.targets.shape[1]))
         for start in range(0, len(features), _ROWS_AT_ONCE // 4):
@@ -115,7 +115,7 @@ def centre_and_scale(features: Features) -> tuple[Floats, Floats]:
 
 
 def moments(features: Features, targets: Floats) -> Moments:
-    """The sums over rows of features (n, D) and targets (n, T), accumulated in float64."""
+    """Return the sums over rows of features (n, D) and targets (n, T), accumulated in float64."""
     size, count = features.shape[1], targets.shape[1]
     total = Moments(
         0, np.zeros(size), np.zeros(count), np.zeros((size, size)), np.zeros((size, count)), np.zeros(count)
@@ -128,7 +128,7 @@ def moments(features: Features, targets: Floats) -> Moments:
 
 
 def fit_ridge(features: Features, targets: Floats, groups: Integers, penalties: Sequence[float]) -> RidgeProbe:
-    """The ridge probe with, for each target, the penalty that predicts left-out groups best.
+    """Return the ridge probe with, for each target, the penalty that predicts left-out groups best.
 
     Minimises ||y - a - Xw||^2 + penalty * ||w||^2 on features X standardised to mean 0 and standard
     deviation 1 (both on the fitted rows); the intercept a is not penalised.
@@ -157,7 +157,7 @@ def fit_ridge(features: Features, targets: Floats, groups: Integers, penalties: 
 
 
 def fit_knn(features: Features, targets: Floats, neighbours: int) -> KnnProbe:
-    """The nearest-neighbour probe of training features (n, D) and targets (n, T)."""
+    """Return the nearest-neighbour probe of training features (n, D) and targets (n, T)."""
     centre, scale = centre_and_scale(features)
     return KnnProbe(centre, scale, _directions(features, centre, scale), targets, neighbours)
 
@@ -169,7 +169,7 @@ def _directions(features: Features, centre: Floats, scale: Floats) -> Features:
 
 
 def _left_out_errors(parts: Sequence[Moments], left_out: int, penalties: Sequence[float]) -> Floats:
-    """Summed squared errors (penalties, T) on one group, fitted on all the others."""
+    """Return summed squared errors (penalties, T) on one group, fitted on all the others."""
     others = reduce(Moments.__add__, [part for index, part in enumerate(parts) if index != left_out])
     test = parts[left_out]
     weights, intercepts = _ridge_path(others, penalties)
@@ -181,7 +181,7 @@ def _left_out_errors(parts: Sequence[Moments], left_out: int, penalties: Sequenc
 
 
 def _ridge_path(sums: Moments, penalties: Sequence[float]) -> tuple[Floats, Floats]:
-    """Weights (penalties, D, T) and intercepts (penalties, T) from one eigendecomposition for all penalties.
+    """Return weights (penalties, D, T) and intercepts (penalties, T) from one eigendecomposition for all penalties.
 
     The features have a spread of about 1 over all rows; over these it may be less.
     """

@@ -34,7 +34,7 @@ def probe(
     tasks: Sequence[ClassTask],
     settings: EvaluateSettings,
 ) -> ProbedRun:
-    """Fits all probes on the features of one training and has them predict the held-out pairs.
+    """Fit all probes on the features of one training and has them predict the held-out pairs.
 
     Raises:
         StatedError: if there are no features, or features of other patches.
@@ -54,7 +54,7 @@ def evidence(
     baseline: str,
     prefix: str = "",
 ) -> list[EvidenceRow]:
-    """Rows of every probe: of markers, then of classes.
+    """Return rows of every probe: of markers, then of classes.
 
     Args:
         cohort: the pairs.

@@ -71,7 +71,7 @@ class Cohort:
 
 
 def read_cohort(split: Path, stores: Path, panel: PanelSettings | None = None) -> Cohort:
-    """The pairs (pair_quality above 0) of every slide in `patches.tsv`.
+    """Return the pairs (pair_quality above 0) of every slide in `patches.tsv`.
 
     Args:
         split: the `patches.tsv` of the stage split.
@@ -105,7 +105,7 @@ def read_cohort(split: Path, stores: Path, panel: PanelSettings | None = None) -
 
 
 def read_features(folder: Path, slide: SlidePairs) -> Features:
-    """Features (n, D) of the slide's pairs from `{folder}/{slide}.h5`.
+    """Return features (n, D) of the slide's pairs from `{folder}/{slide}.h5`.
 
     Raises:
         StatedError: if there are none, or if their coordinates are not those of the store's patches.
@@ -127,7 +127,7 @@ def read_features(folder: Path, slide: SlidePairs) -> Features:
 
 
 def features_in(folder: Path) -> FeaturesOf:
-    """A reader of features from a run's folder; it raises what `read_features` raises."""
+    """Return a reader of features from a run's folder; it raises what `read_features` raises."""
 
     def features_of(slide: SlidePairs, pairs: Integers) -> Features:
         return read_features(folder, slide)[pairs]
@@ -136,7 +136,7 @@ def features_in(folder: Path) -> FeaturesOf:
 
 
 def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
-    """The hash of the encoder that made a run's features and their width, the same for all slides.
+    """Return the hash of the encoder that made a run's features and their width, the same for all slides.
 
     Raises:
         StatedError: if a file is absent or broken, or names another run, or another encoder or width than the others.
@@ -165,7 +165,9 @@ def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
 
 @contextmanager
 def _opened(folder: Path, slide: str) -> Iterator[h5py.File]:
-    """The features file of a slide, found to hold features (N, D) and coords; what fails while it is open is told too.
+    """Return the features file of a slide, found to hold features (N, D) and coords.
+
+    What fails while it is open is told too.
 
     Raises:
         StatedError: if there is no such file, or it is broken or of another layout.

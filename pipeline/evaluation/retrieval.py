@@ -41,7 +41,7 @@ class Ranks:
         return self.ahead + (self.tied + 1) / 2
 
     def within(self, depth: int) -> Floats:
-        """(n,) probability that it is among the first `depth`, ties in random order."""
+        """Return (n,) probability that it is among the first `depth`, ties in random order."""
         return np.clip((depth - self.ahead) / self.tied, 0, 1)
 
 
@@ -65,14 +65,14 @@ class Figure:
 
 
 def partner_ranks(queries: NDArray[np.floating], gallery: NDArray[np.floating]) -> Ranks:
-    """Where row i of the gallery stands, by cosine, for row i of the queries; both (n, E)."""
+    """Return where row i of the gallery ranks, by cosine, for row i of the queries; both (n, E)."""
     cosines = _directions(queries) @ _directions(gallery).T
     own = np.diag(cosines)[:, None]
     return Ranks((cosines > own + _SAME).sum(axis=1), (np.abs(cosines - own) <= _SAME).sum(axis=1))
 
 
 def weighted_median(values: Floats, weights: Floats) -> Floats:
-    """For every row of weights (R, n) the smallest of the values (n,) up to which half of the weight lies.
+    """Return for every row of weights (R, n) the smallest of the values (n,) up to which half of the weight lies.
 
     A row without any weight gives nan.
     """
@@ -83,7 +83,7 @@ def weighted_median(values: Floats, weights: Floats) -> Floats:
 
 
 def retrieval_figures(seeds: Sequence[Ranks], blocks: Sequence[Integers], tested: HeldOut) -> list[Figure]:
-    """Recall within 1, 5 and 10, and the median rank, of the seeds of a run.
+    """Return recall within 1, 5 and 10, and the median rank, of the seeds of a run.
 
     The interval takes halves of the blocks of queries; what they are looked for among stays the same.
 
@@ -95,7 +95,7 @@ def retrieval_figures(seeds: Sequence[Ranks], blocks: Sequence[Integers], tested
     count = len(seeds[0].ahead)
 
     def measure(weights: Floats) -> Floats:
-        """(R, seeds, figures)."""
+        """Return (R, seeds, figures)."""
         total = weights.sum(axis=1)
         total = np.where(total > 0, total, np.nan)  # a resample may miss all slides that have a gallery
         found = [
@@ -125,7 +125,7 @@ def retrieval_figures(seeds: Sequence[Ranks], blocks: Sequence[Integers], tested
 
 
 def _widening(seeds: Sequence[Ranks], point: Floats, blocks: Sequence[Integers], tested: HeldOut) -> list[float]:
-    """By how much intervals of the figures are wider for what is alike across blocks; of the median by its sign."""
+    """Return how much wider intervals are for what is alike across blocks; of the median by its sign."""
     if tested.tissue is None:
         return [1.0] * len(point)
     found = [np.mean([one.within(depth) for one in seeds], axis=0) for depth in DEPTHS]

@@ -55,7 +55,7 @@ def retrieval(
     settings: EvaluateSettings,
     panel: PanelSettings,
 ) -> dict[str, Any]:
-    """For every run with a dense branch how well dense patches are found from H&E; ready for JSON.
+    """Return for every run with a dense branch how well dense patches are found from H&E; ready for JSON.
 
     Args:
         trainings: folder that holds RUN/encoder and RUN/branches.safetensors; runs without a folder there are left
@@ -100,7 +100,10 @@ def retrieval(
 def _gallery(
     stores: Path, cohort: Cohort, dense: DenseDescription, settings: EvaluateSettings, panel: PanelSettings
 ) -> Gallery | None:
-    """Held-out pairs whose dense side is of the run's kind and shows one of its markers; None where there are none."""
+    """Return held-out pairs whose dense side is of the run's kind and shows one of its markers.
+
+    None where there are none.
+    """
     numbers = {slide.slide: number for number, slide in enumerate(held_out(cohort))}
     readable = readable_slides(dense, held_out(cohort), stores, panel)
     if not readable.slides:
@@ -129,7 +132,7 @@ def _ranks(path: Path, dense: DenseDescription, features: Path, gallery: Gallery
 
 
 def _blocks(gallery: Gallery, tested: HeldOut) -> tuple[list[Integers], HeldOut]:
-    """The blocks of the gallery's patches, and the held-out slides that they are of."""
+    """Return the blocks of the gallery's patches, and the held-out slides that they are of."""
     blocks = [tested.blocks[number][picked] for number, picked in zip(gallery.slides, gallery.places, strict=True)]
     of_slides = HeldOut(
         tuple(slide.slide for slide in gallery.pairs),

@@ -66,7 +66,7 @@ def evaluate(
     trainings: Path | None = None,
     classes: Mapping[str, Path] | None = None,
 ) -> list[EvidenceRow]:
-    """Probes the frozen features of every run and writes `summary.tsv` and `details.json`.
+    """Probe the frozen features of every run and writes `summary.tsv` and `details.json`.
 
     Args:
         stores: folder of the stores `{slide}.zarr`.
@@ -162,7 +162,7 @@ def evaluate(
 
 
 def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
-    """Writes the table as tab-separated text; numbers with four decimals, empty where nothing can be said."""
+    """Write the table as tab-separated text; numbers with four decimals, empty where nothing can be said."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -184,7 +184,7 @@ def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
 
 
 def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings) -> None:
-    """Say once what has no score or interval and why, and where `block_um` is less than contributions are alike."""
+    """Print once what has no score or interval and why, and where `block_um` is less than contributions are alike."""
     missing: dict[str, list[str]] = {}
     for row in rows:
         if row.note:
@@ -202,7 +202,7 @@ def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings
 
 
 def _hashed(stores: Path, split: Path, embeddings: Path, runs: Sequence[str], slides: Sequence[str]) -> dict[str, str]:
-    """The hash of the split, of each store and of each run's features, by name."""
+    """Return the hash of the split, of each store and of each run's features, by name."""
     inputs = {split.name: file_digest(split)}
     for name in slides:
         inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
@@ -211,7 +211,7 @@ def _hashed(stores: Path, split: Path, embeddings: Path, runs: Sequence[str], sl
 
 
 def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
-    """Per held-out slide: patient, patches, and the blocks of tissue that the intervals rest on."""
+    """Return per held-out slide: patient, patches, and the blocks of tissue that the intervals rest on."""
     told = {}
     for slide in held_out(cohort):
         tested = slide.fold == 0
@@ -226,7 +226,7 @@ def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _details(row: EvidenceRow) -> dict[str, Any]:
-    """The row as JSON values: null for nan."""
+    """Return the row as JSON values: null for nan."""
     values = {item.name: getattr(row, item.name) for item in fields(row)}
     for name in ("per_seed", "difference_per_seed"):
         values[name] = [None if math.isnan(value) else value for value in values[name]]

@@ -94,7 +94,7 @@ class Tissue:
     """Where the held-out patches of all slides lie, for correlograms over them."""
 
     def __init__(self, positions_um: Sequence[Floats], block_um: float) -> None:
-        """Lay the patches of each slide, at positions (n, 2), on a grid with the same cells for all."""
+        """Place the patches of each slide, at positions (n, 2), on a grid with the same cells for all."""
         step = _spacing(positions_um)
         self._cell_um = step * max(1, int(block_um / _CELLS_PER_BLOCK / step)) if step > 0 else block_um
         starts = np.cumsum([0, *map(len, positions_um)]).tolist()
@@ -119,7 +119,7 @@ class Tissue:
         return self._of(products, expected, within, pairs)
 
     def _of_pairs(self, share: Floats) -> tuple[Floats, Floats, Floats]:
-        """By distance, what alike patches give, that within blocks, and the pairs; the same for most scores."""
+        """Return by distance what alike patches give, that within blocks, and the pairs; the same for most scores."""
         key = share.tobytes()
         if key not in self._known:
             if len(self._known) >= _MOST_KNOWN:
@@ -154,7 +154,7 @@ class Tissue:
 
 
 def _spacing(positions_um: Sequence[Floats]) -> float:
-    """Median distance from a patch to its nearest neighbour; 0 where no slide has two at different places."""
+    """Return median distance from a patch to its nearest neighbour; 0 where no slide has two at different places."""
     nearest = [
         KDTree(position).query(position, k=2)[0][:, 1]
         for position in positions_um

@@ -26,7 +26,7 @@ class Choice:
 
 
 def choose(probe: Probe, settings: PredictSettings) -> Choice:
-    """The markers that are asked for by name or, where none is, those that reach `min_score`.
+    """Return the markers that are asked for by name or, where none is, those that reach `min_score`.
 
     Raises:
         StatedError: if a marker is asked for that the probe does not have, or that it was not fitted for.
@@ -43,7 +43,10 @@ def choose(probe: Probe, settings: PredictSettings) -> Choice:
 
 
 def by_reason(left_out: dict[str, str]) -> dict[str, list[str]]:
-    """The markers that are left out for each reason: of a slide that is unlike as a whole it is the same for all."""
+    """Return the markers that are left out for each reason.
+
+    Of a slide that is unlike as a whole it is the same for all.
+    """
     found: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         found.setdefault(reason, []).append(name)
@@ -51,7 +54,7 @@ def by_reason(left_out: dict[str, str]) -> dict[str, list[str]]:
 
 
 def _reason(item: MarkerProbe, settings: PredictSettings) -> str:
-    """Why a marker is left out; empty where it is not."""
+    """Return why a marker is left out; empty where it is not."""
     if settings.markers:
         return "" if item.marker in settings.markers else "not among predict.markers"
     if not item.train_patches:

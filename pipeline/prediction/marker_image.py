@@ -31,7 +31,7 @@ _FULL = 65535
 
 
 def write_marker_image(predictions: Predictions, store: PatchStore, path: Path, identity: str) -> None:
-    """Writes the image; `identity` tells it from others, so that equal predictions are equal files."""
+    """Write the image; `identity` tells it from others, so that equal predictions are equal files."""
     known = store.attributes
     downsample = pixel_level0_px(known)
     index = patch_index(store, downsample)
@@ -67,13 +67,16 @@ def write_marker_image(predictions: Predictions, store: PatchStore, path: Path, 
 
 
 def pixel_level0_px(known: StoreAttributes) -> int:
-    """Side of the image's pixels in level-0 pixels: the largest power of two that parts a patch in eight or more."""
+    """Return side of the image's pixels in level-0 pixels.
+
+    The largest power of two that parts a patch in eight or more.
+    """
     side = known.size_px * known.mpp / known.mpp_level0
     return int(2 ** max(0, math.floor(math.log2(side / PIXELS_PER_PATCH))))
 
 
 def patch_index(store: PatchStore, downsample: int) -> NDArray[np.int32]:
-    """(h, w) int32: the row of the patch that holds each pixel's centre, -1 for none, over the whole slide.
+    """Return (h, w) int32: the row of the patch that holds each pixel's centre, -1 for none, over the whole slide.
 
     Sides are filled up with -1 until all levels of the pyramid halve exactly.
     """
@@ -91,7 +94,7 @@ def patch_index(store: PatchStore, downsample: int) -> NDArray[np.int32]:
 
 
 def halved(plane: Plane) -> Plane:
-    """Every 2 x 2 pixels as the mean of those that hold a value; 0 where none does."""
+    """Return every 2 x 2 pixels as the mean of those that hold a value; 0 where none does."""
     blocks = plane.reshape(plane.shape[0] // 2, 2, plane.shape[1] // 2, 2).astype(np.uint32)
     count = (blocks > 0).sum(axis=(1, 3))
     mean = blocks.sum(axis=(1, 3)) / np.maximum(count, 1)
@@ -99,12 +102,12 @@ def halved(plane: Plane) -> Plane:
 
 
 def _levels(shape: tuple[int, int]) -> int:
-    """How many levels halve the image until it is no more than 512 pixels long."""
+    """Return how many levels halve the image until it is no more than 512 pixels long."""
     return 1 + max(0, math.ceil(math.log2(max(shape) / _COARSEST_PX)))
 
 
 def _tiles(predictions: Predictions, index: NDArray[np.int32], level: int) -> Iterator[Plane]:
-    """The tiles of one level, channel by channel, so that one plane at a time is in memory."""
+    """Yield the tiles of one level, channel by channel, so that one plane at a time is in memory."""
     for column, marker in enumerate(predictions.markers):
         grey = np.rint(1 + shades(predictions.values[:, column], marker) * (_FULL - 1)).astype(np.uint16)
         # The last entry is that of -1: no patch.

@@ -44,7 +44,7 @@ class MarkerRange:
 
 
 def slide_range(probe: Probe, distance: NDArray[np.float32] | None) -> SlideRange:
-    """What there is to say of a slide at these distances (N,); None is a probe that does not know its range."""
+    """Return what there is to say of a slide at these distances (N,); None is a probe that does not know its range."""
     if probe.fitted is None or distance is None:
         return SlideRange(False, float("nan"), float("nan"), f"The probe is of an older version: {UNKNOWN}.")
     words = f"{outside_in_words(distance, probe.fitted, 'the probe')}."
@@ -52,7 +52,7 @@ def slide_range(probe: Probe, distance: NDArray[np.float32] | None) -> SlideRang
 
 
 def marker_range(marker: MarkerProbe, values: NDArray[np.float32]) -> MarkerRange:
-    """What there is to say of the predictions (N,) of one marker."""
+    """Return what there is to say of the predictions (N,) of one marker."""
     mean = float(values.mean(dtype=np.float64))
     if np.isnan(marker.range_low):
         return MarkerRange(float("nan"), mean)
@@ -62,7 +62,7 @@ def marker_range(marker: MarkerProbe, values: NDArray[np.float32]) -> MarkerRang
 def out_of_range(
     choice: Choice, slide: SlideRange, ranges: tuple[MarkerRange, ...], settings: PredictSettings
 ) -> dict[str, str]:
-    """By marker of the choice that is out of range on this slide, why."""
+    """Return for each chosen marker that is out of range on this slide the reason."""
     reasons = {}
     for marker, found in zip(choice.markers, ranges, strict=True):
         if slide.outside > settings.max_outside:
@@ -76,7 +76,7 @@ def out_of_range(
 
 
 def beyond_in_words(marker: MarkerProbe, found: MarkerRange) -> str:
-    """By how much the predictions of a marker leave the range of those it was fitted or scored on."""
+    """Return by how much the predictions of a marker leave the range of those it was fitted or scored on."""
     if np.isnan(found.beyond):
         return f"mean {found.mean:+.1f} {UNIT}"
     return (
@@ -86,7 +86,7 @@ def beyond_in_words(marker: MarkerProbe, found: MarkerRange) -> str:
 
 
 def scored_on(marker: MarkerProbe) -> str:
-    """The patients that a marker's score comes from."""
+    """Return the patients that a marker's score comes from."""
     if not marker.patients:
         return "nothing says on which patients"
     return f"on {named(marker.patients, 'patient', 'patients', most=3)}"

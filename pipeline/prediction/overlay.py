@@ -34,7 +34,7 @@ _UNLIKE_NAME, _FARTHEST = "Reds", 2.0
 
 
 def write_overlay(predictions: Predictions, store: PatchStore, path: Path) -> None:
-    """Draws the panels; axes are in mm on the slide.
+    """Draw the panels; axes are in mm on the slide.
 
     Args:
         predictions: of the slide.
@@ -89,12 +89,12 @@ def _panel(axis: Axes, picture: NDArray[np.uint8], extent_mm: NDArray[np.float64
 def painted(
     ground: NDArray[np.uint8], places: PatchPlaces, values: NDArray[np.float32], marker: MarkerProbe
 ) -> NDArray[np.uint8]:
-    """The ground with every patch tinted by its value."""
+    """Return the ground with every patch tinted by its value."""
     return tinted(ground, places, coloured(values, marker))
 
 
 def tinted(ground: NDArray[np.uint8], places: PatchPlaces, patch_colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The ground with every patch tinted in its colour, (N, 3)."""
+    """Return the ground with every patch tinted in its colour, (N, 3)."""
     height, width = ground.shape[:2]
     row_of = _cells(height, places.top, places.height, places.shape[0])
     column_of = _cells(width, places.left, places.width, places.shape[1])
@@ -108,21 +108,21 @@ def tinted(ground: NDArray[np.uint8], places: PatchPlaces, patch_colours: NDArra
 
 
 def _unlikeness(distance: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Colours (N, 3): white at 0, the map's middle at the limit."""
+    """Return colours (N, 3): white at 0, the map's middle at the limit."""
     shares = np.clip(distance / _FARTHEST, 0, 1)
     colours = matplotlib.colormaps[_UNLIKE_NAME](shares.astype(np.float64))[:, :3]
     return np.asarray(np.rint(colours * 255), dtype=np.uint8)
 
 
 def _cells(size_px: int, start: float, extent: float, count: int) -> NDArray[np.int64]:
-    """(size_px,) the cell that each pixel's centre lies in, of `count` cells from `start`; `count` for none."""
+    """Return (size_px,) the cell that each pixel's centre lies in, of `count` cells from `start`; `count` for none."""
     share = ((np.arange(size_px) + 0.5) / size_px - start) / extent
     cell = np.floor(share * count).astype(np.int64)
     return np.where((cell >= 0) & (cell < count), cell, count)
 
 
 def _shrunk(overview: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The overview at `_PANEL_PX` on its longest side: smaller, or larger so that patches have room."""
+    """Return the overview at `_PANEL_PX` on its longest side: smaller, or larger so that patches have room."""
     height, width = overview.shape[:2]
     factor = _PANEL_PX / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))

@@ -45,7 +45,7 @@ _WORTH_TELLING = 0.05
 
 
 def predict(features: Path, store_path: Path, probe_folder: Path, settings: PredictSettings, out: Path) -> None:
-    """Writes the folder of one slide.
+    """Write the folder of one slide.
 
     Args:
         features: of the slide, as embed wrote them.
@@ -131,7 +131,7 @@ def _found(opened: FeaturesFile, probe: Probe, choice: Choice, settings: Predict
 
 
 def _check(opened: FeaturesFile, probe: Probe, store: PatchStore) -> None:
-    """Raises StatedError unless features, probe and store belong together."""
+    """Raise StatedError unless features, probe and store belong together."""
     encoder = str(opened.attributes.get("encoder", ""))
     if encoder != probe.encoder or opened.width != len(probe.weights):
         raise StatedError(
@@ -160,7 +160,7 @@ def _check(opened: FeaturesFile, probe: Probe, store: PatchStore) -> None:
 
 
 def _about(found: _Found, fitted_on: bool) -> list[str]:
-    """What has to be known of this slide, of the scores and of markers left out, in sentences."""
+    """Return what has to be known of this slide, of the scores and of markers left out, in sentences."""
     told = ["The probe was fitted on patches of this slide: it looks better here than on a new one."] * fitted_on
     told.append(found.range.words)
     scored = dict.fromkeys(scored_on(marker) for marker in found.choice.markers)
@@ -196,7 +196,7 @@ def _described(slide: str, probe: Probe, found: _Found, fitted_on: bool, provena
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with null for nan, which JSON does not know."""
+    """Return the same with null for nan, which JSON does not know."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

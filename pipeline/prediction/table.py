@@ -41,7 +41,7 @@ class Predictions:
 
 
 def write_table(predictions: Predictions, store: PatchStore, path: Path, provenance: dict[str, Any]) -> None:
-    """Writes row, x_um, y_um, x_px, y_px (upper-left pixel at level 0), distance and `predicted MARKER` of each."""
+    """Write row, x_um, y_um, x_px, y_px (upper-left pixel at level 0), distance and `predicted MARKER` of each."""
     known = store.table
     columns: dict[str, Any] = {"slide": [predictions.slide] * len(known.position_px)}
     columns |= {"row": np.arange(len(known.position_px), dtype=np.int64)}
@@ -59,7 +59,7 @@ def write_table(predictions: Predictions, store: PatchStore, path: Path, provena
 
 
 def read_values(path: Path, markers: Sequence[str]) -> NDArray[np.float32]:
-    """The predictions (N, T) of these markers from a table that `write_table` wrote.
+    """Return the predictions (N, T) of these markers from a table that `write_table` wrote.
 
     Raises:
         StatedError: if it cannot be read or lacks one of them.

@@ -13,12 +13,12 @@ DISTANCE_NAME = "distance from the patches fitted on, 1 = limit"
 
 
 def measurement_name(marker: MarkerProbe) -> str:
-    """The name under which QuPath shows a marker's prediction, its score beside it."""
+    """Return the name under which QuPath shows a marker's prediction, its score beside it."""
     return f"{marker.marker} predicted, {UNIT}, held-out {marker.scored()}"
 
 
 def write_tiles(predictions: Predictions, store: PatchStore, path: Path) -> None:
-    """Writes squares in level-0 pixels from the image's upper-left corner; the measurement `row` leads to the table."""
+    """Write squares in level-0 pixels from the image's upper-left corner; the measurement `row` leads to the table."""
     names = [measurement_name(item) for item in predictions.markers]
     distance = predictions.distance
     side = store.attributes.patch_size_level0

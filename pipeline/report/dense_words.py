@@ -95,24 +95,27 @@ _NEIGHBOURS = (
 
 
 def dense_kind(slide: SlideResults) -> str:
-    """`fluorescence`, `brightfield`, `mask` or `counts`; empty where there is no dense side, or nothing told of it."""
+    """Return `fluorescence`, `brightfield`, `mask` or `counts`.
+
+    Empty where there is no dense side, or nothing told of it.
+    """
     if slide.record and slide.record.dense:
         return slide.record.dense.kind
     return slide.store.attributes.dense_kind if slide.store and slide.store.has_dense else ""
 
 
 def slide_words(slide: SlideResults) -> DenseWords:
-    """The words for one slide."""
+    """Return the words for one slide."""
     return _WORDS.get(dense_kind(slide), _WORDS["fluorescence"])
 
 
 def cohort_words(results: Results) -> DenseWords:
-    """The words for a cohort: those of its kind of dense side, neutral ones where it has several."""
+    """Return the words for a cohort: those of its kind of dense side, neutral ones where it has several."""
     kinds = {kind for slide in results.slides if (kind := dense_kind(slide))}
     return _MIXED if len(kinds) > 1 else _WORDS[next(iter(kinds), "fluorescence")]
 
 
 def overlay_words(slide: SlideResults) -> str:
-    """How to read the overlay of a slide, which neighbouring sections share no nuclei in."""
+    """Return how to read the overlay of a slide, which neighbouring sections share no nuclei in."""
     serial = slide.registration is not None and slide.registration.mode == "serial"
     return _NEIGHBOURS if serial and dense_kind(slide) not in ("mask", "counts") else slide_words(slide).overlay

@@ -11,6 +11,6 @@ Drawn = TypeVar("Drawn")
 
 
 def drawn_in_order(draw: Callable[[Item], Drawn], items: Iterable[Item], threads: int) -> Iterator[Drawn]:
-    """What `draw` makes of each item, in order; the pictures of `threads` slides at a time are in memory."""
+    """Yield what `draw` makes of each item, in order; the pictures of `threads` slides at a time are in memory."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         yield from pool.map(draw, items)

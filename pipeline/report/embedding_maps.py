@@ -69,7 +69,7 @@ class PatchColours:
 
 
 def fit_components(features: Mapping[str, Path], patches: int) -> Components | None:
-    """The components of at most `patches` patches, spread evenly over slides and rows; None with fewer than two.
+    """Return the components of at most `patches` patches, spread evenly over slides and rows; None with fewer than two.
 
     Raises:
         StatedError: if a file holds no features, or features of another width than the first slide's.
@@ -100,7 +100,7 @@ def fit_components(features: Mapping[str, Path], patches: int) -> Components | N
 
 
 def patch_colours(slide: str, path: Path, store: PatchStore, components: Components) -> PatchColours | None:
-    """The three components of every patch of a slide as red, green and blue; None where it has no patch.
+    """Return the three components of every patch of a slide as red, green and blue; None where it has no patch.
 
     Raises:
         StatedError: if the features are not those of the store's patches.
@@ -128,7 +128,7 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
 
 
 def slide_map(path: Path, slides: list[str]) -> tuple[list[str], Floats, Floats] | None:
-    """Slides, their points (n, 2) and the two shares of variance, from the vectors in slides.parquet.
+    """Return slides, their points (n, 2) and the two shares of variance, from the vectors in slides.parquet.
 
     None with fewer than three slides: two points always lie on a line, and tell nothing.
 
@@ -150,7 +150,7 @@ def slide_map(path: Path, slides: list[str]) -> tuple[list[str], Floats, Floats]
 
 
 def _principal_axes(centred: Floats) -> tuple[Floats, Floats]:
-    """Axes (3, D) and shares of variance (3,); each axis points to where its largest entry is positive."""
+    """Return axes (3, D) and shares of variance (3,); each axis points to where its largest entry is positive."""
     size = centred.shape[1]
     count = min(COMPONENTS, size)
     variance, vectors = eigh(centred.T @ centred, subset_by_index=(size - count, size - 1))

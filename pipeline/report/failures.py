@@ -41,7 +41,9 @@ class _Missing:
 
 
 def failures(results: Results, folder: Path, embedding: str, logs: Path) -> list[Failure]:
-    """What lacks a result: slides in sheet order, each by the first stage that failed or was not run; then the rest.
+    """Return what lacks a result: slides in sheet order, each by the first stage that failed or was not run.
+
+    Then the rest.
 
     Of runs and of the cohort only what a log tells of counts, for nothing here says which of them were asked for.
 
@@ -68,7 +70,7 @@ def _failure(subject: str, lost: _Missing, logs: Path) -> Failure:
 
 
 def _lost_of_slide(slide: SlideResults, results: Results, embedding: str, logs: Path) -> Iterator[_Missing]:
-    """What is not there of a slide, in the order of the stages."""
+    """Yield what is not there of a slide, in the order of the stages."""
     name = slide.slide
     if slide.record is None:
         yield _Missing("inspect", f"inspect/{name}.json", f"inspect/{name}.log")
@@ -86,7 +88,7 @@ def _lost_of_slide(slide: SlideResults, results: Results, embedding: str, logs: 
 
 
 def _lost_of_cohort(embedding: str, logs: Path) -> Iterator[tuple[str, _Missing]]:
-    """What a stage may have left nothing of that is of no slide, in the order of the stages."""
+    """Yield what a stage may have left nothing of that is of no slide, in the order of the stages."""
     cohort = "the cohort"
     yield cohort, _Missing("split", "split/patches.tsv", "split.log")
     for log in sorted((logs / "train").glob("*.log")):
@@ -100,7 +102,7 @@ def _lost_of_cohort(embedding: str, logs: Path) -> Iterator[tuple[str, _Missing]
 
 
 def last_error(log: Path) -> str:
-    """The last stated error of a log, or the last line of a traceback; empty where there is neither."""
+    """Return the last stated error of a log, or the last line of a traceback; empty where there is neither."""
     if not log.is_file():
         return ""
     with log.open("rb") as stream:

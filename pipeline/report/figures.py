@@ -38,7 +38,7 @@ def forest(
     bold: str = "",
     width: float = 460.0,
 ) -> Markup:
-    """Intervals row by row: a row is a target, its estimates are drawn below each other.
+    """Return intervals row by row: a row is a target, its estimates are drawn below each other.
 
     Args:
         rows: label and estimates.
@@ -71,7 +71,7 @@ def forest(
 def curves(
     runs: Mapping[str, tuple[Sequence[float], Sequence[float]]], series: Mapping[str, int], *, name: str, quantity: str
 ) -> Markup:
-    """Lines of one quantity over training steps; the steps on a logarithmic axis where they span much."""
+    """Return lines of one quantity over training steps; the steps on a logarithmic axis where they span much."""
     width, height, left, bottom = 460.0, 230.0, 52.0, 184.0
     steps = [step for x, _ in runs.values() for step in x]
     lowest, highest = max(1.0, min(steps)), max(2.0, *steps)
@@ -91,7 +91,7 @@ def curves(
 
 
 def fates(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]], *, name: str) -> Markup:
-    """Stacked bars, one per slide: how many grid positions met which fate, in shares of the slide's grid."""
+    """Return stacked bars, one per slide: how many grid positions met which fate, in shares of the slide's grid."""
     width, left, per_row = 720.0, 150.0, 26.0
     parts = []
     for index, (slide, counts) in enumerate(rows):
@@ -110,7 +110,10 @@ def fates(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]], *, name: str) -
 def scatter(
     points: Mapping[str, Floats], shares: Sequence[float], *, name: str, labelled: bool, size: float = 4.0
 ) -> Markup:
-    """Points (n, 2) by slide on the first two principal components; a slide is one path, so many points stay small."""
+    """Return points (n, 2) by slide on the first two principal components.
+
+    A slide is one path, so many points stay small.
+    """
     width, height, left, bottom = 620.0, 400.0, 46.0, 356.0
     everything = np.concatenate(list(points.values()))
     across = linear(everything[:, 0].tolist(), left, width - 16)
@@ -149,17 +152,17 @@ def scatter(
 
 
 def shape_of(series: int) -> int:
-    """The shape of a series' marks: another one, too, for the next that has its colour."""
+    """Return the shape of a series' marks: another one, too, for the next that has its colour."""
     return series + series // COLOURS
 
 
 def swatch(series: int, shape: int) -> Markup:
-    """The mark of a series, for a legend; decorative, as the name stands beside it."""
+    """Return the mark of a series, for a legend; decorative, as the name stands beside it."""
     return _swatch(mark(shape, 8, 8, 5, f"mark s{series % COLOURS}"))
 
 
 def line_swatch(series: int) -> Markup:
-    """The line of a series, likewise."""
+    """Return the line of a series, likewise."""
     return _swatch(tag("line", x1=0.0, x2=16.0, y1=8.0, y2=8.0, class_=_line(series)))
 
 
@@ -168,7 +171,7 @@ def _swatch(shape: Markup) -> Markup:
 
 
 def _line(series: int) -> str:
-    """Classes of a series' line; those whose colour another one has already are dashed."""
+    """Return classes of a series' line; those whose colour another one has already are dashed."""
     return f"line s{series % COLOURS}{' again' if series // COLOURS % 2 else ''}"
 
 
@@ -188,7 +191,7 @@ def _estimate(axis: Axis, estimate: Estimate, y: float) -> Markup:
 
 
 def signed(value: float, decimals: int = 2, *, plus: bool = False) -> str:
-    """A number with a true minus sign, never "−0"; with `plus`, a gain says that it is one."""
+    """Return a number with a true minus sign, never "−0"; with `plus`, a gain says that it is one."""
     shown = f"{value:{'+' if plus else ''}.{decimals}f}"
     return shown.lstrip("+-") if float(shown) == 0 else shown.replace("-", "−")
 
@@ -210,7 +213,7 @@ def _shortened(words: str, length: int) -> str:
 
 
 def _thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[Sequence[float], Sequence[float]]:
-    """At most `most` points: the means of equal stretches of steps."""
+    """Return at most `most` points: the means of equal stretches of steps."""
     if len(x) <= most:
         return x, y
     parts = np.array_split(np.arange(len(x)), most)

@@ -77,12 +77,12 @@ class _Told:
 
 
 def most_markers(slides: int) -> int:
-    """How many markers are drawn of each slide at most, so that the page stays bounded."""
+    """Return how many markers are drawn of each slide at most, so that the page stays bounded."""
     return max(1, _MOST_MAPS // max(slides, 1))
 
 
 def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps | None:
-    """The maps of one slide; None where it has no predictions or none of its markers was good enough.
+    """Return the maps of one slide; None where it has no predictions or none of its markers was good enough.
 
     Raises:
         StatedError: if its predictions cannot be read or are those of other patches.
@@ -110,7 +110,7 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
 
 
 def left_out_markers(results: Results) -> tuple[tuple[str, str], ...]:
-    """Names and reasons of the markers that predict left out on every slide: one probe speaks for all.
+    """Return names and reasons of the markers that predict left out on every slide: one probe speaks for all.
 
     Raises:
         StatedError: if what predict wrote cannot be read.
@@ -122,7 +122,7 @@ def left_out_markers(results: Results) -> tuple[tuple[str, str], ...]:
 
 
 def slides_out_of_range(results: Results) -> tuple[tuple[str, str, str], ...]:
-    """Slides of which predict left out maps, being unlike what the probe was fitted on: slide, markers, and why.
+    """Return slides of which predict left out maps, being unlike what the probe was fitted on: slide, markers, and why.
 
     Raises:
         StatedError: if what predict wrote cannot be read.
@@ -156,7 +156,7 @@ def _read(slide: str, folder: Path) -> _Told:
 
 
 def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces) -> MarkerMap:
-    """254 shades of the scale; the last entry of the palette is no patch."""
+    """Return 254 shades of the scale; the last entry of the palette is no patch."""
     index = np.full(places.shape, 255, dtype=np.uint8)
     index[places.row, places.column] = np.rint(shades(values, marker) * 254).astype(np.uint8)
     colours = palette(index, TABLE, transparent=255)

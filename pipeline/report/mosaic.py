@@ -13,7 +13,7 @@ _WORTH_IT = 1.3
 
 
 def sparse_picture(store: PatchStore, overview: Image.Image, size_px: tuple[int, int]) -> Image.Image:
-    """The whole slide at a width and height in pixels; `overview` is the store's, which is dear to read twice.
+    """Return the whole slide at a width and height in pixels; `overview` is the store's, which is dear to read twice.
 
     Overviews are made for whole slides and are coarse on a small one. Where its overview is clearly too small, and
     the slide has few enough patches to read them all, these are scaled down and laid in their places.

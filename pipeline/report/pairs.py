@@ -57,7 +57,7 @@ class PairView:
 
 
 def by_urgency(views: Iterable[PairView]) -> list[PairView]:
-    """The pairs with what failed first, then what is in doubt, otherwise in their order."""
+    """Return the pairs with what failed first, then what is in doubt, otherwise in their order."""
     return sorted(views, key=lambda view: _ORDER.get(str(view.verdict or ""), 2))
 
 
@@ -73,7 +73,7 @@ def quantity(path: str) -> tuple[str, str]:
 
 
 def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -> PairView | None:
-    """The view of a slide's registration, its H&E drawn from the overview; None where it was not registered."""
+    """Return the view of a slide's registration, its H&E drawn from the overview; None where it was not registered."""
     registration = slide.registration
     if registration is None:
         return None
@@ -130,7 +130,7 @@ def _facts(slide: SlideResults, registration: Registration) -> Iterator[tuple[st
 
 
 def _field(picture: Image.Image, aspect: float) -> Image.Image | None:
-    """The part of a picture of register that shows the slide; None where none has the slide's proportions.
+    """Return the part of a picture of register that shows the slide; None where none has the slide's proportions.
 
     The slide is drawn from the lower left corner, below a line with title and legend where there is one.
     """
@@ -144,7 +144,7 @@ def _field(picture: Image.Image, aspect: float) -> Image.Image | None:
 
 
 def _rounded(value: float) -> str:
-    """Three significant digits, or all of a whole number's: never a power of ten for what fits in a line."""
+    """Return three significant digits, or all of a whole number's: never a power of ten for what fits in a line."""
     if value == int(value) or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.3g}"

@@ -41,7 +41,7 @@ class PatchMap:
 
 
 def patch_map(results: Results, components: Components) -> PatchMap | None:
-    """One patch of each part of the map that has any; None where no store is there to read them from."""
+    """Return one patch of each part of the map that has any; None where no store is there to read them from."""
     stores = {slide.slide: slide.store for slide in results.slides if slide.store is not None}
     names = [name for name, points in components.points.items() if len(points) and name in stores]
     if not names:
@@ -61,7 +61,7 @@ def patch_map(results: Results, components: Components) -> PatchMap | None:
 
 
 def representatives(places: Floats) -> list[int]:
-    """Which of the places (n, 2), in shares of the map, are drawn: the most central ones of a grid.
+    """Return which of the places (n, 2), in shares of the map, are drawn: the most central ones of a grid.
 
     It is the coarsest with two dozen occupied cells: a few patches far out leave most of a map empty.
     """
@@ -74,7 +74,7 @@ def representatives(places: Floats) -> list[int]:
 
 
 def most_central(places: Floats, columns: int, rows: int) -> list[int]:
-    """Of places (n, 2) in shares of the map, the one nearest to the middle of each cell, row by row of cells."""
+    """Return of positions (n, 2), shares of the map, the one nearest to the middle of each cell, row by row."""
     grid = np.array([columns, rows])
     cell = np.clip(np.floor(places * grid), 0, grid - 1)
     distance = np.hypot(*((places * grid - cell - 0.5).T))

@@ -35,42 +35,42 @@ class Picture:
 
 
 def longest_side_px(wanted: int, slides: int) -> int:
-    """The longest side of a picture, shrunk with the square root of the cohort so that the page stays bounded."""
+    """Return the longest side of a picture, shrunk with the root of the cohort's size to bound the page."""
     shrunk = wanted * math.sqrt(_FULL_SIZE_SLIDES / max(slides, _FULL_SIZE_SLIDES))
     return min(wanted, max(_SMALLEST_PX, round(shrunk)))
 
 
 def fitted(size_px: tuple[int, int], side_px: int) -> tuple[int, int]:
-    """A width and height with the longest side at most `side_px`, in the same proportions."""
+    """Return a width and height with the longest side at most `side_px`, in the same proportions."""
     factor = min(1.0, side_px / max(size_px))
     return max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor))
 
 
 def photograph(image: Image.Image | NDArray[np.uint8], side_px: int) -> Picture:
-    """A picture of tissue as WebP, at most `side_px` on its longest side; never enlarged."""
+    """Return a picture of tissue as WebP, at most `side_px` on its longest side; never enlarged."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     return _encoded(_shrunk(picture.convert("RGB"), side_px), "WEBP", quality=72, method=2)
 
 
 def drawing(image: Image.Image, side_px: int) -> Picture:
-    """A map or a grid as WebP of higher quality, whose thin lines stay clean."""
+    """Return a map or a grid as WebP of higher quality, whose thin lines stay clean."""
     return _encoded(_shrunk(image.convert("RGB"), side_px), "WEBP", quality=86, method=2)
 
 
 def exact(rgba: NDArray[np.uint8]) -> Picture:
-    """Pixels (h, w, 4) as they are, as PNG."""
+    """Return pixels (h, w, 4) as they are, as PNG."""
     return _encoded(Image.fromarray(rgba), "PNG", optimize=True)
 
 
 def palette(index: NDArray[np.uint8], colours: NDArray[np.uint8], *, transparent: int) -> Picture:
-    """Pixels (h, w) by their place in a palette (256, 3), as PNG; one place is transparent."""
+    """Return pixels (h, w) by their place in a palette (256, 3), as PNG; one place is transparent."""
     image = Image.fromarray(index, mode="P")
     image.putpalette(colours.tobytes())
     return _encoded(image, "PNG", optimize=True, transparency=transparent)
 
 
 def opened(path: Path) -> Image.Image:
-    """The picture in a PNG of 8 bits, which imagecodecs decodes in half of Pillow's time.
+    """Return the picture in a PNG of 8 bits, which imagecodecs decodes in half of Pillow's time.
 
     Raises:
         StatedError: if it cannot be read as one.
@@ -82,7 +82,10 @@ def opened(path: Path) -> Image.Image:
 
 
 def reduced(image: Image.Image, side_px: int) -> Image.Image:
-    """The picture by whole blocks of pixels, at least twice `side_px` long where it was: cheap to scale further."""
+    """Return the picture by whole blocks of pixels, at least twice `side_px` long where it was.
+
+    Cheap to scale further.
+    """
     factor = max(image.size) // (2 * side_px)
     return image.reduce(factor) if factor > 1 else image
 

@@ -44,7 +44,7 @@ class _Details:
 
 
 def read_results(results: Path, sheet: Path, embedding: str) -> Results:
-    """Everything the report shows, except pixels and features, which are read when they are drawn.
+    """Return everything the report shows, except pixels and features, which are read when they are drawn.
 
     Args:
         results: the results folder.
@@ -114,7 +114,7 @@ def _registration(folder: Path) -> Registration | None:
 
 
 def _numbers(value: Any, path: str = "") -> list[tuple[str, float]]:
-    """All finite numbers inside a JSON value, with their path; long lists are data, not numbers to read."""
+    """Return all finite numbers inside a JSON value, with their path; long lists are data, not numbers to read."""
     if isinstance(value, bool) or value is None:
         return []
     if isinstance(value, int | float):
@@ -139,7 +139,7 @@ def _split(path: Path) -> Split | None:
 
 
 def _pairs(path: Path) -> tuple[dict[str, int] | None, dict[str, tuple[int, ...]]]:
-    """Usable pairs and folds by slide; None and nothing where there is no split."""
+    """Return usable pairs and folds by slide; None and nothing where there is no split."""
     if not path.is_file():
         return None, {}
     rows = read_split_table(path).groupby("slide", sort=False)
@@ -160,7 +160,7 @@ def _curves(folder: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
 
 
 def _controls(folder: Path) -> frozenset[str]:
-    """The runs whose encoders were not trained on true pairs, whatever they are called."""
+    """Return the runs whose encoders were not trained on true pairs, whatever they are called."""
     found = set()
     for path in sorted(folder.glob("*/encoder/config.json")):
         try:

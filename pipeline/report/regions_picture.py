@@ -16,13 +16,13 @@ _PALE, _TINT = 0.75, 0.65
 
 
 def regions_picture(slide: Image.Image, regions: NDArray[np.uint8]) -> Picture:
-    """The whole slide as a picture, with the codes of its overview, of whatever size, painted over it."""
+    """Return the whole slide as a picture, with the codes of its overview, of whatever size, painted over it."""
     codes = Image.fromarray(regions).resize(slide.size, Image.Resampling.NEAREST)
     return photograph(painted(np.asarray(slide), np.asarray(codes)), max(slide.size))
 
 
 def painted(slide: NDArray[np.uint8], regions: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8: the slide, paled or tinted wherever `regions` (h, w) says that it is no tissue."""
+    """Return (h, w, 3) uint8: the slide, paled or tinted wherever `regions` (h, w) says that it is no tissue."""
     colour = np.full((_CODES, 3), 255, dtype=np.float32)
     share = np.full(_CODES, _PALE, dtype=np.float32)
     share[TISSUE] = 0

@@ -57,7 +57,7 @@ class SlideViews:
 def slide_views(
     slide: SlideResults, results: Results, components: Components | None, side_px: int, most_markers: int
 ) -> SlideViews:
-    """Draws one slide.
+    """Draw one slide.
 
     Args:
         slide: what there is of it.
@@ -99,6 +99,6 @@ def slide_views(
 
 
 def placed(places: PatchPlaces) -> str:
-    """The style by which a picture of one pixel per patch lies over its slide."""
+    """Return the style by which a picture of one pixel per patch lies over its slide."""
     sides = (("left", places.left), ("top", places.top), ("width", places.width), ("height", places.height))
     return ";".join(f"{side}:{fraction:.3%}" for side, fraction in sides)

@@ -128,7 +128,7 @@ class _EmbeddingViews:
 def write_report(
     results: Path, sheet: Path, embedding: str, settings: ReportSettings, out: Path, logs: Path, threads: int = 2
 ) -> None:
-    """Writes the report of a cohort: one HTML file that needs nothing else.
+    """Write the report of a cohort: one HTML file that needs nothing else.
 
     Args:
         results: the results folder; stages that left nothing there are left out of the page.
@@ -154,7 +154,7 @@ def write_report(
 def build_page(
     results: Results, folder: Path, embedding: str, settings: ReportSettings, logs: Path, threads: int
 ) -> Page:
-    """What the page shows of the results in a folder."""
+    """Return what the page shows of the results in a folder."""
     series = _series(results)
     side_px = longest_side_px(settings.picture_px, len(results.slides))
     tiled = [slide for slide in results.slides if slide.store]
@@ -200,7 +200,7 @@ def build_page(
 
 
 def render(page: Page, provenance: dict[str, Any]) -> str:
-    """The HTML of a page, its provenance in its head; every text in it is escaped."""
+    """Return the HTML of a page, its provenance in its head; every text in it is escaped."""
     folder = files("pipeline.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "template.html").read_text(encoding="utf-8"))
@@ -213,7 +213,7 @@ def render(page: Page, provenance: dict[str, Any]) -> str:
 
 
 def _drawn(results: Results, components: Components | None, side_px: int, threads: int) -> list[SlideViews]:
-    """The pictures of every slide, in sheet order."""
+    """Return the pictures of every slide, in sheet order."""
     most = most_markers(len(results.slides))
     drawn = drawn_in_order(
         lambda slide: slide_views(slide, results, components, side_px, most), results.slides, threads
@@ -251,11 +251,11 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
 
 
 def _series(results: Results) -> dict[str, int]:
-    """A number per run, the same in every figure: in the order of the evidence, then of the trainings."""
+    """Return a number per run, the same in every figure: in the order of the evidence, then of the trainings."""
     runs = dict.fromkeys([*(row.run for row in results.evidence), *results.curves])
     return {run: index for index, run in enumerate(runs)}
 
 
 def _legend(series: dict[str, int]) -> Legend:
-    """Runs by colour and shape, in the order of their numbers."""
+    """Run by colour and shape, in the order of their numbers."""
     return [(name, swatch(index, shape_of(index))) for name, index in sorted(series.items(), key=lambda item: item[1])]

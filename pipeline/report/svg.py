@@ -12,7 +12,7 @@ MARKS = ("circle", "square", "triangle", "diamond")
 
 
 def tag(name: str, *children: Markup | str, **attributes: str | float) -> Markup:
-    """One element, everything escaped; `class_` and `stroke_width` become `class` and `stroke-width`."""
+    """Return one element, everything escaped; `class_` and `stroke_width` become `class` and `stroke-width`."""
     told = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"' for key, value in attributes.items()
     )
@@ -21,7 +21,7 @@ def tag(name: str, *children: Markup | str, **attributes: str | float) -> Markup
 
 
 def figure(width: float, height: float, name: str, *children: Markup, class_: str = "") -> Markup:
-    """An SVG picture that scales with its column and says what it is to a screen reader."""
+    """Return an SVG picture that scales with its column and says what it is to a screen reader."""
     return tag(
         "svg",
         *children,
@@ -33,12 +33,12 @@ def figure(width: float, height: float, name: str, *children: Markup, class_: st
 
 
 def text(x: float, y: float, words: str, class_: str = "", anchor: str = "start") -> Markup:
-    """Words at a baseline position."""
+    """Return words at a baseline position."""
     return tag("text", words, x=x, y=y, class_=class_ or "label", text_anchor=anchor)
 
 
 def mark(kind: int, x: float, y: float, size: float, class_: str) -> Markup:
-    """A data point; `kind` chooses the shape, so that colour is never the only difference."""
+    """Return a data point; `kind` chooses the shape, so that colour is never the only difference."""
     shape = MARKS[kind % len(MARKS)]
     if shape == "circle":
         return tag("circle", cx=x, cy=y, r=size, class_=class_)
@@ -70,13 +70,13 @@ class Axis:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """The position of a value; values outside land outside."""
+        """Return the position of a value; values outside land outside."""
         shape: Callable[[float], float] = math.log10 if self.logarithmic else float
         low, high = shape(self.low), shape(self.high)
         return self.start + (shape(value) - low) / ((high - low) or 1) * (self.end - self.start)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round values inside the axis, about that many."""
+        """Return round values inside the axis, about that many."""
         if self.logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps: tuple[int, ...] = (1,) if len(decades) > 4 else (1, 2, 5)
@@ -89,7 +89,7 @@ class Axis:
 
 
 def round_step(rough: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not below `rough`."""
+    """Return the smallest of 1, 2, 5 times a power of ten that is not below `rough`."""
     if rough <= 0:
         return 1.0
     power: float = 10.0 ** math.floor(math.log10(rough))
@@ -97,7 +97,7 @@ def round_step(rough: float) -> float:
 
 
 def linear(values: list[float], start: float, end: float, *, with_zero: bool = False) -> Axis:
-    """An axis that holds all values with a little room at both ends."""
+    """Return an axis that holds all values with a little room at both ends."""
     known = [value for value in values if math.isfinite(value)] + ([0.0] if with_zero else [])
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     room = (high - low) * 0.06 or max(abs(high) * 0.1, 0.1)
@@ -105,7 +105,7 @@ def linear(values: list[float], start: float, end: float, *, with_zero: bool = F
 
 
 def tick_label(value: float) -> str:
-    """A tick's value without superfluous digits, with a true minus sign."""
+    """Return a tick's value without superfluous digits, with a true minus sign."""
     if value and (abs(value) >= 10000 or abs(value) < 0.0001):
         shown = f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
     else:

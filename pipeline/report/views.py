@@ -106,7 +106,7 @@ class EvidencePart:
 
 
 def badge(verdict: str) -> Badge | None:
-    """The badge of a verdict of registration or evidence; None for none."""
+    """Return the badge of a verdict of registration or evidence; None for none."""
     known = {
         "pass": ("good", "✓"),
         "helped": ("good", "▲"),
@@ -118,7 +118,7 @@ def badge(verdict: str) -> Badge | None:
 
 
 def cohort_row(slide: SlideResults, trained: bool) -> CohortRow:
-    """The slide's line in the cohort table; `trained` says whether its patient's pairs trained the encoder."""
+    """Return the slide's line in the cohort table; `trained` says whether its patient's pairs trained the encoder."""
     record, store = slide.record, slide.store
     size = " × ".join(f"{extent / 1000:.1f}" for extent in record.sparse.extent_um) if record else NOTHING
     dense = record.dense if record else None
@@ -140,14 +140,14 @@ def cohort_row(slide: SlideResults, trained: bool) -> CohortRow:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The names, of many genes the first."""
+    """Return the names, of many genes the first."""
     if len(names) <= _MOST_NAMES:
         return ", ".join(names)
     return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"
 
 
 def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:
-    """The evidence table, formatted."""
+    """Return the evidence table, formatted."""
     return [
         EvidenceRow(
             row.run,
@@ -169,7 +169,7 @@ def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:
 
 
 def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePart]:
-    """The forest plots of every probe in the table."""
+    """Return the forest plots of every probe in the table."""
     scales = {"recall": "recall (mean: balanced accuracy)", "auc": "area under the ROC curve"}
     guesses = {"recall": "guessing reaches 1 / the number of classes in the mean", "auc": "0.5 is guessing"}
     parts = []
@@ -192,7 +192,7 @@ def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePar
 
 
 def probe_title(probe: str) -> str:
-    """A probe's name in words."""
+    """Return a probe's name in words."""
     own = probe.removeprefix(DENSE_PROBE)
     known = {"ridge": "Ridge probe", "knn": "Nearest-neighbour probe"}
     title = known.get(own) or _class_probe_title(own)
@@ -200,14 +200,14 @@ def probe_title(probe: str) -> str:
 
 
 def probe_group(probe: str) -> str:
-    """What a probe shares with others: the side that it looks at, or what it asks for; empty for markers."""
+    """Return what a probe shares with others: the side that it looks at, or what it asks for; empty for markers."""
     if probe.startswith(DENSE_PROBE):
         return "The dense side itself"
     return _class_probe_title(probe).partition(":")[0] if "-" in probe else ""
 
 
 def _class_probe_title(probe: str) -> str:
-    """That of a probe which asks for the class in some column of the tables, such as `class-linear-auc`."""
+    """Return the label of a probe which asks for the class in some column of the tables, such as `class-linear-auc`."""
     column, _, kind = probe.removesuffix("-auc").partition("-")
     shots = kind.removesuffix("-shot")
     words = {"linear": "linear probe", "knn": "nearest-neighbour probe", "mlp": "MLP head"}
@@ -218,7 +218,7 @@ def _class_probe_title(probe: str) -> str:
 
 
 def headline_figure(results: Results, series: dict[str, int], probe: str) -> Markup | None:
-    """The differences to the baseline, mean over markers, one row per run; None where nothing was compared."""
+    """Return the differences to the baseline, mean over markers, one row per run; None where nothing was compared."""
     rows = [
         (row.run, [Estimate(series[row.run], row.run, row.difference, row.difference_low, row.difference_high)])
         for row in results.evidence
@@ -231,7 +231,7 @@ def headline_figure(results: Results, series: dict[str, int], probe: str) -> Mar
 
 
 def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
-    """How many grid positions of a slide met each of `FATES`."""
+    """Return how many grid positions of a slide met each of `FATES`."""
     counts = slide.store.attributes.counts if slide.store else {}
     lost = [counts.get(f"pair_{reason}", 0) for reason in ("outside", "not_finite", "residual")]
     rest = counts.get("kept", 0) - sum(lost)
@@ -248,13 +248,13 @@ def fates_met(slides: Sequence[SlideResults]) -> list[tuple[int, str]]:
 
 
 def tiles_figure(slides: Sequence[SlideResults]) -> Markup | None:
-    """The bars of all slides that have a store; None where none has."""
+    """Return the bars of all slides that have a store; None where none has."""
     rows = [(slide.slide, tile_counts(slide)) for slide in slides if slide.store]
     return fates(rows, name="Patches kept and dropped, per slide") if rows else None
 
 
 def training_curves(results: Results, series: dict[str, int], most: int = 6) -> list[Markup]:
-    """One small figure per logged quantity: the loss first, then the others; `most` at most."""
+    """Return one small figure per logged quantity: the loss first, then the others; `most` at most."""
     logged = dict.fromkeys(key for lines in results.curves.values() for line in lines for key in line)
     left_out = {"step", "epoch", "seconds", "images_per_s", "gradient_norm"}
     left_out |= {"embedding_std", "embedding_rank", "feature_std"}

@@ -39,7 +39,10 @@ class Headline:
 
 
 def headline(results: Results, embedding: str) -> Headline | None:
-    """The verdict on the run whose embeddings are shown, or why there is none; None where nothing was evaluated."""
+    """Return the verdict on the run whose embeddings are shown, or why there is none.
+
+    None where nothing was evaluated.
+    """
     rows = [row for row in results.evidence if row.probe == HEADLINE_PROBE and row.target == MEAN]
     if not rows:
         return None
@@ -87,7 +90,7 @@ def headline(results: Results, embedding: str) -> Headline | None:
 
 
 def _no_verdict(results: Results, rows: Sequence[Evidence], baseline: Evidence | None) -> Headline:
-    """What stands in the headline's place where no run was compared, or none could be."""
+    """Return what stands in the headline's place where no run was compared, or none could be."""
     scores = "; ".join(f"“{row.run}” {signed(row.score)}" for row in rows if math.isfinite(row.score))
     reached = f"Mean Pearson r on held-out patches: {scores}." if scores else "No marker could be scored."
     if baseline is None:
@@ -105,7 +108,7 @@ def _no_verdict(results: Results, rows: Sequence[Evidence], baseline: Evidence |
 
 
 def _rests_on(results: Results, row: Evidence, seeds: int) -> str:
-    """What the verdict rests on, in numbers."""
+    """Return what the verdict rests on, in numbers."""
     told = [counted(results.patients, "held-out patient")] if results.patients else []
     told.append(counted(seeds, "training") + " of each run")
     if blocks := row.blocks or results.blocks:
@@ -115,12 +118,12 @@ def _rests_on(results: Results, row: Evidence, seeds: int) -> str:
 
 
 def _is_little(results: Results, row: Evidence, seeds: int) -> bool:
-    """Whether a verdict rests on one patient, one training of each run or few blocks of tissue."""
+    """Return whether a verdict rests on one patient, one training of each run or few blocks of tissue."""
     return results.patients == 1 or seeds == 1 or 0 < (row.blocks or results.blocks) < _FEW_BLOCKS
 
 
 def with_interval(row: Evidence) -> str:
-    """The difference to the baseline with its interval."""
+    """Return the difference to the baseline with its interval."""
     gain = signed(row.difference, 3, plus=True)
     if not math.isfinite(row.difference_low):
         return gain
@@ -128,7 +131,7 @@ def with_interval(row: Evidence) -> str:
 
 
 def retrieval(results: Results) -> str:
-    """How well dense patches are found from H&E, in a sentence; empty where nobody looked.
+    """Return how well dense patches are found from H&E, in a sentence; empty where nobody looked.
 
     Raises:
         StatedError: if the details do not tell it as evaluate does.
@@ -159,7 +162,7 @@ def _share(value: float) -> str:
 
 
 def missing(results: Results) -> list[str]:
-    """What has no score or no interval, by probe, and why."""
+    """Return what has no score or no interval, by probe, and why."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in results.evidence:
         if row.note:
@@ -168,7 +171,7 @@ def missing(results: Results) -> list[str]:
 
 
 def limits(results: Results, note: str) -> list[str]:
-    """What a reader must not conclude, in plain sentences."""
+    """Return what a reader must not conclude, in plain sentences."""
     told, many = [note] if note else [], cohort_words(results).many
     patients = {slide.patient for slide in results.slides}
     if len(patients) == 1:
@@ -201,7 +204,7 @@ def limits(results: Results, note: str) -> list[str]:
 
 
 def summary(results: Results) -> str:
-    """One sentence on the size of the cohort."""
+    """Return one sentence on the size of the cohort."""
     patients = len({slide.patient for slide in results.slides})
     paired = sum(slide.has_dense for slide in results.slides)
     patches = sum(len(slide.store) for slide in results.slides if slide.store)
@@ -216,18 +219,18 @@ def summary(results: Results) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """A number with its noun."""
+    """Return a number with its noun."""
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names in a sentence; the surplus of a long list as a number."""
+    """Return names in a sentence; the surplus of a long list as a number."""
     shown = list(names[:most]) + ([f"{len(names) - most} more"] if len(names) > most else [])
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "none"
 
 
 def _blocks(results: Results) -> str:
-    """What the intervals rest on."""
+    """Return what the intervals rest on."""
     if not any(math.isfinite(row.low) for row in results.evidence):
         return "There are no intervals and no verdicts: the held-out slides hold too few blocks of tissue."
     drawn = f"the {results.blocks} blocks" if results.blocks else "the blocks"

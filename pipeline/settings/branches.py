@@ -56,7 +56,7 @@ BranchEntry = Annotated[
 
 
 def read_branches(values: Any) -> tuple[Branch, ...]:
-    """The branches that JSON tells, an encoder's config.json for example, all names filled in.
+    """Return the branches that JSON tells, an encoder's config.json for example, all names filled in.
 
     Raises:
         ValueError: if they are none that a run could have.
@@ -66,7 +66,10 @@ def read_branches(values: Any) -> tuple[Branch, ...]:
 
 
 def branch_graph(entries: Sequence[str | Branch]) -> tuple[Branch, ...]:
-    """The branches with the names of their encoders and projectors filled in; a word is a branch of that modality."""
+    """Return the branches with the names of their encoders and projectors filled in.
+
+    A word is a branch of that modality.
+    """
     return tuple(_named(entry) for entry in entries)
 
 
@@ -76,7 +79,7 @@ def exported_encoder_name(branches: Sequence[Branch]) -> str:
 
 
 def checked_branches(entries: Sequence[Modality | Branch]) -> tuple[Modality | Branch, ...]:
-    """The same branches; those that are all default as words, so that a run has one way to be written.
+    """Return the same branches; those that are all default as words, so that a run has one way to be written.
 
     Raises:
         ValueError: if they are none that a run could have.
@@ -102,7 +105,7 @@ def _named(entry: str | Branch) -> Branch:
 
 
 def _check_sharing(graph: Sequence[Branch]) -> None:
-    """Refuses weights that would be shared by inputs of other channels."""
+    """Refuse weights that would be shared by inputs of other channels."""
     encoded = [branch for branch in graph if branch.modality != "target"]
     for kind in ("encoder", "projector"):
         owners: dict[str, str] = {"sparse": "sparse", "dense": "dense"}

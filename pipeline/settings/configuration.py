@@ -64,7 +64,7 @@ class Settings:
 
 
 def one_run_per_seed(runs: Mapping[str, RunSettings]) -> dict[str, RunSettings]:
-    """The runs with each one of several `seeds` as a run of its own that `repeats` the first.
+    """Return the runs with each one of several `seeds` as a run of its own that `repeats` the first.
 
     Raises:
         ValueError: if a run repeats one that is not there, is itself a repetition, or differs in more than its seed.
@@ -95,7 +95,7 @@ _DEEPEST_KEY = 3
 
 
 def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
-    """The checked settings of type `kind`.
+    """Return the checked settings of type `kind`.
 
     Args:
         kind: one of the classes of this module.
@@ -116,12 +116,12 @@ def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
 
 
 def _shown(value: Any) -> str:
-    """The value that was refused, unless it is a whole section."""
+    """Return the value that was refused, unless it is a whole section."""
     return "" if is_dataclass(value) else f" (value {reprlib.repr(value):.60})"
 
 
 def load(path: Path) -> Settings:
-    """The checked settings of a YAML configuration file.
+    """Return the checked settings of a YAML configuration file.
 
     Raises:
         StatedError: if the file is absent, is no YAML mapping or breaks a rule of `Settings`.
@@ -133,7 +133,7 @@ class _EachKeyOnce(yaml.SafeLoader):
     """YAML as `yaml.safe_load` reads it, but of a key that is given twice it does not silently take the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """The mapping as written, before `<<` brings in others, whose keys it may well repeat."""
+        """Return the mapping as written, before `<<` brings in others, whose keys it may well repeat."""
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         twice = sorted({key for key in keys if keys.count(key) > 1})
@@ -143,7 +143,7 @@ class _EachKeyOnce(yaml.SafeLoader):
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML or JSON file, unchecked but for keys that are given twice.
+    """Return the top-level mapping of a YAML or JSON file, unchecked but for keys that are given twice.
 
     Raises:
         StatedError: if the file cannot be read, is no YAML mapping, or gives a key twice.
@@ -174,7 +174,7 @@ def to_json(settings: object, *, only: Collection[str] = (), without: Collection
 
 
 def _words(values: Any, depth: int = 0) -> Any:
-    """`pairing: true` is a boolean to YAML and a word to us; nothing else is touched."""
+    """Return `pairing: true` is a boolean to YAML and a word to us; nothing else is touched."""
     if isinstance(values, Mapping) and depth < _DEEPEST_KEY:
         return {
             key: "true" if key == "pairing" and value is True else _words(value, depth + 1)

@@ -102,7 +102,7 @@ def split(patches: Sequence[SlidePatches], settings: SplitSettings) -> Split:
 
 
 def summary(patches: Sequence[SlidePatches], result: Split) -> dict[str, Any]:
-    """Plain values that say what each fold holds."""
+    """Return plain values that say what each fold holds."""
     folds: dict[str, dict[str, Any]] = {}
     for number in sorted({int(fold) for array in result.fold for fold in np.unique(array)}):
         chosen = [(item, array == number) for item, array in zip(patches, result.fold, strict=True)]
@@ -124,7 +124,7 @@ def same_images(patches: Sequence[SlidePatches]) -> list[str]:
 
 
 def table_rows(patches: Sequence[SlidePatches], result: Split) -> Iterator[tuple[str, int, str, int, float]]:
-    """The lines of the split table: slide, row, patient, fold, pair_quality."""
+    """Yield the lines of the split table: slide, row, patient, fold, pair_quality."""
     for item, fold in zip(patches, result.fold, strict=True):
         for row, (number, quality) in enumerate(zip(fold.tolist(), item.pair_quality.tolist(), strict=True)):
             yield item.slide, row, item.patient, number, quality

@@ -18,7 +18,7 @@ HELD_OUT_FOLD = 0
 
 
 def write_split_table(path: Path, rows: Iterable[tuple[str, int, str, int, float]]) -> None:
-    """Writes one line per patch: slide, row, patient, fold, pair_quality."""
+    """Write one line per patch: slide, row, patient, fold, pair_quality."""
     with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
         writer.writerow(COLUMNS)

@@ -39,7 +39,7 @@ class BloscEncoding:
         return BloscCodec(cname="zstd", clevel=self.level, shuffle=self.shuffle, typesize=self.itemsize)
 
     def encode(self, pixels: NDArray[Any]) -> tuple[bytes, ...]:
-        """The chunk in pieces; none for pixels that are all 0, which Zarr does not store."""
+        """Return the chunk in pieces; none for pixels that are all 0, which Zarr does not store."""
         if not pixels.any():
             return ()
         # The encoder believes the array's type rather than `typesize`: of bytes it would shuffle nothing.
@@ -55,5 +55,5 @@ class BloscEncoding:
 
 
 def dense_encoding(dtype: np.dtype[Any]) -> BloscEncoding:
-    """The encoding of dense patches of this type; float32, which was not measured, as uint16."""
+    """Return the encoding of dense patches of this type; float32, which was not measured, as uint16."""
     return BloscEncoding(3, "noshuffle" if dtype.itemsize == 1 else "shuffle", dtype.itemsize)

@@ -57,7 +57,7 @@ class ClassifiedPatches:
 
 
 def read_classes(path: Path, patches: ClassifiedPatches, column: str = CLASS_COLUMN) -> Names:
-    """(n,) the class of each patch, `NO_NAME` where the table gives none.
+    """Return (n,) the class of each patch, `NO_NAME` where the table gives none.
 
     Args:
         path: the table.
@@ -72,7 +72,7 @@ def read_classes(path: Path, patches: ClassifiedPatches, column: str = CLASS_COL
 
 
 def numbered(names: Sequence[Names]) -> tuple[tuple[str, ...], list[Integers]]:
-    """The classes of several slides' patches, sorted, and the number of each patch's class, `NO_CLASS` for none.
+    """Return the classes of several slides' patches, sorted, and the number of each patch's class, `NO_CLASS` for none.
 
     Args:
         names: for each slide the class (n,) of its patches.

@@ -36,7 +36,7 @@ class JpegCodec(ArrayBytesCodec):
 
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> Self:
-        """The codec that metadata names.
+        """Return the codec that metadata names.
 
         Raises:
             ValueError: if its configuration has a key that would change what comes out.
@@ -49,11 +49,11 @@ class JpegCodec(ArrayBytesCodec):
         return cls(level)
 
     def to_dict(self) -> dict[str, JSON]:
-        """The metadata that names this codec."""
+        """Return the metadata that names this codec."""
         return {"name": NAME} if self.level is None else {"name": NAME, "configuration": {"level": self.level}}
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
-        """Always raises NotImplementedError, as zarr asks of codecs whose output has no fixed size."""
+        """Raise NotImplementedError, as zarr asks of codecs whose output has no fixed size."""
         raise NotImplementedError
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:

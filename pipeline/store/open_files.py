@@ -39,7 +39,7 @@ class OpenFiles:
 
     @contextmanager
     def reading(self, owner: Hashable, path: str) -> Iterator[int]:
-        """The descriptor of a file, for `os.pread`.
+        """Return the descriptor of a file, for `os.pread`.
 
         Args:
             owner: who opens it. Another owner opens the file anew, so that what was written since is seen.
@@ -57,7 +57,7 @@ class OpenFiles:
                 self._trim()
 
     def forget(self, owner: Hashable) -> None:
-        """Closes what this owner opened, at the latest after the next read of anyone; it must not be reading.
+        """Close what this owner opened, at the latest after the next read of anyone; it must not be reading.
 
         Never waits: garbage may be collected, and an owner with it, in the very thread that holds the lock.
         """
@@ -85,7 +85,7 @@ class OpenFiles:
             return opened
 
     def _trim(self) -> None:
-        """Closes what was forgotten, then what is too many; who calls holds the lock."""
+        """Close what was forgotten, then what is too many; who calls holds the lock."""
         while self._forgotten:
             owner = self._forgotten.popleft()
             for key in [key for key in self._files if key[0] == owner]:

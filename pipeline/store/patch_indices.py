@@ -34,7 +34,7 @@ class PatchPlaces:
 
 
 def patch_centres_um(store: PatchStore, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(n, 2) float64, xy of the centres of these rows of a store."""
+    """Return (n, 2) float64, xy of the centres of these rows of a store."""
     known = store.attributes
     # A position is the centre of the patch's first level-0 pixel, half a pixel inside its corner.
     offset = (known.size_px * known.mpp - known.mpp_level0) / 2
@@ -42,7 +42,7 @@ def patch_centres_um(store: PatchStore, rows: NDArray[np.int64]) -> NDArray[np.f
 
 
 def patch_places(store: PatchStore) -> PatchPlaces | None:
-    """The places of the patches of a store; None where it has none."""
+    """Return the places of the patches of a store; None where it has none."""
     attributes, position = store.attributes, store.table.position_px
     if not len(position):
         return None

@@ -114,7 +114,7 @@ class PatchStore:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The store at `path`.
+        """Return the store at `path`.
 
         Raises:
             StatedError: if there is none, or none that was finished.
@@ -173,20 +173,20 @@ class PatchStore:
     def read_sparse(
         self, rows: Rows, out: NDArray[np.uint8] | None = None, places: NDArray[np.int64] | None = None
     ) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8: the H&E patches of these rows, in this order; see `ShardedRows.read`."""
+        """Return (n, P, P, 3) uint8: the H&E patches of these rows, in this order; see `ShardedRows.read`."""
         return self._read("sparse", rows, out, places)
 
     def read_dense(
         self, rows: Rows, out: NDArray[Any] | None = None, places: NDArray[np.int64] | None = None
     ) -> NDArray[Any]:
-        """(n, C, P, P) in the dense slide's dtype: the dense side of these rows; see `ShardedRows.read`.
+        """Return (n, C, P, P) in the dense slide's dtype: the dense side of these rows; see `ShardedRows.read`.
 
         Of gene counts P is 1.
         """
         return self._read("dense", rows, out, places)
 
     def read_ahead(self, rows: Rows, *, dense: bool) -> None:
-        """Has the system fetch these rows from disk before they are read; see `ShardedRows.read_ahead`.
+        """Have the system fetch these rows from disk before they are read; see `ShardedRows.read_ahead`.
 
         Args:
             rows: which.
@@ -215,7 +215,7 @@ class PatchStore:
 
 
 def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
-    """Refuses arrays that do not belong together or have an absurd size, before they are read into memory."""
+    """Refuse arrays that do not belong together or have an absurd size, before they are read into memory."""
     sparse, position = _array(group, "sparse").shape, _array(group, "position_px").shape
     if known.dense_kind not in DENSE_KINDS:
         raise ValueError(f"dense_kind {known.dense_kind!r}")
@@ -246,7 +246,7 @@ def _check_shapes(group: zarr.Group, known: StoreAttributes) -> None:
 
 
 def _check_table(table: PatchTable) -> None:
-    """Refuses a table of which a file was lost, which zarr reads as -1 or nan, or that no stage can have written."""
+    """Refuse a table of which a file was lost, which zarr reads as -1 or nan, or that no stage can have written."""
     known = (table.position_um, table.tissue, table.pair_quality)
     if (table.position_px < 0).any() or not all(np.isfinite(values).all() for values in known):
         raise ValueError("patches without place, share of tissue or quality")
@@ -255,7 +255,7 @@ def _check_table(table: PatchTable) -> None:
 
 
 def _check_shards(path: Path, group: zarr.Group) -> None:
-    """Refuses a store of which a shard was lost: zarr would read it as blank patches."""
+    """Refuse a store of which a shard was lost: zarr would read it as blank patches."""
     for name in ("sparse", "dense"):
         array = _array(group, name) if name in group else None
         if array is None or array.shards is None:

@@ -71,7 +71,7 @@ class ShardedRows:
 
     @classmethod
     def open(cls, path: Path) -> Self | None:
-        """The array at `path`; None where it is laid out in another way than our stores, or not there."""
+        """Return the array at `path`; None where it is laid out in another way than our stores, or not there."""
         try:
             layout = _layout(json.loads((path / "zarr.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration):
@@ -86,7 +86,7 @@ class ShardedRows:
     def read(
         self, rows: Rows, out: NDArray[Any] | None = None, places: NDArray[np.int64] | None = None
     ) -> NDArray[Any]:
-        """(n, …): these rows, in this order.
+        """Return (n, …): these rows, in this order.
 
         Args:
             rows: which.
@@ -116,7 +116,7 @@ class ShardedRows:
         return out
 
     def read_ahead(self, rows: Rows) -> None:
-        """Reads the bytes of these rows and forgets them, so that the system holds them when `read` wants them.
+        """Read the bytes of these rows and forgets them, so that the system holds them when `read` wants them.
 
         Neighbours are read in one go, up to 1 MiB at a time, where `read` of rows far apart takes each on its own.
 
@@ -137,7 +137,7 @@ class ShardedRows:
                 continue
 
     def _by_shard(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, slice, NDArray[np.int64]]]:
-        """Number of each shard of these rows, which ascend, which of them lie in it, and where in it."""
+        """Yield number of each shard of these rows, which ascend, which of them lie in it, and where in it."""
         numbers, within = np.divmod(wanted, self._layout.shard_rows)
         edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1)).tolist()
         for first, stop in pairwise(edges):
@@ -159,7 +159,7 @@ class ShardedRows:
     def _read_shard(
         self, number: int, within: NDArray[np.int64], rows: list[int], places: list[int], out: NDArray[Any]
     ) -> None:
-        """Decodes rows of one shard, given in the order of the file, into their places of `out`."""
+        """Decode rows of one shard, given in the order of the file, into their places of `out`."""
         try:
             with _FILES.reading(self._owner, self._shard(number)) as file:
                 extents: list[tuple[int, int]] = self._index(number, file)[within].tolist()
@@ -176,7 +176,7 @@ class ShardedRows:
                 self._fill(out[place], row)
 
     def _decode(self, data: NDArray[np.uint8], size: int, row: int, into: NDArray[Any]) -> None:
-        """Decodes the chunk of `size` bytes at the beginning of `data`."""
+        """Decode the chunk of `size` bytes at the beginning of `data`."""
         if len(data) < size or size < CHECKSUM_BYTES:
             raise self._broken(f"row {row} with {len(data)} of {size} bytes")
         encoded = data[: size - CHECKSUM_BYTES]
@@ -201,7 +201,7 @@ class ShardedRows:
         return index
 
     def _fill(self, into: NDArray[Any], row: int) -> None:
-        """Chunks of nothing but 0 are not stored; a JPEG stream always is."""
+        """Fill a row that is not stored with 0; refuse it where every row is a JPEG stream."""
         if not self._layout.may_lack_chunks:
             raise self._broken(f"no row {row}")
         into[...] = 0
@@ -211,7 +211,7 @@ class ShardedRows:
 
 
 def _runs(extents: list[tuple[int, int]], largest_gap: int = 0) -> Iterator[range]:
-    """The chunks, by (begin, size), cut into groups that lie end to end, or are the same, and are read at once.
+    """Yield the chunks, by (begin, size), cut into groups that lie end to end, or are the same, and are read at once.
 
     With a gap, up to so many other bytes may lie between two of them.
     """
@@ -227,7 +227,7 @@ def _runs(extents: list[tuple[int, int]], largest_gap: int = 0) -> Iterator[rang
 
 
 def _read(file: int, begin: int, size: int) -> NDArray[np.uint8]:
-    """Bytes of a file, fewer where it ends before; they are this thread's until it reads again.
+    """Return bytes of a file, fewer where it ends before; they are this thread's until it reads again.
 
     A size that cannot be, from an index that lies, is cut to what the file has.
     """
@@ -248,7 +248,7 @@ def _read(file: int, begin: int, size: int) -> NDArray[np.uint8]:
 
 
 def _layout(metadata: dict[str, Any]) -> _Layout | None:
-    """What is known of an array of ours; None of another."""
+    """Return what is known of an array of ours; None of another."""
     shape = tuple(metadata["shape"])
     (sharding,) = metadata["codecs"]
     configuration = sharding["configuration"]

@@ -25,7 +25,7 @@ Piece = bytes | NDArray[np.uint8]
 
 
 def shard_path(array: Path, number: int, dimensions: int) -> Path:
-    """The file of a shard, of an array that is cut along its first axis only."""
+    """Return the file of a shard, of an array that is cut along its first axis only."""
     return array.joinpath("c", str(number), *["0"] * (dimensions - 1))
 
 
@@ -53,7 +53,7 @@ class ShardWriter:
         return self._next == self._stop
 
     def add(self, first: int, chunks: Sequence[Sequence[Piece]]) -> None:
-        """Adds encoded chunks in pieces, from row `first` of the shard on; each is followed by its CRC-32C.
+        """Add encoded chunks in pieces, from row `first` of the shard on; each is followed by its CRC-32C.
 
         A chunk without pieces is marked as not there, which Zarr reads as nothing but 0.
         """
@@ -82,7 +82,7 @@ class ShardWriter:
 
 
 def _with_checksums(chunks: Sequence[Sequence[Piece]]) -> tuple[list[Piece], list[int]]:
-    """The pieces of all chunks, a checksum behind each chunk, and the bytes of each; 0 where there is none."""
+    """Return the pieces of all chunks, a checksum behind each chunk, and the bytes of each; 0 where there is none."""
     pieces: list[Piece] = []
     sizes: list[int] = []
     # Copied tiles have one and the same first piece, whose checksum is that of all.
@@ -117,7 +117,7 @@ def _write_all(file: int, pieces: list[Piece]) -> None:
 
 
 def checksum(*pieces: Piece) -> bytes:
-    """The CRC-32C of these bytes as it is stored behind them."""
+    """Return the CRC-32C of these bytes as it is stored behind them."""
     value = 0
     for piece in pieces:
         value = google_crc32c.extend(value, piece)

@@ -20,7 +20,7 @@ _MAJORITY = 0.5
 
 
 def comparable(values: Floats, dense_kind: str) -> Floats:
-    """log(1 + x) of intensities and of normalised counts (n, T).
+    """Return log(1 + x) of intensities and of normalised counts (n, T).
 
     Negative ones, which background-corrected images have, are taken as 0.
 
@@ -30,7 +30,7 @@ def comparable(values: Floats, dense_kind: str) -> Floats:
 
 
 def per_library(counts: NDArray[Any]) -> NDArray[np.float32]:
-    """Counts (n, G, ...) of patches scaled to 10,000 each, float32; a patch without counts stays 0.
+    """Return counts (n, G, ...) of patches scaled to 10,000 each, float32; a patch without counts stays 0.
 
     The normalisation of library sizes as in scanpy's `normalize_total(target_sum=1e4)`, which `log1p` follows there.
     """
@@ -39,13 +39,16 @@ def per_library(counts: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def standardised(values: Floats) -> Floats:
-    """The values of one slide (n, T), each column with mean 0 and standard deviation 1; nan where it is constant."""
+    """Return the values of one slide (n, T), each column with mean 0 and standard deviation 1.
+
+    Nan where it is constant.
+    """
     mean, spread = values.mean(axis=0), values.std(axis=0)
     usable = spread > 1e-9 * np.maximum(np.abs(mean), 1e-300)
     return np.where(usable, (values - mean) / np.where(usable, spread, 1), np.nan)
 
 
 def majority_class(shares: Floats) -> NDArray[np.int64]:
-    """(n,) the class that covers more than half of a patch, of shares (n, T); `NO_CLASS` where none does."""
+    """Return (n,) the class that covers more than half of a patch, of shares (n, T); `NO_CLASS` where none does."""
     share = np.nan_to_num(shares)
     return np.where(share.max(axis=1) > _MAJORITY, share.argmax(axis=1), NO_CLASS).astype(np.int64)

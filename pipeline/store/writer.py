@@ -41,7 +41,7 @@ class JpegEncoding:
 
 
 def rows_per_block(size_px: int, dense_bytes: int) -> int:
-    """Patches that are handed to a writer at once, so that its memory is bounded; a divisor of `SHARD_ROWS`.
+    """Return patches that are handed to a writer at once, so that its memory is bounded; a divisor of `SHARD_ROWS`.
 
     At most 64 MiB of pixels of either side and 512 patches. Of copied patches these are some 3 MB, which the
     processor's cache holds while they are read, checked and written: larger blocks took longer.
@@ -93,7 +93,7 @@ class StoreWriter:
         )
 
     def _pixels(self, path: Path, shape: tuple[int, ...], dtype: str, codec: BloscEncoding | None) -> list[ShardWriter]:
-        """The array's metadata, written by zarr-python, and a writer for each of its shards."""
+        """Return the array's metadata, written by zarr-python, and a writer for each of its shards."""
         blosc = codec.zarr_codec if codec else None
         self._group.create_array(
             path.name,
@@ -112,7 +112,7 @@ class StoreWriter:
         ]
 
     def block_starts(self, threads: int) -> list[int]:
-        """The first rows of all blocks, those that so many threads work on at once being of different shards.
+        """Return the first rows of all blocks, those that so many threads work on at once being of different shards.
 
         Blocks of one shard are written one after the other, and who comes with the next would wait.
         """
@@ -120,7 +120,7 @@ class StoreWriter:
         return sorted(starts, key=lambda start: (start // SHARD_ROWS // threads, start % SHARD_ROWS, start))
 
     def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
-        """Writes consecutive rows, which start at a block's first row and end at a block's last or the last of all.
+        """Write consecutive rows, which start at a block's first row and end at a block's last or the last of all.
 
         Safe from several threads at once, each with rows of its own, in any order.
         """
@@ -135,13 +135,13 @@ class StoreWriter:
             raise ValueError("a store of copied patches takes streams, not pixels")
 
     def copy(self, first_row: int, sparse: Sequence[Sequence[Piece]], dense: NDArray[Any] | None) -> None:
-        """Writes consecutive rows as `write` does, the sparse side as encoded chunks, each in pieces."""
+        """Write consecutive rows as `write` does, the sparse side as encoded chunks, each in pieces."""
         self._add(self._sparse, first_row, sparse)
         if self._dense is not None and dense is not None:
             self._add(self._dense, first_row, [self._dense_codec.encode(patch) for patch in dense])
 
     def skip(self, first_row: int, count: int) -> None:
-        """Leaves out rows of a store that is given up; those that follow need not wait for them."""
+        """Leave out rows of a store that is given up; those that follow need not wait for them."""
         for shards in (self._sparse, self._dense or []):
             if shards:
                 self._add(shards, first_row, [()] * count)
@@ -161,7 +161,7 @@ class StoreWriter:
         overview: NDArray[np.uint8],
         overview_regions: NDArray[np.uint8],
     ) -> None:
-        """Adds the small arrays and, last of all, the attributes that make the folder a store.
+        """Add the small arrays and, last of all, the attributes that make the folder a store.
 
         Raises:
             ValueError: if rows were never written.

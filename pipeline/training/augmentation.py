@@ -52,12 +52,12 @@ class Augmentation:
 
 
 def by_opencv(images: Tensor) -> bool:
-    """Whether images are changed by OpenCV rather than by torch: on the CPU."""
+    """Return whether images are changed by OpenCV rather than by torch: on the CPU."""
     return images.device.type == "cpu"
 
 
 def draw_windows(patch_px: int, augmentation: Augmentation, draws: Draws) -> Tensor:
-    """(n, 3): half side, centre x and centre y of each view's window, in the units of `grid_sample` (-1 to 1).
+    """Return (n, 3): half side, centre x and centre y of each view's window, in the units of `grid_sample` (-1 to 1).
 
     The window is magnified by up to 1 / crop and, where the patch is larger than the view, reduced as much.
     """
@@ -70,7 +70,7 @@ def draw_windows(patch_px: int, augmentation: Augmentation, draws: Draws) -> Ten
 
 
 def draw_orientations(draws: Draws) -> Tensor:
-    """(n, 2, 2): a quarter turn, a tilt of at most 10 degrees and perhaps a mirror."""
+    """Return (n, 2, 2): a quarter turn, a tilt of at most 10 degrees and perhaps a mirror."""
     draw = draws.uniform(3)
     angle = torch.floor(draw[:, 0] * 4) * (math.pi / 2) + (2 * draw[:, 1] - 1) * _LARGEST_TILT
     mirror = torch.where(draw[:, 2] < 0.5, -1.0, 1.0)
@@ -79,7 +79,7 @@ def draw_orientations(draws: Draws) -> Tensor:
 
 
 def resample(images: Tensor, windows: Tensor, orientations: Tensor, size_px: int, mode: str = "bilinear") -> Tensor:
-    """(n, C, size_px, size_px): each image seen through its window and orientation, mirrored at the edge.
+    """Return (n, C, size_px, size_px): each image seen through its window and orientation, mirrored at the edge.
 
     `mode` is `bilinear` or `nearest`.
     """
@@ -91,7 +91,7 @@ def resample(images: Tensor, windows: Tensor, orientations: Tensor, size_px: int
 
 
 def theta_of(windows: Tensor, orientations: Tensor) -> Tensor:
-    """(n, 2, 3): places in the view to places in the image, as `affine_grid` takes them."""
+    """Return (n, 2, 3): places in the view to places in the image, as `affine_grid` takes them."""
     return torch.cat([orientations * windows[:, :1, None], windows[:, 1:, None]], dim=2)
 
 
@@ -103,7 +103,9 @@ def sparse_views_by_opencv(
     normalisation: tuple[Tensor, Tensor],
     draws: Draws,
 ) -> Tensor:
-    """(n, 3, size_px, size_px): uint8 patches (n, P, P, 3) after `resample`, `jitter_stain`, `blur_some`, normalised.
+    """Return (n, 3, size_px, size_px).
+
+    Uint8 patches (n, P, P, 3) after `resample`, `jitter_stain`, `blur_some`, normalised.
 
     The same numbers are drawn, and the views are the same to some millionths.
     """
@@ -121,7 +123,7 @@ def sparse_views_by_opencv(
 
 
 def jitter_stain(rgb: Tensor, strength: float, draws: Draws) -> Tensor:
-    """H&E patches (n, 3, P, P), scale 0 to 1, with changed stain strengths, contrast, saturation and brightness."""
+    """Return H&E patches (n, 3, P, P), 0 to 1, with changed stain strengths, contrast, saturation and brightness."""
     matrix, offset = draw_colour_matrix(strength, draws)
     density = rgb.clamp(min=1 / 255).log().neg_()
     changed = torch.baddbmm(offset, matrix, density.flatten(2))
@@ -129,7 +131,7 @@ def jitter_stain(rgb: Tensor, strength: float, draws: Draws) -> Tensor:
 
 
 def draw_colour_matrix(strength: float, draws: Draws) -> tuple[Tensor, Tensor]:
-    """(n, 3, 3) and (n, 3, 1): the map of optical densities, out = matrix @ in + offset."""
+    """Return (n, 3, 3) and (n, 3, 1): the map of optical densities, out = matrix @ in + offset."""
     device = draws.device
     draw = 2 * draws.uniform(6) - 1
     stains = torch.tensor(_STAINS, device=device)
@@ -145,7 +147,7 @@ def draw_colour_matrix(strength: float, draws: Draws) -> tuple[Tensor, Tensor]:
 
 
 def draw_blur(probability: float, draws: Draws) -> tuple[Tensor, Tensor]:
-    """(n,) standard deviations of 0.3 to 1.5 px, and (n,) bool, whether an image is blurred."""
+    """Return (n,) standard deviations of 0.3 to 1.5 px, and (n,) bool, whether an image is blurred."""
     if probability <= 0:
         return torch.zeros(draws.count), torch.zeros(draws.count, dtype=torch.bool)
     draw = draws.uniform(2)
@@ -154,7 +156,7 @@ def draw_blur(probability: float, draws: Draws) -> tuple[Tensor, Tensor]:
 
 
 def blur_some(images: Tensor, probability: float, draws: Draws) -> Tensor:
-    """Images (n, C, P, P), each blurred with the given probability by a Gaussian of 0.3 to 1.5 px."""
+    """Return images (n, C, P, P), each blurred with the given probability by a Gaussian of 0.3 to 1.5 px."""
     if probability <= 0:
         return images
     drawn, chosen = draw_blur(probability, draws)
@@ -172,12 +174,12 @@ def blur_some(images: Tensor, probability: float, draws: Draws) -> Tensor:
 
 
 def drop_channels(images: Tensor, present: Tensor, dropout: float, draws: Draws) -> Tensor:
-    """Images (n, C, P, P) of which absent channels (`present` (n, C) false) and dropped ones, never all, are 0."""
+    """Return images (n, C, P, P) whose absent (`present` (n, C) false) and dropped channels, never all, are 0."""
     return torch.where(_kept(present, draws.uniform(present.shape[1]), dropout), images, 0.0)
 
 
 def jitter_intensity(normalised: Tensor, present: Tensor, strength: float, dropout: float, draws: Draws) -> Tensor:
-    """Dense patches (n, M, P, P) with changed gain and offset per marker and some markers dropped.
+    """Return dense patches (n, M, P, P) with changed gain and offset per marker and some markers dropped.
 
     Absent markers (`present` (n, M) false) and dropped ones, each with probability `dropout` but never all of a patch,
     are 0, the mean of a normalised marker.

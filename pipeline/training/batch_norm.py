@@ -19,7 +19,7 @@ from pipeline.training.processes import Processes
 
 
 def synchronised_batch_norm(processes: Processes) -> AbstractContextManager[object]:
-    """Within the block batch normalisation takes its moments over the rows of all processes."""
+    """Take batch normalisation's moments over the rows of all processes within the block."""
     return nullcontext() if processes.count == 1 else _Synchronised(processes)
 
 
@@ -64,7 +64,7 @@ class _Synchronised(TorchFunctionMode):
 
 
 def _moments(values: Tensor, processes: Processes) -> tuple[Tensor, Tensor, int]:
-    """Mean and population variance (C,) of the channels over all processes, and the number of values behind them."""
+    """Return mean and population variance (C,) of the channels over all processes, and how many values they rest on."""
     dimensions = [dimension for dimension in range(values.ndim) if dimension != 1]
     variance, mean = torch.var_mean(values.float(), dimensions, correction=0)
     variances, means = processes.all_of(torch.stack([variance, mean])).unbind(dim=1)

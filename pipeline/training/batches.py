@@ -20,7 +20,7 @@ _NOTHING = np.empty(0, np.int64)
 
 
 def partners(count: int, pairing: str, *, seed: int) -> Rows | None:
-    """For every patch the number of the patch whose dense side it is shown with; None for no dense side at all.
+    """Return for every patch the number of the patch whose dense side it is paired with; None for blank pairing.
 
     `shuffled` is one random cycle through all patches (Sattolo's algorithm), so no patch keeps its own, and the same
     wrong partner is met in every epoch.
@@ -39,7 +39,7 @@ def partners(count: int, pairing: str, *, seed: int) -> Rows | None:
 def make_batch(
     patches: TrainingPatches, numbers: Rows, partner: Rows | None, *, dense: bool, pin: bool = False
 ) -> Batch:
-    """The batch of these patches, each beside the dense side, or the target, of its partner.
+    """Return the batch of these patches, each beside the dense side, or the target, of its partner.
 
     Args:
         patches: where they are read from.
@@ -76,7 +76,7 @@ def batches_ahead(
     threads: int | None = None,
     ahead: Iterable[Rows] | None = None,
 ) -> Iterator[Batch]:
-    """The batches of the groups of numbers, in order, read ahead of their use.
+    """Yield the batches of the groups of numbers, in order, read ahead of their use.
 
     Each batch is one thread's, so the number of threads changes when a batch is ready and nothing else.
 
@@ -107,7 +107,7 @@ def batches_ahead(
 
 
 def _taken(fetches: Iterable[Future[None]], batch: Future[Batch]) -> Batch:
-    """The batch, when all that was read beside it is read without an error."""
+    """Return the batch, when all that was read beside it is read without an error."""
     for fetch in fetches:
         fetch.result()
     return batch.result()

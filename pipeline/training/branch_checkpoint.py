@@ -33,7 +33,7 @@ _BATCH = 128
 
 
 def write_branches(path: Path, network: BranchNetwork, encoder_sha256: str) -> None:
-    """Writes all of a network but the encoder that it yields; of a run without a dense branch nothing but the hash."""
+    """Write all of a network but the encoder that it yields; of a run without a dense branch nothing but the hash."""
     kept = {}
     if any(branch.modality == "dense" for branch in network.branches):
         state, exported = network.state_dict().items(), f"encoders.{exported_encoder_name(network.branches)}."
@@ -77,7 +77,7 @@ class KeptBranches:
 
     @classmethod
     def load(cls, path: Path, description: DenseDescription, device: torch.device) -> Self:
-        """The branches in a file.
+        """Return the branches in a file.
 
         Raises:
             StatedError: if it is none, belongs to another encoder, or does not fit the description.
@@ -110,13 +110,13 @@ class KeptBranches:
         return cls(description, encoders, projectors, device)
 
     def project_sparse(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Embeddings (n, E) of features (n, D) of the sparse encoder, in the columns shared with the dense side."""
+        """Return embeddings (n, E) of sparse features (n, D), in the columns that were aligned with the dense side."""
         known = torch.from_numpy(features).to(self._device)
         links = self.description.links
         return _joined([self._projected(link.sparse_projector, known, link) for link in links])
 
     def embed_dense(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Embeddings (n, E) of dense patches, in the same columns; for the arguments see `dense_features`."""
+        """Return embeddings (n, E) of dense patches, in the same columns; for the arguments see `dense_features`."""
         links = self.description.links
         return np.concatenate(
             [
@@ -126,7 +126,9 @@ class KeptBranches:
         )
 
     def dense_features(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Features (n, F) of the dense encoders, one after the other; see `TrainingPatches.dense` for the patches.
+        """Return features (n, F) of the dense encoders, one after the other.
+
+        See `TrainingPatches.dense` for the patches.
 
         The centre of the patches is seen.
 
@@ -142,7 +144,7 @@ class KeptBranches:
         )
 
     def _encoded(self, pixels: NDArray[np.float32], present: NDArray[np.bool_]) -> Iterator[dict[str, Tensor]]:
-        """The features of dense patches by dense encoder, a batch at a time."""
+        """Yield the features of dense patches by dense encoder, a batch at a time."""
         there = present & (not self.description.blank)
         for start in range(0, len(pixels), _BATCH):
             part = slice(start, start + _BATCH)
@@ -157,7 +159,7 @@ class KeptBranches:
                 }
 
     def _view(self, pixels: Tensor, present: Tensor) -> Tensor:
-        """The centre of dense patches, all of the panel, as the encoders get it, without augmentation."""
+        """Return the centre of dense patches, all of the panel, as the encoders get it, without augmentation."""
         # Counts have no place within a patch that could be left out.
         side = min(self.description.input_px, pixels.shape[-1])
         start = (pixels.shape[-1] - side) // 2
@@ -172,7 +174,7 @@ class KeptBranches:
 
 
 def _joined(embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """One array (n, E) of the embeddings of all links; several get length 1 each."""
+    """Return one array (n, E) of the embeddings of all links; several get length 1 each."""
     if len(embeddings) == 1:
         return embeddings[0]
     lengths = [np.linalg.norm(values, axis=1, keepdims=True) for values in embeddings]
@@ -180,7 +182,7 @@ def _joined(embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def _loaded(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> nn.Module:
-    """The module with the tensors whose names begin so; a RuntimeError where they do not fit."""
+    """Return the module with the tensors whose names begin so; a RuntimeError where they do not fit."""
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     module.load_state_dict(own)
     return module

@@ -90,7 +90,7 @@ class BranchNetwork(nn.Module):
         return self.encoders[exported_encoder_name(self.branches)]
 
     def forward(self, views: Sequence[Tensor]) -> list[BranchOutput]:
-        """One output per branch, from one view (n, C, P, P) per branch."""
+        """Return one output per branch, from one view (n, C, P, P) per branch."""
         outputs = []
         for branch, view in zip(self.branches, views, strict=True):
             features = self.encoders[branch.encoder](view)
@@ -99,7 +99,7 @@ class BranchNetwork(nn.Module):
 
 
 def check_names(branches: Sequence[str | Branch]) -> None:
-    """Refuses names that cannot be those of encoders and projectors.
+    """Refuse names that cannot be those of encoders and projectors.
 
     Raises:
         StatedError: if one is a name that torch's modules use themselves.
@@ -115,7 +115,7 @@ def check_names(branches: Sequence[str | Branch]) -> None:
 
 
 def build_projector(width: int, widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given widths, with batch normalisation and ReLU between them."""
+    """Return linear layers of the given widths, with batch normalisation and ReLU between them."""
     layers: list[nn.Module] = []
     for out in widths[:-1]:
         layers += [nn.Linear(width, out), nn.BatchNorm1d(out), nn.ReLU(inplace=True)]

@@ -20,7 +20,9 @@ def run_panel(
     markers: Sequence[str],
     branches: Sequence[str | Branch],
 ) -> tuple[Panel, Components]:
-    """The panel of a run, of what some dense branch sees, and its components; without any where all see all of it.
+    """Return the panel of a run, of what some dense branch sees, and its components.
+
+    Without any where all see all of it.
 
     Args:
         channels: names of each slide's dense channels, slides in sheet order.
@@ -44,7 +46,7 @@ def run_panel(
 
 
 def component_panel(panel: Panel, component: Sequence[int]) -> Panel:
-    """The panel of a component's markers alone."""
+    """Return the panel of a component's markers alone."""
     moved = {place: index for index, place in enumerate(component)}
     places = {slide: tuple(moved.get(place, UNUSED) for place in found) for slide, found in panel.places.items()}
     return Panel(tuple(panel.markers[place] for place in component), places)

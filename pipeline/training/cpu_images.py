@@ -23,7 +23,7 @@ _LOG_255 = math.log(255)
 
 
 def warped(images: Tensor, theta: Tensor, size_px: int) -> Tensor:
-    """(n, C, size_px, size_px): what `grid_sample` makes of `affine_grid`, bilinear, mirrored at the edge.
+    """Return (n, C, size_px, size_px): what `grid_sample` makes of `affine_grid`, bilinear, mirrored at the edge.
 
     Args:
         images: (n, C, P, P) float32.
@@ -53,7 +53,7 @@ def rgb_views(
     size_px: int,
     radius_px: int,
 ) -> Tensor:
-    """(n, 3, size_px, size_px) float32: resampled, of other colours, some of them blurred, normalised.
+    """Return (n, 3, size_px, size_px) float32: resampled, of other colours, some of them blurred, normalised.
 
     Args:
         patches: (n, P, P, 3) uint8.
@@ -92,7 +92,7 @@ def rgb_views(
 
 
 def _in_pixels(theta: Tensor, side_px: int, size_px: int) -> NDArray[np.float64]:
-    """(n, 2, 3): pixel (x, y) of the view to pixel of the image, both counted from the centre of the first."""
+    """Return (n, 2, 3): pixel (x, y) of the view to pixel of the image, both counted from the centre of the first."""
     values = theta.numpy().astype(np.float64)
     linear, shift = values[:, :, :2], values[:, :, 2]
     first = linear @ np.full(2, 1 / size_px - 1)
@@ -106,7 +106,7 @@ def _warp(source: Pixels, matrix: NDArray[np.float64], out: Pixels) -> None:
 
 
 def _for_each(count: int, work: Callable[[int], None]) -> None:
-    """Does the work for 0 to count - 1, by as many threads as torch uses."""
+    """Do the work for 0 to count - 1, by as many threads as torch uses."""
     threads = min(torch.get_num_threads(), max(1, count))
     if threads == 1:
         for number in range(count):

@@ -98,12 +98,12 @@ class DenseDescription:
         return dense_kind(self.kind).channels(len(self.panel))
 
     def channels_of(self, encoder: str) -> int:
-        """Of the dense encoder of that name."""
+        """Return the number of channels that the dense encoder of that name sees."""
         return len(self.components[encoder]) if encoder in self.components else self.channels
 
     @classmethod
     def read(cls, encoder: Path) -> Self | None:
-        """What an encoder's folder says; None where it was trained without a dense branch.
+        """Return what an encoder's folder says; None where it was trained without a dense branch.
 
         Raises:
             StatedError: if the folder is no encoder's.
@@ -157,13 +157,13 @@ def _components(given: Mapping[str, tuple[str, ...]], panel: tuple[str, ...]) ->
 
 
 def _check_widths(widths: Sequence[int]) -> None:
-    """Refuses lengths of vectors, of the features and of the projectors' layers, that no training has."""
+    """Refuse lengths of vectors, of the features and of the projectors' layers, that no training has."""
     if len(widths) < 2 or not all(1 <= width <= MAX_FEATURES for width in widths):
         raise ValueError(f"{widths[0]} features and a projector of {list(widths[1:])}")
 
 
 def _check_sizes(found: DenseDescription) -> None:
-    """Refuses sizes that no training has, before networks for them are built."""
+    """Refuse sizes that no training has, before networks for them are built."""
     if not 1 <= found.input_px <= LARGEST_PATCH_PX or not 1 <= found.channels <= MAX_MARKERS:
         raise ValueError(f"{found.channels} dense channels of {found.input_px} px")
     normalised_by = dense_kind(found.kind).normalised_by

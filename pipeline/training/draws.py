@@ -36,6 +36,6 @@ class Draws:
         self._rows = rows
 
     def uniform(self, *shape: int) -> Tensor:
-        """(count, *shape) numbers in [0, 1)."""
+        """Return (count, *shape) numbers in [0, 1)."""
         drawn = torch.rand(self._batch_size, *shape, generator=self._generator, device=self.device)
         return drawn[self._rows]

@@ -24,7 +24,7 @@ _GENE_LAYERS = 2
 def architecture_arguments(
     name: str, *, in_chans: int, size_px: int, model_args: ModelArguments = AS_NAMED
 ) -> dict[str, Any]:
-    """The arguments with which timm builds the architecture for patches of `size_px`, changed by `model_args`.
+    """Return the arguments with which timm builds the architecture for patches of `size_px`, changed by `model_args`.
 
     Raises:
         StatedError: if timm does not know the name.
@@ -41,7 +41,7 @@ def architecture_arguments(
 
 
 def build_encoder(name: str, *, in_chans: int, size_px: int, model_args: ModelArguments = AS_NAMED) -> nn.Module:
-    """A freshly initialised encoder that maps (n, in_chans, size_px, size_px) to (n, features).
+    """Return a freshly initialised encoder that maps (n, in_chans, size_px, size_px) to (n, features).
 
     Raises:
         StatedError: if timm does not know the name, or the architecture cannot take such patches.
@@ -72,7 +72,7 @@ def build_gene_encoder(genes: int) -> nn.Sequential:
 
 
 def feature_width(encoder: nn.Module, *, in_chans: int, size_px: int) -> int:
-    """Length of the encoder's feature vectors, on whatever device it is."""
+    """Return length of the encoder's feature vectors, on whatever device it is."""
     return _probe(encoder, in_chans, size_px).shape[1]
 
 

@@ -69,7 +69,7 @@ class TrainedEncoder:
 
 
 def write_encoder(folder: Path, trained: TrainedEncoder, provenance: dict[str, Any]) -> None:
-    """Writes the folder in one step."""
+    """Write the folder in one step."""
     with finished(folder) as temporary:
         temporary.mkdir()
         weights = temporary / WEIGHTS_NAME
@@ -85,7 +85,7 @@ def write_encoder(folder: Path, trained: TrainedEncoder, provenance: dict[str, A
 
 
 def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, Any]) -> dict[str, Any]:
-    """The contents of config.json: what timm reads of a local folder, then what this project adds."""
+    """Return the contents of config.json: what timm reads of a local folder, then what this project adds."""
     size_px, settings, rows = trained.size_px, trained.settings, trained.rows
     arguments = architecture_arguments(settings.encoder, in_chans=3, size_px=size_px)
     width = feature_width(trained.network, in_chans=3, size_px=size_px)
@@ -130,7 +130,10 @@ def configuration(trained: TrainedEncoder, sha256: str, provenance: dict[str, An
 
 
 def _dense(trained: TrainedEncoder) -> dict[str, Any] | None:
-    """The dense side: kind, panel (markers, stains, classes, genes), its components, colours; null without one."""
+    """Return the dense side: kind, panel (markers, stains, classes, genes), its components, colours.
+
+    Null without one.
+    """
     rows, colour = trained.rows, trained.dense_colour
     if not rows.dense_kind:
         return None
@@ -142,7 +145,7 @@ def _dense(trained: TrainedEncoder) -> dict[str, Any] | None:
 
 
 def card(config: dict[str, Any], last: dict[str, Any] | None) -> str:
-    """The contents of card.md."""
+    """Return the contents of card.md."""
     own = config["more_from_less"]
     settings, training, patch = own["settings"], own["training"], own["patch"]
     beside = _what_it_was_trained_beside(settings, own["dense"], own["classes"])
@@ -217,14 +220,14 @@ def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] 
 
 
 def _seen_by_encoder(settings: dict[str, Any], dense: dict[str, Any], whole: str) -> list[str]:
-    """What each dense encoder saw; `whole` are the words for all of the panel."""
+    """Return what each dense encoder saw; `whole` are the words for all of the panel."""
     branches, components = read_branches(settings["branches"]), dense.get("components", {})
     encoders = dict.fromkeys(branch.encoder for branch in branches if branch.modality == "dense")
     return [", ".join(components[name]) if name in components else whole for name in encoders]
 
 
 def _branch(entry: str | dict[str, Any]) -> str:
-    """A branch in the words of the configuration."""
+    """Return a branch in the words of the configuration."""
     if isinstance(entry, str):
         return entry
     markers = " ".join(entry["markers"][:_MOST_NAMES])
@@ -233,7 +236,7 @@ def _branch(entry: str | dict[str, Any]) -> str:
 
 
 def _objective(settings: dict[str, Any]) -> str:
-    """The loss, with those of its settings only that have a say in it."""
+    """Return the loss, with those of its settings only that have a say in it."""
     if "target" in settings["branches"]:
         return "squared error of the values" if settings["target"] == "values" else "cross-entropy of the classes"
     objective = str(settings["objective"])

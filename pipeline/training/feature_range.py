@@ -70,7 +70,10 @@ class FeatureRange:
     encoder: str
 
     def distance(self, features: Features) -> Features:
-        """Distances (n,) of features (n, D) from those fitted on, in multiples of the limit: above 1 is outside."""
+        """Return distances (n,) of features (n, D) from those fitted on, in multiples of the limit.
+
+        Above 1 is outside.
+        """
         found = np.empty(len(features), dtype=np.float32)
         scale, directions = self.scale.astype(np.float64), self.directions.astype(np.float64).T
         for start in range(0, len(features), _ROWS_AT_ONCE):
@@ -83,7 +86,7 @@ class FeatureRange:
         return found
 
     def limited(self, distances: Sequence[Features], held_out: str) -> Self:
-        """The same with the limit within which 99 % of these distances lie.
+        """Return the same with the limit within which 99 % of these distances lie.
 
         Args:
             distances: those of held-out patches from this range or from ranges of other parts of its patches.
@@ -94,7 +97,7 @@ class FeatureRange:
         return replace(self, limit=self.limit * limit if limit > 0 else self.limit, held_out=held_out)
 
     def to_bytes(self) -> bytes:
-        """The contents of `range.safetensors`."""
+        """Return the contents of `range.safetensors`."""
         told = {
             "schema": SCHEMA_VERSION,
             "encoder": self.encoder,
@@ -110,7 +113,7 @@ class FeatureRange:
 
 
 def fitted_range(features: Features, patients: Sequence[str], encoder: str = "") -> FeatureRange:
-    """The range of features (n, D), of two patches or more; its limit, 1, is yet to be found (`limited`)."""
+    """Return the range of features (n, D), of two patches or more; its limit, 1, is yet to be found (`limited`)."""
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64)
     varying = deviation[deviation > 0]
@@ -140,7 +143,7 @@ def fitted_range(features: Features, patients: Sequence[str], encoder: str = "")
 
 
 def read_range(folder: Path, encoder: str) -> FeatureRange | None:
-    """The range beside an encoder or a probe; None where there is none, as of those made before it was kept.
+    """Return the range beside an encoder or a probe; None where there is none, as of those made before it was kept.
 
     Args:
         folder: of the encoder or the probe.
@@ -167,7 +170,7 @@ def read_range(folder: Path, encoder: str) -> FeatureRange | None:
 
 
 def _checked(told: Any, arrays: dict[str, Features], path: Path) -> FeatureRange:
-    """The range that a file describes, or a StatedError that says what is wrong with it."""
+    """Return the range that a file describes, or a StatedError that says what is wrong with it."""
     kinds = {"encoder": str, "patients": list, "patches": int, "held_out": str, "limit": float, "rest": float}
     if not isinstance(told, dict) or told.get("schema") != SCHEMA_VERSION:
         found = told.get("schema") if isinstance(told, dict) else told
@@ -201,7 +204,7 @@ def outside_share(distance: Features) -> float:
 
 
 def outside_in_words(distance: Features, fitted: FeatureRange, what: str) -> str:
-    """How much of a slide lies outside, for log, picture and page; `what` was fitted."""
+    """Return how much of a slide lies outside, for log, picture and page; `what` was fitted."""
     share, limit = outside_share(distance), 1 - LIMIT_PERCENTILE / 100
     return (
         f"{share:.0%} of {len(distance)} patches lie outside the range of features that {what} was fitted on "
@@ -211,6 +214,6 @@ def outside_in_words(distance: Features, fitted: FeatureRange, what: str) -> str
 
 
 def named(names: Sequence[str], one: str, many: str, most: int = 5) -> str:
-    """Names after what they are; of many the first few."""
+    """Return names after what they are; of many the first few."""
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
     return f"{one if len(names) == 1 else many} {shown}" if names else f"no named {one}"

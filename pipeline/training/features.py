@@ -29,7 +29,7 @@ def pixel_batches(
     device: torch.device,
     most_pixels: int,
 ) -> Iterator[torch.Tensor]:
-    """The centres (n, 3, size_px, size_px) of the patches of these numbers, normalised, so many pixels at a time."""
+    """Yield the normalised centres (n, 3, size_px, size_px) of these patches, so many pixels at a time."""
     # Of large patches a batch in training may be few, and all of these at once more than there is memory for.
     at_once = max(1, most_pixels // patches.rows.size_px**2)
     normalisation = Normalisation(colour, (), device)
@@ -43,7 +43,7 @@ def pixel_batches(
 def encoder_range(
     encoder: torch.nn.Module, patches: TrainingPatches, colour: ColourStatistics, size_px: int, device: torch.device
 ) -> FeatureRange | None:
-    """The range of features over at most 2000 training patches, spread evenly through the cohort.
+    """Return the range of features over at most 2000 training patches, spread evenly through the cohort.
 
     Its limit comes from patches that were left out: a fifth of the patients at a time or, of fewer than four patients,
     every fifth of twenty strips of each slide. Returns None where two patches are not left, or features are not finite.
@@ -64,7 +64,7 @@ def encoder_range(
 
 
 def _left_out(slide: NDArray[np.int64], patients: list[str]) -> tuple[NDArray[np.int64], str]:
-    """(n,) the group of each patch that is left out together, and what the groups are."""
+    """Return (n,) the group of each patch that is left out together, and what the groups are."""
     names = list(dict.fromkeys(patients))
     if len(names) >= _FEWEST_PATIENTS:
         number = {name: index % _GROUPS for index, name in enumerate(names)}

@@ -18,12 +18,12 @@ from pipeline.errors import StatedError
 
 
 def is_launched() -> bool:
-    """Whether this process is one of those that a launcher started together."""
+    """Return whether this process is one of those that a launcher started together."""
     return distributed.is_torchelastic_launched()
 
 
 def launch(words: Sequence[str], processes: int) -> None:
-    """Runs `python -m pipeline WORDS` in that many processes, and ends as they do.
+    """Run `python -m pipeline WORDS` in that many processes, and ends as they do.
 
     SIGTERM is passed on to them. The exit code is theirs.
 
@@ -54,7 +54,7 @@ def launch(words: Sequence[str], processes: int) -> None:
 
 
 def _end(error: ChildFailedError) -> None:
-    """Ends as the processes did; a SIGTERM in the middle of an end is the launcher's own, for the first that failed."""
+    """End as the processes did; a SIGTERM in the middle of an end is the launcher's own, for the first that failed."""
     codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
     for rank, code in codes.items():
         if code < 0 and code != -signal.SIGTERM:

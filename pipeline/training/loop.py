@@ -100,7 +100,7 @@ class Trainer:
         self._generator = torch.Generator(device)
 
     def fit(self, state: TrainingState, state_folder: Path, recipe: str) -> list[dict[str, Any]]:
-        """Trains from `state` to the last epoch; returns the history.
+        """Train from `state` to the last epoch; returns the history.
 
         The state is saved after every epoch, and after the step in which SIGTERM arrives; the process then exits
         with 143.
@@ -138,14 +138,14 @@ class Trainer:
         return state.history
 
     def _stop(self, state_folder: Path) -> None:
-        """Ends the training; the first process, which has saved the state, is waited for."""
+        """End the training; the first process, which has saved the state, is waited for."""
         if self._processes.first:
             say(f"train {self._name}: stopped by SIGTERM; the same command goes on from {state_folder}")
         self._processes.any(True)
         raise SystemExit(STOPPED_BY_SIGTERM)
 
     def _steps(self, state: TrainingState) -> Iterator[Step]:
-        """All steps from the state's position on."""
+        """Yield all steps from the state's position on."""
         settings = self._settings
         dense, pin = "dense" in settings.modalities, self._device.type == "cuda"
         threads = reading_threads(self._processes.local_count)
@@ -165,14 +165,17 @@ class Trainer:
             first = 0
 
     def _windows(self, epoch: int) -> list[Rows]:
-        """The windows that an epoch takes one after the other, shuffling each: of `permutation` one of all patches."""
+        """Return the windows that an epoch takes one after the other, shuffling each.
+
+        Of `permutation` one of all patches.
+        """
         if self._settings.order == "permutation":
             return [np.arange(len(self._patches))]
         blocks = stored_blocks(self._patches.slide, self._patches.row)
         return shuffled_windows(blocks, seed=self._settings.seed, epoch=epoch)
 
     def _do(self, step: Step) -> StepResult:
-        """One step of the optimiser."""
+        """Return one step of the optimiser."""
         seed = seed_of(self._settings.seed, "step", step.epoch, step.number)
         rank = self._processes.rank
         torch.manual_seed(seed_of(seed, rank) if rank else seed)
@@ -203,14 +206,17 @@ class Trainer:
         return StepResult({**figures, "lr": rate}, outputs)
 
     def _whole(self, part: BranchOutput, *, with_features: bool) -> BranchOutput:
-        """The output for the whole batch, in float32; the features, which the loss does not see, where asked for."""
+        """Return the output for the whole batch, in float32.
+
+        The features, which the loss does not see, where asked for.
+        """
         features = part.features.detach().float()
         if with_features:
             features = self._processes.gather(features)
         return BranchOutput(features, self._processes.gather(part.embedding.float()))
 
     def _end_epoch(self, state: TrainingState, last: StepResult) -> None:
-        """Adds a line to the history and moves the state to the next epoch."""
+        """Add a line to the history and moves the state to the next epoch."""
         seconds = state.sums.pop("seconds")
         means = {name: value / self._steps_per_epoch for name, value in state.sums.items()}
         means["lr"] = last.figures["lr"]
@@ -237,7 +243,10 @@ class Trainer:
 
 
 def learning_rate(step: int, total: int, settings: RunSettings) -> float:
-    """Learning rate of a step, counted from 0: a linear rise, then half a cosine that would reach 0 at `total`."""
+    """Return learning rate of a step, counted from 0.
+
+    A linear rise, then half a cosine that would reach 0 at `total`.
+    """
     rising = round(settings.warmup * total)
     if step < rising:
         return settings.lr * (step + 1) / rising
@@ -245,14 +254,14 @@ def learning_rate(step: int, total: int, settings: RunSettings) -> float:
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay; biases and the scales of normalisation layers do not."""
+    """Return parameter groups: weights decay, biases and the scales of normalisation layers do not."""
     weights = [item for item in network.parameters() if item.ndim > 1]
     others = [item for item in network.parameters() if item.ndim <= 1]
     return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _figures(terms: Terms, loss: Tensor, norm: Tensor) -> dict[str, float]:
-    """All figures with one transfer from the device."""
+    """Return all figures with one transfer from the device."""
     named = {"loss": loss, **terms, "gradient_norm": norm}
     values = torch.stack([value.detach().float() for value in named.values()]).tolist()
     return dict(zip(named, values, strict=True))

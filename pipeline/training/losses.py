@@ -31,7 +31,7 @@ _BARLOW_TWINS_EPSILON = 1e-5
 
 
 def objective_of(settings: RunSettings) -> Objective:
-    """The objective that a run's settings name, with their weights per pair."""
+    """Return the objective that a run's settings name, with their weights per pair."""
     weights = settings.pair_weights or (1.0,) * settings.pairs
     if settings.alignment == "parts":
         return partial(align_parts, weights=weights, objective=_weighed(settings))
@@ -39,7 +39,7 @@ def objective_of(settings: RunSettings) -> Objective:
 
 
 def _weighed(settings: RunSettings) -> Callable[..., Terms]:
-    """The objective as a function of `embeddings` and `weights`."""
+    """Return the objective as a function of `embeddings` and `weights`."""
     if settings.objective == "vicreg":
         return {"vicreg": vicreg, "mfl": vicreg_mfl}[settings.convention]
     if settings.objective == "barlow-twins":
@@ -49,7 +49,7 @@ def _weighed(settings: RunSettings) -> Callable[..., Terms]:
 
 
 def vicreg(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
-    """VICReg as its authors code it, summed over all pairs of branches.
+    """Return VICReg as its authors code it, summed over all pairs of branches.
 
     Per pair: the mean squared difference once, half of each branch's variance term, each branch's covariance term;
     unbiased moments, epsilon 1e-4.
@@ -63,7 +63,7 @@ def vicreg(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
 
 
 def vicreg_mfl(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
-    """VICReg as More From Less codes it (arXiv 2303.10656, public code).
+    """Return VICReg as More From Less codes it (arXiv 2303.10656, public code).
 
     The mean squared difference of every ordered pair, so twice per pair; each branch's variance and covariance term
     once, however many branches and whatever the pairs' weights; population moments, epsilon 1e-5.
@@ -77,7 +77,7 @@ def vicreg_mfl(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
 
 
 def barlow_twins(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
-    """Barlow Twins summed over all pairs, the off-diagonal entries weighted by its authors' 5e-3."""
+    """Return Barlow Twins summed over all pairs, the off-diagonal entries weighted by its authors' 5e-3."""
     terms = [barlow_twins_terms(a, b) for a, b in combinations(embeddings, 2)]
     return {
         "invariance": _total([invariance for invariance, _ in terms], weights),
@@ -86,7 +86,7 @@ def barlow_twins(embeddings: Sequence[Tensor], weights: Weights) -> Terms:
 
 
 def contrastive(embeddings: Sequence[Tensor], weights: Weights, loss: Callable[[Tensor, Tensor], Tensor]) -> Terms:
-    """A contrastive loss of a pair, summed over all pairs."""
+    """Return a contrastive loss of a pair, summed over all pairs."""
     return {"contrast": _total([loss(a, b) for a, b in combinations(embeddings, 2)], weights)}
 
 
@@ -202,7 +202,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 
 
 def _shares(branches: int, weights: Weights) -> list[float]:
-    """For each branch the sum of the weights of the pairs that it is part of."""
+    """Return for each branch the sum of the weights of the pairs that it is part of."""
     pairs = list(combinations(range(branches), 2))
     return [
         sum(weight for pair, weight in zip(pairs, weights, strict=True) if branch in pair) for branch in range(branches)

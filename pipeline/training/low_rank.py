@@ -23,19 +23,19 @@ class LowRankLinear(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output."""
+        """Return the layer's output."""
         changed: Tensor = self.frozen(x) + self.up(self.down(x))
         return changed
 
     def merged(self) -> nn.Linear:
-        """One linear layer that does the same."""
+        """Return one linear layer that does the same."""
         with torch.no_grad():
             self.frozen.weight += self.up.weight @ self.down.weight
         return self.frozen
 
 
 def add_low_rank(encoder: nn.Module, rank: int, seed: int) -> None:
-    """Freezes the encoder and gives every linear layer of its attention a trained product of that rank, in place.
+    """Freeze the encoder and gives every linear layer of its attention a trained product of that rank, in place.
 
     Raises:
         StatedError: if the encoder has no attention.
@@ -52,7 +52,7 @@ def add_low_rank(encoder: nn.Module, rank: int, seed: int) -> None:
 
 
 def freeze_batch_norm(encoder: nn.Module) -> None:
-    """Has batch normalisation in an encoder in training go by its running moments and leave them as they are, in place.
+    """Freeze batch-norm statistics of an encoder in training, in place.
 
     They are no parameters: to freeze those does not hold them.
     """
@@ -62,7 +62,7 @@ def freeze_batch_norm(encoder: nn.Module) -> None:
 
 
 def merge_low_rank(encoder: nn.Module) -> None:
-    """Replaces every such layer by one plain linear layer, in place."""
+    """Replace every such layer by one plain linear layer, in place."""
     for name, layer in list(encoder.named_modules()):
         if isinstance(layer, LowRankLinear):
             encoder.set_submodule(name, layer.merged())

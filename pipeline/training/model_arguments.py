@@ -24,7 +24,9 @@ _OURS = ("img_size", "in_chans", "num_classes", "dynamic_img_size", "dynamic_img
 
 
 def checked_model_arguments(config: Mapping[str, Any]) -> ModelArguments:
-    """The arguments in `model_args` of a config.json that change the network, by name; empty where there are none.
+    """Return the arguments in `model_args` of a config.json that change the network, by name.
+
+    Empty where there are none.
 
     Raises:
         ValueError: if one is of another kind than is known here, out of bounds, or no mapping holds them.

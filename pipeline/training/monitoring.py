@@ -16,7 +16,7 @@ from pipeline.training.losses import TERMS
 
 
 def effective_rank(vectors: Tensor) -> float:
-    """Number of directions that (n, d) vectors really use, 1 to min(n - 1, d); 0 if all are equal.
+    """Return number of directions that (n, d) vectors really use, 1 to min(n - 1, d); 0 if all are equal.
 
     The exponential of the entropy of the normalised singular values of the centred matrix (Roy and Vetterli, EUSIPCO
     2007).
@@ -31,12 +31,12 @@ def effective_rank(vectors: Tensor) -> float:
 
 
 def mean_std(vectors: Tensor) -> float:
-    """Mean over the dimensions of the standard deviation over the (n, d) vectors."""
+    """Return mean over the dimensions of the standard deviation over the (n, d) vectors."""
     return float(vectors.double().std(dim=0).mean())
 
 
 def write_curve(path: Path, name: str, history: Sequence[dict[str, Any]]) -> None:
-    """Writes a PNG with the loss on the left and ranks and spread on the right, by epoch."""
+    """Write a PNG with the loss on the left and ranks and spread on the right, by epoch."""
     figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

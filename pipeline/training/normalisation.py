@@ -55,7 +55,7 @@ def _alone(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def colour_statistics(blocks: Iterable[NDArray[np.uint8]], total: Sum = _alone) -> ColourStatistics:
-    """Exact statistics of (n, P, P, 3) uint8 blocks, from a histogram of each channel.
+    """Return exact statistics of (n, P, P, 3) uint8 blocks, from a histogram of each channel.
 
     Args:
         blocks: the pixels, or this process's share of them.
@@ -76,7 +76,7 @@ def colour_statistics(blocks: Iterable[NDArray[np.uint8]], total: Sum = _alone) 
 def marker_statistics(
     markers: Sequence[str], blocks: Blocks, total: Sum = _alone, *, cofactor_of_all: float | None = None
 ) -> tuple[MarkerStatistics, ...]:
-    """Statistics of each marker over the patches that show it.
+    """Return statistics of each marker over the patches that show it.
 
     Args:
         markers: names, in channel order.
@@ -146,19 +146,19 @@ class Normalisation:
         return self._colour
 
     def sparse(self, rgb: Tensor) -> Tensor:
-        """(n, 3, P, P) on the scale 0 to 1, standardised."""
+        """Return (n, 3, P, P) on the scale 0 to 1, standardised."""
         mean, std = self._colour
         return (rgb - mean) / std
 
     def brightfield(self, rgb: Tensor) -> Tensor:
-        """(n, 3, P, P) of a brightfield dense side on the scale 0 to 1, standardised."""
+        """Return (n, 3, P, P) of a brightfield dense side on the scale 0 to 1, standardised."""
         if self._dense_colour is None:
             raise ValueError("no statistics of a brightfield dense side were given")
         mean, std = self._dense_colour
         return (rgb - mean) / std
 
     def dense(self, intensity: Tensor, places: Tensor | None = None) -> Tensor:
-        """(n, M, P, P) raw intensities, compressed and standardised; `intensity` is overwritten.
+        """Return (n, M, P, P) raw intensities, compressed and standardised; `intensity` is overwritten.
 
         Args:
             intensity: of all markers, or of those at `places`.

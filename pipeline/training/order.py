@@ -24,12 +24,12 @@ WINDOW_BLOCKS = 32
 
 
 def in_parts(values: Rows, length: int) -> list[Rows]:
-    """The values in consecutive parts of that length, the last perhaps shorter."""
+    """Return the values in consecutive parts of that length, the last perhaps shorter."""
     return [values[start : start + length] for start in range(0, len(values), length)]
 
 
 def stored_blocks(slide: Rows, row: Rows, block_rows: int = BLOCK_ROWS) -> list[Rows]:
-    """The numbers of the patches that lie in the same `block_rows` rows of a store, in the order of the rows.
+    """Return the numbers of the patches that lie in the same `block_rows` rows of a store, in the order of the rows.
 
     Args:
         slide: (N,) number of the slide of each patch.
@@ -45,25 +45,25 @@ def stored_blocks(slide: Rows, row: Rows, block_rows: int = BLOCK_ROWS) -> list[
 def shuffled_windows(
     blocks: Sequence[Rows], *, seed: int, epoch: int, window_blocks: int = WINDOW_BLOCKS
 ) -> list[Rows]:
-    """The blocks in the order of one epoch, cut into windows as equal as can be of at most `window_blocks` of them."""
+    """Return the blocks in the order of one epoch, in windows of equal size, of at most `window_blocks` blocks."""
     order = np.random.default_rng(seed_of(seed, "blocks", epoch)).permutation(len(blocks))
     count = -(-len(blocks) // window_blocks)
     return [np.concatenate([blocks[block] for block in window.tolist()]) for window in np.array_split(order, count)]
 
 
 def epoch_order(windows: Sequence[Rows], *, seed: int, epoch: int) -> Rows:
-    """The numbers in the order of one epoch: window after window, those of each in random order."""
+    """Return the numbers in the order of one epoch: window after window, those of each in random order."""
     random = np.random.default_rng(seed_of(seed, "order", epoch))
     return np.concatenate([random.permutation(window) for window in windows])
 
 
 def groups_of(order: Rows, batch_size: int) -> list[Rows]:
-    """The order cut into whole batches; what is left over waits for another epoch's order."""
+    """Return the order cut into whole batches; what is left over waits for another epoch's order."""
     return np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size)
 
 
 def read_ahead(windows: Sequence[Rows], batch_size: int, first: int = 0) -> list[Rows]:
-    """For each batch from `first` on the numbers to read from disk when it is made, in order as they lie there.
+    """Return for each batch from `first` on the numbers to read from disk when it is made, in storage order.
 
     They are a window ahead: whatever a batch holds has been read when it, or an earlier one, was made.
     """

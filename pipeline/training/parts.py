@@ -20,7 +20,7 @@ Terms = dict[str, Tensor]
 
 
 def part_slices(width: int, branches: int) -> list[slice]:
-    """The columns of each part of embeddings of that width: one part for every branch after the first."""
+    """Return the columns of each part of embeddings of that width: one part for every branch after the first."""
     size = width // (branches - 1)
     return [slice(start, start + size) for start in range(0, size * (branches - 1), size)]
 
@@ -30,7 +30,7 @@ def align_parts(
     weights: Sequence[float],
     objective: Callable[[Sequence[Tensor], Sequence[float]], Terms],
 ) -> Terms:
-    """The objective between part j of the first embedding and the same part of embedding j + 1, summed over j.
+    """Return the objective between part j of the first embedding and the same part of embedding j + 1, summed over j.
 
     Args:
         embeddings: (n, d) of all branches, d a multiple of their number less one.
@@ -46,7 +46,7 @@ def align_parts(
 
 
 def aligned_parts(embeddings: Sequence[Tensor]) -> list[Tensor]:
-    """Of every embedding the columns that `align_parts` looks at: all of the first, one part of each of the others."""
+    """Return the columns of every embedding that `align_parts` sees: all of the first, one part of each other one."""
     first, *others = embeddings
     slices = part_slices(first.shape[1], len(embeddings))
     return [first, *(other[:, part] for part, other in zip(slices, others, strict=True))]
@@ -70,7 +70,7 @@ class Link:
 
 
 def links_of(branches: Sequence[str | Branch], alignment: str, width: int) -> tuple[Link, ...]:
-    """The links of a run, by pairs of branches; pairs with the same weights are one link, of the columns of all.
+    """Return the links of a run, by pairs of branches; pairs with the same weights are one link, of the columns of all.
 
     Args:
         branches: of the run, with a sparse one.

@@ -28,10 +28,10 @@ class PatchReader(Protocol):
     """What reads the patches of one slide by row: a store, or patches held in memory."""
 
     def read_sparse(self, rows: Rows, out: NDArray[np.uint8], places: Rows) -> object:
-        """Row i to `out[places[i]]`, (P, P, 3) uint8."""
+        """Return row i to `out[places[i]]`, (P, P, 3) uint8."""
 
     def read_dense(self, rows: Rows, out: NDArray[Any], places: Rows) -> object:
-        """Row i to `out[places[i]]`, (C, P, P) in the slide's own dtype."""
+        """Return row i to `out[places[i]]`, (C, P, P) in the slide's own dtype."""
 
 
 class HeldPatches:
@@ -50,11 +50,11 @@ class HeldPatches:
             _read_blocks(store.read_dense, self._rows, self._dense, pool)
 
     def read_sparse(self, rows: Rows, out: NDArray[np.uint8], places: Rows) -> None:
-        """Row i to `out[places[i]]`, (P, P, 3) uint8."""
+        """Read row i into `out[places[i]]`, (P, P, 3) uint8."""
         out[places] = self._sparse[np.searchsorted(self._rows, rows)]
 
     def read_dense(self, rows: Rows, out: NDArray[Any], places: Rows) -> None:
-        """Row i to `out[places[i]]`, (C, P, P) in the slide's own dtype."""
+        """Read row i into `out[places[i]]`, (C, P, P) in the slide's own dtype."""
         if self._dense is None:
             raise ValueError("the dense side was not read")
         out[places] = self._dense[np.searchsorted(self._rows, rows)]
@@ -113,7 +113,7 @@ class TrainingPatches:
         return len(self.row)
 
     def sparse(self, numbers: Rows, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(n, P, P, 3) uint8 patches in the order of `numbers`, decoded into `out` where it is given."""
+        """Return (n, P, P, 3) uint8 patches in the order of `numbers`, decoded into `out` where it is given."""
         size_px = self.rows.size_px
         pixels = np.empty((len(numbers), size_px, size_px, 3), dtype=np.uint8) if out is None else out
         for slide, here in self._by_slide(numbers):
@@ -123,7 +123,7 @@ class TrainingPatches:
     def dense(
         self, numbers: Rows, out: NDArray[np.float32] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(n, M, P, P) float32 and (n, M) bool, which of the M channels are there.
+        """Return (n, M, P, P) float32 and (n, M) bool, which of the M channels are there.
 
         Fluorescence: raw intensities of the panel's markers. Brightfield: R, G, B, 0 to 255. Mask: 1 where the panel's
         class is, 0 elsewhere. Genes: counts per 10,000 of all that the patch's slide has, P being 1. What is absent
@@ -160,7 +160,7 @@ class TrainingPatches:
         return pixels, present
 
     def read_ahead(self, numbers: Rows, *, dense: bool) -> None:
-        """Has the system fetch these patches from disk, where they are not in memory, before they are wanted.
+        """Have the system fetch these patches from disk, where they are not in memory, before they are wanted.
 
         Args:
             numbers: which.
@@ -171,13 +171,13 @@ class TrainingPatches:
                 self.rows.slides[slide].store.read_ahead(self.row[numbers[here]], dense=dense)
 
     def _by_slide(self, numbers: Rows) -> Iterator[tuple[int, Rows]]:
-        """Each slide that these patches are of, and their places in `numbers`."""
+        """Yield each slide that these patches are of, and their places in `numbers`."""
         slides = self.slide[numbers]
         for slide in np.unique(slides).tolist():
             yield slide, np.flatnonzero(slides == slide)
 
     def blocks(self) -> Iterator[Rows]:
-        """All numbers in order, as many at a time as 64 MiB of float32 intensities hold."""
+        """Yield all numbers in order, as many at a time as 64 MiB of float32 intensities hold."""
         patch_bytes = 4 * max(3 * self.rows.size_px**2, self.rows.dense_channels * self.rows.dense_size_px**2)
         rows = max(1, _BLOCK_BYTES // patch_bytes)
         for start in range(0, len(self), rows):
@@ -194,7 +194,10 @@ class TrainingPatches:
 
 
 def reading_threads(processes: int = 1) -> int:
-    """How many threads read patches in each of the processes of this machine: one per core, and no more than eight."""
+    """Return how many threads read patches in each of the processes of this machine.
+
+    One per core, and no more than eight.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(_MOST_THREADS, cores // processes))
 

@@ -11,12 +11,12 @@ Precision = Literal["fp32", "bf16"]
 
 
 def best_device() -> torch.device:
-    """The first CUDA device where there is one, otherwise the CPU."""
+    """Return the first CUDA device where there is one, otherwise the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], network: nn.Module, device: torch.device) -> Precision:
-    """What `auto` means here; the rule looks at hardware and architecture only, never at a clock.
+    """Return what `auto` means here; the rule looks at hardware and architecture only, never at a clock.
 
     bfloat16 pays on CUDA devices that know it and on CPUs with AVX512-BF16 or AMX. Depthwise convolutions are the
     exception on the CPU: there they are slower in bfloat16 than in float32.
@@ -31,7 +31,7 @@ def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], network: nn.Modul
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context in which the network's forward pass runs."""
+    """Return the context in which the network's forward pass runs."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -47,7 +47,7 @@ class Start:
 
 
 def read_start(folder: Path, architecture: str, size_px: int) -> Start:
-    """The encoder in a folder with `config.json` and `model.safetensors`, position embeddings resampled to `size_px`.
+    """Return the encoder in a folder, its position embeddings resampled to `size_px`.
 
     Raises:
         StatedError: if there is none, if it is of another architecture, does not say how its pixels are normalised,

@@ -54,12 +54,12 @@ class Processes:
         return self.rank == 0
 
     def device(self) -> torch.device:
-        """The CUDA device of this process where there is one, otherwise the CPU."""
+        """Return the CUDA device of this process where there is one, otherwise the CPU."""
         best = best_device()
         return best if best.type == "cpu" else torch.device("cuda", self.local_rank)
 
     def rows(self, batch_size: int) -> slice:
-        """This process's rows of a batch, an equal share for each.
+        """Return this process's rows of a batch, an equal share for each.
 
         Raises:
             StatedError: if the batch cannot be shared equally.
@@ -70,11 +70,11 @@ class Processes:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def share(self, values: NDArray[Any]) -> NDArray[Any]:
-        """This process's part of what the processes of this machine do once between them."""
+        """Return this process's part of what the processes of this machine do once between them."""
         return np.array_split(values, self.local_count)[self.local_rank]
 
     def gather(self, values: Tensor) -> Tensor:
-        """(n, …) values of the whole batch from the rows of each process.
+        """Return (n, …) values of the whole batch from the rows of each process.
 
         The gradient is that of this process's rows; those of shared weights are complete after `sum_gradients`.
         """
@@ -84,26 +84,26 @@ class Processes:
         return gathered
 
     def all_of(self, values: Tensor) -> Tensor:
-        """(count, …): the tensors of all processes, without a gradient."""
+        """Return (count, …): the tensors of all processes, without a gradient."""
         found = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(self.count)]
         with _others_needed():
             distributed.all_gather(found, values.contiguous())
         return torch.stack(found)
 
     def sum_tensor(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over the processes; `values` is overwritten with it."""
+        """Return the sum of a tensor over the processes; `values` is overwritten with it."""
         if self.count > 1:
             with _others_needed():
                 distributed.all_reduce(values)
         return values
 
     def sum(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The sum of an array over the processes."""
+        """Return the sum of an array over the processes."""
         total: NDArray[Any] = self.sum_tensor(torch.from_numpy(values.copy())).numpy()
         return total
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Makes the gradients of each process's rows those of the whole batch."""
+        """Make the gradients of each process's rows those of the whole batch."""
         if self.count == 1:
             return
         gradients = [item.grad for item in parameters if item.grad is not None]
@@ -112,11 +112,11 @@ class Processes:
             gradient.copy_(part.view_as(gradient))
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process; each learns the same."""
+        """Return whether it is so in any process; each learns the same."""
         return here if self.count == 1 else bool(self.sum_tensor(torch.tensor(int(here))))
 
     def from_first(self, data: bytes) -> bytes:
-        """The first process's `data`, in every process; what the others pass does not matter."""
+        """Return the first process's `data`, in every process; what the others pass does not matter."""
         if self.count == 1:
             return data
         length = torch.tensor(len(data))
@@ -129,7 +129,7 @@ class Processes:
         return content.numpy().tobytes()
 
     def abandoned(self) -> bool:
-        """Whether the launcher was killed, so that nobody ends this process, or knows of it, any more."""
+        """Return whether the launcher was killed, so that nobody ends this process, or knows of it, any more."""
         return self.launcher != 0 and os.getppid() != self.launcher
 
 
@@ -148,7 +148,7 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes that torchrun, or `launch`, started together; one alone where neither did.
+    """Return the processes that torchrun, or `launch`, started together; one alone where neither did.
 
     An error that several of them meet is told by one, and all end with 1.
 
@@ -186,7 +186,7 @@ def _initialise(store: Store, rank: int, count: int, local_rank: int, local_coun
 
 
 def _say_once(store: Store, text: str) -> None:
-    """The first process with this text says it; the others wait for that, for the first to end ends them all."""
+    """Print a text once: the first process with it prints, the others wait, since the first to end ends all."""
     said = f"said {text}"
     with _others_needed():
         if store.add(text, 1) == 1:
@@ -198,7 +198,7 @@ def _say_once(store: Store, text: str) -> None:
 
 @contextmanager
 def _others_needed() -> Iterator[None]:
-    """Ends this process where another one is gone; that one, or whoever launched it, says why."""
+    """End this process where another one is gone; that one, or whoever launched it, says why."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -67,7 +67,7 @@ class PublishedViewMaker:
         self._kind = kind_of(dense_kind)
 
     def __call__(self, batch: Batch, draws: Draws) -> list[Tensor]:
-        """One (n, C, size_px, size_px) float32 view per branch."""
+        """Return one (n, C, size_px, size_px) float32 view per branch."""
         views = []
         for branch in self._branches:
             if branch.modality == "sparse":
@@ -85,7 +85,7 @@ class PublishedViewMaker:
 
 
 def published_view(images: Tensor, uniform: Uniform, size_px: int) -> Tensor:
-    """(n, C, size_px, size_px) views of images (n, C, P, P), both on the scale 0 to 255.
+    """Return (n, C, size_px, size_px) views of images (n, C, P, P), both on the scale 0 to 255.
 
     Args:
         images: the patches; three channels are taken for RGB.
@@ -100,7 +100,7 @@ def published_view(images: Tensor, uniform: Uniform, size_px: int) -> Tensor:
 
 
 def stretched(images: Tensor, draw: Tensor, size_px: int) -> Tensor:
-    """Steps 1 and 2; `draw` (n, 6): mirrors, width and height, place."""
+    """Apply steps 1 and 2; `draw` (n, 6): mirrors, width and height, place."""
     sides = _SMALLEST_WINDOW + (1 - _SMALLEST_WINDOW) * draw[:, 2:4]
     centre = (2 * draw[:, 4:6] - 1) * (1 - sides)
     sign = torch.where(draw[:, :2] < 0.5, -1.0, 1.0)
@@ -110,13 +110,13 @@ def stretched(images: Tensor, draw: Tensor, size_px: int) -> Tensor:
 
 
 def noisy_background(images: Tensor, draw: Tensor, uniform: Uniform) -> Tensor:
-    """Step 3; `draw` (n, 1) says which images, `uniform` gives the noise of each value."""
+    """Apply step 3; `draw` (n, 1) says which images, `uniform` gives the noise of each value."""
     chosen = (draw < _BACKGROUND)[:, :, None, None]
     return torch.where(chosen & (images == 0), 256 * uniform(*images.shape[1:]), images)
 
 
 def turned(images: Tensor, draw: Tensor) -> Tensor:
-    """Step 4; `draw` (n, 2): whether, and the angle."""
+    """Apply step 4; `draw` (n, 2): whether, and the angle."""
     angle = torch.where(draw[:, 0] < _TURNED, math.pi * draw[:, 1], 0.0)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     zero = torch.zeros_like(angle)
@@ -126,7 +126,7 @@ def turned(images: Tensor, draw: Tensor) -> Tensor:
 
 
 def inverted(images: Tensor, draw: Tensor) -> Tensor:
-    """Step 5; `draw` (n, 2): whether, and the threshold."""
+    """Apply step 5; `draw` (n, 2): whether, and the threshold."""
     low, high = _THRESHOLDS
     threshold = (low + (high - low) * draw[:, 1])[:, None, None, None]
     chosen = (draw[:, 0] < _INVERTED)[:, None, None, None]
@@ -134,7 +134,7 @@ def inverted(images: Tensor, draw: Tensor) -> Tensor:
 
 
 def recoloured(images: Tensor, draw: Tensor) -> Tensor:
-    """Step 6; `draw` (n, 4): brightness, contrast, saturation, hue."""
+    """Apply step 6; `draw` (n, 4): brightness, contrast, saturation, hue."""
     brightness, contrast, saturation, hue = ((2 * draw - 1)[:, index, None, None, None] for index in range(4))
     images = images + _BRIGHTNESS * brightness
     mean = images.mean(dim=(2, 3), keepdim=True)
@@ -145,7 +145,7 @@ def recoloured(images: Tensor, draw: Tensor) -> Tensor:
 
 
 def _with_hue(rgb: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """RGB (n, 3, P, P) with its saturation multiplied and its hue turned by parts of the circle, by way of HSV."""
+    """Return RGB (n, 3, P, P) with multiplied saturation and a hue turned by parts of the circle, computed in HSV."""
     value, largest = rgb.max(dim=1, keepdim=True)
     chroma = value - rgb.amin(dim=1, keepdim=True)
     red, green, blue = (rgb[:, index : index + 1] for index in range(3))

@@ -62,7 +62,7 @@ class TrainingRows:
         return dense_kind(self.dense_kind).channels(len(self.markers))
 
     def channels_of(self, branch: Branch) -> int:
-        """Channels of a view of that branch."""
+        """Return channels of a view of that branch."""
         if branch.modality == "sparse":
             return 3
         return len(self.components[branch.encoder]) if branch.encoder in self.components else self.dense_channels
@@ -90,7 +90,7 @@ def read_training_rows(
     markers: Sequence[str] = (),
     panel: PanelSettings | None = None,
 ) -> TrainingRows:
-    """The usable pairs outside fold 0, the same for every run of a cohort, with or without a dense branch.
+    """Return the usable pairs outside fold 0, the same for every run of a cohort, with or without a dense branch.
 
     Args:
         split: the `patches.tsv` of the stage split.
@@ -139,7 +139,7 @@ def read_training_rows(
 
 
 def labelled_rows(rows: TrainingRows, tables: Mapping[str, Path], *, batch_size: int) -> TrainingRows:
-    """The training patches that have a class, with it; the others, and slides without any, are left out.
+    """Return the training patches that have a class, with it; the others, and slides without any, are left out.
 
     Classes are read as the probes of evaluate read them.
 
@@ -186,7 +186,7 @@ def labelled_rows(rows: TrainingRows, tables: Mapping[str, Path], *, batch_size:
 
 
 def left_out(rows: TrainingRows, labelled: TrainingRows) -> str:
-    """How many patches have no class, in a line; empty where all have one."""
+    """Return how many patches have no class, in a line; empty where all have one."""
     without = len(rows) - len(labelled)
     return f"{without} of {len(rows)} patches have no class and are left out" if without else ""
 

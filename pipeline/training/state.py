@@ -57,7 +57,7 @@ def recipe_of(values: Mapping[str, Any]) -> str:
 
 
 def save_state(folder: Path, state: TrainingState, recipe: str) -> None:
-    """Writes the state in one step; a process killed meanwhile leaves the one before."""
+    """Write the state in one step; a process killed meanwhile leaves the one before."""
     stream = io.BytesIO()
     torch.save({"recipe": recipe, **vars(state)}, stream)
     # torch notices a file that is cut off, but not a flipped bit; a damaged weight would train on unseen.
@@ -68,7 +68,10 @@ def save_state(folder: Path, state: TrainingState, recipe: str) -> None:
 
 
 def load_state(folder: Path, recipe: str) -> TrainingState | None:
-    """The state left by a training of just this recipe; None, with a line that says why, where there is none to use."""
+    """Return the state left by a training of just this recipe.
+
+    None, with a line that says why, where there is none to use.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
         return None
@@ -103,7 +106,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 
 def agreed_state(state: TrainingState, processes: Processes) -> TrainingState:
-    """The first process's state, in every process."""
+    """Return the first process's state, in every process."""
     if processes.count == 1:
         return state
     stream = io.BytesIO()
@@ -113,7 +116,7 @@ def agreed_state(state: TrainingState, processes: Processes) -> TrainingState:
 
 
 def json_lines(history: list[dict[str, Any]]) -> str:
-    """One line of JSON per mapping."""
+    """Return one line of JSON per mapping."""
     return "".join(json.dumps(line) + "\n" for line in history)
 
 
@@ -126,7 +129,7 @@ class StopRequest:
 
 @contextmanager
 def asked_to_stop() -> Iterator[StopRequest]:
-    """Within the block SIGTERM only takes note, so that the state can be saved first."""
+    """Note a SIGTERM within the block instead of ending, so that the state can be saved first."""
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ Floats = NDArray[np.float32]
 
 
 def training_targets(rows: TrainingRows, target: str) -> Floats:
-    """(N, T) float32: the targets of all training patches in their order, T markers, stains or classes.
+    """Return (N, T) float32: the targets of all training patches in their order, T markers, stains or classes.
 
     Args:
         rows: the training patches.
@@ -49,7 +49,9 @@ def training_targets(rows: TrainingRows, target: str) -> Floats:
 
 
 def supervised_terms(predicted: Tensor, target: Tensor, kind: str) -> dict[str, Tensor]:
-    """The loss of predictions (n, T) by name: mean squared error of the known values, or cross-entropy of the classes.
+    """Return the loss of predictions (n, T) by name.
+
+    Mean squared error of the known values, or cross-entropy of the classes.
 
     Args:
         predicted: values in standard deviations, or logits of the classes.

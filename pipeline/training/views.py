@@ -43,7 +43,7 @@ class Batch:
     target: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
+        """Return the batch on a device."""
         dense = None if self.dense is None else self.dense.to(device, non_blocking=True)
         present = None if self.present is None else self.present.to(device, non_blocking=True)
         target = None if self.target is None else self.target.to(device, non_blocking=True)
@@ -66,11 +66,14 @@ class ChannelChoice:
         self._places = {name: torch.tensor(places, device=device) for name, places in components.items()}
 
     def places(self, encoder: str) -> Tensor | None:
-        """(M',) places in the panel of the channels of that encoder, in their order; None for all as they are."""
+        """Return (M',) places in the panel of the channels of that encoder, in their order.
+
+        None for all as they are.
+        """
         return self._places.get(encoder)
 
     def of(self, encoder: str, values: Tensor) -> Tensor:
-        """(n, M', …) of values (n, M, …) of the panel; the same tensor where the encoder sees all of it."""
+        """Return (n, M', …) of values (n, M, …) of the panel; the same tensor where the encoder sees all of it."""
         places = self.places(encoder)
         return values if places is None else values.index_select(1, places)
 
@@ -106,7 +109,7 @@ class ViewMaker:
         self._window_of = window_numbers(branches, shared_geometry=shared_geometry)
 
     def __call__(self, batch: Batch, draws: Draws) -> list[Tensor]:
-        """One (n, C, size_px, size_px) float32 view per branch; overwrites the batch's dense pixels."""
+        """Return one (n, C, size_px, size_px) float32 view per branch; overwrites the batch's dense pixels."""
         patch_px = batch.sparse.shape[1]
         numbers = range(max(self._window_of) + 1)
         windows = [draw_windows(patch_px, self._augmentation, draws) for _ in numbers]
@@ -146,7 +149,7 @@ class ViewMaker:
 
 
 def window_numbers(branches: Sequence[str | Branch], *, shared_geometry: bool) -> tuple[int, ...]:
-    """Which drawn window each branch looks through: its place among its modality's branches, or one of its own.
+    """Return which drawn window each branch looks through: its place among its modality's branches, or one of its own.
 
     Dense branches with encoders of their own are components of one dense side: each counts among those of its encoder,
     so that all of them can show what the sparse branch sees.

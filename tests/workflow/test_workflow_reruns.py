@@ -33,7 +33,9 @@ def _jobs(folder: Path, source: Path, *words: str) -> dict[str, int]:
     done = snakemake(folder, "-n", *words, source=source)
     assert done.returncode == 0, done.stdout[-3000:]
     jobs = planned(done.stdout)
-    return {rule: count for rule, count in jobs.items() if rule not in ("total", "default") and not rule.endswith("all")}
+    return {
+        rule: count for rule, count in jobs.items() if rule not in ("total", "default") and not rule.endswith("all")
+    }
 
 
 def _write_encoder(folder: Path, weights: bytes) -> None:

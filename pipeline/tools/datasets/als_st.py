@@ -68,7 +68,7 @@ class _Sample:
 
 
 def read_als_st(source: Path, mpp: float | None) -> list[SpotSet]:
-    """One store per section. What a split keeps together is the chip, for files do not tell animals.
+    """Return one store per section. What a split keeps together is the chip, for files do not tell animals.
 
     Args:
         source: folder of the unpacked archive.
@@ -113,7 +113,7 @@ def read_als_st(source: Path, mpp: float | None) -> list[SpotSet]:
 
 
 def read_counts(path: Path) -> pd.DataFrame:
-    """The counts of a file, uint32, a row per gene and a column per spot, named by its place.
+    """Return the counts of a file, uint32, a row per gene and a column per spot, named by its place.
 
     Lines of reads that fit several genes (`__ambiguous[…]`) are left out; those of one gene are added up.
 
@@ -139,7 +139,7 @@ def read_counts(path: Path) -> pd.DataFrame:
 
 
 def read_regions(path: Path) -> dict[Place, str]:
-    """The region of each spot by its place, from a table of 0 and 1.
+    """Return the region of each spot by its place, from a table of 0 and 1.
 
     Regions are its lines and spots its columns `x_y`, as Span writes them; or spots are its lines, with columns `xPos`
     and `yPos`, and regions the columns from the fifth on.
@@ -169,7 +169,7 @@ def read_regions(path: Path) -> dict[Place, str]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8.
+    """Return (h, w, 3) uint8.
 
     Raises:
         StatedError: if it is no JPEG, or a damaged one.
@@ -182,7 +182,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def _survey(counts: Mapping[_Sample, Path]) -> tuple[tuple[str, ...], dict[_Sample, list[Place]]]:
-    """The genes that enough of all spots hold, and the places of each section's spots."""
+    """Return the genes that enough of all spots hold, and the places of each section's spots."""
     detected: pd.Series[int] = pd.Series(dtype=np.int64)
     places: dict[_Sample, list[Place]] = {}
     for sample, path in progress(counts.items(), label="dataset als-st, genes", unit="sections"):
@@ -198,7 +198,7 @@ def _survey(counts: Mapping[_Sample, Path]) -> tuple[tuple[str, ...], dict[_Samp
 
 
 def _read_selected(path: Path, genes: tuple[str, ...]) -> NDArray[np.uint32]:
-    """(S, G) uint32; a gene that the file lacks has no counts there."""
+    """Return (S, G) uint32; a gene that the file lacks has no counts there."""
     table = read_counts(path).reindex(list(genes), fill_value=0)
     return np.ascontiguousarray(table.to_numpy(dtype=np.uint32).T)
 
@@ -222,7 +222,7 @@ def _place(text: str) -> Place:
 
 
 def _sized(path: Path) -> tuple[int, bytes]:
-    """Width in pixels and bytes of an image, whose pixels are not yet decoded."""
+    """Return width in pixels and bytes of an image, whose pixels are not yet decoded."""
     try:
         data = _bytes(path)
         height, width, *_ = decode_jpeg_header(data)

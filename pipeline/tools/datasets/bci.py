@@ -17,7 +17,7 @@ _NAME = re.compile(r"\d+_(train|test)_(0|1\+|2\+|3\+)")
 
 
 def read_bci(source: Path, mpp: float) -> list[PatchSet]:
-    """Training and test part, each one store; the label is the HER2 level of the slide that an image comes from.
+    """Return training and test part, each one store; the label is the HER2 level of the slide that an image comes from.
 
     Slides and patients are not told, so neither part is ever split.
 

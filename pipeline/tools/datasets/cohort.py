@@ -42,7 +42,7 @@ class SetOptions:
 
 
 def write_cohort(dataset: str, source: Path, out: Path, options: SetOptions) -> None:
-    """Writes a set below `out`: a store per part, a table of each store's files and labels, and the sheet.
+    """Write a set below `out`: a store per part, a table of each store's files and labels, and the sheet.
 
     Args:
         dataset: `nct-crc`, `bci`, `segpath`, `pannuke`, `orion` or `als-st`.
@@ -72,7 +72,7 @@ def write_cohort(dataset: str, source: Path, out: Path, options: SetOptions) -> 
 
 
 def _paths(out: Path, name: str) -> tuple[Path, Path]:
-    """The store of a part, and the table of its rows."""
+    """Return the store of a part, and the table of its rows."""
     return out / "results" / "tile" / f"{name}.zarr", out / "results" / "dataset" / f"{name}.tsv"
 
 
@@ -91,7 +91,7 @@ def _read(dataset: str, source: Path, options: SetOptions) -> list[PatchSet]:
 
 
 def _write_sheet(parts: Sequence[PatchSet | SpotSet], source: Path, path: Path) -> None:
-    """A row per store; there are no slides behind it, so both sides name the folder of the set."""
+    """Write a row per store; there are no slides behind it, so both sides name the folder of the set."""
     with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
         writer.writerow(("slide", "patient", "sparse", "dense", "classes"))

@@ -19,7 +19,7 @@ _UNREADABLE = (
 
 
 def folder_of(path: Path, layout: str) -> Path:
-    """The folder itself.
+    """Return the folder itself.
 
     Args:
         path: where it must be.
@@ -34,7 +34,7 @@ def folder_of(path: Path, layout: str) -> Path:
 
 
 def images_in(folder: Path, suffix: str) -> dict[str, Path]:
-    """The images of a folder by their names without the suffix, in the order of these.
+    """Return the images of a folder by their names without the suffix, in the order of these.
 
     Raises:
         StatedError: if there are none.
@@ -48,7 +48,7 @@ def images_in(folder: Path, suffix: str) -> dict[str, Path]:
 def check_partners(
     sparse: Mapping[str, Path], partners: Mapping[str, Path], folder: Path, *, kind: str = "dense image"
 ) -> None:
-    """Raises StatedError unless every H&E image has a partner of its name, and the other way round.
+    """Raise StatedError unless every H&E image has a partner of its name, and the other way round.
 
     Args:
         sparse: the images by name.
@@ -67,7 +67,7 @@ def check_partners(
 
 
 def read_rgb(path: Path, side_px: int) -> NDArray[np.uint8]:
-    """(P, P, 3) uint8 of an RGB image.
+    """Return (P, P, 3) uint8 of an RGB image.
 
     Raises:
         StatedError: if it cannot be read, or has another size or kind of pixel.
@@ -76,7 +76,7 @@ def read_rgb(path: Path, side_px: int) -> NDArray[np.uint8]:
 
 
 def read_grey(path: Path, side_px: int) -> NDArray[np.uint8]:
-    """(P, P) uint8 of an image of one channel; of an indexed one, the indices.
+    """Return (P, P) uint8 of an image of one channel; of an indexed one, the indices.
 
     Raises:
         StatedError: if it cannot be read, or has another size or kind of pixel.
@@ -85,7 +85,7 @@ def read_grey(path: Path, side_px: int) -> NDArray[np.uint8]:
 
 
 def side_of(path: Path) -> int:
-    """Side of a square image in pixels.
+    """Return side of a square image in pixels.
 
     Raises:
         StatedError: if it cannot be read or is not square.

@@ -38,7 +38,7 @@ class _Image:
 
 
 def read_nct_crc(source: Path, masks: Path | None, types: Path | None = None, sparse: str = "he") -> list[PatchSet]:
-    """The parts that are there, each one store; a part's patients are not told, so none is ever split.
+    """Return the parts that are there, each one store; a part's patients are not told, so none is ever split.
 
     Args:
         source: folder of `NCT-CRC-HE-100K`, `CRC-VAL-HE-7K` and so on.

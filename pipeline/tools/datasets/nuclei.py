@@ -41,13 +41,13 @@ class Nuclei:
     type: NDArray[np.int64]
 
     def within(self, x_px: int, y_px: int, size_px: int) -> Nuclei:
-        """Those whose centroid lies in a square; its left and upper edges belong to it."""
+        """Return those whose centroid lies in a square; its left and upper edges belong to it."""
         offset = self.centroid_px - (x_px, y_px)
         inside = ((offset >= 0) & (offset < size_px)).all(axis=1)
         return Nuclei(self.centroid_px[inside], self.type[inside])
 
     def most_frequent(self) -> str:
-        """The number of the type that most nuclei have, of equally many the smallest.
+        """Return the number of the type that most nuclei have, of equally many the smallest.
 
         Nuclei of type 0 do not count. `none` without any nucleus, empty where all are of type 0.
         """
@@ -58,7 +58,7 @@ class Nuclei:
 
 
 def read_nuclei(path: Path, side_px: int) -> Nuclei:
-    """The nuclei in a file of HoVer-Net's.
+    """Return the nuclei in a file of HoVer-Net's.
 
     Args:
         path: of the file.

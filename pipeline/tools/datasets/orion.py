@@ -43,7 +43,7 @@ class _Tile:
 
 
 def read_orion(source: Path) -> list[PatchSet]:
-    """One store per case and part of the publisher's split, in the order of the tables; a case is never split.
+    """Return one store per case and part of the publisher's split, in the order of the tables; a case is never split.
 
     Args:
         source: the unpacked folder.
@@ -90,7 +90,7 @@ def _case(source: Path, case: str, part: str, tiles: Sequence[_Tile]) -> PatchSe
 
 
 def _tile(source: Path, table: Path, sparse: str, dense: str) -> _Tile:
-    """The tables may hold the paths of somebody else's machine: only names count."""
+    """Return the tables may hold the paths of somebody else's machine: only names count."""
     he, mif = (source / folder / PureWindowsPath(path).name for folder, path in (("he", sparse), ("if", dense)))
     place = _PLACE.search(he.name)
     if place is None or he.stem != mif.stem:
@@ -116,7 +116,7 @@ def _rows(table: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _read_markers(path: Path, side_px: int) -> NDArray[np.uint8]:
-    """(17, P, P) uint8."""
+    """Return (17, P, P) uint8."""
     expected = f"{len(MARKERS)} interleaved channels of {side_px} x {side_px} px, uint8"
     try:
         pixels = tifffile.imread(path)

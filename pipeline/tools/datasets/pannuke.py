@@ -20,7 +20,7 @@ _FOLDS = (1, 2, 3)
 
 
 def read_pannuke(source: Path) -> list[PatchSet]:
-    """The folds that are there, each one store; the label is the tissue.
+    """Return the folds that are there, each one store; the label is the tissue.
 
     The dense side is a mask of the kinds of nuclei; where two of them overlap, the first counts.
 
@@ -79,7 +79,7 @@ def _array(path: Path, channels: int) -> NDArray[Any]:
 
 
 def _open(path: Path) -> NDArray[Any]:
-    """The array, on disk: a fold's images alone are 4 GB."""
+    """Return the array, on disk: a fold's images alone are 4 GB."""
     try:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # it never unpickles
     except (OSError, ValueError, EOFError) as error:

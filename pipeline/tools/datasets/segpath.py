@@ -25,7 +25,7 @@ _COLUMNS = ("filename", "train_val_test")
 
 
 def read_segpath(source: Path, antibody: str | None) -> list[PatchSet]:
-    """One cell type's training, validation and test part, each one store and never split.
+    """Return one cell type's training, validation and test part, each one store and never split.
 
     The masks of two cell types have no class in common, so they cannot train one dense branch.
 
@@ -89,7 +89,7 @@ def _part(
 
 
 def _parts(table: Path) -> dict[str, str]:
-    """Part by the name of the H&E image without its ending."""
+    """Return part by the name of the H&E image without its ending."""
     try:
         packed = table.read_bytes()[:2] == b"\x1f\x8b"
         # The archive serves the table packed under a name that does not say so.

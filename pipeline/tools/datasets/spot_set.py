@@ -68,19 +68,19 @@ class SpotSet:
         return SideRecord(self.file, COUNTS_READER, 1.0, "file", (), self.genes, "uint32", "")
 
     def corners_px(self, size_px: int) -> NDArray[np.int64]:
-        """(S, 2) xy of the image's pixel at the upper left of the patch about each spot."""
+        """Return (S, 2) xy of the image's pixel at the upper left of the patch about each spot."""
         side_px = size_px * self.mpp / self.image_mpp
         return np.rint(self.position_um / self.image_mpp - (side_px - 1) / 2).astype(np.int64)
 
     def inside(self, size_px: int, image_xy: tuple[int, int]) -> NDArray[np.int64]:
-        """The spots whose patches lie wholly on the image."""
+        """Return the spots whose patches lie wholly on the image."""
         corners = self.corners_px(size_px)
         ends = corners + size_px * self.mpp / self.image_mpp
         return np.flatnonzero((corners >= 0).all(axis=1) & (ends <= np.array(image_xy)).all(axis=1))
 
 
 def write_spots(spots: SpotSet, out: Path, table: Path, *, dataset: str, size_px: int | None) -> None:
-    """Writes the store of one section, and the table of its rows: row, file, x_um, y_um (of the spot), label.
+    """Write the store of one section, and the table of its rows: row, file, x_um, y_um (of the spot), label.
 
     Spots whose patch would reach beyond the image are left out, and their number is told.
 
@@ -163,15 +163,15 @@ class _Picture(Closing):
         return out if channels is None else out[..., list(channels)]
 
     def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Never: what cannot be decoded is raised."""
+        """Return False: what cannot be decoded is raised."""
         return False
 
     def jpeg_transform(self, level: int) -> int | None:
-        """None: there are no tiles."""
+        """Return None: there are no tiles."""
         return None
 
     def close(self) -> None:
-        """Gives up the pixels."""
+        """Give up the pixels."""
         self._pixels = np.empty((0, 0, 3), np.uint8)
 
 
@@ -215,7 +215,7 @@ def _table(grid: Grid, values: NDArray[np.float32]) -> PatchTable:
 
 
 def _overview(picture: _Picture, grid: Grid) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
-    """The image made small, the patches on it as tissue, and its um per pixel."""
+    """Return the image made small, the patches on it as tissue, and its um per pixel."""
     width, height = picture.header.size_xy
     scale = min(grid.mpp_level0 / _OVERVIEW_MPP, _OVERVIEW_SIDE_PX / max(width, height), 1.0)
     size = (max(2, round(width * scale)), max(2, round(height * scale)))

@@ -64,7 +64,7 @@ class Cutting:
         return number % self.across, number // self.across
 
     def corners_px(self) -> NDArray[np.int64]:
-        """(N, 2) int64, xy of each patch's upper left pixel, image by image, row by row within an image."""
+        """Return (N, 2) int64, xy of each patch's upper left pixel, image by image, row by row within an image."""
         image, piece = np.divmod(np.arange(self.images * self.per_image), self.per_image)
         column, row = image % self.across, image // self.across
         x, y = piece % self.per_side, piece // self.per_side
@@ -72,14 +72,14 @@ class Cutting:
         return np.stack([column * self.side_px + x * size, row * self.side_px + y * size], axis=1).astype(np.int64)
 
     def pieces(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(per_image, P, P, C) of an image (S, S, C)."""
+        """Return (per_image, P, P, C) of an image (S, S, C)."""
         n, size = self.per_side, self.size_px
         used = image[: n * size, : n * size].reshape(n, size, n, size, -1)
         return used.transpose(0, 2, 1, 3, 4).reshape(n * n, size, size, -1)
 
 
 def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None) -> None:
-    """Writes the store of one part of a set to `out`.
+    """Write the store of one part of a set to `out`.
 
     Args:
         patches: the images.
@@ -143,13 +143,13 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
 
 
 def all_kept(count: int) -> dict[str, int]:
-    """What a store tells of its squares, where its publisher has chosen them and none is dropped."""
+    """Return what a store tells of its squares, where its publisher has chosen them and none is dropped."""
     reasons = (*REASONS.values(), "corrupt", "pair_outside", "pair_not_finite", "pair_residual")
     return {"kept": count} | dict.fromkeys(reasons, 0)
 
 
 def write_files(patches: PatchSet, path: Path, *, size_px: int | None) -> None:
-    """Writes the table of where each row of the store comes from: row, file, x_px, y_px (in the image), label.
+    """Write the table of where each row of the store comes from: row, file, x_px, y_px (in the image), label.
 
     Of a set whose nuclei may be known it has a column `cell`, the type that most nuclei in the patch have.
 
@@ -196,7 +196,7 @@ class _Mosaic:
 def _blocks(
     patches: PatchSet, cutting: Cutting, mosaic: _Mosaic, block_rows: int
 ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """First row, sparse and dense patches of every block of rows."""
+    """Yield first row, sparse and dense patches of every block of rows."""
     sparse: list[NDArray[np.uint8]] = []
     dense: list[NDArray[np.uint8]] = []
     first = 0
@@ -213,7 +213,7 @@ def _blocks(
 
 
 def _digest(patches: PatchSet) -> str:
-    """SHA-256 of all files that are read, in order, with their names."""
+    """Return SHA-256 of all files that are read, in order, with their names."""
     digest = hashlib.sha256()
     for path in patches.sources:
         digest.update(f"{path.name}\0{file_digest(path)}\n".encode())

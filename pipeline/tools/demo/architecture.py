@@ -42,7 +42,7 @@ class Architecture:
     fibre_rad: Plane
 
     def tissue_points_um(self) -> NDArray[np.float64]:
-        """Positions (N, 2) of grid nodes inside the tissue, 8 um apart."""
+        """Return positions (N, 2) of grid nodes inside the tissue, 8 um apart."""
         step = round(8 / self.frame.spacing_um)
         x, y = (plane[::step, ::step] for plane in self.frame.positions_um())
         inside = self.tissue.values[::step, ::step] > 0
@@ -50,7 +50,7 @@ class Architecture:
 
 
 def draw_architecture(field_um: tuple[float, float], rng: np.random.Generator) -> Architecture:
-    """The architecture of one slide whose image covers `field_um` (width, height)."""
+    """Return the architecture of one slide whose image covers `field_um` (width, height)."""
     rows, columns = (math.ceil(extent / GRID_SPACING_UM) + 1 for extent in (field_um[1], field_um[0]))
     frame = Frame((rows, columns), GRID_SPACING_UM)
     x, y = frame.positions_um()
@@ -77,7 +77,7 @@ def draw_architecture(field_um: tuple[float, float], rng: np.random.Generator) -
 
 
 def _outline(frame: Frame, field_um: tuple[float, float], rng: np.random.Generator) -> Plane:
-    """A rounded block with a ragged edge that stays clear of the image's edge."""
+    """Return a rounded block with a ragged edge that stays clear of the image's edge."""
     x, y = frame.positions_um()
     u = (x / field_um[0] - 0.5) / 0.475
     v = (y / field_um[1] - 0.5) / 0.475
@@ -90,7 +90,7 @@ def _outline(frame: Frame, field_um: tuple[float, float], rng: np.random.Generat
 def _scattered(
     frame: Frame, allowed: Plane, rng: np.random.Generator, radii_um: NDArray[np.float64], gap_um: float
 ) -> NDArray[np.float64]:
-    """Discs (N, 3) of x, y, radius placed one after the other where `allowed` is positive and none lies yet."""
+    """Return discs (N, 3) of x, y, radius placed one after the other where `allowed` is positive and none lies yet."""
     rows, columns = np.nonzero(allowed > 0)
     discs: list[tuple[float, float, float]] = []
     if len(rows) == 0:
@@ -109,7 +109,7 @@ def _area_mm2(frame: Frame) -> float:
 
 
 def _disc_height(frame: Frame, discs: NDArray[np.float64]) -> tuple[Plane, NDArray[np.intp]]:
-    """For every node the largest 1 - distance/radius over the discs, and whose it is."""
+    """Return for every node the largest 1 - distance/radius over the discs, and whose it is."""
     x, y = frame.positions_um()
     height = np.full(frame.shape, -9.0, np.float32)
     owner = np.zeros(frame.shape, np.intp)
@@ -121,7 +121,7 @@ def _disc_height(frame: Frame, discs: NDArray[np.float64]) -> tuple[Plane, NDArr
 
 
 def _glands(frame: Frame, allowed: Plane, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The mask of glands and nests, and the part of it whose glands are hollow."""
+    """Return the mask of glands and nests, and the part of it whose glands are hollow."""
     region = frame.noise(rng, 220) > -0.3
     radii = np.sort(rng.uniform(38, 100, round(45 * _area_mm2(frame)) + 2))[::-1]
     discs = _scattered(frame, np.where(region, allowed - 30, -1).astype(np.float32), rng, radii, 26.0)
@@ -150,7 +150,7 @@ def _vessels(frame: Frame, allowed: Plane, rng: np.random.Generator) -> Plane:
 
 
 def _fat(frame: Frame, tissue: Plane, rng: np.random.Generator) -> Plane:
-    """Distance to the walls of a packing of fat cells, in a region or two near the edge of the tissue."""
+    """Return distance to the walls of a packing of fat cells, in a region or two near the edge of the tissue."""
     # Fat lies near the edge more often than deep inside.
     region = frame.noise(rng, 200) - np.clip(tissue / 250, 0, 1.4) - 0.9
     x, y = frame.positions_um()
@@ -177,7 +177,7 @@ def _fat(frame: Frame, tissue: Plane, rng: np.random.Generator) -> Plane:
 
 
 def _fibre_direction(frame: Frame, gland: Plane, vessel: Plane, rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
-    """Fibres run along a slowly turning direction and bend round glands and vessels."""
+    """Return the direction of fibres, which turns slowly and bends round glands and vessels."""
     free = 1.6 * frame.noise(rng, 180)
     depth = np.maximum(gland, np.where(vessel > -30, vessel, -200))
     dy, dx = np.gradient(depth)

@@ -101,7 +101,7 @@ class Cells:
         return len(self.phenotype)
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Cells:
-        """The cells of these rows."""
+        """Return the cells of these rows."""
         return Cells(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
 
     def names(self) -> list[str]:
@@ -124,7 +124,7 @@ class Composition:
 
 
 def draw_cells(tissue: Architecture, rng: np.random.Generator) -> Cells:
-    """The cells of one slide."""
+    """Return the cells of one slide."""
     frame = tissue.frame
     smooth = {item.name: frame.field(frame.noise(rng, _IMMUNE_FIELD_UM)) for item in fields(Composition)}
     composition = Composition(**smooth)
@@ -134,7 +134,7 @@ def draw_cells(tissue: Architecture, rng: np.random.Generator) -> Cells:
 
 
 def _spacing(tissue: Architecture, composition: Composition) -> Plane:
-    """Least distance in um between neighbouring nuclei at every node; infinite where there are none."""
+    """Return least distance in um between neighbouring nuclei at every node; infinite where there are none."""
     gland, lymphoid = tissue.gland.values, tissue.lymphoid.values
     crowding = np.exp(-0.13 * composition.density.values)
     spacing = np.clip(11.3 * crowding, 9.4, 18)
@@ -147,7 +147,7 @@ def _spacing(tissue: Architecture, composition: Composition) -> Plane:
 
 
 def _positions(tissue: Architecture, composition: Composition, rng: np.random.Generator) -> Values:
-    """Random positions (N, 2) in um, nowhere closer than the spacing there."""
+    """Return random positions (N, 2) in um, nowhere closer than the spacing there."""
     spacing = _spacing(tissue, composition)
     step = tissue.frame.spacing_um
     expected = 5.0 * step**2 / np.square(spacing, dtype=np.float64)
@@ -159,7 +159,7 @@ def _positions(tissue: Architecture, composition: Composition, rng: np.random.Ge
 
 
 def _spaced(points: Values, spacing: Values) -> NDArray[np.bool_]:
-    """Which points stay when each in turn is dropped if an earlier, kept one is closer than their mean spacing."""
+    """Return which points stay when each that is closer to an earlier kept one than their mean spacing is dropped."""
     if len(points) == 0:
         return np.zeros(0, bool)
     pairs = cKDTree(points).query_pairs(float(spacing.max()), output_type="ndarray")
@@ -181,7 +181,7 @@ def _spaced(points: Values, spacing: Values) -> NDArray[np.bool_]:
 def _phenotypes(
     tissue: Architecture, composition: Composition, position: Values, rng: np.random.Generator
 ) -> tuple[Codes, Values]:
-    """Index of the phenotype and direction of the long axis of every cell."""
+    """Return index of the phenotype and direction of the long axis of every cell."""
     x, y = position[:, 0], position[:, 1]
     chance = rng.random((4, len(x)))
     in_gland = tissue.gland.at(x, y) > 0
@@ -215,7 +215,7 @@ def _immune(composition: Composition, x: Values, y: Values, chance: Values, othe
 
 
 def _directions(tissue: Architecture, position: Values, code: Codes, rng: np.random.Generator) -> Values:
-    """Stromal cells lie along the fibres, epithelium stands across the border of its gland, others lie anyhow."""
+    """Return angles: stromal cells along the fibres, epithelium across the border of its gland, others at random."""
     step = tissue.frame.spacing_um
     rows = np.rint(position[:, 1] / step).astype(np.intp)
     columns = np.rint(position[:, 0] / step).astype(np.intp)
@@ -231,7 +231,7 @@ def _directions(tissue: Architecture, position: Values, code: Codes, rng: np.ran
 
 
 def _appearances(position: Values, phenotype: Codes, angle: Values, rng: np.random.Generator) -> Cells:
-    """Draws every cell's look around the mean of its kind."""
+    """Draw every cell's look around the mean of its kind."""
     count = len(phenotype)
     mean = {
         item.name: np.array([getattr(look, item.name) for look in PHENOTYPES.values()])[phenotype]

@@ -64,7 +64,7 @@ class SlidePlan:
 
 
 def whole_size_px(extent_um: float, mpp: float) -> int:
-    """The smallest multiple of 32 pixels that covers an extent."""
+    """Return the smallest multiple of 32 pixels that covers an extent."""
     return _LEVEL_MULTIPLE_PX * math.ceil(round(extent_um / mpp, 6) / _LEVEL_MULTIPLE_PX)
 
 
@@ -82,7 +82,7 @@ COHORT = (
 
 
 def plan_of(name: str) -> SlidePlan:
-    """The plan of one slide.
+    """Return the plan of one slide.
 
     Raises:
         StatedError: if the cohort has no slide of that name.

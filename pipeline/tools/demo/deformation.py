@@ -36,22 +36,22 @@ class TrueMap:
     phase: Points
 
     def to_dense(self, points_xy_um: Points) -> Points:
-        """Positions (N, 2) in the dense frame of positions (N, 2) in the sparse frame."""
+        """Return positions (N, 2) in the dense frame of positions (N, 2) in the sparse frame."""
         return points_xy_um @ self.matrix.T + self.offset_um + self.displacement_um(points_xy_um)
 
     def displacement_um(self, points_xy_um: Points) -> Points:
-        """The smooth part of the map (N, 2), in the dense frame, at positions (N, 2) in the sparse frame."""
+        """Return the smooth part of the map (N, 2), in the dense frame, at positions (N, 2) in the sparse frame."""
         displaced: Points = np.sin(points_xy_um @ self.wave_per_um.T + self.phase) @ self.amplitude_um
         return displaced
 
     def jacobian(self, points_xy_um: Points) -> Points:
-        """Derivative (N, 2, 2) of `to_dense` at positions in the sparse frame, rows are dense x and y."""
+        """Return derivative (N, 2, 2) of `to_dense` at positions in the sparse frame, rows are dense x and y."""
         slope = np.cos(points_xy_um @ self.wave_per_um.T + self.phase)
         strain = np.einsum("nk,ki,kj->nij", slope, self.amplitude_um, self.wave_per_um)
         return np.asarray(self.matrix + strain, np.float64)
 
     def to_sparse(self, points_xy_um: Points) -> Points:
-        """Positions (N, 2) in the sparse frame of positions (N, 2) in the dense frame, by Newton's method."""
+        """Return positions (N, 2) in the sparse frame of positions (N, 2) in the dense frame, by Newton's method."""
         found: Points = (points_xy_um - self.offset_um) @ np.linalg.inv(self.matrix).T
         for _ in range(20):
             error = self.to_dense(found) - points_xy_um
@@ -64,7 +64,7 @@ class TrueMap:
 def draw_map(
     plan: DensePlan, rng: np.random.Generator, tissue_xy_um: Points, margin_um: float
 ) -> tuple[TrueMap, tuple[float, float]]:
-    """A map for one slide, and the extent (width, height) in um of the dense field that holds the tissue.
+    """Return a map for one slide, and the extent (width, height) in um of the dense field that holds the tissue.
 
     Args:
         plan: rotation, mirror, scale and largest displacement.

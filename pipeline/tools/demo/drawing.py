@@ -46,7 +46,7 @@ class Drawing:
 
 
 def draw(plan: SlidePlan, *, with_dense: bool = True) -> Drawing:
-    """Draws a slide; the plan, its name above all, decides every pixel.
+    """Draw a slide; the plan, its name above all, decides every pixel.
 
     Args:
         plan: a row of the cohort, or one with a smaller field of view.
@@ -72,7 +72,7 @@ def draw(plan: SlidePlan, *, with_dense: bool = True) -> Drawing:
 
 
 def draw_files(plan: SlidePlan, out_sparse: Path, out_dense: Path | None, out_truth: Path) -> None:
-    """Draws a slide and writes its H&E, its multiplex image (if asked for) and the folder of its truth.
+    """Draw a slide and writes its H&E, its multiplex image (if asked for) and the folder of its truth.
 
     Raises:
         StatedError: if a dense image is asked for and the plan has none.
@@ -90,7 +90,7 @@ def draw_files(plan: SlidePlan, out_sparse: Path, out_dense: Path | None, out_tr
 
 
 def _landmarks(inside_um: Points, rng: np.random.Generator) -> Points:
-    """Points spread over the tissue, anywhere between the nodes that they are drawn from."""
+    """Return points spread over the tissue, anywhere between the nodes that they are drawn from."""
     area_mm2 = len(inside_um) * 64 / 1e6
     count = min(len(inside_um), round(_LANDMARKS_PER_MM2 * area_mm2))
     chosen = rng.choice(len(inside_um), count, replace=False)

@@ -14,7 +14,7 @@ _STEP_UM = 2.5
 
 
 def draw_fibres(tissue: Architecture, rng: np.random.Generator) -> Field:
-    """Mean 0, variance about 1; line integral convolution (Cabral and Leedom, 1993) at 1 um."""
+    """Return mean 0, variance about 1; line integral convolution (Cabral and Leedom, 1993) at 1 um."""
     coarse = tissue.frame
     ratio = round(coarse.spacing_um / _SPACING_UM)
     fine = Frame(((coarse.shape[0] - 1) * ratio + 1, (coarse.shape[1] - 1) * ratio + 1), _SPACING_UM)
@@ -34,7 +34,7 @@ def draw_fibres(tissue: Architecture, rng: np.random.Generator) -> Field:
 
 
 def _smeared(plane: Plane, along_x: Plane, along_y: Plane) -> Plane:
-    """The mean over short straight runs, repeated: twice a straight run follows a slow curve."""
+    """Return the mean over short straight runs, repeated: twice a straight run follows a slow curve."""
     rows, columns = np.indices(plane.shape, dtype=np.float32)
     for _ in range(2):
         total = plane.copy()

@@ -26,7 +26,7 @@ class Field:
     spacing_um: float
 
     def at(self, x_um: NDArray[np.floating], y_um: NDArray[np.floating]) -> Plane:
-        """Bilinear values at positions of any one shape, clamped at the edge."""
+        """Return bilinear values at positions of any one shape, clamped at the edge."""
         columns = np.clip(np.asarray(x_um, np.float32) / self.spacing_um, 0, self.values.shape[1] - 1.001)
         rows = np.clip(np.asarray(y_um, np.float32) / self.spacing_um, 0, self.values.shape[0] - 1.001)
         if columns.ndim == 2:
@@ -51,12 +51,12 @@ class Frame:
     spacing_um: float
 
     def positions_um(self) -> tuple[Plane, Plane]:
-        """Columns x and y of every node, each (rows, columns)."""
+        """Return columns x and y of every node, each (rows, columns)."""
         rows, columns = np.indices(self.shape, dtype=np.float32)
         return columns * np.float32(self.spacing_um), rows * np.float32(self.spacing_um)
 
     def field(self, values: NDArray[np.floating]) -> Field:
-        """The field with these values at the nodes."""
+        """Return the field with these values at the nodes."""
         return Field(np.ascontiguousarray(values, np.float32), self.spacing_um)
 
     def noise(self, rng: np.random.Generator, sigma_um: float) -> Plane:
@@ -75,5 +75,5 @@ class Frame:
 
 
 def smooth_step(values: Plane, width: float) -> Plane:
-    """Rises from 0 to 1 around 0 over about `width`, in the unit of the values."""
+    """Return a rise from 0 to 1 around 0 over about `width`, in the unit of the values."""
     return np.clip(values / np.float32(width) + np.float32(0.5), 0, 1)

@@ -60,7 +60,10 @@ def draw_nuisance(frame: Frame, rng: np.random.Generator) -> Nuisance:
 def render_he(
     plan: SlidePlan, tissue: Architecture, cells: Cells, fibres: Field, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """The image (height, width, 3) on the grid of the plan; pixel (0, 0) is centred at the origin of the frame."""
+    """Return the image (height, width, 3) on the grid of the plan.
+
+    Pixel (0, 0) is centred at the origin of the frame.
+    """
     width, height = plan.size_px
     nuisance = draw_nuisance(tissue.frame, rng)
     texture = draw_texture(rng)
@@ -84,7 +87,7 @@ def render_he(
 
 
 def _painted_cells(plan: SlidePlan, cells: Cells, texture: tuple[Plane, Plane]) -> tuple[Plane, Plane]:
-    """Density of the nuclei, mean about 1 inside them, and of the cytoplasm around them."""
+    """Return density of the nuclei, mean about 1 inside them, and of the cytoplasm around them."""
     width, height = plan.size_px
     nuclei = np.zeros((height, width), np.float32)
     cytoplasm = np.zeros((height, width), np.float32)
@@ -97,7 +100,7 @@ def _painted_cells(plan: SlidePlan, cells: Cells, texture: tuple[Plane, Plane]) 
 
 
 def _transmitted(plan: SlidePlan, nuisance: Nuisance, hematoxylin: Plane, eosin: Plane, x: Plane, y: Plane) -> Plane:
-    """Light (rows, columns, 3) that passes both stains (Beer and Lambert), as the camera sees it before its noise."""
+    """Return the light (rows, columns, 3) that passes both stains (Beer and Lambert), before the camera's noise."""
     hematoxylin_od, eosin_od = _stain_colours(plan)
     hematoxylin = hematoxylin * nuisance.hematoxylin.at(x, y) * np.float32(plan.hematoxylin)
     eosin = eosin * nuisance.eosin.at(x, y) * np.float32(plan.eosin)
@@ -112,7 +115,7 @@ def _transmitted(plan: SlidePlan, nuisance: Nuisance, hematoxylin: Plane, eosin:
 def _matrix(
     tissue: Architecture, fibres: Field, grain: Plane, cytoplasm: Plane, x: Plane, y: Plane
 ) -> tuple[Plane, Plane]:
-    """Densities of eosin and of diffuse hematoxylin between the nuclei."""
+    """Return densities of eosin and of diffuse hematoxylin between the nuclei."""
     fibre = fibres.at(x, y)
     # A little of the fibres' run roughens the borders: no compartment ends on a smooth curve.
     rough = 0.8 * fibre + 2.0 * grain
@@ -141,7 +144,7 @@ def _matrix(
 
 
 def _focused(light: Plane, focus: Plane, mpp: float) -> Plane:
-    """Blends a sharp and a blurred image by the local focus."""
+    """Blend a sharp and a blurred image by the local focus."""
     sharp = cv2.GaussianBlur(light, (0, 0), 0.25 / mpp)
     soft = cv2.GaussianBlur(light, (0, 0), _BLUR_UM / mpp)
     blended: Plane = sharp + (soft - sharp) * focus[..., None]
@@ -149,7 +152,7 @@ def _focused(light: Plane, focus: Plane, mpp: float) -> Plane:
 
 
 def _stain_colours(plan: SlidePlan) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The colours of both stains, a little different for every patient."""
+    """Return the colours of both stains, a little different for every patient."""
     tint = np.random.default_rng(list(f"stain of {plan.patient}".encode()))
     hematoxylin = _HEMATOXYLIN * np.exp(tint.normal(0, 0.06, 3))
     eosin = _EOSIN * np.exp(tint.normal(0, 0.07, 3))

@@ -70,7 +70,7 @@ class DenseGrid:
 
 
 def dense_grid(true_map: TrueMap, size_px: tuple[int, int], mpp: float) -> DenseGrid:
-    """Where every dense pixel comes from; exact at every 16th pixel and linear between (error below 0.05 um)."""
+    """Return where every dense pixel comes from; exact at every 16th pixel and linear between (error below 0.05 um)."""
     width, height = size_px
     columns = np.arange(0, width + _MAP_STEP_PX, _MAP_STEP_PX)
     rows = np.arange(0, height + _MAP_STEP_PX, _MAP_STEP_PX)
@@ -98,7 +98,7 @@ def render_multiplex(
     size_px: tuple[int, int],
     rng: np.random.Generator,
 ) -> Iterator[NDArray[np.uint16]]:
-    """The planes (height, width) of the panel, in its order."""
+    """Yield the planes (height, width) of the panel, in its order."""
     grid = dense_grid(true_map, size_px, plan.mpp)
     centre_um = true_map.to_dense(cells.position_um)
     jacobian = true_map.jacobian(cells.position_um)
@@ -132,14 +132,14 @@ def _with_levels(
 
 
 def _expression(name: str, marker: Marker, cells: Cells, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Intensity of the marker in each cell."""
+    """Return intensity of the marker in each cell."""
     level = np.array([marker.level.get(phenotype, 0.0) for phenotype in NAMES])[cells.phenotype]
     scatter = 0.12 if name == NUCLEAR_MARKER else 0.28
     return np.asarray(level * np.exp(rng.normal(0, scatter, len(cells))))
 
 
 def _localised(localisation: Localisation, stamps: Stamps, texture: tuple[Plane, Plane]) -> Plane:
-    """(n, S, S) distribution of a marker over the cell."""
+    """Return (n, S, S) distribution of a marker over the cell."""
     if localisation == "nucleus":
         return np.asarray(stamps.coverage(0.5) * (0.45 + 0.55 * chromatin(stamps, texture)), np.float32)
     beyond = stamps.beyond_um()
@@ -151,7 +151,7 @@ def _localised(localisation: Localisation, stamps: Stamps, texture: tuple[Plane,
 
 
 def _smooth_muscle(tissue: Architecture, fibres: Field, grid: DenseGrid) -> Plane:
-    """The walls of vessels, streaked as the fibres run."""
+    """Return the walls of vessels, streaked as the fibres run."""
     wall = smooth_step(5.5 - np.abs(tissue.vessel.at(grid.x_um, grid.y_um) + 4.5), 3.0)
     streaks = np.clip(1 + 0.35 * fibres.at(grid.x_um, grid.y_um), 0.2, 2)
     outside_gland = tissue.gland.at(grid.x_um, grid.y_um) < 0
@@ -159,7 +159,7 @@ def _smooth_muscle(tissue: Architecture, fibres: Field, grid: DenseGrid) -> Plan
 
 
 def _autofluorescence(tissue: Architecture, fibres: Field, grid: DenseGrid) -> Plane:
-    """Light of the tissue itself: collagen most, epithelium less, lumina and fat nearly none."""
+    """Return light of the tissue itself: collagen most, epithelium less, lumina and fat nearly none."""
     x, y = grid.x_um, grid.y_um
     inside = smooth_step(tissue.tissue.at(x, y), 4.0)
     gland = smooth_step(tissue.gland.at(x, y), 2.5)
@@ -172,7 +172,7 @@ def _autofluorescence(tissue: Architecture, fibres: Field, grid: DenseGrid) -> P
 def _recorded(
     signal: Plane, marker: Marker, own_light: Plane, mpp: float, rng: np.random.Generator
 ) -> NDArray[np.uint16]:
-    """What the camera writes: blur, own light of the tissue, offset, shot noise, camera noise."""
+    """Return what the camera writes: blur, own light of the tissue, offset, shot noise, camera noise."""
     blurred = cv2.GaussianBlur(signal, (0, 0), 0.45 / mpp)
     light = np.asarray(blurred + np.float32(marker.autofluorescence) * own_light, np.float32)
     spread = np.sqrt(2.0 * light + marker.noise**2, dtype=np.float32)

@@ -38,11 +38,14 @@ class Stamps:
     mpp: float
 
     def beyond_um(self) -> Plane:
-        """(n, S, S) distance in um outside the border of the nucleus, negative inside; nearly so for long nuclei."""
+        """Return (n, S, S) distance in um outside the border of the nucleus, negative inside.
+
+        Nearly so for long nuclei.
+        """
         return (self.reach - 1) * self.cells.radius_um.astype(np.float32)[:, None, None]
 
     def coverage(self, blur_um: float = 0.0) -> Plane:
-        """(n, S, S) how much of each pixel the nucleus covers, 0 to 1."""
+        """Return (n, S, S) how much of each pixel the nucleus covers, 0 to 1."""
         return np.clip(0.5 - self.beyond_um() / (self.mpp + blur_um), 0, 1)
 
 
@@ -53,7 +56,7 @@ def stamps_of(
     jacobian: NDArray[np.float64] | None = None,
     margin_um: float = 1.5,
 ) -> Iterator[Stamps]:
-    """The cells in batches of images, small nuclei first.
+    """Yield the cells in batches of images, small nuclei first.
 
     Args:
         cells: what to draw.
@@ -103,7 +106,7 @@ def _stamps(
 
 
 def _reach(cells: Cells, a: Plane, b: Plane) -> Plane:
-    """The shape: an ellipse, bent and lobed."""
+    """Return the shape: an ellipse, bent and lobed."""
     bend, (lobe_cosine, lobe_sine) = _column(cells.bend), (_column(part) for part in cells.lobes.T)
     bent = b + bend * (a * a - np.float32(0.25))
     square = a * a + bent * bent + np.float32(1e-6)
@@ -116,7 +119,7 @@ def _reach(cells: Cells, a: Plane, b: Plane) -> Plane:
 
 
 def chromatin(stamps: Stamps, texture: tuple[Plane, Plane]) -> Plane:
-    """(n, S, S) density of chromatin, mean 1 over each nucleus whatever its kind.
+    """Return (n, S, S) density of chromatin, mean 1 over each nucleus whatever its kind.
 
     Args:
         stamps: a batch of cells.
@@ -142,7 +145,7 @@ def chromatin(stamps: Stamps, texture: tuple[Plane, Plane]) -> Plane:
 
 
 def draw_texture(rng: np.random.Generator) -> tuple[Plane, Plane]:
-    """Coarse and fine tiles of noise (variance 1) that repeat seamlessly, for `chromatin`."""
+    """Return coarse and fine tiles of noise (variance 1) that repeat seamlessly, for `chromatin`."""
     size = round(_TEXTURE_SIZE_UM / _TEXTURE_SPACING_UM)
     tiles = []
     for sigma_um in (0.85, 0.35):
@@ -154,7 +157,7 @@ def draw_texture(rng: np.random.Generator) -> tuple[Plane, Plane]:
 
 
 def _look_up(tile: Plane, stamps: Stamps) -> Plane:
-    """The texture under every pixel; it sticks to the cell, so both modalities see the same clumps."""
+    """Return the texture under every pixel; it sticks to the cell, so both modalities see the same clumps."""
     radius = _column(stamps.cells.radius_um / _TEXTURE_SPACING_UM)
     at_x, at_y = (_column(part / _TEXTURE_SPACING_UM) for part in stamps.cells.grain_at.T)
     size = tile.shape[0]
@@ -165,14 +168,14 @@ def _look_up(tile: Plane, stamps: Stamps) -> Plane:
 
 
 def paint_max(plane: Plane, corner_px: NDArray[np.intp], images: Plane) -> None:
-    """Keeps the larger of plane and image, pixel by pixel, for each image (n, S, S) at its corner."""
+    """Keep the larger of plane and image, pixel by pixel, for each image (n, S, S) at its corner."""
     for (x, y), image in _clipped(plane, corner_px, images):
         window = plane[y : y + image.shape[0], x : x + image.shape[1]]
         np.maximum(window, image, out=window)
 
 
 def _clipped(plane: Plane, corner_px: NDArray[np.intp], images: Plane) -> Iterator[tuple[tuple[int, int], Plane]]:
-    """Each image with its corner, cut where it leaves the plane."""
+    """Yield each image with its corner, cut where it leaves the plane."""
     height, width = plane.shape
     side = images.shape[1]
     for (x, y), image in zip(corner_px.tolist(), images, strict=True):

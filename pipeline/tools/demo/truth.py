@@ -14,7 +14,7 @@ from pipeline.tools.demo.deformation import Points, TrueMap
 
 
 def write_truth(folder: Path, plan: SlidePlan, true_map: TrueMap | None, cells: Cells, landmarks_um: Points) -> None:
-    """Writes `cells.csv`, `landmarks.csv` and `transform.json`; without a dense side its columns are empty."""
+    """Write `cells.csv`, `landmarks.csv` and `transform.json`; without a dense side its columns are empty."""
     folder.mkdir(parents=True)
     table = pd.DataFrame({"x_um": cells.position_um[:, 0], "y_um": cells.position_um[:, 1]})
     table["dense_x_um"], table["dense_y_um"] = _dense_columns(true_map, cells.position_um)

@@ -18,7 +18,7 @@ _COARSEST_PX = 512
 
 
 def write_he(path: Path, image: NDArray[np.uint8], mpp: float) -> None:
-    """A tiled JPEG pyramid (TIFF) whose levels halve exactly; OpenSlide opens it and reads its mpp.
+    """Write a tiled JPEG pyramid (TIFF) whose levels halve exactly; OpenSlide opens it and reads its mpp.
 
     Args:
         path: the file to write.
@@ -44,7 +44,7 @@ def write_he(path: Path, image: NDArray[np.uint8], mpp: float) -> None:
 
 
 def write_multiplex(path: Path, image: NDArray[np.uint16], *, channels: Sequence[str], mpp: float, name: str) -> None:
-    """A pyramidal OME-TIFF, one plane per channel, coarser levels in SubIFDs, each the mean of 2 x 2 pixels.
+    """Write a pyramidal OME-TIFF, one plane per channel, coarser levels in SubIFDs, each the mean of 2 x 2 pixels.
 
     Args:
         path: the file to write.

@@ -18,7 +18,7 @@ _OLDEST_PYTHON = (3, 11)
 
 
 def examine_python() -> Iterator[Finding]:
-    """The interpreter's version."""
+    """Yield the interpreter's version."""
     found = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     yield (
         ok("python", found)
@@ -28,7 +28,7 @@ def examine_python() -> Iterator[Finding]:
 
 
 def examine_packages(*, use_conda: bool, envs: Path = SOURCE_ROOT / "envs") -> Iterator[Finding]:
-    """What the stages import, by the pins of `envs/*.yaml`: there or not, tested or another version.
+    """Yield what the stages import, by the pins of `envs/*.yaml`: there or not, tested or another version.
 
     Under conda each rule has an environment of its own, made when it first runs; then only conda itself is looked for.
     """
@@ -62,13 +62,13 @@ def examine_packages(*, use_conda: bool, envs: Path = SOURCE_ROOT / "envs") -> I
 
 
 def examine_engine(engine: str, *, use_conda: bool, root: Path = SOURCE_ROOT) -> Iterator[Finding]:
-    """Whether the interpreter of the engine valis is there; the other engine needs none of its own."""
+    """Yield whether the interpreter of the engine valis is there; the other engine needs none of its own."""
     if engine == "valis" and not use_conda and not (root / ".venv-valis" / "bin" / "python").exists():
         yield problem("engine", f"expected .venv-valis in {root} (make valis), found none")
 
 
 def pinned(envs: Path) -> dict[str, str]:
-    """Version by distribution of all conda environments of the project."""
+    """Return version by distribution of all conda environments of the project."""
     pins: dict[str, str] = {}
     # The environment of the engine valis is another interpreter's.
     files = sorted(path for path in envs.glob("*.yaml") if path.stem != "valis")

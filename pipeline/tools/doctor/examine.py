@@ -13,7 +13,7 @@ from pipeline.tools.doctor.findings import Finding, ok, problem
 
 
 def examine(config: Path, results: Path, *, use_conda: bool) -> Iterator[Finding]:
-    """What is found, in the order in which a run would meet it.
+    """Yield what is found, in the order in which a run would meet it.
 
     Args:
         config: the configuration; paths in it and in its sheet are relative to the working directory.

@@ -27,15 +27,15 @@ class Finding:
 
 
 def ok(subject: str, text: str) -> Finding:
-    """A finding that lets a run go on."""
+    """Return a finding that lets a run go on."""
     return Finding("ok", subject, text)
 
 
 def warning(subject: str, text: str) -> Finding:
-    """A finding that somebody should know of before a long run."""
+    """Return a finding that somebody should know of before a long run."""
     return Finding("warning", subject, text)
 
 
 def problem(subject: str, text: str) -> Finding:
-    """A finding that makes a run fail."""
+    """Return a finding that makes a run fail."""
     return Finding("problem", subject, text)

@@ -29,7 +29,7 @@ _LARGEST_JOB_BYTES = 6000 * 2**20
 
 
 def examine_disk(records: Sequence[SlideRecord], settings: Settings, results: Path) -> Iterator[Finding]:
-    """The space that stores and features will take, those that are there aside, against what is free."""
+    """Yield the space that stores and features will take, those that are there aside, against what is free."""
     wanted = [record for record in records if not (results / "tile" / f"{record.slide}.zarr").exists()]
     needed = sum(store_bytes(record, settings) for record in wanted)
     existing = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
@@ -49,7 +49,7 @@ def examine_disk(records: Sequence[SlideRecord], settings: Settings, results: Pa
 
 
 def store_bytes(record: SlideRecord, settings: Settings) -> float:
-    """Bytes that the store of a slide and its features will take, rather too many than too few."""
+    """Return bytes that the store of a slide and its features will take, rather too many than too few."""
     side, tile = record.sparse, settings.tile
     mpp = side.mpp if tile.mpp == "native" else float(tile.mpp)
     width_um, height_um = side.extent_um
@@ -62,7 +62,7 @@ def store_bytes(record: SlideRecord, settings: Settings) -> float:
 
 
 def _tissue_share(record: SlideRecord) -> float:
-    """The part of a slide that is tissue; 1 where a look would cost more than it tells."""
+    """Return the part of a slide that is tissue; 1 where a look would cost more than it tells."""
     side = record.sparse
     if side.mpp * side.levels[-1].downsample < _CHEAP_LEVEL_MPP:
         return 1.0
@@ -75,7 +75,7 @@ def _tissue_share(record: SlideRecord) -> float:
 
 
 def examine_memory() -> Iterator[Finding]:
-    """The memory of this machine against that of the largest job."""
+    """Yield the memory of this machine against that of the largest job."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (words := limit.read_text().strip()).isdecimal():
@@ -85,7 +85,7 @@ def examine_memory() -> Iterator[Finding]:
 
 
 def examine_gpu(settings: Settings) -> Iterator[Finding]:
-    """Whether there is a GPU; without one a cohort of more than a demo trains for days."""
+    """Yield whether there is a GPU; without one a cohort of more than a demo trains for days."""
     try:
         import torch
     except ImportError:

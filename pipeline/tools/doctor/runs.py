@@ -14,7 +14,7 @@ from pipeline.tools.doctor.findings import Finding, ok, problem, warning
 
 
 def examine_split(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Finding]:
-    """Whether patients can be kept apart, and whether those that are to be held out are in the sheet."""
+    """Yield whether patients can be kept apart, and whether those that are to be held out are in the sheet."""
     if settings.embed.encoder not in settings.runs:
         return
     pairs = [row for row in rows if row.dense]
@@ -36,7 +36,7 @@ def examine_split(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Find
 
 
 def examine_runs(settings: Settings) -> Iterator[Finding]:
-    """Architectures that timm knows, names that torch allows, weights and crops that fit, controls for a verdict."""
+    """Yield findings on architectures, names of encoders, weights, crops, and the controls that a verdict needs."""
     if settings.embed.encoder not in settings.runs:
         return
     try:
@@ -68,7 +68,7 @@ def examine_runs(settings: Settings) -> Iterator[Finding]:
 
 
 def examine_labels(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Finding]:
-    """Whether there is a table of classes for the runs that learn them."""
+    """Yield whether there is a table of classes for the runs that learn them."""
     if settings.embed.encoder not in settings.runs or any(row.classes and row.dense for row in rows):
         return
     for name, run in settings.runs.items():
@@ -77,7 +77,7 @@ def examine_labels(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Fin
 
 
 def examine_encoder(records: Sequence[SlideRecord], settings: Settings) -> Iterator[Finding]:
-    """An encoder from elsewhere: whole, and made for patches like these."""
+    """Yield an encoder from elsewhere: whole, and made for patches like these."""
     wanted = settings.embed.encoder
     if wanted in settings.runs:
         return
@@ -109,7 +109,10 @@ def examine_encoder(records: Sequence[SlideRecord], settings: Settings) -> Itera
 
 
 def examine_probe(settings: Settings) -> Iterator[Finding]:
-    """A probe from elsewhere: whole, fitted on features of the encoder that will embed, and good for some marker."""
+    """Yield a probe from elsewhere.
+
+    Whole, fitted on features of the encoder that will embed, and good for some marker.
+    """
     folder, encoder = settings.predict.probe, settings.embed.encoder
     if not folder:
         return

@@ -35,7 +35,7 @@ class Examined:
 
 
 def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
-    """Opens both sides of every slide; of a pair with two faults both are told."""
+    """Open both sides of every slide; of a pair with two faults both are told."""
     records: list[SlideRecord] = []
     findings: list[Finding] = []
     drawn = [row for row in rows if _is_drawn_first(row)]
@@ -63,7 +63,7 @@ def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
 
 
 def _is_drawn_first(row: SheetRow) -> bool:
-    """Whether the rule demo makes the slide's missing files (see is_demo in workflow/rules/common.smk)."""
+    """Return whether the rule demo makes the slide's missing files (see is_demo in workflow/rules/common.smk)."""
     missing = [Path(path) for path in (row.sparse, row.dense) if path and not Path(path).exists()]
     return bool(missing) and all(path.parts[:2] == ("resources", "demo") for path in missing)
 
@@ -105,7 +105,7 @@ def _without_slide(error: StatedError) -> str:
 
 
 def _resolution(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
-    """The patches' um per pixel against the slide's: tile refuses to invent detail."""
+    """Yield the patches' um per pixel against the slide's: tile refuses to invent detail."""
     subject, wanted = f"slide {record.slide}", settings.tile.mpp
     mpp = record.sparse.mpp if wanted == "native" else float(wanted)
     if mpp < record.sparse.mpp * FINER_TOLERANCE:
@@ -135,7 +135,7 @@ def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
 
 
 def _tissue(record: SlideRecord, row: SheetRow) -> Iterator[Finding]:
-    """The annotations of a slide, read as tile will read them."""
+    """Yield the annotations of a slide, read as tile will read them."""
     if row.tissue:
         try:
             read_annotations(Path(row.tissue), record.sparse.size_xy, slide=record.slide)
@@ -144,13 +144,16 @@ def _tissue(record: SlideRecord, row: SheetRow) -> Iterator[Finding]:
 
 
 def _classes(row: SheetRow) -> Iterator[Finding]:
-    """Whether the table of classes is there that evaluate reads hours later; of slides without pairs it reads none."""
+    """Yield whether the table of classes is there that evaluate reads hours later.
+
+    Of slides without pairs it reads none.
+    """
     if row.classes and row.dense and not Path(row.classes).is_file():
         yield problem(f"slide {row.slide}", f"file {row.classes}: expected a table of classes, found no such file")
 
 
 def examine_paths(rows: Sequence[SheetRow]) -> Iterator[Finding]:
-    """Paths that the workflow refuses, of all columns, also of those that a run without training does not read."""
+    """Yield paths that the workflow refuses, of all columns, also those that a run without training does not read."""
     for row in rows:
         for path in row.files:
             if "{" in path or "}" in path:
@@ -158,7 +161,7 @@ def examine_paths(rows: Sequence[SheetRow]) -> Iterator[Finding]:
 
 
 def _one_resolution(records: Sequence[SlideRecord], settings: Settings) -> Iterator[Finding]:
-    """Native patches of slides of several resolutions cannot be trained on together."""
+    """Yield native patches of slides of several resolutions cannot be trained on together."""
     if settings.tile.mpp != "native" or not records:
         return
     trained = [record for record in records if record.dense is not None and settings.embed.encoder in settings.runs]
@@ -172,7 +175,7 @@ def _one_resolution(records: Sequence[SlideRecord], settings: Settings) -> Itera
 
 
 def markers_agree(records: Sequence[SlideRecord], settings: Settings) -> Iterator[Finding]:
-    """Markers by how many slides have them: what only one slide has is often another name of a known one.
+    """Yield markers by how many slides have them: what only one slide has is often another name of a known one.
 
     Those that a run chooses are looked for among them.
     """

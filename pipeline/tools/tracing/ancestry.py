@@ -27,7 +27,7 @@ class Ancestry:
 
 
 def trace(result: Path) -> Ancestry:
-    """The ancestry of a result, one line per fact, each generation indented below the one it led to.
+    """Return the ancestry of a result, one line per fact, each generation indented below the one it led to.
 
     An ancestor that occurs again is told once.
 
@@ -81,7 +81,7 @@ def _hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _near(path: Path) -> Path:
-    """The path as seen from the working directory, where it lies below it."""
+    """Return the path as seen from the working directory, where it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -102,7 +102,7 @@ def _state(item: Input, digests: dict[tuple[str, Path], str]) -> str:
 
 
 def _making(provenance: Mapping[str, Any]) -> Iterator[str]:
-    """Stage, code, versions and settings."""
+    """Return stage, code, versions and settings."""
     stage, code = str(provenance["stage"]), str(provenance.get("code", ""))
     now = code_digest(stage) if _is_stage(stage) else code
     changed = "" if now == code else f" (this checkout's is {now})"

@@ -23,7 +23,7 @@ class Digest(Protocol):
     __qualname__: str
 
     def __call__(self, path: Path, /) -> str:
-        """The hash."""
+        """Return the hash."""
         ...
 
 
@@ -50,7 +50,7 @@ Finder = Callable[[Path, Mapping[str, str], Settings], Iterator[Input]]
 
 
 def inputs_of(stage: str, result: Path, named: Mapping[str, str], settings: Settings) -> list[Input]:
-    """The inputs of a result of `stage`, in the order in which it names them.
+    """Return the inputs of a result of `stage`, in the order in which it names them.
 
     Args:
         stage: that left the result.
@@ -63,7 +63,7 @@ def inputs_of(stage: str, result: Path, named: Mapping[str, str], settings: Sett
 
 
 def results_folder(result: Path, stage: str) -> Path:
-    """The results folder that a result lies in: above the folder that is named for its stage."""
+    """Return the results folder that a result lies in: above the folder that is named for its stage."""
     place = stage.split("_")[0]
     for folder in result.absolute().parents:
         if folder.name == place:
@@ -77,7 +77,7 @@ def _unknown(result: Path, named: Mapping[str, str], settings: Settings) -> Iter
 
 
 def _slides(record: Path, named: Mapping[str, str]) -> Iterator[Input]:
-    """The images of a slide, as its record names them."""
+    """Yield the images of a slide, as its record names them."""
     known = read_record(record) if record.is_file() else None
     paths = {"sparse": known.sparse.path, "dense": known.dense.path if known.dense else ""} if known else {}
     if known and known.transform != "identity":
@@ -160,7 +160,7 @@ def _of_predict(result: Path, named: Mapping[str, str], settings: Settings) -> I
 
 
 def _by_path(stage: str) -> Finder:
-    """Inputs named by their path below the results folder; a store by what it says of itself."""
+    """Yield inputs named by their path below the results folder; a store by what it says of itself."""
 
     def find(result: Path, named: Mapping[str, str], settings: Settings) -> Iterator[Input]:
         root = results_folder(result, stage)

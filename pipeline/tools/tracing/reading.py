@@ -36,7 +36,7 @@ _SPOKEN_FOR = {
 
 
 def spokesman(path: Path) -> Path:
-    """The file or folder whose provenance is that of `path`; itself where it carries its own.
+    """Return the file or folder whose provenance is that of `path`; itself where it carries its own.
 
     Raises:
         StatedError: if `path` is not there.
@@ -54,7 +54,9 @@ def spokesman(path: Path) -> Path:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The provenance of a result: JSON, HTML, HDF5, AnnData or Parquet, a Zarr folder, or that of another result.
+    """Return the provenance of a result.
+
+    JSON, HTML, HDF5, AnnData or Parquet, a Zarr folder, or that of another result.
 
     Raises:
         StatedError: if it carries none that can be read.
