@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from pipeline.evaluation.bootstrap import block_labels, enough_blocks, resample_counts
 from pipeline.evaluation.class_evidence import class_evidence
 from pipeline.evaluation.classes import ClassTask
-from pipeline.evaluation.evidence import EvidenceRow, Fitted, HeldOut, evidence_rows, stacked
+from pipeline.evaluation.evidence import EvidenceRow, FittedProbe, HeldOut, evidence_rows, stacked
 from pipeline.evaluation.marker_evidence import _scores
 
 Floats = NDArray[np.float64]
@@ -209,7 +209,7 @@ def verdicts(truth: Floats, predicted: Floats, latent: Floats, held: HeldOut) ->
     scores = {
         run: stacked([_scores([truth], [one], held) for one in own]) for run, own in zip(runs, predicted, strict=True)
     }
-    fitted = {run: Fitted(np.full(len(MARKERS), 100), None) for run in runs}
+    fitted = {run: FittedProbe(np.full(len(MARKERS), 100), None) for run in runs}
     markers = evidence_rows("ridge", ("pearson_r", "pearson_r"), MARKERS, scores, fitted, "base", held)
     labels = latent.argmax(axis=1)
     task = ClassTask("class", MARKERS, labels, (labels,))

@@ -32,7 +32,7 @@ def run(parsed: argparse.Namespace) -> None:
     settings = settings_of(parsed, EmbedSettings)
     import torch
 
-    from pipeline.embedding.coordinates import SlidePatches, read_coordinates
+    from pipeline.embedding.coordinates import LocatedPatches, read_coordinates
     from pipeline.embedding.encoder import Encoder
     from pipeline.embedding.stage import embed
     from pipeline.errors import StatedError
@@ -56,6 +56,6 @@ def run(parsed: argparse.Namespace) -> None:
         if mpp is None or not 0 < mpp < float("inf"):
             found = "none in the file; give --mpp" if mpp is None else f"{mpp:g}"
             raise StatedError(slide=places.slide, file=parsed.slide, expected="um per level-0 pixel", found=found)
-        patches = SlidePatches(slide, mpp, places, encoder.description, patient_name(parsed.patient))
+        patches = LocatedPatches(slide, mpp, places, encoder.description, patient_name(parsed.patient))
         provenance = record("embed_at", {"embed": vars(settings), "mpp": mpp}, inputs, ("timm", "torch"))
         embed(patches, encoder, settings, parsed.out, provenance, overlap=places.overlap)

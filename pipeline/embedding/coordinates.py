@@ -60,7 +60,7 @@ class CutAttributes:
     recipe: Mapping[str, Any]
 
 
-class SlidePatches:
+class LocatedPatches:
     """The patches of an open slide at given coordinates, as an encoder wants them; read on demand.
 
     Args:

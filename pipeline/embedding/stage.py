@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embedding.coordinates import CutAttributes, SlidePatches
+from pipeline.embedding.coordinates import CutAttributes, LocatedPatches
 from pipeline.embedding.encoder import Encoder, EncoderDescription
 from pipeline.embedding.features_file import check_finite
 from pipeline.errors import StatedError
@@ -31,7 +31,7 @@ _BATCHES_AHEAD = 2
 _UM_PER_PX_AT_1X = 10.0
 _COMPARED_PATCHES = 4
 
-Patches = PatchStore | SlidePatches
+Patches = PatchStore | LocatedPatches
 Known = StoreAttributes | CutAttributes
 
 

@@ -14,7 +14,7 @@ from pipeline.evaluation.class_scores import area_parts, areas, recall_parts, re
 from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.evidence import (
     EvidenceRow,
-    Fitted,
+    FittedProbe,
     HeldOut,
     Scores,
     evidence_rows,
@@ -23,7 +23,7 @@ from pipeline.evaluation.evidence import (
     with_mean,
     with_mean_of_all,
 )
-from pipeline.evaluation.prediction import TrainingRows, held_out, training_features
+from pipeline.evaluation.prediction import FittingRows, held_out, training_features
 from pipeline.evaluation.probes import fit_knn
 from pipeline.evaluation.reading import Cohort, FeaturesOf
 from pipeline.settings import EvaluateSettings
@@ -65,7 +65,7 @@ def class_evidence(
             metrics = ("recall", _MEAN_OF["recall"])
             rows += missing_rows(prefix + probe, metrics, task.names, groups, too_few_shots(probe, task))
             continue
-        fitted = Fitted(_fitted_on(probe, task), None)
+        fitted = FittedProbe(_fitted_on(probe, task), None)
         for metric in ("recall", "auc"):
             if metric == "auc" and probe.endswith("-shot"):
                 continue
@@ -81,7 +81,7 @@ def class_evidence(
 
 
 def class_predictions(
-    features_of: FeaturesOf, cohort: Cohort, training: TrainingRows, task: ClassTask, settings: EvaluateSettings
+    features_of: FeaturesOf, cohort: Cohort, training: FittingRows, task: ClassTask, settings: EvaluateSettings
 ) -> dict[str, Draws]:
     """Return by probe its predictions for all held-out patches with a class, fitted to the features of one run.
 
@@ -91,7 +91,7 @@ def class_predictions(
         StatedError: if a slide has no features there, or features of other patches.
     """
     features, known = training_features(features_of, cohort, training), task.fitted != NO_CLASS
-    held = [features_of(slide, np.flatnonzero(slide.fold == 0)) for slide in held_out(cohort)]
+    held = [features_of(slide, np.flatnonzero(slide.held_out)) for slide in held_out(cohort)]
     seen = np.concatenate([rows[labels != NO_CLASS] for rows, labels in zip(held, task.tested, strict=True)])
     # Few-shot probes too are standardised by all training patches: that takes no labels.
     standard, labels, classes = Standard.of(features), task.fitted[known], len(task.names)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.evaluation.prediction import TrainingRows, held_out
+from pipeline.evaluation.prediction import FittingRows, held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.progress import say
 from pipeline.store.class_tables import CLASS_COLUMN, NO_NAME, numbered, read_classes
@@ -48,7 +48,7 @@ class ClassTask:
 
 
 def class_tasks(
-    cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path], columns: Sequence[str]
+    cohort: Cohort, training: FittingRows, tables: Mapping[str, Path], columns: Sequence[str]
 ) -> list[ClassTask]:
     """Return the tasks that tables of classes set, one a column, or without any table the masks of a cohort.
 
@@ -84,9 +84,7 @@ def class_tasks(
     return found
 
 
-def _task_of_tables(
-    cohort: Cohort, training: TrainingRows, tables: Mapping[str, Path], column: str
-) -> ClassTask | None:
+def _task_of_tables(cohort: Cohort, training: FittingRows, tables: Mapping[str, Path], column: str) -> ClassTask | None:
     known = [slide.slide for slide in cohort.slides]
     for name, path in tables.items():
         if name not in known:
@@ -103,12 +101,12 @@ def _task_of_tables(
 
 
 def _task(
-    column: str, names: Sequence[str], cohort: Cohort, training: TrainingRows, labels: Sequence[Integers]
+    column: str, names: Sequence[str], cohort: Cohort, training: FittingRows, labels: Sequence[Integers]
 ) -> ClassTask | None:
     """Return the task of labels (n,) of each slide's pairs, of the classes that both sides of the split show."""
     fitted = np.concatenate([own[rows] for own, rows in zip(labels, training.chosen, strict=True)])
     by_slide = {slide.slide: own for slide, own in zip(cohort.slides, labels, strict=True)}
-    tested = [by_slide[slide.slide][slide.fold == 0] for slide in held_out(cohort)]
+    tested = [by_slide[slide.slide][slide.held_out] for slide in held_out(cohort)]
     shared = np.intersect1d(fitted[fitted != NO_CLASS], np.concatenate(tested))
     if len(shared) < 2:
         return None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.dense_patches import encoded, readable_slides
-from pipeline.evaluation.prediction import TrainingRows, held_out
+from pipeline.evaluation.prediction import FittingRows, held_out
 from pipeline.evaluation.probing import ProbedRun, probe
 from pipeline.evaluation.reading import Cohort, Features, SlidePairs
 from pipeline.progress import progress, say
@@ -32,7 +32,7 @@ def probed_dense_sides(
     trainings: Path,
     stores: Path,
     cohort: Cohort,
-    training: TrainingRows,
+    training: FittingRows,
     tasks: Sequence[ClassTask],
     groups: Mapping[str, Sequence[str]],
     settings: EvaluateSettings,
@@ -85,7 +85,7 @@ class _DenseFeatures:
         path: Path,
         dense: DenseDescription,
         cohort: Cohort,
-        training: TrainingRows,
+        training: FittingRows,
         stores: Path,
         panel: PanelSettings,
     ) -> _DenseFeatures | None:
@@ -95,7 +95,7 @@ class _DenseFeatures:
             return None
         tested = {slide.slide for slide in held_out(cohort)}
         chosen = [
-            np.union1d(fitted, np.flatnonzero(slide.fold == 0)) if slide.slide in tested else fitted
+            np.union1d(fitted, np.flatnonzero(slide.held_out)) if slide.slide in tested else fitted
             for slide, fitted in zip(cohort.slides, training.chosen, strict=True)
         ]
         branches = KeptBranches.load(path, dense, best_device())

@@ -130,7 +130,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedProbe:
     """What a run's probes were fitted on: `train_patches` (T,), and the `penalty` (T,) chosen, where one is."""
 
     train_patches: NDArray[np.int64]
@@ -210,7 +210,7 @@ class HeldOut:
     def of(cls, cohort: Cohort, settings: EvaluateSettings) -> HeldOut:
         """Return the held-out patches of a cohort."""
         slides = held_out(cohort)
-        positions = tuple(slide.position_um[slide.fold == 0] for slide in slides)
+        positions = tuple(slide.position_um[slide.held_out] for slide in slides)
         blocks = [block_labels(position, settings.block_um) for position in positions]
         counts = resample_counts([int(labels.max()) + 1 for labels in blocks], settings.bootstrap, settings.seed)
         return cls(
@@ -234,7 +234,7 @@ def evidence_rows(
     metrics: tuple[str, str],
     targets: Sequence[str],
     scores: Mapping[str, Scores],
-    fitted: Mapping[str, Fitted],
+    fitted: Mapping[str, FittedProbe],
     baseline: str,
     tested: HeldOut,
 ) -> list[EvidenceRow]:
@@ -343,7 +343,7 @@ def _row(
     column: int,
     scores: Scores,
     around: Around,
-    fitted: Fitted,
+    fitted: FittedProbe,
     held: HeldOut,
 ) -> EvidenceRow:
     """Return the row of a score that is compared with nothing."""

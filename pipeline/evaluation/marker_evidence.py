@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.evaluation.bootstrap import correlation_parts, explained, pearson, spearman
 from pipeline.evaluation.evidence import (
     EvidenceRow,
-    Fitted,
+    FittedProbe,
     HeldOut,
     Scores,
     evidence_rows,
@@ -52,7 +52,7 @@ def marker_evidence(
             for run, names in groups.items()
         }
         fitted = {
-            run: Fitted(
+            run: FittedProbe(
                 runs[names[0]].train_patches,
                 np.median([runs[name].penalty for name in names], axis=0) if probe == "ridge" else None,
             )

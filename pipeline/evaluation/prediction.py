@@ -22,7 +22,7 @@ PROBES = ("ridge", "knn")
 
 
 @dataclass(frozen=True)
-class TrainingRows:
+class FittingRows:
     """What every run is fitted on: the same patches for all.
 
     Attributes:
@@ -52,16 +52,16 @@ class RunPredictions:
     train_patches: Integers
 
 
-def training_rows(cohort: Cohort, settings: EvaluateSettings) -> TrainingRows:
+def training_rows(cohort: Cohort, settings: EvaluateSettings) -> FittingRows:
     """Return the patches to fit on: pairs outside fold 0, at most `max_train_patches`, drawn evenly from all slides."""
-    available = [np.flatnonzero(slide.fold != 0) for slide in cohort.slides]
+    available = [np.flatnonzero(~slide.held_out) for slide in cohort.slides]
     chosen = drawn_evenly(available, settings.max_train_patches, settings.seed)
     targets = [
         standardised(comparable(slide.marker_mean[picked], slide.dense_kind))
         for slide, picked in zip(cohort.slides, chosen, strict=True)
         if len(picked)
     ]
-    return TrainingRows(tuple(chosen), np.concatenate(targets), _groups(cohort, chosen))
+    return FittingRows(tuple(chosen), np.concatenate(targets), _groups(cohort, chosen))
 
 
 def drawn_evenly(available: Sequence[Integers], most: int, seed: int) -> list[Integers]:
@@ -76,7 +76,7 @@ def drawn_evenly(available: Sequence[Integers], most: int, seed: int) -> list[In
 
 
 def predict(
-    features_of: FeaturesOf, cohort: Cohort, training: TrainingRows, settings: EvaluateSettings
+    features_of: FeaturesOf, cohort: Cohort, training: FittingRows, settings: EvaluateSettings
 ) -> RunPredictions:
     """Fit the probes on the features of one run and predicts its held-out pairs, slide by slide.
 
@@ -91,7 +91,7 @@ def predict(
         penalty[columns], patches[columns] = ridge.penalty, len(knn.targets)
     predicted: dict[str, list[Floats]] = {probe: [] for probe in PROBES}
     for slide in held_out(cohort):
-        seen = features_of(slide, np.flatnonzero(slide.fold == 0))
+        seen = features_of(slide, np.flatnonzero(slide.held_out))
         values = {probe: np.full((len(seen), count), np.nan) for probe in PROBES}
         for columns, ridge, knn in fitted:
             values["ridge"][:, columns] = ridge.predict(seen)
@@ -101,7 +101,7 @@ def predict(
     return RunPredictions(predicted, penalty, patches)
 
 
-def training_features(features_of: FeaturesOf, cohort: Cohort, training: TrainingRows) -> Features:
+def training_features(features_of: FeaturesOf, cohort: Cohort, training: FittingRows) -> Features:
     """Return features (n, D) of the training rows, in their order.
 
     Raises:
@@ -111,7 +111,7 @@ def training_features(features_of: FeaturesOf, cohort: Cohort, training: Trainin
     return np.concatenate([features_of(slide, picked) for slide, picked in chosen if len(picked)])
 
 
-def fitted_together(training: TrainingRows) -> Iterator[tuple[Integers, Integers]]:
+def fitted_together(training: FittingRows) -> Iterator[tuple[Integers, Integers]]:
     """Yield training rows and the columns of the markers that just these rows have.
 
     Markers without two rows are left out.
@@ -126,16 +126,16 @@ def fitted_together(training: TrainingRows) -> Iterator[tuple[Integers, Integers
 
 def held_out(cohort: Cohort) -> list[SlidePairs]:
     """Return the slides that have pairs in fold 0."""
-    return [slide for slide in cohort.slides if (slide.fold == 0).any()]
+    return [slide for slide in cohort.slides if (slide.held_out).any()]
 
 
 def held_out_truth(slide: SlidePairs) -> Floats:
     """Return targets of the slide's held-out pairs (n, T), nan where it lacks the marker."""
-    return comparable(slide.marker_mean[slide.fold == 0], slide.dense_kind)
+    return comparable(slide.marker_mean[slide.held_out], slide.dense_kind)
 
 
 def _fit(
-    features: Features, training: TrainingRows, settings: EvaluateSettings
+    features: Features, training: FittingRows, settings: EvaluateSettings
 ) -> Iterator[tuple[Integers, RidgeProbe, KnnProbe]]:
     """Yield columns and their probes, fitted together for markers that the same patches have."""
     for rows, columns in fitted_together(training):

@@ -13,7 +13,7 @@ from pipeline.evaluation.bootstrap import Interval, correlation_parts, pearson
 from pipeline.evaluation.evidence import HeldOut, clipped
 from pipeline.evaluation.marker_evidence import METRIC
 from pipeline.evaluation.prediction import (
-    TrainingRows,
+    FittingRows,
     check_runs,
     fitted_together,
     held_out,
@@ -127,7 +127,7 @@ def save_probe(
 
 
 def _fitted(
-    features: Features, training: TrainingRows, markers: int, penalties: Sequence[float]
+    features: Features, training: FittingRows, markers: int, penalties: Sequence[float]
 ) -> tuple[RidgeProbe, NDArray[np.int64]]:
     """Return one probe of all markers, nan where none could be fitted, and how many patches each was fitted on."""
     weights, intercept = np.full((features.shape[1], markers), np.nan), np.full(markers, np.nan)
@@ -153,7 +153,7 @@ def _scored(
 ) -> _Scored:
     """Return what the probe says of held-out pairs, and how well, marker by marker."""
     held, slides = HeldOut.of(cohort, settings), held_out(cohort)
-    features = [read_features(folder, slide)[slide.fold == 0] for slide in slides]
+    features = [read_features(folder, slide)[slide.held_out] for slide in slides]
     predicted = [probe.predict(values) for values in features]
     truths = [
         np.where(np.isfinite(values), held_out_truth(slide), np.nan)

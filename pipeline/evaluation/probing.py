@@ -9,7 +9,7 @@ from pipeline.evaluation.class_evidence import Draws, class_evidence, class_pred
 from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.evidence import EvidenceRow, HeldOut
 from pipeline.evaluation.marker_evidence import marker_evidence
-from pipeline.evaluation.prediction import RunPredictions, TrainingRows, predict
+from pipeline.evaluation.prediction import FittingRows, RunPredictions, predict
 from pipeline.evaluation.reading import Cohort, FeaturesOf
 from pipeline.settings import EvaluateSettings
 
@@ -30,7 +30,7 @@ class ProbedRun:
 def probe(
     features_of: FeaturesOf,
     cohort: Cohort,
-    training: TrainingRows,
+    training: FittingRows,
     tasks: Sequence[ClassTask],
     settings: EvaluateSettings,
 ) -> ProbedRun:

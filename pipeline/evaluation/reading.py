@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError, reraise_bug
-from pipeline.hdf5_file import HDF5_ERRORS
+from pipeline.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.panel import Aliases, panel_of
 from pipeline.settings import PanelSettings
-from pipeline.splitting.table import read_split_table
+from pipeline.splitting.table import HELD_OUT_FOLD, read_split_table
 from pipeline.store.class_tables import ClassifiedPatches
 from pipeline.store.patch_indices import patch_centres_um
 from pipeline.store.patch_store import PatchStore
@@ -34,7 +34,7 @@ class SlidePairs:
         slide: its name.
         patient: whom it comes from.
         rows: (n,) rows of the store.
-        fold: (n,) 0 is held out.
+        fold: (n,) number of its fold.
         position_um: (n, 2) xy of the patches.
         centre_um: (n, 2) xy of their centres.
         marker_mean: (n, T) values of the dense side in the slide's own units, nan where the slide lacks the marker.
@@ -51,6 +51,12 @@ class SlidePairs:
     marker_mean: Floats
     dense_kind: str
     coords_px: Integers
+
+    @property
+    def held_out(self) -> NDArray[np.bool_]:
+        """(n,) whether a pair is in the held-out fold."""
+        held: NDArray[np.bool_] = self.fold == HELD_OUT_FOLD
+        return held
 
     @property
     def classified(self) -> ClassifiedPatches:
@@ -84,9 +90,9 @@ def read_cohort(split: Path, stores: Path, panel: PanelSettings | None = None) -
     """
     table = read_split_table(split)
     pairs = table[table["pair_quality"] > 0]
-    if not (pairs["fold"] == 0).any():
+    if not (pairs["fold"] == HELD_OUT_FOLD).any():
         raise StatedError(file=split, expected="pairs in fold 0, the held-out fold", found=f"none among {len(pairs)}")
-    if not (pairs["fold"] != 0).any():
+    if not (pairs["fold"] != HELD_OUT_FOLD).any():
         raise StatedError(file=split, expected="pairs to fit on in folds other than 0", found=f"none in {len(pairs)}")
     opened: list[tuple[str, str, pd.DataFrame, PatchStore]] = []
     for slide, part in pairs.groupby("slide", sort=False):
@@ -177,10 +183,10 @@ def _opened(folder: Path, slide: str) -> Iterator[h5py.File]:
         raise StatedError(slide=slide, file=path, expected=f"features of run {folder.name}", found="no file")
     try:
         with h5py.File(path) as file:
-            if len(file["features"].shape) != 2 or file["features"].dtype.kind != "f":
-                raise ValueError(f"features {file['features'].shape} of type {file['features'].dtype}")
-            if not isinstance(file["coords"], h5py.Dataset):
-                raise ValueError("coords that are no dataset")
+            features = dataset(file, "features")
+            if len(features.shape) != 2 or features.dtype.kind != "f":
+                raise ValueError(f"features {features.shape} of type {features.dtype}")
+            dataset(file, "coords")
             yield file
     except (AttributeError, *HDF5_ERRORS) as error:
         reraise_bug(error)

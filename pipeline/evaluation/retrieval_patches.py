@@ -108,7 +108,7 @@ def _gallery(
     readable = readable_slides(dense, held_out(cohort), stores, panel)
     if not readable.slides:
         return None
-    held = [np.flatnonzero(slide.fold == 0) for slide in readable.slides]
+    held = [np.flatnonzero(slide.held_out) for slide in readable.slides]
     places = drawn_evenly([np.arange(len(rows)) for rows in held], settings.retrieval_patches, settings.seed)
     chosen = tuple(rows[picked] for rows, picked in zip(held, places, strict=True))
     of_slides = tuple(numbers[slide.slide] for slide in readable.slides)

@@ -214,13 +214,13 @@ def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
     """Return per held-out slide: patient, patches, and the blocks of tissue that the intervals rest on."""
     told = {}
     for slide in held_out(cohort):
-        tested = slide.fold == 0
+        tested = slide.held_out
         blocks = block_labels(slide.position_um[tested], settings.block_um)
         told[slide.slide] = {
             "patient": slide.patient,
             "patches": int(tested.sum()),
             "blocks": len(np.unique(blocks)),
-            "also_fitted_on": bool((slide.fold != 0).any()),
+            "also_fitted_on": bool((~slide.held_out).any()),
         }
     return told
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.errors import StatedError
 from pipeline.json_file import read_json, read_json_as
-from pipeline.report.results import PICTURES, Evidence, Registration, Results, SlideResults, Split
+from pipeline.report.results import PICTURES, FoldSummary, Registration, Results, Score, SlideResults
 from pipeline.sheet import SheetRow, read_sheet
 from pipeline.slides.record import read_record
 from pipeline.splitting.table import read_split_table
@@ -127,7 +127,7 @@ def _numbers(value: Any, path: str = "") -> list[tuple[str, float]]:
     return []
 
 
-def _split(path: Path) -> Split | None:
+def _split(path: Path) -> FoldSummary | None:
     if not path.is_file():
         return None
     try:
@@ -135,7 +135,7 @@ def _split(path: Path) -> Split | None:
     except (OSError, ValueError) as error:
         raise StatedError(file=path, expected="folds as split writes them", found=str(error)) from None
     held_out = found.folds.get("0", _Fold())
-    return Split(found.by, found.note, held_out_slides=held_out.slides, held_out_patients=held_out.patients)
+    return FoldSummary(found.by, found.note, held_out_slides=held_out.slides, held_out_patients=held_out.patients)
 
 
 def _pairs(path: Path) -> tuple[dict[str, int] | None, dict[str, tuple[int, ...]]]:
@@ -173,7 +173,7 @@ def _controls(folder: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _evidence(path: Path) -> tuple[Evidence, ...]:
+def _evidence(path: Path) -> tuple[Score, ...]:
     if not path.is_file():
         return ()
     names = ("score", "low", "high", "difference", "difference_low", "difference_high", "seed_low", "seed_high")
@@ -192,7 +192,7 @@ def _evidence(path: Path) -> tuple[Evidence, ...]:
         except ValueError as error:
             expected = "words and numbers as evaluate writes them"
             raise StatedError(file=path, expected=expected, found=f"{error} in line {line}") from None
-        rows.append(Evidence(**values))
+        rows.append(Score(**values))
     return tuple(rows)
 
 

@@ -59,7 +59,7 @@ class SlideResults:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Score:
     """One row of evaluate's summary; nan where the table is empty. `disjoint` is `yes`, `no` or empty.
 
     `blocks` of held-out tissue show the target; `note` says why there is no score or interval.
@@ -88,7 +88,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Split:
+class FoldSummary:
     """How the folds came about.
 
     Attributes:
@@ -125,9 +125,9 @@ class Results:
     """
 
     slides: tuple[SlideResults, ...]
-    split: Split | None
+    split: FoldSummary | None
     curves: Mapping[str, tuple[Mapping[str, float], ...]]
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[Score, ...]
     baseline: str
     features: Mapping[str, Path]
     vectors: Path | None

@@ -54,8 +54,8 @@ class Page:
     failures: list[Failure]
     runs: Legend
     evidence: list[views.EvidencePart]
-    evidence_means: list[views.EvidenceRow]
-    evidence_rows: list[views.EvidenceRow]
+    evidence_means: list[views.ScoreView]
+    evidence_rows: list[views.ScoreView]
     evidence_missing: list[str]
     retrieval: str
     pairs: list[pairs.PairView]
@@ -104,7 +104,7 @@ class Page:
         """Anchor and title of the sections that are there, in the page's order."""
         present = (
             ("cohort", "Cohort", True),
-            ("evidence", "Evidence", self.evidence),
+            ("evidence", "Score", self.evidence),
             ("registration", "Registration", self.pairs),
             ("tiles", "Patches", self.tiles),
             ("training", "Training", self.curves),

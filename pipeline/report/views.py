@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pipeline.report.figures import Estimate, curves, fates, forest, signed
-from pipeline.report.results import Evidence, Results, SlideResults
+from pipeline.report.results import Results, Score, SlideResults
 from pipeline.report.words import DENSE_PROBE, MEAN
 
 # Panels of antibodies are listed whole.
@@ -68,7 +68,7 @@ class CohortRow:
 
 
 @dataclass(frozen=True)
-class EvidenceRow:
+class ScoreView:
     """One line of the evidence table, formatted."""
 
     run: str
@@ -146,10 +146,10 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"
 
 
-def evidence_rows(rows: Sequence[Evidence]) -> list[EvidenceRow]:
+def evidence_rows(rows: Sequence[Score]) -> list[ScoreView]:
     """Return the evidence table, formatted."""
     return [
-        EvidenceRow(
+        ScoreView(
             row.run,
             row.probe,
             row.target,
@@ -272,7 +272,7 @@ def training_curves(results: Results, series: dict[str, int], most: int = 6) -> 
     return figures
 
 
-def _forest(rows: Sequence[Evidence], series: dict[str, int], name: str, axis_label: str, difference: bool) -> Markup:
+def _forest(rows: Sequence[Score], series: dict[str, int], name: str, axis_label: str, difference: bool) -> Markup:
     targets = list(dict.fromkeys(row.target for row in rows))
     targets.sort(key=lambda target: target != MEAN)  # the mean first; markers keep their order
     drawn = [

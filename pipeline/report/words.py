@@ -10,7 +10,7 @@ from pipeline.errors import StatedError
 from pipeline.json_file import MISFIT
 from pipeline.report.dense_words import cohort_words, dense_kind
 from pipeline.report.figures import signed
-from pipeline.report.results import Evidence, Results
+from pipeline.report.results import Results, Score
 
 HEADLINE_PROBE = "ridge"
 MEAN = "mean"
@@ -89,7 +89,7 @@ def headline(results: Results, embedding: str) -> Headline | None:
     return Headline(answer, tuple(sentences), kind)
 
 
-def _no_verdict(results: Results, rows: Sequence[Evidence], baseline: Evidence | None) -> Headline:
+def _no_verdict(results: Results, rows: Sequence[Score], baseline: Score | None) -> Headline:
     """Return what stands in the headline's place where no run was compared, or none could be."""
     scores = "; ".join(f"“{row.run}” {signed(row.score)}" for row in rows if math.isfinite(row.score))
     reached = f"Mean Pearson r on held-out patches: {scores}." if scores else "No marker could be scored."
@@ -107,7 +107,7 @@ def _no_verdict(results: Results, rows: Sequence[Evidence], baseline: Evidence |
     return Headline("No verdict", (why, reached), "none")
 
 
-def _rests_on(results: Results, row: Evidence, seeds: int) -> str:
+def _rests_on(results: Results, row: Score, seeds: int) -> str:
     """Return what the verdict rests on, in numbers."""
     told = [counted(results.patients, "held-out patient")] if results.patients else []
     told.append(counted(seeds, "training") + " of each run")
@@ -117,12 +117,12 @@ def _rests_on(results: Results, row: Evidence, seeds: int) -> str:
     return f"This rests on {listed(told)}.{little}"
 
 
-def _is_little(results: Results, row: Evidence, seeds: int) -> bool:
+def _is_little(results: Results, row: Score, seeds: int) -> bool:
     """Return whether a verdict rests on one patient, one training of each run or few blocks of tissue."""
     return results.patients == 1 or seeds == 1 or 0 < (row.blocks or results.blocks) < _FEW_BLOCKS
 
 
-def with_interval(row: Evidence) -> str:
+def with_interval(row: Score) -> str:
     """Return the difference to the baseline with its interval."""
     gain = signed(row.difference, 3, plus=True)
     if not math.isfinite(row.difference_low):

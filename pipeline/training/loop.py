@@ -41,7 +41,7 @@ STOPPED_BY_SIGTERM = 143
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """One step to be done: its epoch and number within it, from 0, and its patches."""
 
     epoch: int
@@ -144,7 +144,7 @@ class Trainer:
         self._processes.any(True)
         raise SystemExit(STOPPED_BY_SIGTERM)
 
-    def _steps(self, state: TrainingState) -> Iterator[Step]:
+    def _steps(self, state: TrainingState) -> Iterator[TrainingStep]:
         """Yield all steps from the state's position on."""
         settings = self._settings
         dense, pin = "dense" in settings.modalities, self._device.type == "cuda"
@@ -161,7 +161,7 @@ class Trainer:
                 ahead = map(self._processes.share, read_ahead(windows, settings.batch_size, first))
             batches = batches_ahead(self._patches, groups, partner, dense=dense, pin=pin, threads=threads, ahead=ahead)
             for number, batch in enumerate(batches, start=first):
-                yield Step(epoch, number, batch, number + 1 == self._steps_per_epoch)
+                yield TrainingStep(epoch, number, batch, number + 1 == self._steps_per_epoch)
             first = 0
 
     def _windows(self, epoch: int) -> list[Rows]:
@@ -174,7 +174,7 @@ class Trainer:
         blocks = stored_blocks(self._patches.slide, self._patches.row)
         return shuffled_windows(blocks, seed=self._settings.seed, epoch=epoch)
 
-    def _do(self, step: Step) -> StepResult:
+    def _do(self, step: TrainingStep) -> StepResult:
         """Return one step of the optimiser."""
         seed = seed_of(self._settings.seed, "step", step.epoch, step.number)
         rank = self._processes.rank
@@ -267,7 +267,7 @@ def _figures(terms: Terms, loss: Tensor, norm: Tensor) -> dict[str, float]:
     return dict(zip(named, values, strict=True))
 
 
-def _check_finite(figures: dict[str, float], step: Step) -> None:
+def _check_finite(figures: dict[str, float], step: TrainingStep) -> None:
     bad = [name for name, value in figures.items() if not math.isfinite(value) and name != "loss"]
     if bad:
         raise StatedError(

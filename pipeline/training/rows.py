@@ -13,7 +13,7 @@ from pipeline.errors import StatedError
 from pipeline.panel import Aliases, Panel, check_overlap
 from pipeline.settings import PanelSettings
 from pipeline.settings.branches import Branch, branch_graph
-from pipeline.splitting.table import read_split_table
+from pipeline.splitting.table import HELD_OUT_FOLD, read_split_table
 from pipeline.store.class_tables import ClassifiedPatches, numbered, read_classes
 from pipeline.store.patch_indices import patch_centres_um
 from pipeline.store.patch_store import PatchStore
@@ -107,7 +107,7 @@ def read_training_rows(
             side.
     """
     table = read_split_table(split)
-    chosen = table[(table["fold"] != 0) & (table["pair_quality"] > 0)]
+    chosen = table[(table["fold"] != HELD_OUT_FOLD) & (table["pair_quality"] > 0)]
     if chosen.empty:
         found = f"{len(table)} patches, {int((table['pair_quality'] > 0).sum())} of them pairs, all of those in fold 0"
         raise StatedError(file=split, expected="pairs to train on (pair_quality above 0, fold not 0)", found=found)

@@ -44,7 +44,7 @@ from pipeline.report.pairs import _field, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
 from pipeline.report.reading import read_results
-from pipeline.report.results import Evidence, Results
+from pipeline.report.results import Results, Score
 from pipeline.report.svg import Axis, linear, tag, tick_label
 from pipeline.report.views import evidence_rows, probe_group, probe_title
 from pipeline.report.words import headline, limits, missing
@@ -597,9 +597,9 @@ def test_a_table_that_somebody_altered_is_a_stated_error(
     assert not out.exists()
 
 
-def evidence(run: str, difference: float, verdict: str) -> Evidence:
+def evidence(run: str, difference: float, verdict: str) -> Score:
     ends = (float("nan"), float("nan")) if run == "sparse-only" else (difference - 0.02, difference + 0.02)
-    return Evidence(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2, 1)
+    return Score(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2, 1)
 
 
 @pytest.mark.parametrize(
