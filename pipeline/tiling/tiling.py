@@ -212,25 +212,33 @@ def _table(
     grid: Grid, tissue: NDArray[np.float32], evidence: Evidence, settings: TileSettings, drops: dict[str, int]
 ) -> tuple[PatchTable, dict[str, int]]:
     centre_um = grid.position_um + (grid.size_level0_px - 1) / 2 * grid.mpp_level0
-    known = agreement(
-        Measurements(centre_um, evidence.shift_um, evidence.confidence, evidence.contrast), grid.size_px * grid.mpp
+    imaged = evidence.imaged
+    outside = evidence.inside < SMALLEST_INSIDE
+    unseen = ~outside & (imaged < SMALLEST_INSIDE)
+    # Where nothing was imaged nothing was measured, and the neighbours hear nothing of it.
+    measured = Measurements(
+        centre_um,
+        np.where(unseen[:, None], np.nan, evidence.shift_um),
+        np.where(unseen, 0, evidence.confidence),
+        np.where(unseen, np.nan, evidence.contrast),
     )
+    known = agreement(measured, grid.size_px * grid.mpp)
     quality = pair_quality(
         known,
         evidence.confidence,
-        evidence.inside,
+        imaged,
         evidence.finite,
         max_residual_um=settings.max_residual_um,
     )
     has_dense = evidence.marker_mean.shape[1] > 0
-    outside = evidence.inside < SMALLEST_INSIDE
-    unknown = ~outside & ~evidence.finite
+    unknown = ~outside & ~unseen & ~evidence.finite
     counts = {
         "kept": len(tissue),
         **drops,
         "pair_outside": int(outside.sum()) if has_dense else 0,
+        "pair_not_imaged": int(unseen.sum()) if has_dense else 0,
         "pair_not_finite": int(unknown.sum()),
-        "pair_residual": int(((quality == 0) & ~outside & ~unknown).sum()) if has_dense else 0,
+        "pair_residual": int(((quality == 0) & ~outside & ~unseen & ~unknown).sum()) if has_dense else 0,
     }
     table = PatchTable(
         position_px=grid.position_px,
