@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.progress import say
 from pipeline.provenance import finished
 from pipeline.settings import TileSettings
 from pipeline.slides.base import Slide
@@ -23,11 +24,12 @@ from pipeline.tiling.annotations import GivenRegions, write_annotations
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
 from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.focus import blur_mask
+from pipeline.tiling.glass import stained, with_white_glass
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
-from pipeline.tiling.regions import GLASS, TISSUE, Regions, dropped, fates, find_regions
+from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, dropped, fates, find_regions
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tiling.spot_counts import SpotCounts
 from pipeline.tiling.store import PatchTable, StoreAttributes
@@ -35,6 +37,10 @@ from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98
+# Share of the slide from which on what is found for tissue is told, for glass may be among it.
+MOST_TISSUE = 0.95
+# Share of annotated tissue that must be darker than glass: dust may be.
+LEAST_STAINED = 0.01
 
 
 def tile(
@@ -73,11 +79,12 @@ def tile(
         sparse = stack.enter_context(open_side(record.sparse, slide=record.slide))
         overview = read_overview(sparse, record.sparse.mpp)
         regions = _regions(record, settings, sparse, overview, given)
+        _check_annotated(record, overview, regions, given)
         grid = _squares(record, settings)
         lattice = wanted_lattice(record, settings, sparse, grid)
         if lattice is not None:
             stack.enter_context(lattice.tiles)
-        fate, tissue = _with_tissue(record, settings, grid, lattice, regions, overview.mpp)
+        fate, tissue = _with_tissue(record, settings, grid, lattice, regions, overview.mpp, given)
         kept = fate == TISSUE
         tissue = tissue[kept]
         source = SparseSide.of(sparse, grid.take(kept), lattice.take(kept) if lattice else None, settings)
@@ -102,7 +109,13 @@ def tile(
         writer.finish(attributes, table, overview.rgb, regions)
         if outlines is not None:
             partial = stack.enter_context(finished(outlines))
-            write_annotations(partial, regions, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
+            origin_px = qupath_origin(record, settings)
+            write_annotations(partial, regions, overview.mpp, record.sparse.mpp, record.sparse.size_xy, origin_px)
+
+
+def qupath_origin(record: SlideRecord, settings: TileSettings) -> tuple[int, int]:
+    """Return the level-0 pixel of the sparse slide, xy, from which QuPath counts."""
+    return record.sparse.bounds_xy if settings.qupath_crop else (0, 0)
 
 
 def _dense_side(record: SlideRecord, side: SideRecord, pairing: Pairing, grid: Grid, stack: ExitStack) -> DenseSide:
@@ -141,6 +154,7 @@ def _regions(
     record: SlideRecord, settings: TileSettings, sparse: Slide, overview: Overview, given: GivenRegions | None
 ) -> Regions:
     """What each part of the slide is: as found, as given, or as found with what is given laid over it."""
+    overview = with_white_glass(overview)
     if given is not None and given.decides_tissue:
         found = np.full(overview.rgb.shape[:2], GLASS, dtype=np.uint8)
     else:
@@ -148,9 +162,40 @@ def _regions(
         if "blur" in settings.drop:
             blur = blur_mask(sparse, record.sparse.mpp, overview, tissue_mask(overview))
         found = find_regions(overview, settings.drop, blur)
+        share = float(((found != GLASS) & (found != PEN)).mean())
+        if share > MOST_TISSUE:
+            say(
+                f"slide {record.slide}, file {record.sparse.path}: {share:.1%} of the slide taken for tissue; where "
+                "glass is among it, annotate the tissue (column tissue of the sheet)"
+            )
     if given is None:
         return found
     return given.laid_over(found, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
+
+
+def _check_annotated(record: SlideRecord, overview: Overview, regions: Regions, given: GivenRegions | None) -> None:
+    """Refuse annotated tissue that lies on bare glass, as where a file counts from another corner of the slide."""
+    if given is None or not given.decides_tissue or not (regions == TISSUE).any():
+        return
+    mask = stained(overview)
+    if _share_within(mask, regions) >= LEAST_STAINED:
+        return
+    origin_px, bounds_px = given.origin_px, record.sparse.bounds_xy
+    found = f"none within the annotated tissue, counted from {origin_px} px"
+    other_px = (0, 0) if any(origin_px) else bounds_px
+    if other_px != origin_px:
+        moved = given.counted_from(other_px).laid_over(
+            np.full_like(regions, GLASS), overview.mpp, record.sparse.mpp, record.sparse.size_xy
+        )
+        if _share_within(mask, moved) >= LEAST_STAINED:
+            crop = "true" if any(other_px) else "false"
+            found += f", but some counted from {other_px} px: set tile.qupath_crop to {crop}"
+    raise StatedError(slide=record.slide, file=given.path, expected="stained pixels", found=found)
+
+
+def _share_within(mask: NDArray[np.bool_], regions: Regions) -> float:
+    tissue = regions == TISSUE
+    return float(mask[tissue].mean()) if tissue.any() else 0.0
 
 
 def _with_tissue(
@@ -160,6 +205,7 @@ def _with_tissue(
     lattice: TileLattice | None,
     regions: Regions,
     regions_mpp: float,
+    given: GivenRegions | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """What becomes of each square, and its share of tissue; a tile that the scanner left out has none."""
     fate, tissue = fates(grid, regions, regions_mpp, settings.min_tissue)
@@ -167,11 +213,16 @@ def _with_tissue(
         fate[~lattice.has_pixels] = GLASS
     if not (fate == TISSUE).any():
         others = ", ".join(f"{count} {reason}" for reason, count in dropped(fate).items() if count)
+        share = f"{(regions == TISSUE).mean():.1%} of the slide is tissue"
+        if given is not None:
+            share += f" as annotated in {given.path}"
+        elif (fate == PEN).all():
+            share += ": ink all over, or no H&E on bright glass"
         raise StatedError(
             slide=record.slide,
             file=record.sparse.path,
             expected=f"a patch of {grid.size_px * grid.mpp:g} um with at least {settings.min_tissue:.0%} tissue",
-            found=f"{len(fate)} squares ({others}), {(regions == TISSUE).mean():.1%} of the slide is tissue",
+            found=f"{len(fate)} squares ({others}), {share}",
         )
     return fate, tissue
 
@@ -286,4 +337,5 @@ def _attributes(
         recipe=asdict(settings) | used,
         provenance=provenance,
         dense_kind=dense.record.kind if dense else "fluorescence",
+        qupath_origin_px=qupath_origin(record, settings),
     )
