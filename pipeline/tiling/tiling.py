@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.progress import say
 from pipeline.provenance import finished
 from pipeline.settings import TileSettings
 from pipeline.slides.opening import open_side
@@ -98,6 +99,11 @@ def tile(
         _check_any_finite(record, evidence)
         drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
         table, counts = _table(source.grid, tissue, evidence, settings, drops)
+        if dense is not None and not table.pair_quality.any():
+            reasons = ", ".join(
+                f"{count} {name}" for name, count in counts.items() if count and name.startswith("pair_")
+            )
+            say(f"slide {record.slide}: none of {len(tissue)} patches is a pair ({reasons})")
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
         writer.finish(attributes, table, overview.rgb, regions)
         if outlines is not None:
