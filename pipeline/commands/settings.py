@@ -46,7 +46,8 @@ inspect names them |
 The file in `tissue` is what QuPath exports as GeoJSON: polygons in level-0 pixels, each classified (or else named)
 Tissue, Exclude (or Ignore*), Pen, Fold or Blur. With Tissue in it nothing else counts as tissue and nothing is looked
 for; without, the others are taken out of the tissue that is found. What was found stands in
-`results/tile/{slide}.geojson`; a copy of it is a file to start from.
+`results/tile/{slide}.geojson`; a copy of it is a file to start from. Of MRXS, SCN and other files whose scanned part
+begins elsewhere QuPath counts from there, unless it is run with --no-crop: `tile.qupath_crop`.
 """
 
 

@@ -56,14 +56,16 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
     from pipeline.provenance import file_digest, record
     from pipeline.tiling.annotations import read_annotations
     from pipeline.tiling.pairing import read_pairing
-    from pipeline.tiling.stage import tile
+    from pipeline.tiling.stage import qupath_origin, tile
 
     inputs = {"sparse": slide.sparse.sha256}
     if slide.sparse.image:
         inputs |= {"sparse_image": slide.sparse.image}
     given = None
     if parsed.tissue:
-        given = read_annotations(parsed.tissue, slide.sparse.size_xy, slide=slide.slide)
+        given = read_annotations(
+            parsed.tissue, slide.sparse.size_xy, slide=slide.slide, origin_px=qupath_origin(slide, settings)
+        )
         inputs |= {"tissue": file_digest(parsed.tissue)}
     pairing = None
     if parsed.transform and slide.dense is None:

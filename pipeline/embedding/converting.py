@@ -106,14 +106,15 @@ def write_parquet(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -
 
 
 def write_geojson(opened: FeaturesFile, out: Path, provenance: dict[str, Any]) -> None:
-    """Write GeoJSON for QuPath: a tile object per patch, level-0 pixels from the image's corner, no features.
+    """Write GeoJSON for QuPath: a tile object per patch, level-0 pixels from where QuPath counts, no features.
 
     The measurement `row` leads back to the row of the features file.
     """
     del provenance  # GeoJSON has no place for it that QuPath would keep.
     with finished(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write('{"type": "FeatureCollection", "features": [\n')
-        stream.write(",\n".join(_square(row, xy, opened.size_level0_px) for row, xy in enumerate(opened.position_px)))
+        corners = opened.position_px - np.array(opened.qupath_origin_px)
+        stream.write(",\n".join(_square(row, xy, opened.size_level0_px) for row, xy in enumerate(corners)))
         stream.write("\n]}\n")
 
 

@@ -58,6 +58,7 @@ class CutAttributes:
     size_level0_px: tuple[int, int]
     patch_size_level0: int
     recipe: Mapping[str, Any]
+    qupath_origin_px: tuple[int, int]
 
 
 class LocatedPatches:
@@ -97,6 +98,7 @@ class LocatedPatches:
             size_level0_px=size,
             patch_size_level0=round(places.size_level0_px),
             recipe={"size_px": trained.patch_px, "mpp": round(mpp, 3), "places": "given"},
+            qupath_origin_px=slide.header.bounds_xy,
         )
         self._slide = slide
         self._grid = Grid(trained.patch_px, mpp, mpp_level0, places.position_px)

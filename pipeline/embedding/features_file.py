@@ -37,6 +37,7 @@ class FeaturesFile:
         mpp: um per pixel of a patch; None where the file does not tell, as of TRIDENT.
         mpp_level0: um per level-0 pixel; None where neither the file nor the user tells.
         attributes: all attributes of `coords`.
+        qupath_origin_px: level-0 pixel, xy, from which QuPath counts; (0, 0) where the file does not tell.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class FeaturesFile:
     mpp: float | None
     mpp_level0: float | None
     attributes: dict[str, Any]
+    qupath_origin_px: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.position_px)
@@ -174,6 +176,7 @@ def _described(path: Path, contents: _Contents, mpp_level0: float | None) -> Fea
         mpp=_length(attributes, "mpp"),
         mpp_level0=_agreed(_length(attributes, "mpp_level0"), mpp_level0),
         attributes=attributes,
+        qupath_origin_px=_origin(attributes),
     )
 
 
@@ -193,6 +196,13 @@ def _side(attributes: dict[str, Any], name: str) -> int:
     if not 0 < value <= _LARGEST_PX or value != round(value):
         raise ValueError(f"{name} {attributes[name]}")
     return int(value)
+
+
+def _origin(attributes: dict[str, Any]) -> tuple[int, int]:
+    x, y = np.asarray(attributes.get("qupath_origin_px", (0, 0))).tolist()
+    if not max(abs(x), abs(y)) <= _LARGEST_PX:
+        raise ValueError(f"qupath_origin_px {x}, {y}")
+    return int(x), int(y)
 
 
 def _length(attributes: dict[str, Any], name: str) -> float | None:

@@ -146,6 +146,7 @@ def own_attributes(known: Known, encoder: EncoderDescription) -> dict[str, Any]:
     return {
         "mpp": known.mpp,
         "mpp_level0": known.mpp_level0,
+        "qupath_origin_px": known.qupath_origin_px,
         "slide": known.slide,
         "patient": known.patient,
         "encoder": encoder.sha256,
@@ -158,7 +159,7 @@ def recipe_hash(known: Known, encoder: EncoderDescription) -> str:
     """Hash of how patches were cut and by what they were embedded; slides that agree in it can be compared."""
     # Copied or decoded, on the tile lattice or not, the same square has the same pixels: slides of several scanners
     # differ in these and still compare.
-    patches = {key: value for key, value in known.recipe.items() if key not in ("grid", "codec")}
+    patches = {key: value for key, value in known.recipe.items() if key not in ("grid", "codec", "qupath_crop")}
     recipe = {"patches": patches, "size_px": known.size_px, "encoder": encoder.sha256}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.evaluation.probe_file import UNIT, MarkerProbe
 from pipeline.prediction.table import Predictions
 from pipeline.store.patch_store import PatchStore
@@ -18,15 +20,14 @@ def measurement_name(marker: MarkerProbe) -> str:
 
 
 def write_tiles(predictions: Predictions, store: PatchStore, path: Path) -> None:
-    """Write squares in level-0 pixels from the image's upper-left corner; the measurement `row` leads to the table."""
+    """Write squares in level-0 pixels from where QuPath counts; the measurement `row` leads to the table."""
     names = [measurement_name(item) for item in predictions.markers]
     distance = predictions.distance
     side = store.attributes.patch_size_level0
+    corners = store.table.position_px - np.array(store.attributes.qupath_origin_px)
     with path.open("w", encoding="utf-8") as stream:
         stream.write('{"type": "FeatureCollection", "features": [')
-        for row, ((x, y), values) in enumerate(
-            zip(store.table.position_px.tolist(), predictions.values.tolist(), strict=True)
-        ):
+        for row, ((x, y), values) in enumerate(zip(corners.tolist(), predictions.values.tolist(), strict=True)):
             ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
             measured: dict[str, float] = {"row": row}
             if distance is not None:

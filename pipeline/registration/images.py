@@ -6,7 +6,7 @@ down by a whole number, so that the pixel centres of the result are known exactl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.registration.displacement import Floats
 from pipeline.registration.stain import hematoxylin, tissue_presence
 from pipeline.slides.base import Slide, level_for
+from pipeline.slides.imaged import LARGEST_SPECKS, void_of
 
 _STRIP_PIXELS = 1 << 23
 
@@ -45,6 +46,18 @@ class NuclearImage:
         position: Floats = (np.asarray(points_um, np.float64) - np.asarray(self.origin_um)) / self.mpp
         return position
 
+    def held_at(self, grid: NuclearImage) -> NDArray[np.bool_]:
+        """Return `inside` at the pixels of another image (H, W); the last row and column reach to the slide's end."""
+        height, width = grid.inside.shape
+        x, y = (
+            np.clip(
+                np.rint((grid.origin_um[axis] + np.arange(count) * grid.mpp - self.origin_um[axis]) / self.mpp), 0, end
+            )
+            for axis, count, end in ((0, width, self.inside.shape[1] - 1), (1, height, self.inside.shape[0] - 1))
+        )
+        held: NDArray[np.bool_] = self.inside[np.ix_(y.astype(int), x.astype(int))]
+        return held
+
 
 @dataclass(frozen=True)
 class NuclearSource:
@@ -57,12 +70,14 @@ class NuclearSource:
         shows: of brightfield: `nuclei`, its hematoxylin, or `tissue`, where there is any at all. Sections that share no
             nuclei and are stained otherwise still share their outlines, gaps and lumina. Of a mask: `labels`, or the
             numbers of its channels from 1.
+        imaged: the whole slide at low resolution, `inside` where it was imaged; None where all of it was.
     """
 
     slide: Slide
     mpp: float
     channel: int | None
     shows: Literal["nuclei", "tissue", "labels"] = "nuclei"
+    imaged: NuclearImage | None = None
 
     @property
     def extent_um(self) -> Floats:
@@ -103,7 +118,16 @@ class NuclearSource:
         values = self._strips(level, low, size, factor, colour=colour)
         inside = _inside(low, size, factor, chosen.size_xy)
         blank = np.zeros((0, 0), np.float32)
-        return values, NuclearImage(blank, inside, (float(origin[0]), float(origin[1])), fine_mpp * factor)
+        image = NuclearImage(blank, inside, (float(origin[0]), float(origin[1])), fine_mpp * factor)
+        return values, image if self.imaged is None else replace(image, inside=inside & self.imaged.held_at(image))
+
+    def without_void(self, mpp: float) -> NuclearSource:
+        """Return the source that counts as inside only what was imaged, as looked at `mpp` tells."""
+        pixels, image = self._averaged(mpp, None, colour=True)
+        void = void_of(pixels if self.channel is None else pixels[..., :1], is_rgb=self.channel is None)
+        if void is None or void.specks > LARGEST_SPECKS:
+            return self
+        return replace(self, imaged=replace(image, inside=~void.mask))
 
     def _strips(self, level: int, low: NDArray[Any], size: NDArray[Any], factor: int, *, colour: bool) -> Any:
         width, height = int(size[0]), int(size[1])

@@ -84,13 +84,17 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
             raise StatedError(
                 slide=record.slide, file=record.dense.path, expected=error.expected, found=error.found
             ) from None
-        yield pair
+        yield replace(pair, dense=pair.dense.without_void(_overview_mpp(pair.dense)))
 
 
 def overview(source: NuclearSource) -> NuclearImage:
     """The whole slide at 4 um per pixel, or as coarse as a large slide asks for."""
+    return source.read(_overview_mpp(source))
+
+
+def _overview_mpp(source: NuclearSource) -> float:
     extent = float((source.extent_um[1] - source.extent_um[0]).max())
-    return source.read(max(_OVERVIEW_MPP, extent / _OVERVIEW_SIDE_PX))
+    return max(_OVERVIEW_MPP, extent / _OVERVIEW_SIDE_PX)
 
 
 def tissue_of(overview_image: NuclearImage) -> NuclearImage:

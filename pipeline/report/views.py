@@ -27,6 +27,7 @@ FATES = (
     "dropped: blur",
     "dropped: too little tissue",
     "dropped: cannot be decoded",
+    "dense side never imaged",
 )
 NOTHING = "—"
 MEASURES = {
@@ -234,10 +235,11 @@ def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
     """Return how many grid positions of a slide met each of `FATES`."""
     counts = slide.store.attributes.counts if slide.store else {}
     lost = [counts.get(f"pair_{reason}", 0) for reason in ("outside", "not_finite", "residual")]
-    rest = counts.get("kept", 0) - sum(lost)
+    unseen = counts.get("pair_not_imaged", 0)
+    rest = counts.get("kept", 0) - sum(lost) - unseen
     paired = bool(slide.store and slide.store.has_dense)
     dropped = (counts.get(reason, 0) for reason in ("excluded", "pen", "fold", "blur", "no_tissue", "corrupt"))
-    numbers = (rest if paired else 0, 0 if paired else rest, *lost, *dropped)
+    numbers = (rest if paired else 0, 0 if paired else rest, *lost, *dropped, unseen)
     return list(zip(FATES, numbers, strict=True))
 
 

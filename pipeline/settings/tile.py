@@ -28,6 +28,12 @@ class TileSettings:
         "on tissue and folds of pale tissue stay (annotate those in the sheet's column `tissue`); blur, what is out of "
         "focus by 2 um or more, reads the tissue once more at 1 um/px, which takes longer than copying it",
     )
+    qupath_crop: bool = Field(
+        default=True,
+        description="whether GeoJSON, read and written, counts from the corner of the scanned part "
+        "(openslide.bounds-x, -y of MRXS, SCN and others), as in QuPath; false: from the corner of the whole image, as "
+        "in QuPath with --no-crop",
+    )
     max_residual_um: float = Field(
         default=8.0,
         gt=0,

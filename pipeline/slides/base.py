@@ -50,6 +50,7 @@ class SlideHeader:
         dtype: numpy name of the pixel type, `uint8`, `uint16` or `float32`.
         mpp_remark: why the file's um per pixel is not taken, or how it was; empty where there is nothing to say.
         notes: further lines that the user should know, as on images of the file that are left out.
+        bounds_xy: upper-left level-0 pixel of the scanned part (`openslide.bounds-x`, `-y`), from which QuPath counts.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class SlideHeader:
     dtype: str
     mpp_remark: str = ""
     notes: tuple[str, ...] = ()
+    bounds_xy: tuple[int, int] = (0, 0)
 
     @property
     def size_xy(self) -> tuple[int, int]:

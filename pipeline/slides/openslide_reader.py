@@ -72,7 +72,15 @@ class OpenSlideSlide(Closing):
         self._apart = shows == "channels" and not fluorescence
         channels = (fluorescence,) if fluorescence else APART if self._apart else RGB
         self.header = SlideHeader(
-            path, "openslide", mpp.um, tuple(level for _, level in kept), channels, "uint8", mpp.remark, notes
+            path,
+            "openslide",
+            mpp.um,
+            tuple(level for _, level in kept),
+            channels,
+            "uint8",
+            mpp.remark,
+            notes,
+            _bounds(properties),
         )
         self._component = self._brightest() if fluorescence else None
         self._exact: dict[int, Plane] = {}
@@ -258,6 +266,14 @@ def _mpp(properties: Mapping[str, str], vendor: str) -> StatedMpp:
     except (KeyError, ValueError):
         return StatedMpp()
     return stated_by_tag(x_um, y_um) if vendor == "generic-tiff" else stated_mpp(x_um, y_um)
+
+
+def _bounds(properties: Mapping[str, str]) -> tuple[int, int]:
+    """Return the corner of the scanned part, which some vendors state; (0, 0) elsewhere."""
+    try:
+        return int(properties["openslide.bounds-x"]), int(properties["openslide.bounds-y"])
+    except (KeyError, ValueError):
+        return 0, 0
 
 
 def _fluorescence(path: Path) -> str:

@@ -32,6 +32,7 @@ class SideRecord:
         dtype: numpy name of the pixel type.
         sha256: hash of the file (of all files where a slide is several).
         classes: of a mask: label and name of each class; with one channel per class, labels are their numbers from 1.
+        bounds_xy: upper-left level-0 pixel of the scanned part, from which QuPath counts; (0, 0) where none is stated.
         image: name or number of the image that the sheet chooses among several of the file; empty: the largest.
     """
 
@@ -45,6 +46,7 @@ class SideRecord:
     sha256: str
     classes: tuple[tuple[int, str], ...] = ()
     image: str = ""
+    bounds_xy: tuple[int, int] = (0, 0)
 
     @property
     def kind(self) -> str:
@@ -127,4 +129,5 @@ def _side_mapping(side: SideRecord) -> dict[str, Any]:
         "kind": side.kind,
         "classes": [list(item) for item in side.classes],
         "image": side.image,
+        "bounds_xy": list(side.bounds_xy),
     }

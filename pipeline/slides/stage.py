@@ -105,6 +105,7 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
         sha256=source_digest(path) if hashed else "",
         classes=described.classes,
         image=image,
+        bounds_xy=header.bounds_xy,
     )
 
 

@@ -51,6 +51,7 @@ class StoreAttributes:
         provenance: inputs, settings, code and versions.
         dense_kind: `fluorescence`: `dense` holds a channel per marker; `brightfield`: R, G, B; `mask`: one channel of
             labels, i + 1 for class i of `markers`, 0 for none; `counts`: one value per gene, the counts in the patch.
+        qupath_origin_px: level-0 pixel, xy, from which QuPath counts, and all that is written for it.
     """
 
     slide: str
@@ -68,6 +69,7 @@ class StoreAttributes:
     recipe: Mapping[str, Any]
     provenance: Mapping[str, Any]
     dense_kind: str = "fluorescence"
+    qupath_origin_px: tuple[int, int] = (0, 0)
 
     @property
     def dense_channels(self) -> int:

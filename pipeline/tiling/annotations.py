@@ -36,9 +36,13 @@ class GivenRegions:
 
     Attributes:
         polygons: region (a code of `pipeline.tiling.regions`) and rings of each polygon, in level-0 pixels.
+        path: the file.
+        origin_px: level-0 pixel from which the file counts.
     """
 
     polygons: tuple[tuple[int, Polygon], ...]
+    path: Path
+    origin_px: tuple[int, int] = (0, 0)
 
     @property
     def decides_tissue(self) -> bool:
@@ -59,16 +63,27 @@ class GivenRegions:
             paint(laid, polygon, region, x, y)
         return laid
 
+    def counted_from(self, origin_px: tuple[int, int]) -> GivenRegions:
+        """Return the regions as they would lie, did the file count from another pixel."""
+        shift = np.array(origin_px) - self.origin_px
+        moved = tuple((region, [ring + shift for ring in polygon]) for region, polygon in self.polygons)
+        return GivenRegions(moved, self.path, origin_px)
+
 
 def write_annotations(
-    path: Path, regions: Regions, mpp: float, mpp_level0: float, size_level0_px: tuple[int, int]
+    path: Path,
+    regions: Regions,
+    mpp: float,
+    mpp_level0: float,
+    size_level0_px: tuple[int, int],
+    origin_px: tuple[int, int] = (0, 0),
 ) -> None:
-    """Writes one annotation per connected piece of each region that is no glass."""
+    """Write one annotation per connected piece of each region that is no glass, counted from `origin_px`."""
     features = []
     for name, region in REGIONS.items():
         for rings in polygons_of(regions == region):
             scaled = [np.asarray(ring * (mpp / mpp_level0), dtype=np.float64) for ring in rings]
-            coordinates = [_closed(ring, size_level0_px) for ring in scaled]
+            coordinates = [_closed(ring, size_level0_px, origin_px) for ring in scaled]
             features.append(_feature(name, coordinates))
     with path.open("w", encoding="utf-8") as stream:
         stream.write('{"type": "FeatureCollection", "features": [\n')
@@ -76,8 +91,12 @@ def write_annotations(
         stream.write("\n]}\n")
 
 
-def read_annotations(path: Path, size_level0_px: tuple[int, int], *, slide: str) -> GivenRegions:
+def read_annotations(
+    path: Path, size_level0_px: tuple[int, int], *, slide: str, origin_px: tuple[int, int] = (0, 0)
+) -> GivenRegions:
     """The annotations in a GeoJSON file: a FeatureCollection, a list of features, or one feature.
+
+    Their coordinates count from the level-0 pixel `origin_px`.
 
     An annotation's classification, or where it has none its name, says what it is: Tissue, Exclude (or QuPath's
     Ignore*), Pen, Fold or Blur, in small letters or capitals. Detections, cells and tiles are passed over.
@@ -85,13 +104,13 @@ def read_annotations(path: Path, size_level0_px: tuple[int, int], *, slide: str)
     Raises:
         StatedError: if the file cannot be read, holds another kind of annotation or shape, or lies off the slide.
     """
-    reading = _Reading(path, slide, size_level0_px)
+    reading = _Reading(path, slide, size_level0_px, origin_px)
     polygons = [
         item for number, feature in enumerate(reading.features(), 1) for item in reading.regions(feature, number)
     ]
     if not polygons:
         reading.refuse("none")
-    return GivenRegions(tuple(polygons))
+    return GivenRegions(tuple(polygons), path, origin_px)
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,7 @@ class _Reading:
     path: Path
     slide: str
     size_px: tuple[int, int]
+    origin_px: tuple[int, int]
 
     def refuse(self, found: str) -> NoReturn:
         names = ", ".join(name.capitalize() for name in REGIONS)
@@ -146,7 +166,8 @@ class _Reading:
                 self.refuse(f"feature {number} with an empty polygon")
             rings = [self._ring(ring, number) for ring in polygon]
             if (rings[0].max(axis=0) < 0).any() or (rings[0].min(axis=0) > self.size_px).any():
-                self.refuse(f"feature {number} off the slide of {self.size_px[0]} x {self.size_px[1]} px")
+                counted = f", counted from {self.origin_px} (tile.qupath_crop)" if any(self.origin_px) else ""
+                self.refuse(f"feature {number} off the slide of {self.size_px[0]} x {self.size_px[1]} px{counted}")
             yield known[name.strip().lower()], rings
 
     def _ring(self, ring: Any, number: int) -> Floats:
@@ -158,7 +179,8 @@ class _Reading:
             self.refuse(f"feature {number} with a ring of fewer than three points")
         if not (np.abs(points) < _FARTHEST_PX).all():
             self.refuse(f"feature {number} with coordinates that are not finite or beyond {_FARTHEST_PX:g}")
-        return points
+        counted: Floats = points + np.array(self.origin_px)
+        return counted
 
 
 def _name(properties: dict[str, Any]) -> str:
@@ -181,9 +203,9 @@ def _feature(name: str, rings: list[list[list[float]]]) -> dict[str, Any]:
     }
 
 
-def _closed(ring: Floats, size_px: Sequence[int]) -> list[list[float]]:
+def _closed(ring: Floats, size_px: Sequence[int], origin_px: Sequence[int]) -> list[list[float]]:
     """The ring with its first point repeated, as GeoJSON wants, cut where the last overview pixel leaves the slide."""
-    inside = np.round(np.minimum(ring, size_px), 3)
+    inside = np.round(np.minimum(ring, size_px) - np.array(origin_px), 3)
     points: list[list[float]] = [*inside.tolist(), inside[0].tolist()]
     return points
 

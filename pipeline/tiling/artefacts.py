@@ -76,7 +76,9 @@ def _with_deep_parts(sure: Mask, red: NDArray[np.float32]) -> Mask:
     """Sure ink, and the places that are deep in red where they join it: blue ink over eosin has a stain's colour."""
     joined = sure | (red > _DEEP_RED)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(joined.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    share = np.bincount(labels[sure], minlength=len(statistics)) / statistics[:, cv2.CC_STAT_AREA]
+    # On a slide that is ink all over the background has no pixel.
+    area = np.maximum(statistics[:, cv2.CC_STAT_AREA], 1)
+    share = np.bincount(labels[sure], minlength=len(statistics)) / area
     return np.asarray(sure | (share >= _DEEP_JOINED)[labels], dtype=np.bool_)
 
 

@@ -16,6 +16,7 @@ from pipeline.registration.patch_residual import patch_residual
 from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
 from pipeline.slides.base import CorruptTileError, Slide
+from pipeline.slides.imaged import LARGEST_SPECKS
 from pipeline.slides.record import SideRecord
 from pipeline.store.writer import JpegEncoding, StoreWriter
 from pipeline.tiling.dense_values import (
@@ -32,6 +33,9 @@ from pipeline.tiling.sampling import DensePatch, read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide
 from pipeline.tiling.spot_counts import SpotCounts
 
+# Share of a patch, of which nothing else could be told from what was never imaged.
+ALL_VOID = 0.99
+
 
 @dataclass(frozen=True)
 class DenseSide:
@@ -47,7 +51,8 @@ class Evidence:
     """What reading the patches showed of each pair: (N, 2) shift, (N,) confidence, contrast, coverage, (N, C) values.
 
     `corrupt` (N,) is true where the pixels of either side cannot be decoded, `finite` (N,) where those of the dense
-    side are numbers: float32 may hold nan and infinity, of which the shift is nan and the values may be.
+    side are numbers: float32 may hold nan and infinity, of which the shift is nan and the values may be. `void` (N,) is
+    the share that was never imaged, `specks` (N,) that of small runs which look like it.
     """
 
     shift_um: NDArray[np.float32]
@@ -57,6 +62,21 @@ class Evidence:
     marker_mean: NDArray[np.float32]
     corrupt: NDArray[np.bool_]
     finite: NDArray[np.bool_]
+    void: NDArray[np.float32]
+    specks: NDArray[np.float32]
+
+    @property
+    def imaged(self) -> NDArray[np.float32]:
+        """(N,) share of each patch that was imaged.
+
+        Where the image is cut off at the value of what was never imaged, patches count that hold little else.
+        """
+        void, partly = self.void, 1 - self.void
+        looked_at = void > 0
+        specks = float((self.specks * partly)[looked_at].sum() / max(partly[looked_at].sum(), 1e-6))
+        if specks > LARGEST_SPECKS:
+            void = np.where(void >= ALL_VOID, void, 0)
+        return np.asarray(self.inside - void, dtype=np.float32)
 
 
 def write_patches(
@@ -126,16 +146,17 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
         return _no_evidence(count, 0, corrupt)
     finite = np.isfinite(planes).all(axis=(1, 2, 3))
     found = np.array([*_residuals(pixels, planes, finite, dense, grid.mpp)], dtype=np.float32)
-    inside = np.array([patch.inside for patch in patches if patch], dtype=np.float32)
+    seen = [(patch.inside, patch.void, patch.specks) for patch in patches if patch]
+    inside, void, specks = np.array(seen, dtype=np.float32).T
     values = patch_values(dense.record, planes)
-    return Evidence(found[:, :2], found[:, 2], found[:, 3], inside, values, corrupt, finite)
+    return Evidence(found[:, :2], found[:, 2], found[:, 3], inside, values, corrupt, finite, void, specks)
 
 
 def _no_evidence(count: int, columns: int, corrupt: NDArray[np.bool_]) -> Evidence:
     """Return the evidence of rows that are void or have no dense side."""
     unknown, zeros = np.full((count, 3), np.nan, dtype=np.float32), np.zeros((count, 1 + columns), dtype=np.float32)
-    finite = np.ones(count, dtype=np.bool_)
-    return Evidence(unknown[:, :2], zeros[:, 0], unknown[:, 2], zeros[:, 0], zeros[:, 1:], corrupt, finite)
+    none, finite = zeros[:, 0], np.ones(count, dtype=np.bool_)
+    return Evidence(unknown[:, :2], none, unknown[:, 2], none, zeros[:, 1:], corrupt, finite, none, none)
 
 
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:

@@ -80,7 +80,7 @@ def pair_quality(
     Args:
         known: what the patches and their neighbours show of the shift between the sides.
         confidence: of the patch's own measurement, in [0, 1].
-        inside: fraction of the patch that the dense slide covers.
+        inside: fraction of the patch of which the dense slide holds imaged pixels.
         finite: whether all pixels of the dense side are numbers; training takes no others.
         max_residual_um: the largest shift allowed.
     """

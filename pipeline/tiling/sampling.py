@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.frame import um_to_pixel
 from pipeline.registration.transform import Transform
 from pipeline.slides.base import Level, Pixels, Slide, level_for
+from pipeline.slides.imaged import void_of
 from pipeline.tiling.grid import Grid
 
 # Below a hundredth of a pixel a patch is a plain copy: interpolation would only soften it.
@@ -102,10 +103,14 @@ class DensePatch:
         pixels: (C, P, P) in the dense slide's dtype; beyond the dense slide white if RGB, else 0.
             Of gene counts P is 1.
         inside: fraction of the pixels that lie on the dense slide.
+        void: fraction of the pixels that lie on it and were never imaged.
+        specks: fraction of the imaged pixels that look the same in small runs; see `pipeline.slides.imaged`.
     """
 
     pixels: Pixels
     inside: float
+    void: float = 0.0
+    specks: float = 0.0
 
 
 def read_dense_patch(
@@ -153,7 +158,12 @@ def read_dense_patch(
     for plane, into in zip(np.moveaxis(window, -1, 0), out, strict=True):
         smooth = np.ascontiguousarray(plane) if labels else _smooth(np.ascontiguousarray(plane), step)
         cv2.remap(smooth, map_x, map_y, how, dst=into, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
-    return DensePatch(out, inside)
+    # Of labels 0 is a value like any other.
+    found = None if labels else void_of(window, is_rgb=header.is_rgb)
+    if found is None:
+        return DensePatch(out, inside)
+    void = cv2.remap(found.mask.view(np.uint8), map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
+    return DensePatch(out, inside, float(np.mean(void)), found.specks)
 
 
 def _share_on_level(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.progress import say
 from pipeline.provenance import finished
 from pipeline.settings import TileSettings
-from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SideRecord, SlideRecord
 from pipeline.store.patch_store import PatchTable, StoreAttributes
@@ -23,15 +23,15 @@ from pipeline.tiling.agreement import Measurements, agreement
 from pipeline.tiling.annotations import GivenRegions, write_annotations
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
 from pipeline.tiling.dense_values import value_names
-from pipeline.tiling.focus import blur_mask
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
-from pipeline.tiling.regions import GLASS, TISSUE, Regions, dropped, fates, find_regions
+from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, dropped, fates
+from pipeline.tiling.slide_regions import check_annotated, regions_of
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tiling.spot_counts import SpotCounts
-from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
+from pipeline.tiling.tissue import Overview, read_overview
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98
@@ -72,12 +72,13 @@ def tile(
     with ExitStack() as stack:
         sparse = stack.enter_context(open_side(record.sparse, slide=record.slide))
         overview = read_overview(sparse, record.sparse.mpp)
-        regions = _regions(record, settings, sparse, overview, given)
+        regions = regions_of(record, settings, sparse, overview, given)
+        check_annotated(record, overview, regions, given)
         grid = _squares(record, settings)
         lattice = wanted_lattice(record, settings, sparse, grid)
         if lattice is not None:
             stack.enter_context(lattice.tiles)
-        fate, tissue = _with_tissue(record, settings, grid, lattice, regions, overview.mpp)
+        fate, tissue = _with_tissue(record, settings, grid, lattice, regions, overview.mpp, given)
         kept = fate == TISSUE
         tissue = tissue[kept]
         source = SparseSide.of(sparse, grid.take(kept), lattice.take(kept) if lattice else None, settings)
@@ -98,11 +99,22 @@ def tile(
         _check_any_finite(record, evidence)
         drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
         table, counts = _table(source.grid, tissue, evidence, settings, drops)
+        if dense is not None and not table.pair_quality.any():
+            reasons = ", ".join(
+                f"{count} {name}" for name, count in counts.items() if count and name.startswith("pair_")
+            )
+            say(f"slide {record.slide}: none of {len(tissue)} patches is a pair ({reasons})")
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
         writer.finish(attributes, table, overview.rgb, regions)
         if outlines is not None:
             partial = stack.enter_context(finished(outlines))
-            write_annotations(partial, regions, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
+            origin_px = qupath_origin(record, settings)
+            write_annotations(partial, regions, overview.mpp, record.sparse.mpp, record.sparse.size_xy, origin_px)
+
+
+def qupath_origin(record: SlideRecord, settings: TileSettings) -> tuple[int, int]:
+    """Return the level-0 pixel of the sparse slide, xy, from which QuPath counts."""
+    return record.sparse.bounds_xy if settings.qupath_crop else (0, 0)
 
 
 def _dense_side(record: SlideRecord, side: SideRecord, pairing: Pairing, grid: Grid, stack: ExitStack) -> DenseSide:
@@ -137,22 +149,6 @@ def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
     return grid
 
 
-def _regions(
-    record: SlideRecord, settings: TileSettings, sparse: Slide, overview: Overview, given: GivenRegions | None
-) -> Regions:
-    """What each part of the slide is: as found, as given, or as found with what is given laid over it."""
-    if given is not None and given.decides_tissue:
-        found = np.full(overview.rgb.shape[:2], GLASS, dtype=np.uint8)
-    else:
-        blur = None
-        if "blur" in settings.drop:
-            blur = blur_mask(sparse, record.sparse.mpp, overview, tissue_mask(overview))
-        found = find_regions(overview, settings.drop, blur)
-    if given is None:
-        return found
-    return given.laid_over(found, overview.mpp, record.sparse.mpp, record.sparse.size_xy)
-
-
 def _with_tissue(
     record: SlideRecord,
     settings: TileSettings,
@@ -160,6 +156,7 @@ def _with_tissue(
     lattice: TileLattice | None,
     regions: Regions,
     regions_mpp: float,
+    given: GivenRegions | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """What becomes of each square, and its share of tissue; a tile that the scanner left out has none."""
     fate, tissue = fates(grid, regions, regions_mpp, settings.min_tissue)
@@ -167,11 +164,16 @@ def _with_tissue(
         fate[~lattice.has_pixels] = GLASS
     if not (fate == TISSUE).any():
         others = ", ".join(f"{count} {reason}" for reason, count in dropped(fate).items() if count)
+        share = f"{(regions == TISSUE).mean():.1%} of the slide is tissue"
+        if given is not None:
+            share += f" as annotated in {given.path}"
+        elif (fate == PEN).all():
+            share += ": ink all over, or no H&E on bright glass"
         raise StatedError(
             slide=record.slide,
             file=record.sparse.path,
             expected=f"a patch of {grid.size_px * grid.mpp:g} um with at least {settings.min_tissue:.0%} tissue",
-            found=f"{len(fate)} squares ({others}), {(regions == TISSUE).mean():.1%} of the slide is tissue",
+            found=f"{len(fate)} squares ({others}), {share}",
         )
     return fate, tissue
 
@@ -212,25 +214,33 @@ def _table(
     grid: Grid, tissue: NDArray[np.float32], evidence: Evidence, settings: TileSettings, drops: dict[str, int]
 ) -> tuple[PatchTable, dict[str, int]]:
     centre_um = grid.position_um + (grid.size_level0_px - 1) / 2 * grid.mpp_level0
-    known = agreement(
-        Measurements(centre_um, evidence.shift_um, evidence.confidence, evidence.contrast), grid.size_px * grid.mpp
+    imaged = evidence.imaged
+    outside = evidence.inside < SMALLEST_INSIDE
+    unseen = ~outside & (imaged < SMALLEST_INSIDE)
+    # Where nothing was imaged nothing was measured, and the neighbours hear nothing of it.
+    measured = Measurements(
+        centre_um,
+        np.where(unseen[:, None], np.nan, evidence.shift_um),
+        np.where(unseen, 0, evidence.confidence),
+        np.where(unseen, np.nan, evidence.contrast),
     )
+    known = agreement(measured, grid.size_px * grid.mpp)
     quality = pair_quality(
         known,
         evidence.confidence,
-        evidence.inside,
+        imaged,
         evidence.finite,
         max_residual_um=settings.max_residual_um,
     )
     has_dense = evidence.marker_mean.shape[1] > 0
-    outside = evidence.inside < SMALLEST_INSIDE
-    unknown = ~outside & ~evidence.finite
+    unknown = ~outside & ~unseen & ~evidence.finite
     counts = {
         "kept": len(tissue),
         **drops,
         "pair_outside": int(outside.sum()) if has_dense else 0,
+        "pair_not_imaged": int(unseen.sum()) if has_dense else 0,
         "pair_not_finite": int(unknown.sum()),
-        "pair_residual": int(((quality == 0) & ~outside & ~unknown).sum()) if has_dense else 0,
+        "pair_residual": int(((quality == 0) & ~outside & ~unseen & ~unknown).sum()) if has_dense else 0,
     }
     table = PatchTable(
         position_px=grid.position_px,
@@ -278,4 +288,5 @@ def _attributes(
         recipe=asdict(settings) | used,
         provenance=provenance,
         dense_kind=dense.record.kind if dense else "fluorescence",
+        qupath_origin_px=qupath_origin(record, settings),
     )

@@ -131,6 +131,14 @@ def test_geojson_holds_a_closed_square_of_level_0_pixels_per_patch(features: Pat
         assert item["properties"]["measurements"] == {"row": row}
 
 
+def test_geojson_counts_from_where_qupath_does(tmp_path: Path) -> None:
+    features = _write(tmp_path / "features.h5", attributes={**OURS, "qupath_origin_px": (1000, 1500)})
+    assert _convert(features, "geojson", tmp_path / "p.geojson") == 0
+    _, coords = _numbers(features)
+    for item, corner in zip(json.loads((tmp_path / "p.geojson").read_text())["features"], coords, strict=True):
+        assert np.min(item["geometry"]["coordinates"][0], axis=0).tolist() == (corner - (1000, 1500)).tolist()
+
+
 def test_anndata_is_laid_out_as_its_specification_says(features: Path, tmp_path: Path) -> None:
     assert _convert(features, "anndata", tmp_path / "s.h5ad") == 0
     expected, coords = _numbers(features)

@@ -144,7 +144,7 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
 
 def all_kept(count: int) -> dict[str, int]:
     """Return what a store tells of its squares, where its publisher has chosen them and none is dropped."""
-    reasons = (*REASONS.values(), "corrupt", "pair_outside", "pair_not_finite", "pair_residual")
+    reasons = (*REASONS.values(), "corrupt", "pair_outside", "pair_not_imaged", "pair_not_finite", "pair_residual")
     return {"kept": count} | dict.fromkeys(reasons, 0)
 
 

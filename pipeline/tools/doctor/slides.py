@@ -16,7 +16,7 @@ from pipeline.slides.record import SlideRecord
 from pipeline.slides.stage import Tell, inspect_slide
 from pipeline.tiling.annotations import read_annotations
 from pipeline.tiling.dense_values import value_names
-from pipeline.tiling.stage import FINER_TOLERANCE
+from pipeline.tiling.stage import FINER_TOLERANCE, qupath_origin
 from pipeline.tools.doctor.findings import Finding, ok, problem, warning
 from pipeline.tools.doctor.shared_images import shared_images
 from pipeline.training.components import component_panel, run_panel
@@ -49,7 +49,7 @@ def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
             records.append(record)
             findings += _resolution(record, settings)
             findings += _nuclei(record, settings)
-            findings += _tissue(record, row)
+            findings += _tissue(record, row, settings)
         findings += _classes(row)
     pairs = sum(record.dense is not None for record in records)
     opened = f"{len(records)} of {len(rows)} open, {pairs} of them pairs"
@@ -134,11 +134,12 @@ def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _tissue(record: SlideRecord, row: SheetRow) -> Iterator[Finding]:
+def _tissue(record: SlideRecord, row: SheetRow, settings: Settings) -> Iterator[Finding]:
     """Yield the annotations of a slide, read as tile will read them."""
     if row.tissue:
         try:
-            read_annotations(Path(row.tissue), record.sparse.size_xy, slide=record.slide)
+            origin_px = qupath_origin(record, settings.tile)
+            read_annotations(Path(row.tissue), record.sparse.size_xy, slide=record.slide, origin_px=origin_px)
         except StatedError as error:
             yield problem(f"slide {record.slide}", _without_slide(error))
 
