@@ -156,11 +156,11 @@ def _residuals(
     sparse: NDArray[np.uint8], planes_of_all: NDArray[Any], finite: NDArray[np.bool_], dense: DenseSide, mpp: float
 ) -> Iterator[tuple[float, float]]:
     for rgb, planes, known in zip(sparse, planes_of_all, finite, strict=True):
-        if dense.record.kind in ("mask", "counts") or not known:
+        channel = dense.pairing.nuclear_channel
+        if (channel is None and dense.record.kind != "brightfield") or not known:
             yield float("nan"), 0.0
             continue
         # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.
-        channel = dense.pairing.nuclear_channel
         nuclei = hematoxylin(np.moveaxis(planes, 0, -1)) ** 2 if channel is None else planes[channel]
         found = patch_residual(rgb, nuclei, mpp)
         yield found.residual_um, found.confidence

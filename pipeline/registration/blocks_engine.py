@@ -1,4 +1,4 @@
-"""The engine `sitk`: search, affine, smooth field, blocks, each kept only if held-out blocks come closer by it."""
+"""The engine `blocks`: search, affine, smooth field, blocks, each kept only if held-out blocks come closer by it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _deformed(
     found = Correspondences.of(measured, before, measured.odd)
     judged = [*maps[:-1], (steps[-1].name, fitted.held_out, fitted.accepted)]
     transform = Transform.with_inverse(fitted.transform.affine, fitted.transform.forward, pair.dense.extent_um)
-    return transform, quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin)
+    return transform, quality_of(pair, settings, transform, found, judged, steps[-1], "blocks", pose, margin)
 
 
 def _agrees(pair: Pair, transform: Transform, step: Step, tissue: NuclearImage) -> bool:
