@@ -68,9 +68,9 @@ def assess_steps(
 
 def judging_step(pair: Pair, transform: Transform, settings: RegisterSettings, tissue: NuclearImage) -> Step:
     """Return how blocks are compared where they only judge a map."""
-    if not pair.nuclei:
-        return STRUCTURES
-    return SERIAL[-1] if settings.mode == "serial" else GIVEN.for_area(shared_area_um2(pair, transform, tissue))
+    if settings.mode == "serial" and pair.nuclei:
+        return SERIAL[-1]
+    return (GIVEN if pair.nuclei else STRUCTURES).for_area(shared_area_um2(pair, transform, tissue))
 
 
 def unmeasured(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:

@@ -23,6 +23,7 @@ from pipeline.registration.assessment import judging_step, quality_of
 from pipeline.registration.deformable import Measured, Step, measure
 from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage, NuclearSource
+from pipeline.registration.information import shared_information
 from pipeline.registration.matching import dense_under, laid_on
 from pipeline.registration.pair import Pair, centred, overview, tissue_of
 from pipeline.registration.quality import Correspondences, Quality
@@ -37,7 +38,12 @@ _BINS = 32
 _SEED = 42
 # With two threads the last digits differed from run to run.
 _THREADS = 1
-_SHOWN: tuple[Literal["nuclei", "absorbance", "red_excess"], ...] = ("nuclei", "absorbance", "red_excess")
+_SHOWN: tuple[Literal["nuclei", "tissue", "absorbance", "red_excess"], ...] = (
+    "nuclei",
+    "tissue",
+    "absorbance",
+    "red_excess",
+)
 _KNOT_UM = {"same-section": 384.0, "serial": 1024.0}
 _TISSUE_MARGIN_UM = 60.0
 
@@ -88,16 +94,25 @@ def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
 def _searched(pair: Pair) -> tuple[NuclearSource, NuclearSource, list[coarse.Pose]]:
     """Return both sides as they are compared best, and the poses of the search.
 
-    What of the H&E a channel resembles is not known beforehand; the search tells, by how far its best pose stands out.
+    What of the H&E a channel resembles is not known beforehand, so several views of it are searched. Of all their poses
+    the one is taken under which the colours of the H&E tell most about the channel.
     """
     sparse, dense = pair.compared or (pair.sparse, pair.dense)
     partner = overview(dense)
+    if pair.compared is None:
+        shown = overview(sparse)
+        return sparse, dense, affine_step.refined(coarse.search(shown, partner), shown, partner)
+    views = {shows: overview(replace(sparse, shows=shows)) for shows in _SHOWN}
     trials = []
-    for shows in _SHOWN if pair.compared else (sparse.shows,):
-        source = replace(sparse, shows=shows)
-        seen = overview(source)
-        poses = affine_step.refined(coarse.search(seen, partner), seen, partner)
-        trials.append((coarse.margin(poses) if poses else -1.0, source, poses))
+    for shows, shown in views.items():
+        poses = affine_step.refined(coarse.search(shown, partner), shown, partner)
+        for number, pose in enumerate(poses):
+            shared = shared_information((views["nuclei"], views["red_excess"]), partner, pose.affine)
+            # That pose first: where another one of its view correlates better, the margin is negative.
+            ranked = [pose, *poses[:number], *poses[number + 1 :]]
+            trials.append((shared, replace(sparse, shows=shows), ranked))
+    if not trials:
+        return sparse, dense, []
     _, source, poses = max(trials, key=lambda trial: trial[0])
     return source, dense, poses
 
@@ -165,9 +180,9 @@ def _bspline(images: Images, affine: Transform, knot_um: float, pair: Pair) -> T
 
 
 def _without(images: Images, measured: Measured, step: Step) -> NDArray[np.uint8]:
-    """Return the mask without the squares of the held-out blocks."""
+    """Return the mask without the held-out squares of the chequerboard of blocks."""
     mask = images.mask.copy()
-    half = step.block_um / 2
+    half = step.spacing_um / 2
     centres = measured.shifts.centre_um[measured.odd]
     corners = np.rint(images.sparse.to_px(np.concatenate([centres - half, centres + half]))).astype(int)
     for (left, top), (right, bottom) in zip(*np.split(np.maximum(corners, 0), 2), strict=True):
