@@ -1,9 +1,9 @@
 """Registration against known truth, ours and its peers side by side, each pair in a process of its own.
 
-Usage: python benchmarks/registration.py [--engine sitk valis best-affine] [--cases synthetic half refused orion
+Usage: python benchmarks/registration.py [--engines blocks sitk valis best-affine] [--cases synthetic half refused orion
 landmarks] [--seeds N] [--cache FOLDER] [--check]. Prints a table per pair and one per case; the last line is JSON.
-VALIS runs in .venv-valis (`make valis`). Orion and the landmarks need MFL_REAL_DATA. With --check the exit code is 1
-where a goal of ours is missed.
+VALIS runs in .venv-valis (`make valis`); without it its rows say "not measured". Orion and the landmarks need
+MFL_REAL_DATA. With --check the exit code is 1 where a goal of ours is missed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CASES = ("synthetic", "half", "refused", "orion", "landmarks")
-ENGINES = ("sitk", "valis", "best-affine")
+ENGINES = ("blocks", "sitk", "valis", "best-affine")
 INTERPRETER = {"valis": REPOSITORY / ".venv-valis" / "bin" / "python"}
 # Largest median, p90 and maximum in um.
 GOALS = {
@@ -35,7 +35,7 @@ Row = dict[str, object]
 def main() -> int:
     """Run what was asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", nargs="+", choices=ENGINES, default=["sitk"])
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=["blocks"])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", type=int, default=20, help="synthetic pairs of each kind, with any pose")
     parser.add_argument("--cache", type=Path, help="folder that keeps the result of every pair, so that none is rerun")
@@ -52,12 +52,14 @@ def main() -> int:
         for case in parsed.cases:
             for name in names(case, parsed.seeds):
                 # Engines take turns on a pair, so that a slow moment of the machine hits them alike.
-                for engine in parsed.engine:
-                    if engine != "best-affine" or case == "landmarks":
+                for engine in parsed.engines:
+                    if not interpreter_of(engine).exists():
+                        print(f"{name:16}{engine:>12}  not measured: expected {interpreter_of(engine)} (make {engine})")
+                    elif engine != "best-affine" or case in ("landmarks", "orion"):
                         rows.append(measured(name, case, engine, folder))
                         tell(rows[-1])
     print()
-    summary = [summed(case, engine, rows) for case in parsed.cases for engine in parsed.engine]
+    summary = [summed(case, engine, rows) for case in parsed.cases for engine in parsed.engines]
     summary = [entry for entry in summary if entry]
     tell_summary(summary)
     missed = missed_goals(rows, summary)
@@ -78,17 +80,19 @@ def names(case: str, seeds: int) -> list[str]:
     return ["orion"] if case == "orion" else ["kidney", "lesion"]
 
 
+def interpreter_of(engine: str) -> Path:
+    """Return the interpreter that an engine runs in."""
+    return INTERPRETER.get(engine, Path(sys.executable))
+
+
 def measured(name: str, case: str, engine: str, folder: Path) -> Row:
     """Return the result of one pair with one engine, from the cache where it is there."""
     path = folder / f"{name}.{engine}.json"
     if not path.exists():
-        interpreter = INTERPRETER.get(engine, Path(sys.executable))
-        if not interpreter.exists():
-            raise SystemExit(f"expected {interpreter} (make {engine}), found no such file")
         script = str(Path(__file__).with_name("registration_case.py"))
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(
-            [str(interpreter), "-P", script, name, engine, str(path)],
+            [str(interpreter_of(engine)), "-P", script, name, engine, str(path)],
             env=environment,
             check=False,
             stdout=subprocess.DEVNULL,
@@ -162,7 +166,7 @@ def tell_summary(summary: list[list[Row]]) -> None:
 def missed_goals(rows: list[Row], summary: list[list[Row]]) -> list[str]:
     """Return what our engine falls short of, one line each."""
     missed = []
-    for row in (row for row in rows if row["engine"] == "sitk"):
+    for row in (row for row in rows if row["engine"] == "blocks"):
         goal = GOALS.get(row["group"])
         if row["group"] == "refused" and row["verdict"] != "fail":
             missed.append(f"{row['case']}: a pair that must fail got {row['verdict']}")
@@ -175,8 +179,8 @@ def missed_goals(rows: list[Row], summary: list[list[Row]]) -> list[str]:
             missed.append(f"{row['case']}: {row['seconds']} s, goal {MAX_SECONDS[row['group']]} s")
     entries = {(entry["group"], entry["engine"]): entry for entries in summary for entry in entries}
     for (group, engine), peer in entries.items():
-        ours = entries.get((group, "sitk"))
-        if engine == "sitk" or ours is None or group == "refused":
+        ours = entries.get((group, "blocks"))
+        if engine in ("blocks", "sitk") or ours is None or group == "refused":
             continue
         for key in ("median", "p90"):
             if group in ("kidney", "lesion") and ours[key] >= peer[key]:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from array_slide import ArraySlide
 from synthetic_pair import SyntheticPair, synthetic_pair
 
-from pipeline.registration import engine, valis_engine
+from pipeline.registration import blocks_engine, sitk_engine, valis_engine
 from pipeline.registration.pair import Pair, centred
 from pipeline.registration.transform import Transform
 from pipeline.registration.valis_import import valis_registration
@@ -137,8 +137,8 @@ def measured(name: str, method: str) -> dict[str, object]:
         if method == "best-affine":
             transform, quality = best_affine(case), None
         else:
-            align = valis_engine.align if method == "valis" else engine.align
-            transform, quality = align(case.pair, case.settings)
+            engines = {"blocks": blocks_engine, "sitk": sitk_engine, "valis": valis_engine}
+            transform, quality = engines[method].align(case.pair, case.settings)
         wall, processor = time.perf_counter() - wall, sum(os.times()[:4]) - processor
         start = centred(case.pair)
         found, before = (

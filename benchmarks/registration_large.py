@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from array_slide import ArraySlide
 from synthetic_pair import smooth_noise, synthetic_pair
 
-from pipeline.registration.engine import align
+from pipeline.registration.blocks_engine import align
 from pipeline.registration.pair import Pair
 from pipeline.settings import RegisterSettings
 from pipeline.slides.base import Level, SlideHeader

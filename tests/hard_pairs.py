@@ -17,7 +17,7 @@ from array_slide import ArraySlide
 from numpy.typing import NDArray
 from synthetic_pair import SyntheticPair, Truth, smooth_noise, synthetic_pair
 
-from pipeline.registration.engine import align
+from pipeline.registration.blocks_engine import align
 from pipeline.registration.pair import Pair
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform

@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline import provenance
     from pipeline.errors import StatedError
     from pipeline.progress import say
-    from pipeline.registration import engine, pictures, quality, valis_engine
+    from pipeline.registration import blocks_engine, pictures, quality, sitk_engine, valis_engine
     from pipeline.registration.assessment import assess, unmeasured
     from pipeline.registration.diagnosis import likely_mistakes
     from pipeline.registration.given_table import MppPair
@@ -67,8 +67,8 @@ def run(parsed: argparse.Namespace) -> None:
         say(f"register {record.slide}: {record.transform} {note}")
     with opened(record, settings) as pair:
         if given is None:
-            align = valis_engine.align if settings.engine == "valis" else engine.align
-            transform, found = align(pair, settings)
+            engines = {"blocks": blocks_engine, "sitk": sitk_engine, "valis": valis_engine}
+            transform, found = engines[settings.engine].align(pair, settings)
         elif record.dense and record.dense.kind in ("mask", "counts"):
             transform, found = given.transform, unmeasured(pair, given.transform, settings)
         else:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.registration import coarse
 from pipeline.registration.areas import TissueBlocks
-from pipeline.registration.deformable import GIVEN, SERIAL, Measured, Step, measure
+from pipeline.registration.deformable import GIVEN, SERIAL, STRUCTURES, Measured, Step, measure
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.pair import Pair, overview, tissue_of
 from pipeline.registration.piecewise import Seams
@@ -63,7 +63,7 @@ def assess_steps(
     """
     pair, transform = pair.shown_for(settings.mode), steps[-1][1]
     tissue = tissue_of(overview(pair.sparse))
-    step = SERIAL[-1] if settings.mode == "serial" else GIVEN.for_area(shared_area_um2(pair, transform, tissue))
+    step = judging_step(pair, transform, settings, tissue)
     found = held_out(measure(pair.sparse, pair.dense, transform, step, tissue), transform)
     maps = [(name, candidate, True) for name, candidate in steps]
     quality = quality_of(pair, settings, transform, found, maps, step, engine, pose, margin)
@@ -73,6 +73,13 @@ def assess_steps(
     word = "warn" if quality.verdict == "pass" else quality.verdict
     reason = f"going there and back misses by up to {quality.round_trip_um:.1f} um, beyond {MAX_ROUND_TRIP_UM:g} um"
     return replace(quality, verdict=word, reasons=(*quality.reasons, reason))
+
+
+def judging_step(pair: Pair, transform: Transform, settings: RegisterSettings, tissue: NuclearImage) -> Step:
+    """Return how blocks are compared where they only judge a map."""
+    if settings.mode == "serial" and pair.nuclei:
+        return SERIAL[-1]
+    return (GIVEN if pair.nuclei else STRUCTURES).for_area(shared_area_um2(pair, transform, tissue))
 
 
 def unmeasured(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
@@ -150,8 +157,16 @@ def quality_of(
         determinants=determinants,
         pose=pose,
         margin=margin,
-        searched=engine == "sitk",
+        searched=engine != "given",
+        signal="nuclear signal" if pair.nuclei else "signal",
     )
+    if not pair.nuclei:
+        word = "warn" if word == "pass" else word
+        reasons = (
+            *reasons,
+            f"no channel shows nuclei: blocks were compared by mutual information in {pair.channel}, which tells "
+            "structures from each other, not cells",
+        )
     return Quality(
         mode=settings.mode,
         engine=engine,
@@ -171,6 +186,7 @@ def quality_of(
         block_um=found.sparse_um,
         block_side_um=step.block_um,
         block_residual_um=found.distances_um(final),
+        nuclei=pair.nuclei,
     )
 
 

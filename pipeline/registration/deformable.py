@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.registration.displacement import DisplacementGrid, Floats
 from pipeline.registration.images import NuclearImage, NuclearSource
+from pipeline.registration.information import match_by_information
 from pipeline.registration.matching import Shifts, dense_under, laid_on, match_blocks
 from pipeline.registration.smoothing import SplineField, fit_field
 from pipeline.registration.transform import GRID_MARGIN_UM, GRID_SPACING_UM, Transform
@@ -38,6 +40,7 @@ class Step:
         coarsen: factor on the scale of the band-pass, 1 for single nuclei.
         knot_um: distance of the knots of the fitted field.
         min_confidence: from which a block is believed.
+        score: how a block is compared: by the correlation of nuclei, or by mutual information of any structures.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Step:
     coarsen: float
     knot_um: float
     min_confidence: float = MIN_CONFIDENCE
+    score: Literal["correlation", "information"] = "correlation"
 
     @property
     def independent(self) -> float:
@@ -74,6 +78,8 @@ FINE = Step("fine", 1.0, 128.0, 128.0, 12.0, 1.0, 192.0)
 NEIGHBOURS = Step("smooth", 8.0, 512.0, 128.0, 192.0, 8.0, 1024.0, 0.15)
 # A given transform is only looked at: single nuclei, and a reach that shows errors of some cell diameters.
 GIVEN = Step("given", 1.0, 160.0, 160.0, 32.0, 1.0, 192.0)
+# Where no channel shows nuclei: fibres, vessels, muscle. Blocks of 256 um on real tissue held too little of them.
+STRUCTURES = Step("structures", 2.6, 512.0, 512.0, 48.0, 1.0, 384.0, 0.2, score="information")
 SAME_SECTION = (SMOOTH, BLOCKS, FINE)
 SERIAL = (NEIGHBOURS,)
 
@@ -133,9 +139,11 @@ def measure(
         if moving is None:
             continue
         pixels = np.rint(fixed.to_px(centres)).astype(np.int64)
-        shifts, rows = match_blocks(
-            fixed, laid_on(moving, transform, fixed), pixels, step.block_um, step.reach_um, step.coarsen
-        )
+        laid = laid_on(moving, transform, fixed)
+        if step.score == "information":
+            shifts, rows = match_by_information(fixed, laid, pixels, step.block_um, step.reach_um)
+        else:
+            shifts, rows = match_blocks(fixed, laid, pixels, step.block_um, step.reach_um, step.coarsen)
         parts.append(shifts)
         odds.append(odd[rows])
     return Measured(Shifts.joined(parts), np.concatenate(odds) if odds else np.zeros(0, np.bool_), step.min_confidence)

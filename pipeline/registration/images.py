@@ -13,11 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.registration.displacement import Floats
-from pipeline.registration.stain import hematoxylin, tissue_presence
+from pipeline.registration.stain import absorbance, hematoxylin, red_excess, tissue_presence
 from pipeline.slides.base import Slide, level_for
 from pipeline.slides.imaged import LARGEST_SPECKS, void_of
 
 _STRIP_PIXELS = 1 << 23
+_BRIGHTFIELD = {
+    "nuclei": hematoxylin,
+    "tissue": tissue_presence,
+    "absorbance": absorbance,
+    "red_excess": red_excess,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +74,16 @@ class NuclearSource:
         mpp: um per level-0 pixel.
         channel: index of the nuclear channel; None for brightfield.
         shows: of brightfield: `nuclei`, its hematoxylin, or `tissue`, where there is any at all. Sections that share no
-            nuclei and are stained otherwise still share their outlines, gaps and lumina. Of a mask: `labels`, or the
-            numbers of its channels from 1.
+            nuclei and are stained otherwise still share their outlines, gaps and lumina; `absorbance`, all of its
+            stain, and `red_excess`, its red rather than blue parts, are for a partner that shows other structures. Of a
+            mask: `labels`, or the numbers of its channels from 1.
         imaged: the whole slide at low resolution, `inside` where it was imaged; None where all of it was.
     """
 
     slide: Slide
     mpp: float
     channel: int | None
-    shows: Literal["nuclei", "tissue", "labels"] = "nuclei"
+    shows: Literal["nuclei", "tissue", "absorbance", "red_excess", "labels"] = "nuclei"
     imaged: NuclearImage | None = None
 
     @property
@@ -148,8 +155,7 @@ class NuclearSource:
         if self.shows == "labels":
             return pixels[..., 0] if pixels.shape[-1] == 1 else (pixels > 0).any(axis=-1) * (pixels.argmax(axis=-1) + 1)
         if self.channel is None:
-            seen = hematoxylin if self.shows == "nuclei" else tissue_presence
-            return seen(np.rint(pixels).astype(np.uint8))
+            return _BRIGHTFIELD[self.shows](np.rint(pixels).astype(np.uint8))
         return np.sqrt(np.maximum(pixels[..., 0], 0))
 
 

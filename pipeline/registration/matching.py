@@ -5,8 +5,9 @@ One measurement serves the deformable step, the held-out score and the residual 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -22,6 +23,9 @@ NUCLEAR_FINE_UM = 0.8
 NUCLEAR_COARSE_UM = 4.0
 _MAP_STEP_PX = 8
 _FLAT = 1e-6
+
+# From a block and what it is looked for in to the shift xy in pixels, the peak, and its best rival.
+ShiftOf = Callable[[NDArray[np.float32], NDArray[np.float32]], tuple[Floats, float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +156,11 @@ def block_shift(
         shift xy in pixels (sub-pixel), the peak, and the highest rival.
     """
     scores = cv2.matchTemplate(search, template, cv2.TM_CCOEFF_NORMED)
-    scores = np.where(np.isfinite(scores) & (np.abs(scores) <= 1.001), scores, 0)
+    return peak_of(np.where(np.isfinite(scores) & (np.abs(scores) <= 1.001), scores, 0), exclude_px)
+
+
+def peak_of(scores: NDArray[Any], exclude_px: float) -> tuple[Floats, float, float]:
+    """Return the sub-pixel shift xy of the highest score from the middle, that score, and the highest rival."""
     row, column = np.unravel_index(int(np.argmax(scores)), scores.shape)
     peak = float(scores[row, column])
     radius_y, radius_x = (scores.shape[0] - 1) / 2, (scores.shape[1] - 1) / 2
@@ -201,11 +209,34 @@ def match_blocks(
         coarsen: see `nuclear_band`.
     """
     mpp = sparse.mpp
-    half, reach = max(8, round(size_um / mpp / 2)), max(3, round(reach_um / mpp))
     exclude_px = NUCLEAR_COARSE_UM * coarsen * 1.5 / mpp
     first, second = nuclear_band(sparse.values, mpp, coarsen), nuclear_band(dense.values, mpp, coarsen)
     first[~sparse.inside] = 0
     second[~dense.inside] = 0
+    bands = replace(sparse, values=first), replace(dense, values=second)
+    return compare_blocks(*bands, centres_px, size_um, reach_um, partial(block_shift, exclude_px=exclude_px))
+
+
+def compare_blocks(
+    sparse: NuclearImage,
+    dense: NuclearImage,
+    centres_px: NDArray[np.int64],
+    size_um: float,
+    reach_um: float,
+    shift_of: ShiftOf,
+) -> tuple[Shifts, NDArray[np.int64]]:
+    """Return the shifts of the blocks about given pixels by any comparison, and the rows of `centres_px` they are.
+
+    Args:
+        sparse: H&E signal.
+        dense: dense signal on the same grid.
+        centres_px: (N, 2) xy.
+        size_um: side of a block.
+        reach_um: largest shift looked for along x and y.
+        shift_of: from a block and what it is looked for in to shift, peak and rival; see `block_shift`.
+    """
+    mpp, first, second = sparse.mpp, sparse.values, dense.values
+    half, reach = max(8, round(size_um / mpp / 2)), max(3, round(reach_um / mpp))
     height, width = first.shape
     margin = half + reach
     kept, shifts, peaks, rivals = [], [], [], []
@@ -218,7 +249,7 @@ def match_blocks(
         search = second[y - margin : y + margin + 1, x - margin : x + margin + 1]
         if float(template.std()) < 1e-3 or float(search.std()) < 1e-3:
             continue
-        shift, peak, rival = block_shift(template, search, exclude_px)
+        shift, peak, rival = shift_of(template, search)
         kept.append(row)
         shifts.append(shift * mpp)
         peaks.append(peak)

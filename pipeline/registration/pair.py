@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import StatedError
 from pipeline.registration.images import NuclearImage, NuclearSource
-from pipeline.registration.stain import nuclear_channel
+from pipeline.registration.stain import channel_named, nuclear_channel, shows_nuclei
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
 from pipeline.slides.base import Slide
@@ -33,27 +33,54 @@ class Pair:
         dense: nuclear channel of the multiplex image.
         channel: its name.
         classes: of a mask: label and name of each class; of gene counts their spots as the one class.
+        nuclei: whether the channel shows nuclei; otherwise the map is judged by whatever structures it shows.
+        compared: both sides as the engine sitk compares them, where that is not by nuclei.
     """
 
     sparse: NuclearSource
     dense: NuclearSource
     channel: str
     classes: tuple[tuple[int, str], ...] = ()
+    nuclei: bool = True
+    compared: tuple[NuclearSource, NuclearSource] | None = None
 
     @classmethod
-    def of(cls, sparse: Slide, dense: Slide, mpp: tuple[float, float], wanted: str | None) -> Pair:
-        """The pair of two open slides; a dense RGB image counts as brightfield and shows its own hematoxylin."""
+    def of(
+        cls, sparse: Slide, dense: Slide, mpp: tuple[float, float], wanted: str | None, other: str | None = None
+    ) -> Pair:
+        """Return the pair of two open slides; a dense RGB image counts as brightfield and shows its own hematoxylin.
+
+        Args:
+            sparse: H&E.
+            dense: its partner.
+            mpp: um per pixel of both.
+            wanted: name of the channel that shows nuclei; None finds it by the usual names.
+            other: name of any channel that the engine sitk compares; where no channel shows nuclei, it judges too.
+
+        Raises:
+            StatedError: if the sparse side is not RGB, a named channel is absent, or `other` is None and none shows
+                nuclei.
+        """
         if not sparse.header.is_rgb:
             raise StatedError(expected="an RGB image as the sparse side", found=", ".join(sparse.header.channels))
-        channel = None if dense.header.is_rgb and wanted is None else nuclear_channel(dense.header.channels, wanted)
-        name = "hematoxylin" if channel is None else dense.header.channels[channel]
-        return cls(NuclearSource(sparse, mpp[0], None), NuclearSource(dense, mpp[1], channel), name)
+        channels = dense.header.channels
+        compared = None
+        if other is not None:
+            index = channel_named(channels, other)
+            compared = NuclearSource(sparse, mpp[0], None, "absorbance"), NuclearSource(dense, mpp[1], index)
+            if wanted is None and not dense.header.is_rgb and not shows_nuclei(channels):
+                return cls(*compared, channels[index], nuclei=False, compared=compared)
+        channel = None if dense.header.is_rgb and wanted is None else nuclear_channel(channels, wanted)
+        name = "hematoxylin" if channel is None else channels[channel]
+        sides = NuclearSource(sparse, mpp[0], None), NuclearSource(dense, mpp[1], channel)
+        return cls(*sides, name, compared=compared)
 
     def shown_for(self, mode: str) -> Pair:
         """The pair as a mode looks at it: two brightfield neighbours by their tissue, all others by their nuclei."""
         if mode != "serial" or self.dense.channel is not None:
             return self
-        return Pair(replace(self.sparse, shows="tissue"), replace(self.dense, shows="tissue"), self.channel)
+        shown = replace(self.sparse, shows="tissue"), replace(self.dense, shows="tissue")
+        return Pair(*shown, self.channel, compared=self.compared)
 
 
 @contextmanager
@@ -79,7 +106,8 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
             yield Pair(NuclearSource(sparse, record.sparse.mpp, None), labels, "mask", record.dense.classes)
             return
         try:
-            pair = Pair.of(sparse, dense, (record.sparse.mpp, record.dense.mpp), settings.nuclear_channel)
+            mpp = record.sparse.mpp, record.dense.mpp
+            pair = Pair.of(sparse, dense, mpp, settings.nuclear_channel, settings.channel)
         except StatedError as error:
             raise StatedError(
                 slide=record.slide, file=record.dense.path, expected=error.expected, found=error.found

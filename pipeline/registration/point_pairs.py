@@ -97,8 +97,7 @@ def _distance_from_neighbours_um(table: PointTable) -> tuple[NDArray[np.float64]
     """Return (N,) how far each pair's displacement is from what its neighbours foretell, and how far theirs are.
 
     Neighbours foretell it by their median and by the plane through them; the nearer of the two counts. A wrong
-    neighbour pulls the plane, and at the edge of the points, where all neighbours lie on one side, a bend pulls the
-    median.
+    neighbour pulls the plane, and at the edge of the points, where all lie on one side, a bend pulls the median.
     """
     sparse, dense = table.sparse_um, table.dense_um
     # OpenCV asks for contiguous points.

@@ -84,7 +84,7 @@ class Quality:
 
     Attributes:
         mode: `same-section` or `serial`.
-        engine: `sitk` or `valis`, or `given` for a transform that was not computed here.
+        engine: `blocks`, `sitk` or `valis`, or `given` for a transform that was not computed here.
         verdict: `pass`, `warn` or `fail`.
         reasons: one sentence each; empty for `pass`.
         channel: name of the dense channel that showed the nuclei; `hematoxylin` of brightfield, `mask`, or `spots`.
@@ -101,6 +101,7 @@ class Quality:
         block_um: (N, 2) centres of the measured blocks, sparse frame.
         block_side_um: side of a block.
         block_residual_um: (N,), nan where the block showed no clear peak.
+        nuclei: whether blocks were compared by their nuclei; otherwise by the structures that `channel` shows.
         areas: where nuclei abound and nothing agrees with the map, largest first.
         pieces: parts that are registered by themselves.
     """
@@ -125,6 +126,7 @@ class Quality:
     block_residual_um: Floats
     areas: tuple[Area, ...] = ()
     pieces: tuple[PieceQuality, ...] = ()
+    nuclei: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +225,7 @@ def verdict(
     pose: Pose | None,
     margin: float | None,
     searched: bool,
+    signal: str = "nuclear signal",
 ) -> tuple[str, tuple[str, ...]]:
     """`pass`, `warn` or `fail`, with the reasons.
 
@@ -251,7 +254,7 @@ def verdict(
     elif folds > 0 or not 0.5 <= determinants[0] <= determinants[1] <= 2:
         warns.append(f"det J ranges from {determinants[0]:.2f} to {determinants[1]:.2f}")
     if searched and (pose is None or margin is None):
-        fails.append("an image without any nuclear signal")
+        fails.append(f"an image without any {signal}")
     elif pose is not None and margin is not None and (pose.ncc < MIN_NCC or margin < MIN_MARGIN):
         doubt = (
             f"search not decisive: correlation {pose.ncc:.2f} (needs {MIN_NCC}), "
@@ -281,6 +284,7 @@ def to_mapping(quality: Quality) -> dict[str, Any]:
         "verdict": quality.verdict,
         "reasons": list(quality.reasons),
         "channel": quality.channel,
+        "judged_by": "nuclei" if quality.nuclei else "structures",
         "coarse": None
         if pose is None or quality.margin is None
         else {

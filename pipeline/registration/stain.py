@@ -49,6 +49,28 @@ def hematoxylin(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     return positive
 
 
+def absorbance(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the optical density of all stains together, summed over the three colours.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+    """
+    density = (-np.log10(np.maximum(np.arange(256), 1) / 255.0)).astype(np.float32)
+    total: NDArray[np.float32] = density[rgb].sum(axis=2)
+    return total
+
+
+def red_excess(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return how much redder than blue the tissue is: erythrocytes, muscle and fibres, which are autofluorescent.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+    """
+    difference = rgb[..., 0].astype(np.float32) - rgb[..., 2]
+    excess: NDArray[np.float32] = np.maximum(difference, 0)
+    return excess
+
+
 def tissue_presence(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Where there is tissue, whatever its stain: total optical density, saturating at that of a pale stain.
 
@@ -58,9 +80,7 @@ def tissue_presence(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         float32 (H, W), 0 on bare glass, towards 1 in stained tissue.
     """
-    density = (-np.log10(np.maximum(np.arange(256), 1) / 255.0)).astype(np.float32)
-    total = density[rgb].sum(axis=2)
-    present: NDArray[np.float32] = (1 - np.exp(-total / _PALE_DENSITY)).astype(np.float32)
+    present: NDArray[np.float32] = (1 - np.exp(-absorbance(rgb) / _PALE_DENSITY)).astype(np.float32)
     return present
 
 
@@ -75,20 +95,41 @@ def nuclear_channel(channels: Sequence[str], wanted: str | None) -> int:
         StatedError: if the wanted name is absent or stands twice, or no name is a known nuclear stain.
     """
     if wanted is not None:
-        found = [i for i, name in enumerate(channels) if name == wanted] or [
-            i for i, name in enumerate(channels) if name.lower() == wanted.lower()
-        ]
-        if len(found) != 1:
-            raise StatedError(expected=f"one channel named {wanted!r}", found=_listed(channels))
-        return found[0]
-    for pattern in _NUCLEAR:
-        for i, name in enumerate(channels):
-            if re.search(pattern, _words(name)):
-                return i
+        return channel_named(channels, wanted)
+    found = _nuclear_by_name(channels)
+    if found is not None:
+        return found
     raise StatedError(
         expected="a nuclear channel (DAPI, Hoechst, DNA, …) or its name in register.nuclear_channel",
         found=_listed(channels),
     )
+
+
+def shows_nuclei(channels: Sequence[str]) -> bool:
+    """Return whether the name of any channel is one of the usual ones of nuclear stains."""
+    return _nuclear_by_name(channels) is not None
+
+
+def _nuclear_by_name(channels: Sequence[str]) -> int | None:
+    for pattern in _NUCLEAR:
+        for i, name in enumerate(channels):
+            if re.search(pattern, _words(name)):
+                return i
+    return None
+
+
+def channel_named(channels: Sequence[str], wanted: str) -> int:
+    """Return the index of the channel of a name, in any case of letters if there is no exact one.
+
+    Raises:
+        StatedError: if it is absent or stands twice.
+    """
+    found = [i for i, name in enumerate(channels) if name == wanted] or [
+        i for i, name in enumerate(channels) if name.lower() == wanted.lower()
+    ]
+    if len(found) != 1:
+        raise StatedError(expected=f"one channel named {wanted!r}", found=_listed(channels))
+    return found[0]
 
 
 def _words(name: str) -> str:

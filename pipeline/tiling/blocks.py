@@ -181,11 +181,11 @@ def _residuals(
 ) -> Iterator[tuple[float, float, float, float]]:
     """Yield shift xy, confidence and contrast of each patch."""
     for rgb, planes, known in zip(sparse, planes_of_all, finite, strict=True):
-        if dense.record.kind in ("mask", "counts") or not known:
+        channel = dense.pairing.nuclear_channel
+        if (channel is None and dense.record.kind != "brightfield") or not known:
             yield float("nan"), float("nan"), 0.0, float("nan")
             continue
         # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.
-        channel = dense.pairing.nuclear_channel
         nuclei = hematoxylin(np.moveaxis(planes, 0, -1)) ** 2 if channel is None else planes[channel]
         found = patch_residual(rgb, nuclei, mpp)
         yield *found.shift_um, found.confidence, found.contrast if dense.pairing.shares_nuclei else float("nan")

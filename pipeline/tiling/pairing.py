@@ -30,7 +30,7 @@ class Pairing:
         transform: from the sparse to the dense frame.
         verdict: `pass`, `warn` or `fail`; patches of a failed pair are not paired.
         nuclear_channel: index of the dense channel that shows nuclei; None where there is none: brightfield shows
-            them by its hematoxylin, a mask not at all.
+            them by its hematoxylin, a mask not at all, nor a channel that was registered by its structures.
         shares_nuclei: whether both sides show the same nuclei; neighbouring sections do not.
     """
 
@@ -51,6 +51,7 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
     try:
         known = read_json(qc)
         verdict, channel = known["verdict"], known["channel"]
+        by_nuclei = known.get("judged_by", "nuclei") == "nuclei"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=repr(error)) from None
     # Of another slide's pair every patch would look like one, for its channels often have the same names.
@@ -61,7 +62,8 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
     shares_nuclei = known.get("mode") != "serial"
     channels, kind = (record.dense.channels, record.dense.kind) if record.dense else ((), "")
     if kind == "fluorescence" and channel in channels:
-        return Pairing(read_transform(transform), verdict, channels.index(channel), shares_nuclei)
+        index = channels.index(channel) if by_nuclei else None
+        return Pairing(read_transform(transform), verdict, index, shares_nuclei)
     if kind == "fluorescence":
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=f"nuclear channel {channel}")
     return Pairing(read_transform(transform), verdict, None, shares_nuclei)

@@ -18,8 +18,8 @@ from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.registration import affine, coarse
 from pipeline.registration.assessment import assess
+from pipeline.registration.blocks_engine import align
 from pipeline.registration.deformable import BLOCKS, FINE, measure
-from pipeline.registration.engine import align
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview, tissue_of
 from pipeline.registration.pictures import View, overlay

@@ -14,8 +14,8 @@ from synthetic_pair import smooth_noise, synthetic_pair
 
 from pipeline.registration import affine, coarse
 from pipeline.registration.assessment import quality_of
+from pipeline.registration.blocks_engine import align
 from pipeline.registration.deformable import NEIGHBOURS, SAME_SECTION
-from pipeline.registration.engine import align
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview
 from pipeline.registration.quality import Correspondences
@@ -134,7 +134,7 @@ def test_one_block_tells_no_scale_and_is_no_error() -> None:
     pair, pose = Pair.of(side, side, (1.0, 1.0), None), coarse.Pose(False, 0.0, 0.8, np.eye(2, 3))
     found = Correspondences(np.array([[300.0, 260.0]]), np.array([[310.0, 260.0]]), np.ones(1, np.bool_))
     settings, maps = RegisterSettings(mode="serial"), [("smooth", Transform.identity(), True)]
-    quality = quality_of(pair, settings, Transform.identity(), found, maps, NEIGHBOURS, "sitk", pose, 0.3)
+    quality = quality_of(pair, settings, Transform.identity(), found, maps, NEIGHBOURS, "blocks", pose, 0.3)
     assert quality.supported
     assert quality.scale is None
 

@@ -53,10 +53,10 @@ def register_words(folder: Path, out: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def written(drawn: SyntheticPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the pair as files, registered by sitk in `sitk`."""
+    """A folder with the pair as files, registered by blocks in `blocks`."""
     folder = tmp_path_factory.mktemp("valis")
     write_files(drawn, folder)
-    assert run_register(folder, folder / "sitk") == 0
+    assert run_register(folder, folder / "blocks") == 0
     return folder
 
 
@@ -107,13 +107,13 @@ def test_the_dense_slide_is_read_only_under_the_sparse_one(tmp_path: Path) -> No
 
 @pytest.mark.skipif(find_spec("valis") is not None, reason="valis is installed in the interpreter of the tests")
 def test_without_its_environment_one_line_says_what_to_do(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(register_words(written, written / "sitk")) == 1
+    assert main(register_words(written, written / "blocks")) == 1
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert "make valis" in told[0]
 
 
-@pytest.mark.parametrize("engine_name", ["sitk", "valis"])
+@pytest.mark.parametrize("engine_name", ["blocks", "sitk", "valis"])
 def test_the_rule_runs_in_the_environment_of_its_engine(tmp_path: Path, engine_name: str) -> None:
     for name in ("a.tif", "a.ome.tif"):
         (tmp_path / name).touch()
@@ -159,7 +159,7 @@ def run_offline(python: Path, code: str, folder: Path, *words: str) -> Any:
 def test_valis_registers_offline_within_half_a_um(valis_python: Path, drawn: SyntheticPair, written: Path) -> None:
     out = written / "valis"
     out.mkdir()
-    (out / "s1.json").write_bytes((written / "sitk" / "s1.json").read_bytes())
+    (out / "s1.json").write_bytes((written / "blocks" / "s1.json").read_bytes())
     code = (
         "import kornia.feature\n"
         "before = kornia.feature.DISK, kornia.feature.LightGlueMatcher\n"
@@ -170,7 +170,7 @@ def test_valis_registers_offline_within_half_a_um(valis_python: Path, drawn: Syn
     )
     done = run_offline(valis_python, code, written, *register_words(written, out))
     assert done.returncode == 0, done.stderr[-3000:]
-    report, other = (json.loads((written / name / "qc.json").read_text()) for name in ("valis", "sitk"))
+    report, other = (json.loads((written / name / "qc.json").read_text()) for name in ("valis", "blocks"))
     assert report.keys() == other.keys()
     assert report["engine"] == "valis"
     assert report["provenance"]["versions"]["valis-wsi"] == "1.2.0"

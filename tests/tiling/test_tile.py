@@ -65,6 +65,7 @@ def _tile(
     affine: NDArray[Any] | None,
     verdict: str = "pass",
     *,
+    judged_by: str = "nuclei",
     threads: int = 2,
     **settings: Any,
 ) -> PatchStore:
@@ -75,7 +76,7 @@ def _tile(
     words += ["--threads", str(threads)]
     if affine is not None:
         write_transform(folder / "transform.zarr", Transform(affine, None, None), {})
-        write_json(folder / "qc.json", {"verdict": verdict, "channel": "DAPI"})
+        write_json(folder / "qc.json", {"verdict": verdict, "channel": "DAPI", "judged_by": judged_by})
         words += ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
     options = {"size_px": 128, "mpp": MPP, "min_tissue": 0.3} | settings
     assert main([*words, "--settings", json.dumps(options)]) == 0
@@ -117,6 +118,13 @@ def test_pairs_of_a_shifted_transform_are_measured_and_dropped(tmp_path: Path, p
     assert abs(np.median(store.table.residual_um[measured]) - 9.0) < 0.7
     assert (store.table.pair_quality[measured] == 0).mean() > 0.8
     assert store.attributes.counts["pair_residual"] >= 0.8 * measured.sum()
+
+
+def test_a_channel_that_shows_no_nuclei_measures_no_patch_and_drops_none(tmp_path: Path, pair: Path) -> None:
+    store = _tile(tmp_path, pair, AFFINE, judged_by="structures")
+    assert store.attributes.nuclear_channel is None
+    assert np.isnan(store.table.residual_um).all()
+    assert (store.table.pair_quality > 0).all()
 
 
 def test_a_failed_registration_gives_no_pairs(tmp_path: Path, pair: Path) -> None:

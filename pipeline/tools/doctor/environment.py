@@ -62,7 +62,7 @@ def examine_packages(*, use_conda: bool, envs: Path = SOURCE_ROOT / "envs") -> I
 
 
 def examine_engine(engine: str, *, use_conda: bool, root: Path = SOURCE_ROOT) -> Iterator[Finding]:
-    """Yield whether the interpreter of the engine valis is there; the other engine needs none of its own."""
+    """Yield whether the interpreter of the engine valis is there; the other engines need none."""
     if engine == "valis" and not use_conda and not (root / ".venv-valis" / "bin" / "python").exists():
         yield problem("engine", f"expected .venv-valis in {root} (make valis), found none")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 from pipeline.panel import Aliases, check_overlap, panel_of, respelt
-from pipeline.registration.stain import nuclear_channel
+from pipeline.registration.stain import channel_named, nuclear_channel
 from pipeline.settings import Settings
 from pipeline.sheet import SheetRow
 from pipeline.slides.record import SlideRecord
@@ -124,7 +124,10 @@ def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
     if record.dense is None or record.dense.kind != "fluorescence":
         return
     try:
-        nuclear_channel(record.dense.channels, settings.register.nuclear_channel)
+        if settings.register.channel is not None:
+            channel_named(record.dense.channels, settings.register.channel)
+        if settings.register.channel is None or settings.register.nuclear_channel is not None:
+            nuclear_channel(record.dense.channels, settings.register.nuclear_channel)
     except StatedError as error:
         yield problem(f"slide {record.slide}", str(error))
     unnamed = [name for name in record.dense.channels if name[:1] == "C" and name[1:].isdecimal()]

@@ -1,4 +1,4 @@
-"""The engine `sitk`: search, affine, smooth field, blocks, each kept only if held-out blocks come closer by it."""
+"""The engine `blocks`: search, affine, smooth field, blocks, each kept only if held-out blocks come closer by it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _deformed(
     found = Correspondences.of(measured, before, measured.odd)
     judged = [*maps[:-1], (steps[-1].name, fitted.held_out, fitted.accepted)]
     transform = Transform.with_inverse(fitted.transform.affine, fitted.transform.forward, pair.dense.extent_um)
-    quality = quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin)
+    quality = quality_of(pair, settings, transform, found, judged, steps[-1], "blocks", pose, margin)
     if settings.mode == "serial" or not quality.supported:
         return transform, quality
     everywhere = Correspondences.of(measured, before, np.ones(len(measured.odd), np.bool_))
@@ -92,7 +92,7 @@ def _deformed(
     found = own_blocks(found, [piece.blocks(held_out=True) for piece in pieces], nodes)
     everywhere = own_blocks(everywhere, [piece.blocks() for piece in pieces], nodes)
     judged.append(("pieces", halves, True))
-    quality = quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin, seams)
+    quality = quality_of(pair, settings, transform, found, judged, steps[-1], "blocks", pose, margin, seams)
     blocks = tissue_blocks(pair, steps[-1], tissue, transform, everywhere)
     return transform, placed(quality, blocks, described(rest, pieces, nodes, blocks))
 
