@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.registration import coarse
+from pipeline.registration.areas import TissueBlocks
 from pipeline.registration.deformable import GIVEN, SERIAL, Measured, Step, measure
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.pair import Pair, overview, tissue_of
+from pipeline.registration.piecewise import Seams
 from pipeline.registration.quality import (
     UNKNOWN,
     Correspondences,
+    PieceQuality,
     Quality,
     StepQuality,
     believed,
@@ -28,6 +33,9 @@ from pipeline.settings import RegisterSettings
 MAX_ROUND_TRIP_UM = 1.0
 # Blocks support a map within this part of what the last step looked through.
 SUPPORT_FRACTION = 1 / 3
+# Of the tissue that can be compared, the share without agreement from which a person should look.
+WARN_AREA_SHARE = 0.03
+MAX_NAMED_AREAS = 3
 
 
 def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
@@ -59,6 +67,7 @@ def assess_steps(
     found = held_out(measure(pair.sparse, pair.dense, transform, step, tissue), transform)
     maps = [(name, candidate, True) for name, candidate in steps]
     quality = quality_of(pair, settings, transform, found, maps, step, engine, pose, margin)
+    quality = placed(quality, tissue_blocks(pair, step, tissue, transform, found))
     if quality.round_trip_um <= MAX_ROUND_TRIP_UM:
         return quality
     word = "warn" if quality.verdict == "pass" else quality.verdict
@@ -101,6 +110,7 @@ def quality_of(
     engine: str,
     pose: coarse.Pose | None,
     margin: float | None,
+    seams: Seams | None = None,
 ) -> Quality:
     """What correspondences say of the last of several maps, and of those before it.
 
@@ -114,6 +124,7 @@ def quality_of(
         engine: what made the maps.
         pose: of the search; None where there was none.
         margin: of the search.
+        seams: of a piecewise map, left out of what is said of folds and of the way back.
     """
     final = maps[-1][1]
     within_um = step.reach_um * SUPPORT_FRACTION
@@ -128,7 +139,7 @@ def quality_of(
     ]
     # The field follows a wrong scale too, hence not by the affine part alone.
     scale = scale_between(found.sparse_um, final.to_dense(found.sparse_um)) if known else None
-    folds, determinants = fold_fraction(transform), determinant_range(transform)
+    folds, determinants = fold_fraction(transform, seams), determinant_range(transform, seams)
     word, reasons = verdict(
         settings,
         held_out=residuals[-1],
@@ -156,11 +167,51 @@ def quality_of(
         supported=known,
         determinant_range=determinants,
         fold_fraction=folds,
-        round_trip_um=_round_trip(pair, transform),
+        round_trip_um=_round_trip(pair, transform, seams),
         block_um=found.sparse_um,
         block_side_um=step.block_um,
         block_residual_um=found.distances_um(final),
     )
+
+
+def agrees(found: Correspondences, transform: Transform, step: Step) -> NDArray[np.bool_]:
+    """Return which blocks (N,) show a clear peak where a map puts them."""
+    with np.errstate(invalid="ignore"):
+        near: NDArray[np.bool_] = found.distances_um(transform) <= step.reach_um * SUPPORT_FRACTION
+    return near
+
+
+def tissue_blocks(
+    pair: Pair, step: Step, tissue: NuclearImage, transform: Transform, found: Correspondences
+) -> TissueBlocks:
+    """Return the tissue as blocks, with which of them agree with a map."""
+    agreeing = agrees(found, transform, step)
+    return TissueBlocks.of(pair, step, tissue, transform, found.sparse_um, agreeing)
+
+
+def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality] = ()) -> Quality:
+    """Return the quality with a sense of place: what lies apart, and what matches nothing, lowers the verdict.
+
+    Args:
+        quality: of a map that blocks support; any other one stays as it is.
+        blocks: what the tissue shows under the map.
+        pieces: what is registered by itself.
+    """
+    if not quality.supported or quality.mode == "serial":
+        return quality
+    areas = tuple(area for area, _ in blocks.parts(blocks.unexplained()))
+    reasons = list(quality.reasons)
+    reasons += [
+        f"{piece.area.share:.0%} of the tissue ({piece.area.place}) lies {piece.shift_um:.0f} um from where the rest "
+        f"would put it, turned {piece.degrees:.1f} degrees, and is registered by itself"
+        for piece in pieces
+    ]
+    if (share := sum(area.share for area in areas)) >= WARN_AREA_SHARE:
+        where = ", ".join(f"{area.place} {area.share:.0%}" for area in areas[:MAX_NAMED_AREAS])
+        reasons.append(f"{share:.0%} of the tissue matches nothing on the dense slide ({where}): lost, torn or folded")
+    lowered = quality.verdict == "pass" and len(reasons) > len(quality.reasons)
+    word = "warn" if lowered else quality.verdict
+    return replace(quality, verdict=word, reasons=tuple(reasons), areas=areas, pieces=tuple(pieces))
 
 
 def held_out(measured: Measured, transform: Transform) -> Correspondences:
@@ -176,11 +227,13 @@ def shared_area_um2(pair: Pair, transform: Transform, tissue: NuclearImage) -> f
     return float(np.count_nonzero(((there >= low) & (there <= high)).all(1))) * tissue.mpp**2
 
 
-def _round_trip(pair: Pair, transform: Transform) -> float:
+def _round_trip(pair: Pair, transform: Transform, seams: Seams | None = None) -> float:
     """Greatest round trip error at points of the sparse slide that fall on the dense one."""
     low, high = pair.sparse.extent_um
     across = (np.arange(101) + 0.5) / 101
     points = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2) * (high - low) + low
     there = transform.to_dense(points)
     on_slide = ((there >= pair.dense.extent_um[0]) & (there <= pair.dense.extent_um[1])).all(1)
+    if seams is not None:
+        on_slide &= seams.clear_of(points, there)
     return float(transform.round_trip_um(points[on_slide]).max(initial=0.0))

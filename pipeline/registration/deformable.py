@@ -186,14 +186,20 @@ def _moved(transform: Transform, field: SplineField, domain_um: Floats) -> Trans
     return Transform(transform.affine, grid.with_values(moved - without))
 
 
+def block_lattice(sparse: NuclearSource, step: Step) -> tuple[Floats, int, int]:
+    """Return the centre of the first block of a step, and how many columns and rows of blocks the slide has."""
+    low, high = sparse.extent_um
+    columns, rows = (np.floor((high - low - step.block_um) / step.spacing_um).astype(int) + 1).tolist()
+    first = (high - low - (np.array([columns, rows]) - 1) * step.spacing_um) / 2 + low
+    return first, max(columns, 0), max(rows, 0)
+
+
 def _windows(
     sparse: NuclearSource, step: Step, tissue: NuclearImage
 ) -> Iterator[tuple[Floats, Floats, NDArray[np.bool_]]]:
     """Windows of the sparse slide: bounds, centres of the blocks with tissue in them, and their chequerboard colour."""
-    low, high = sparse.extent_um
-    columns, rows = (np.floor((high - low - step.block_um) / step.spacing_um).astype(int) + 1).tolist()
+    first, columns, rows = block_lattice(sparse, step)
     per_side = max(1, int(_WINDOW_PX * step.mpp / step.spacing_um))
-    first = (high - low - (np.array([columns, rows]) - 1) * step.spacing_um) / 2 + low
     for top in range(0, rows, per_side):
         for left in range(0, columns, per_side):
             y, x = np.mgrid[top : min(top + per_side, rows), left : min(left + per_side, columns)]

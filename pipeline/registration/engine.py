@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from pipeline.registration import affine as affine_step
 from pipeline.registration import coarse
-from pipeline.registration.assessment import SUPPORT_FRACTION, held_out, quality_of, shared_area_um2
+from pipeline.registration.assessment import (
+    SUPPORT_FRACTION,
+    held_out,
+    placed,
+    quality_of,
+    shared_area_um2,
+    tissue_blocks,
+)
 from pipeline.registration.deformable import SAME_SECTION, SERIAL, Step, extended, measure
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.pair import Pair, centred, overview, tissue_of
+from pipeline.registration.pieces import described, find_pieces, labelled, own_blocks
+from pipeline.registration.piecewise import joined, with_inverse
 from pipeline.registration.quality import MAX_CHANCE, MIN_MARGIN, Correspondences, Quality
 from pipeline.registration.scale import other_scales
 from pipeline.registration.transform import Transform
@@ -66,7 +77,24 @@ def _deformed(
     found = Correspondences.of(measured, before, measured.odd)
     judged = [*maps[:-1], (steps[-1].name, fitted.held_out, fitted.accepted)]
     transform = Transform.with_inverse(fitted.transform.affine, fitted.transform.forward, pair.dense.extent_um)
-    return transform, quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin)
+    quality = quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin)
+    if settings.mode == "serial" or not quality.supported:
+        return transform, quality
+    everywhere = Correspondences.of(measured, before, np.ones(len(measured.odd), np.bool_))
+    blocks = tissue_blocks(pair, steps[-1], tissue, transform, everywhere)
+    pieces, explained = find_pieces(pair, transform, steps[-1], blocks, tissue)
+    if not pieces:
+        return transform, placed(quality, blocks)
+    rest = fitted.transform
+    nodes = labelled(pair, rest, pieces, explained)
+    transform, seams = with_inverse([rest, *(piece.transform for piece in pieces)], nodes, pair.dense.extent_um)
+    halves = joined([fitted.held_out, *(piece.held_out for piece in pieces)], nodes)
+    found = own_blocks(found, [piece.blocks(held_out=True) for piece in pieces], nodes)
+    everywhere = own_blocks(everywhere, [piece.blocks() for piece in pieces], nodes)
+    judged.append(("pieces", halves, True))
+    quality = quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin, seams)
+    blocks = tissue_blocks(pair, steps[-1], tissue, transform, everywhere)
+    return transform, placed(quality, blocks, described(rest, pieces, nodes, blocks))
 
 
 def _agrees(pair: Pair, transform: Transform, step: Step, tissue: NuclearImage) -> bool:

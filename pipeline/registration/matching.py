@@ -68,6 +68,23 @@ def peak_confidence(peak: Any, rival: Any) -> Floats:
     return np.where(np.asarray(peak) > 0, confidence, 0.0)
 
 
+def nuclear_detail(values: NDArray[np.float32], mpp: float, coarsen: float = 1.0) -> NDArray[np.float32]:
+    """Return the signal at the scale of nuclei, in its own unit: a difference of Gaussians.
+
+    Args:
+        values: float32 (H, W).
+        mpp: um per pixel.
+        coarsen: factor on both scales.
+    """
+    smooth: Any = cv2.GaussianBlur(values, (0, 0), max(NUCLEAR_FINE_UM * coarsen / mpp, 0.5))
+    detail: NDArray[np.float32] = smooth - cv2.GaussianBlur(values, (0, 0), _coarse_px(mpp, coarsen))
+    return detail
+
+
+def _coarse_px(mpp: float, coarsen: float) -> float:
+    return max(NUCLEAR_COARSE_UM * coarsen / mpp, 1.5)
+
+
 def nuclear_band(values: NDArray[np.float32], mpp: float, coarsen: float = 1.0) -> NDArray[np.float32]:
     """Band-passed signal in which nuclei stand out evenly: difference of Gaussians over the local contrast.
 
@@ -76,10 +93,8 @@ def nuclear_band(values: NDArray[np.float32], mpp: float, coarsen: float = 1.0) 
         mpp: um per pixel.
         coarsen: factor on both scales, for groups of nuclei where pixels are too large for single ones.
     """
-    fine = max(NUCLEAR_FINE_UM * coarsen / mpp, 0.5)
-    coarse = max(NUCLEAR_COARSE_UM * coarsen / mpp, 1.5)
-    smooth: Any = cv2.GaussianBlur(values, (0, 0), fine)
-    band = smooth - cv2.GaussianBlur(values, (0, 0), coarse)
+    band: Any = nuclear_detail(values, mpp, coarsen)
+    coarse = _coarse_px(mpp, coarsen)
     power = cv2.GaussianBlur(band * band, (0, 0), 4 * coarse)
     floor = float(np.sqrt(np.mean(power))) * 0.25 + _FLAT
     flattened: NDArray[np.float32] = (band / (np.sqrt(power) + floor)).astype(np.float32)

@@ -9,7 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.registration.matching import NUCLEAR_COARSE_UM, block_shift, nuclear_band, peak_confidence
+from pipeline.registration.matching import (
+    NUCLEAR_COARSE_UM,
+    block_shift,
+    nuclear_band,
+    nuclear_detail,
+    peak_confidence,
+)
 from pipeline.registration.stain import hematoxylin
 
 _PATCH_REACH_UM = 24.0
@@ -23,12 +29,20 @@ class PatchResidual:
     """What is left between an H&E patch and its dense partner.
 
     Attributes:
-        residual_um: length of the shift; nan where nothing can be said.
+        shift_um: x and y of the shift; nan where nothing can be said.
         confidence: in [0, 1], how far the correlation peak stands above its best rival; 0 where nothing can be said.
+        contrast: how strongly nuclei stand out on the H&E: standard deviation of its hematoxylin at their scale, in
+            optical density; nan for a patch too small to be measured.
     """
 
-    residual_um: float
+    shift_um: tuple[float, float]
     confidence: float
+    contrast: float
+
+    @property
+    def residual_um(self) -> float:
+        """Length of the shift; nan where nothing can be said."""
+        return float(np.hypot(*self.shift_um))
 
 
 def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mpp: float) -> PatchResidual:
@@ -47,8 +61,12 @@ def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mp
     step_um = mpp * factor
     side = min(first.shape)
     reach = min(round(_PATCH_REACH_UM / step_um), int(_PATCH_REACH_FRACTION * side))
-    unknown = PatchResidual(float("nan"), 0.0)
-    if reach < 2 or side - 2 * reach < 8 or min(float(first.std()), float(second.std())) < 1e-6:
+    nothing = (float("nan"), float("nan"))
+    if reach < 2 or side - 2 * reach < 8:
+        return PatchResidual(nothing, 0.0, float("nan"))
+    contrast = float(nuclear_detail(first, step_um)[reach:-reach, reach:-reach].std())
+    unknown = PatchResidual(nothing, 0.0, contrast)
+    if min(float(first.std()), float(second.std())) < 1e-6:
         return unknown
     template = nuclear_band(first, step_um)[reach:-reach, reach:-reach]
     search = nuclear_band(second, step_um)
@@ -56,7 +74,7 @@ def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mp
     confidence = float(peak_confidence(peak, rival))
     if confidence < _PATCH_MIN_CONFIDENCE or np.abs(shift).max() >= reach:
         return unknown
-    return PatchResidual(float(np.hypot(*shift)) * step_um, confidence)
+    return PatchResidual((float(shift[0]) * step_um, float(shift[1]) * step_um), confidence, contrast)
 
 
 def _shrunk(values: NDArray[np.float32], factor: int) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from pipeline.registration.areas import Area
 from pipeline.registration.coarse import Pose
 from pipeline.registration.deformable import MIN_BLOCKS, Measured
 from pipeline.registration.displacement import Floats
+from pipeline.registration.piecewise import Seams
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
 
@@ -60,6 +63,21 @@ class StepQuality:
     after: Residual
 
 
+@dataclass(frozen=True)
+class PieceQuality:
+    """A part of the tissue that is registered by itself.
+
+    Attributes:
+        area: how much tissue it is, and where.
+        shift_um: how far it lies from where the map of the rest would put it.
+        degrees: how far it is turned against the rest.
+    """
+
+    area: Area
+    shift_um: float
+    degrees: float
+
+
 @dataclass(frozen=True, eq=False)
 class Quality:
     """What qc.json says of one slide, apart from provenance and cost.
@@ -83,6 +101,8 @@ class Quality:
         block_um: (N, 2) centres of the measured blocks, sparse frame.
         block_side_um: side of a block.
         block_residual_um: (N,), nan where the block showed no clear peak.
+        areas: where nuclei abound and nothing agrees with the map, largest first.
+        pieces: parts that are registered by themselves.
     """
 
     mode: str
@@ -103,6 +123,8 @@ class Quality:
     block_um: Floats
     block_side_um: float
     block_residual_um: Floats
+    areas: tuple[Area, ...] = ()
+    pieces: tuple[PieceQuality, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +146,16 @@ class Correspondences:
         """Those of some blocks, measured under a transform."""
         shifts = measured.shifts.chosen(rows)
         return cls(shifts.centre_um, transform.to_dense(shifts.centre_um + shifts.shift_um), measured.trusted[rows])
+
+    def chosen(self, rows: NDArray[np.bool_]) -> Correspondences:
+        """Some of the blocks."""
+        return Correspondences(self.sparse_um[rows], self.dense_um[rows], self.trusted[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Correspondences]) -> Correspondences:
+        """All blocks of several parts."""
+        names = ("sparse_um", "dense_um", "trusted")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def distances_um(self, transform: Transform) -> Floats:
         """(N,) distances from where a transform puts the blocks; nan for blocks without a clear peak."""
@@ -158,14 +190,14 @@ class Correspondences:
             return float(np.mean(self.distances_um(transform) <= within_um))
 
 
-def fold_fraction(transform: Transform) -> float:
-    """Fraction of the grid's cells in which the map is turned over against the rest."""
-    return float(np.mean(_unmirrored(transform) <= 0))
+def fold_fraction(transform: Transform, seams: Seams | None = None) -> float:
+    """Fraction of the grid's cells, those on a seam left out, in which the map is turned over against the rest."""
+    return float(np.mean(_unmirrored(transform, seams) <= 0))
 
 
-def determinant_range(transform: Transform) -> tuple[float, float]:
-    """Least and greatest det J, mirror taken out."""
-    determinants = _unmirrored(transform)
+def determinant_range(transform: Transform, seams: Seams | None = None) -> tuple[float, float]:
+    """Least and greatest det J, mirror taken out and cells on a seam left out."""
+    determinants = _unmirrored(transform, seams)
     return float(determinants.min()), float(determinants.max())
 
 
@@ -266,6 +298,21 @@ def to_mapping(quality: Quality) -> dict[str, Any]:
         "det_j": {"min": round(quality.determinant_range[0], 4), "max": round(quality.determinant_range[1], 4)},
         "fold_fraction": round(quality.fold_fraction, 6),
         "round_trip_um": round(quality.round_trip_um, 4),
+        "areas": [_area_mapping(area) for area in quality.areas],
+        "pieces": [
+            _area_mapping(piece.area) | {"shift_um": round(piece.shift_um, 1), "degrees": round(piece.degrees, 2)}
+            for piece in quality.pieces
+        ],
+    }
+
+
+def _area_mapping(area: Area) -> dict[str, Any]:
+    return {
+        "share": round(area.share, 4),
+        "place": area.place,
+        "area_mm2": round(area.area_um2 / 1e6, 3),
+        "centre_um": [round(value, 1) for value in area.centre_um],
+        "box_um": [round(value, 1) for value in area.box_um],
     }
 
 
@@ -276,7 +323,9 @@ def _residual_mapping(residual: Residual) -> dict[str, float | None]:
     }
 
 
-def _unmirrored(transform: Transform) -> Floats:
+def _unmirrored(transform: Transform, seams: Seams | None) -> Floats:
     determinants = transform.jacobian_determinants()
+    if seams is not None:
+        determinants = determinants[seams.sparse.whole]
     unmirrored: Floats = determinants * np.sign(np.linalg.det(transform.affine[:, :2]))
     return unmirrored

@@ -44,14 +44,15 @@ class DenseSide:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What reading the patches told of each pair: (N,) residual, confidence, coverage and (N, C) values.
+    """What reading the patches showed of each pair: (N, 2) shift, (N,) confidence, contrast, coverage, (N, C) values.
 
     `corrupt` (N,) is true where the pixels of either side cannot be decoded, `finite` (N,) where those of the dense
-    side are numbers: float32 may hold nan and infinity, of which the residual is nan and the values may be.
+    side are numbers: float32 may hold nan and infinity, of which the shift is nan and the values may be.
     """
 
-    residual_um: NDArray[np.float32]
+    shift_um: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    contrast: NDArray[np.float32]
     inside: NDArray[np.float32]
     marker_mean: NDArray[np.float32]
     corrupt: NDArray[np.bool_]
@@ -115,24 +116,26 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
         planes = stored_pixels(dense.record, planes)
     if corrupt.any():
         writer.skip(start, count)
-        nothing = np.zeros(count, dtype=np.float32)
         columns = len(value_names(dense.record)) if dense else 0
-        values = np.zeros((count, columns), dtype=np.float32)
-        return Evidence(nothing, nothing, nothing, values, corrupt, np.ones(count, dtype=np.bool_))
+        return _no_evidence(count, columns, corrupt)
     if streams is None:
         writer.write(start, pixels, planes)
     else:
         writer.copy(start, [stream for stream in streams if stream], planes)
     if dense is None or planes is None:
-        nothing = np.full(count, np.nan, dtype=np.float32)
-        zeros = np.zeros(count, dtype=np.float32)
-        values = np.zeros((count, 0), dtype=np.float32)
-        return Evidence(nothing, zeros, zeros, values, corrupt, np.ones(count, dtype=np.bool_))
+        return _no_evidence(count, 0, corrupt)
     finite = np.isfinite(planes).all(axis=(1, 2, 3))
-    residual, confidence = np.array(list(_residuals(pixels, planes, finite, dense, grid.mpp))).T
+    found = np.array([*_residuals(pixels, planes, finite, dense, grid.mpp)], dtype=np.float32)
     inside = np.array([patch.inside for patch in patches if patch], dtype=np.float32)
     values = patch_values(dense.record, planes)
-    return Evidence(residual.astype(np.float32), confidence.astype(np.float32), inside, values, corrupt, finite)
+    return Evidence(found[:, :2], found[:, 2], found[:, 3], inside, values, corrupt, finite)
+
+
+def _no_evidence(count: int, columns: int, corrupt: NDArray[np.bool_]) -> Evidence:
+    """Return the evidence of rows that are void or have no dense side."""
+    unknown, zeros = np.full((count, 3), np.nan, dtype=np.float32), np.zeros((count, 1 + columns), dtype=np.float32)
+    finite = np.ones(count, dtype=np.bool_)
+    return Evidence(unknown[:, :2], zeros[:, 0], unknown[:, 2], zeros[:, 0], zeros[:, 1:], corrupt, finite)
 
 
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
@@ -154,13 +157,14 @@ def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> 
 
 def _residuals(
     sparse: NDArray[np.uint8], planes_of_all: NDArray[Any], finite: NDArray[np.bool_], dense: DenseSide, mpp: float
-) -> Iterator[tuple[float, float]]:
+) -> Iterator[tuple[float, float, float, float]]:
+    """Yield shift xy, confidence and contrast of each patch."""
     for rgb, planes, known in zip(sparse, planes_of_all, finite, strict=True):
         if dense.record.kind in ("mask", "counts") or not known:
-            yield float("nan"), 0.0
+            yield float("nan"), float("nan"), 0.0, float("nan")
             continue
         # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.
         channel = dense.pairing.nuclear_channel
         nuclei = hematoxylin(np.moveaxis(planes, 0, -1)) ** 2 if channel is None else planes[channel]
         found = patch_residual(rgb, nuclei, mpp)
-        yield found.residual_um, found.confidence
+        yield *found.shift_um, found.confidence, found.contrast if dense.pairing.shares_nuclei else float("nan")

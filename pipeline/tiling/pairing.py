@@ -12,10 +12,9 @@ from pipeline.errors import StatedError
 from pipeline.json_file import read_json
 from pipeline.registration.transform import Transform, read_transform
 from pipeline.slides.record import SlideRecord
+from pipeline.tiling.agreement import Agreement
 
-# A residual is believed from this confidence on; below it the patch shows too few nuclei to measure anything.
-BELIEVED_CONFIDENCE = 0.3
-# Such a patch rests on the slide's transform alone, which has passed its own test elsewhere on the slide.
+# A patch with too few nuclei rests on its neighbours, or, where nuclei are no measure, on the slide's transform alone.
 UNMEASURED_QUALITY = 0.5
 VERDICTS = ("pass", "warn", "fail")
 # A pair needs the dense side nearly whole: a blank strip would teach the network the slide's edge.
@@ -31,11 +30,13 @@ class Pairing:
         verdict: `pass`, `warn` or `fail`; patches of a failed pair are not paired.
         nuclear_channel: index of the dense channel that shows nuclei; None where there is none: brightfield shows
             them by its hematoxylin, a mask not at all.
+        shares_nuclei: whether both sides show the same nuclei; neighbouring sections do not.
     """
 
     transform: Transform
     verdict: str
     nuclear_channel: int | None
+    shares_nuclei: bool = True
 
 
 def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
@@ -56,16 +57,17 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
     if about != record.slide or verdict not in VERDICTS:
         found = f"verdict {verdict!r} of slide {about!r}"
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=found)
+    shares_nuclei = known.get("mode") != "serial"
     channels, kind = (record.dense.channels, record.dense.kind) if record.dense else ((), "")
     if kind == "fluorescence" and channel in channels:
-        return Pairing(read_transform(transform), verdict, channels.index(channel))
+        return Pairing(read_transform(transform), verdict, channels.index(channel), shares_nuclei)
     if kind == "fluorescence":
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=f"nuclear channel {channel}")
-    return Pairing(read_transform(transform), verdict, None)
+    return Pairing(read_transform(transform), verdict, None, shares_nuclei)
 
 
 def pair_quality(
-    residual_um: NDArray[np.float32],
+    known: Agreement,
     confidence: NDArray[np.float32],
     inside: NDArray[np.float32],
     finite: NDArray[np.bool_],
@@ -75,13 +77,12 @@ def pair_quality(
     """(N,) float32 in [0, 1]: weight of each pair, 0 where it must not be used.
 
     Args:
-        residual_um: measured shift between the sides; nan where nothing could be measured.
-        confidence: of that measurement, in [0, 1].
+        known: what the patches and their neighbours show of the shift between the sides.
+        confidence: of the patch's own measurement, in [0, 1].
         inside: fraction of the patch that the dense slide covers.
         finite: whether all pixels of the dense side are numbers; training takes no others.
         max_residual_um: the largest shift allowed.
     """
-    measured = np.isfinite(residual_um) & (confidence >= BELIEVED_CONFIDENCE)
-    quality = np.where(measured, confidence, UNMEASURED_QUALITY)
-    quality = np.where(measured & (residual_um > max_residual_um), 0.0, quality)
-    return np.where(finite & (inside >= SMALLEST_INSIDE), quality, 0.0).astype(np.float32)
+    quality = np.where(known.clear, confidence, UNMEASURED_QUALITY)
+    used = known.borne & ~(known.residual_um > max_residual_um) & finite & (inside >= SMALLEST_INSIDE)
+    return np.where(used, quality, 0.0).astype(np.float32)

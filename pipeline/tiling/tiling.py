@@ -18,6 +18,7 @@ from pipeline.settings import TileSettings
 from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SideRecord, SlideRecord
+from pipeline.tiling.agreement import Measurements, agreement
 from pipeline.tiling.annotations import GivenRegions, write_annotations
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
 from pipeline.tiling.dense_values import value_names
@@ -210,8 +211,12 @@ def _check_any_finite(record: SlideRecord, evidence: Evidence) -> None:
 def _table(
     grid: Grid, tissue: NDArray[np.float32], evidence: Evidence, settings: TileSettings, drops: dict[str, int]
 ) -> tuple[PatchTable, dict[str, int]]:
+    centre_um = grid.position_um + (grid.size_level0_px - 1) / 2 * grid.mpp_level0
+    known = agreement(
+        Measurements(centre_um, evidence.shift_um, evidence.confidence, evidence.contrast), grid.size_px * grid.mpp
+    )
     quality = pair_quality(
-        evidence.residual_um,
+        known,
         evidence.confidence,
         evidence.inside,
         evidence.finite,
@@ -231,7 +236,7 @@ def _table(
         position_px=grid.position_px,
         position_um=grid.position_um,
         tissue=tissue,
-        residual_um=evidence.residual_um,
+        residual_um=known.residual_um,
         pair_quality=quality if has_dense else np.zeros_like(quality),
         marker_mean=evidence.marker_mean,
     )

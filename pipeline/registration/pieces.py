@@ -1,0 +1,275 @@
+"""Piece by piece: parts of the tissue that the map of the rest does not explain are searched for by themselves.
+
+A section tears, folds or falls apart between two stains; then no smooth map holds everywhere. Each connected area where
+nuclei abound and nothing agrees is searched nearby, fitted like a slide of its own, and kept if blocks that had no part
+in its fit agree beyond chance. What no search explains has no partner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.registration.areas import Area, TissueBlocks
+from pipeline.registration.assessment import SUPPORT_FRACTION, agrees
+from pipeline.registration.deformable import BLOCKS, SMOOTH, Measured, Step, extended, measure
+from pipeline.registration.displacement import DisplacementGrid, Floats
+from pipeline.registration.images import NuclearImage
+from pipeline.registration.local_search import candidates
+from pipeline.registration.matching import dense_under, laid_on, nuclear_band
+from pipeline.registration.pair import Pair, overview
+from pipeline.registration.piecewise import LabelGrid, filled
+from pipeline.registration.quality import MAX_CHANCE, MIN_SUPPORT, Correspondences, PieceQuality
+from pipeline.registration.sampled import affine_through
+from pipeline.registration.transform import GRID_MARGIN_UM, GRID_SPACING_UM, Transform
+
+# A section in more pieces than this is shredded; the search for each costs about a second.
+_MAX_SEARCHES = 12
+# After the first step a candidate that is right agrees far better than this; the last step decides.
+_HOPEFUL_CHANCE = 0.01
+_DOMAIN_MARGIN_UM = 300.0
+# Which piece a place belongs to is read from the local correlation of nuclei: over some dozens of them.
+_SCORE_MPP, _SCORE_COARSEN, _SCORE_SIGMA_UM = 2.0, 1.5, 40.0
+_SCORE_WINDOW_UM = 3000.0
+_SCORE_REACH_UM = 400.0
+_MIN_SCORE = 0.2
+_MIN_PIECE_UM2 = 60_000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of the tissue with a map of its own.
+
+    Attributes:
+        transform: its map, forward only.
+        held_out: the same without the odd half of the blocks.
+        measured: its blocks of the last step.
+        before: the map under which they were measured.
+        part: (rows, columns) of the lattice of blocks where it was looked for.
+    """
+
+    transform: Transform
+    held_out: Transform
+    measured: Measured
+    before: Transform
+    part: NDArray[np.bool_]
+
+    def blocks(self, *, held_out: bool = False) -> Correspondences:
+        """Return its blocks, all of them or the held-out half."""
+        rows = self.measured.odd if held_out else np.ones(len(self.measured.odd), np.bool_)
+        return Correspondences.of(self.measured, self.before, rows)
+
+
+def find_pieces(
+    pair: Pair, rest: Transform, step: Step, blocks: TissueBlocks, tissue: NuclearImage
+) -> tuple[list[Piece], TissueBlocks]:
+    """Return the pieces that were found, and the blocks as the pieces and the rest explain them together.
+
+    Args:
+        pair: the open pair.
+        rest: the map of the rest.
+        step: of the last round of block matching.
+        blocks: what they show under the map of the rest.
+        tissue: coarse sparse image whose `inside` marks tissue.
+    """
+    pieces: list[Piece] = []
+    given_up = np.zeros_like(blocks.compared)
+    images: tuple[NuclearImage, NuclearImage] | None = None
+    for _ in range(_MAX_SEARCHES):
+        parts = blocks.parts(blocks.unexplained() & ~given_up)
+        if not parts:
+            break
+        images = images or (overview(pair.sparse), overview(pair.dense))
+        area, part = parts[0]
+        piece = _searched(pair, rest, step, area, part, blocks, tissue, images)
+        if piece is None:
+            given_up |= part
+            continue
+        pieces.append(piece)
+        found = piece.blocks()
+        agreeing = agrees(found, piece.transform, step)
+        blocks = blocks.with_agreeing(found.sparse_um[agreeing])
+        # What its neighbourhood leaves unexplained is searched again, but not in vain for ever.
+        given_up |= part & _eroded(blocks.agrees)
+    return pieces, blocks
+
+
+def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    eroded: NDArray[np.bool_] = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return eroded
+
+
+def _searched(
+    pair: Pair,
+    rest: Transform,
+    step: Step,
+    area: Area,
+    part: NDArray[np.bool_],
+    blocks: TissueBlocks,
+    tissue: NuclearImage,
+    images: tuple[NuclearImage, NuclearImage],
+) -> Piece | None:
+    """Return the piece that a part of the tissue is; None where nothing near matches it."""
+    held = replace(tissue, inside=tissue.inside & blocks.covers(part, tissue))
+    low, high = np.array(area.box_um).reshape(2, 2)
+    domain = np.stack([low - _DOMAIN_MARGIN_UM, high + _DOMAIN_MARGIN_UM])
+    sought = replace(images[0], inside=held.inside)
+    for affine in candidates(sought, images[1], rest):
+        piece = _fitted(pair, Transform(affine), step, held, domain, part)
+        if piece is not None:
+            return piece
+    return None
+
+
+def _fitted(
+    pair: Pair, start: Transform, step: Step, held: NuclearImage, domain_um: Floats, part: NDArray[np.bool_]
+) -> Piece | None:
+    """Return the piece after all steps from a candidate; None where held-out blocks do not agree."""
+    area_um2 = float(np.count_nonzero(held.inside)) * held.mpp**2
+    transform = start
+    steps = (SMOOTH.for_area(area_um2), BLOCKS.for_area(area_um2), step)
+    for number, current in enumerate(steps):
+        measured = measure(pair.sparse, pair.dense, transform, current, held)
+        if not measured.odd.any():
+            return None
+        fitted = extended(transform, measured, current, domain_um)
+        found, within_um = Correspondences.of(measured, transform, measured.odd), current.reach_um * SUPPORT_FRACTION
+        chance = found.chance(fitted.held_out, within_um, current.independent)
+        if number < len(steps) - 1:
+            if chance > _HOPEFUL_CHANCE:
+                return None
+            transform = fitted.transform
+        elif chance > MAX_CHANCE or found.support(fitted.held_out, within_um) < MIN_SUPPORT:
+            return None
+        else:
+            return Piece(fitted.transform, fitted.held_out, measured, transform, part)
+    return None
+
+
+def labelled(pair: Pair, rest: Transform, pieces: Sequence[Piece], blocks: TissueBlocks) -> LabelGrid:
+    """Return which map each node of the 16-um grid follows: 0 is the rest, i + 1 is piece i.
+
+    Near the pieces it is the one under which nuclei correlate best; nodes without nuclei follow their neighbours.
+    """
+    grid = _nodes(pair, rest)
+    _, height, width = grid.values_um.shape
+    origin = np.asarray(grid.origin_um)
+    labels, known = np.zeros((height, width), np.int64), np.ones((height, width), np.bool_)
+    for low, high in _regions(blocks, pieces):
+        first = np.clip(np.floor((low - origin) / GRID_SPACING_UM), 0, [width - 1, height - 1]).astype(int)
+        last = np.clip(np.ceil((high - origin) / GRID_SPACING_UM), 1, [width, height]).astype(int)
+        window = np.s_[first[1] : last[1], first[0] : last[0]]
+        scores = _scores(pair, [rest, *(piece.transform for piece in pieces)], grid, first, last)
+        labels[window] = scores.argmax(axis=0)
+        known[window] = scores.max(axis=0) >= _MIN_SCORE
+    least = _MIN_PIECE_UM2 / GRID_SPACING_UM**2
+    for number in range(len(pieces) + 1):
+        count, part, stats, _ = cv2.connectedComponentsWithStats(((labels == number) & known).astype(np.uint8))
+        specks = [index for index in range(1, count) if stats[index, cv2.CC_STAT_AREA] < least]
+        known &= ~np.isin(part, specks)
+    return LabelGrid(grid.origin_um, grid.spacing_um, filled(labels, known))
+
+
+def own_blocks(rest: Correspondences, of_pieces: Sequence[Correspondences], nodes: LabelGrid) -> Correspondences:
+    """Return each block as the map that its place follows measured it; as that of the rest where its own did not."""
+    parts, kept = [], np.ones(len(rest.sparse_um), np.bool_)
+    for number, blocks in enumerate(of_pieces, start=1):
+        owned = blocks.chosen(nodes.nearest(blocks.sparse_um) == number)
+        parts.append(owned)
+        kept &= ~_same_places(rest.sparse_um, owned.sparse_um)
+    return Correspondences.joined([rest.chosen(kept), *parts])
+
+
+def _same_places(points_um: Floats, others_um: Floats) -> NDArray[np.bool_]:
+    """Return which points (N, 2) of one lattice are among others of it."""
+    known = {(round(x), round(y)) for x, y in others_um.tolist()}
+    return np.array([(round(x), round(y)) in known for x, y in points_um.tolist()], np.bool_)
+
+
+def described(rest: Transform, pieces: Sequence[Piece], nodes: LabelGrid, blocks: TissueBlocks) -> list[PieceQuality]:
+    """Return how much tissue each piece is, where it lies, and how it has moved against the rest."""
+    rows, columns = blocks.compared.shape
+    y, x = np.mgrid[0:rows, 0:columns]
+    centres = blocks.first_um + np.stack([x.ravel(), y.ravel()], axis=1) * blocks.spacing_um
+    owner = nodes.nearest(centres).reshape(rows, columns)
+    held = (owner == 0) & blocks.compared
+    # Beyond its own tissue the map of the rest bends at will, so it is continued by its affine part.
+    usual = _affine(rest, centres[held.ravel()]) if held.any() else rest.affine
+    found = []
+    for number, piece in enumerate(pieces, start=1):
+        part = (owner == number) & blocks.compared
+        if not part.any():
+            continue
+        own, middle = _affine(piece.transform, centres[part.ravel()]), np.append(centres[part.ravel()].mean(0), 1)
+        linear = own[:, :2] @ np.linalg.inv(usual[:, :2])
+        degrees = float(np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])))
+        found.append(PieceQuality(blocks.area(part), float(np.linalg.norm((own - usual) @ middle)), degrees))
+    return found
+
+
+def _affine(transform: Transform, places_um: Floats) -> Floats:
+    return affine_through(places_um, transform.to_dense(places_um))
+
+
+def _nodes(pair: Pair, transform: Transform) -> DisplacementGrid:
+    low, high = pair.sparse.extent_um
+    return transform.forward or DisplacementGrid.covering(
+        (float(low[0]) - GRID_MARGIN_UM, float(low[1]) - GRID_MARGIN_UM),
+        (float(high[0]) + GRID_MARGIN_UM, float(high[1]) + GRID_MARGIN_UM),
+        GRID_SPACING_UM,
+    )
+
+
+def _regions(blocks: TissueBlocks, pieces: Sequence[Piece]) -> list[tuple[Floats, Floats]]:
+    """Return windows of some mm, lower and upper corner in um, that hold the pieces and their surroundings."""
+    held = np.any([piece.part for piece in pieces], axis=0)
+    reach = int(np.ceil(_SCORE_REACH_UM / blocks.spacing_um))
+    near = cv2.dilate(held.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
+    side = max(1, int(_SCORE_WINDOW_UM / blocks.spacing_um))
+    windows = []
+    for top in range(0, near.shape[0], side):
+        for left in range(0, near.shape[1], side):
+            rows, columns = np.nonzero(near[top : top + side, left : left + side])
+            if len(rows):
+                low = np.array([left + columns.min() - 0.5, top + rows.min() - 0.5])
+                high = np.array([left + columns.max() + 0.5, top + rows.max() + 0.5])
+                windows.append((blocks.first_um + low * blocks.spacing_um, blocks.first_um + high * blocks.spacing_um))
+    return windows
+
+
+def _scores(
+    pair: Pair, maps: Sequence[Transform], grid: DisplacementGrid, first: NDArray[np.int_], last: NDArray[np.int_]
+) -> Floats:
+    """Return the local correlation of nuclei (maps, rows, columns) at nodes of a grid; -1 without both sides."""
+    low = np.asarray(grid.origin_um) + first * grid.spacing_um
+    high = np.asarray(grid.origin_um) + (last - 1) * grid.spacing_um
+    margin = 3 * _SCORE_SIGMA_UM
+    fixed = pair.sparse.read(_SCORE_MPP, np.stack([low - margin, high + margin]))
+    x, y = np.arange(first[0], last[0]), np.arange(first[1], last[1])
+    columns = np.rint((x * grid.spacing_um + grid.origin_um[0] - fixed.origin_um[0]) / fixed.mpp).astype(int)
+    rows = np.rint((y * grid.spacing_um + grid.origin_um[1] - fixed.origin_um[1]) / fixed.mpp).astype(int)
+    at = np.ix_(np.clip(rows, 0, fixed.inside.shape[0] - 1), np.clip(columns, 0, fixed.inside.shape[1] - 1))
+    band = nuclear_band(fixed.values, fixed.mpp, _SCORE_COARSEN) * fixed.inside
+    scores = np.full((len(maps), len(y), len(x)), -1.0)
+    for number, transform in enumerate(maps):
+        moving = dense_under(pair.dense, transform, fixed, _SCORE_MPP)
+        if moving is None:
+            continue
+        laid = laid_on(moving, transform, fixed)
+        other = nuclear_band(laid.values, fixed.mpp, _SCORE_COARSEN) * laid.inside
+        power = _blurred(band * band, fixed.mpp)[at] * _blurred(other * other, fixed.mpp)[at]
+        score = _blurred(band * other, fixed.mpp)[at] / np.sqrt(np.maximum(power, 1e-9))
+        scores[number] = np.where(laid.inside[at] & (power > 1e-6), score, -1.0)
+    return scores
+
+
+def _blurred(values: NDArray[np.float32], mpp: float) -> Floats:
+    # The blur is wide, so it is taken on every fourth pixel.
+    small = cv2.resize(values, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    smooth = cv2.GaussianBlur(small, (0, 0), _SCORE_SIGMA_UM / mpp / 4)
+    blurred: Floats = cv2.resize(smooth, values.shape[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float64)
+    return blurred
