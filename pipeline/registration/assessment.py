@@ -12,7 +12,7 @@ from pipeline.registration import coarse
 from pipeline.registration.areas import TissueBlocks
 from pipeline.registration.deformable import GIVEN, SERIAL, Measured, Step, measure
 from pipeline.registration.images import NuclearImage
-from pipeline.registration.pair import Pair, overview, tissue_of
+from pipeline.registration.pair import Pair, sparse_overview, tissue_of
 from pipeline.registration.piecewise import Seams
 from pipeline.registration.quality import (
     UNKNOWN,
@@ -62,7 +62,7 @@ def assess_steps(
         margin: of that search.
     """
     pair, transform = pair.shown_for(settings.mode), steps[-1][1]
-    tissue = tissue_of(overview(pair.sparse))
+    tissue = tissue_of(sparse_overview(pair.sparse))
     step = SERIAL[-1] if settings.mode == "serial" else GIVEN.for_area(shared_area_um2(pair, transform, tissue))
     found = held_out(measure(pair.sparse, pair.dense, transform, step, tissue), transform)
     maps = [(name, candidate, True) for name, candidate in steps]

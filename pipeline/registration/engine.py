@@ -18,7 +18,7 @@ from pipeline.registration.assessment import (
 )
 from pipeline.registration.deformable import SAME_SECTION, SERIAL, Step, extended, measure
 from pipeline.registration.images import NuclearImage
-from pipeline.registration.pair import Pair, centred, overview, tissue_of
+from pipeline.registration.pair import Pair, box_under_dense, centred, overview, sparse_overview, tissue_of
 from pipeline.registration.pieces import described, find_pieces, labelled, own_blocks
 from pipeline.registration.piecewise import joined, with_inverse
 from pipeline.registration.quality import MAX_CHANCE, MIN_MARGIN, MIN_NCC, Correspondences, Quality
@@ -30,7 +30,7 @@ from pipeline.settings import RegisterSettings
 def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
     """The transform of an open pair, and how good it is."""
     pair = pair.shown_for(settings.mode)
-    sparse, dense = overview(pair.sparse), overview(pair.dense)
+    sparse, dense = sparse_overview(pair.sparse), overview(pair.dense)
     tissue = tissue_of(sparse)
     poses = coarse.search(sparse, dense)
     refined = affine_step.refined(poses, sparse, dense)
@@ -80,10 +80,11 @@ def _deformed(
         area_um2 = shared_area_um2(pair, affine, tissue)
         steps = tuple(step.for_area(area_um2) for step in SAME_SECTION)
     measured, fitted, before = None, None, affine
+    domain_um = box_under_dense(pair, affine.affine)
     for step in steps:
         before = maps[-1][1]
         measured = measure(pair.sparse, pair.dense, before, step, tissue)
-        fitted = extended(before, measured, step, pair.sparse.extent_um)
+        fitted = extended(before, measured, step, domain_um)
         maps.append((step.name, fitted.transform, fitted.accepted))
     assert measured is not None
     assert fitted is not None

@@ -82,10 +82,10 @@ class NuclearSource:
         return NuclearImage(np.where(known, values, 0), image.inside & known, image.origin_um, image.mpp)
 
     def read_colour(self, mpp: float, bounds_um: Floats | None = None) -> tuple[NDArray[np.uint8], NuclearImage]:
-        """The RGB pixels (H, W, 3) of a region of an H&E slide, with their nuclear signal on the same grid."""
+        """The RGB pixels (H, W, 3) of a region of an H&E slide, with what is shown of them on the same grid."""
         pixels, image = self._averaged(mpp, bounds_um, colour=True)
         rgb = np.rint(pixels).astype(np.uint8)
-        return rgb, NuclearImage(hematoxylin(rgb), image.inside, image.origin_um, image.mpp)
+        return rgb, NuclearImage(self._signal(pixels, colour=False), image.inside, image.origin_um, image.mpp)
 
     def _averaged(self, mpp: float, bounds_um: Floats | None, *, colour: bool) -> tuple[Any, NuclearImage]:
         level = level_for(self.slide.header.levels, max(mpp / self.mpp, 1.0))

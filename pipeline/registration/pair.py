@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import StatedError
+from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.stain import nuclear_channel
 from pipeline.registration.transform import Transform
@@ -18,10 +19,15 @@ from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SPOT, SlideRecord
 from pipeline.slides.spot_map import SpotMap
+from pipeline.tiling.artefacts import pen_mask
+from pipeline.tiling.tissue import Overview
 
 _OVERVIEW_MPP = 4.0
 _OVERVIEW_SIDE_PX = 4096
 _TISSUE_BLUR_UM = 30.0
+_MOST_INK = 0.95
+# Farther than any part of the tissue is looked for away from the rest.
+_FIELD_MARGIN_UM = 2000.0
 
 
 @dataclass(frozen=True)
@@ -89,16 +95,47 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
 
 def overview(source: NuclearSource) -> NuclearImage:
     """The whole slide at 4 um per pixel, or as coarse as a large slide asks for."""
+    return source.read(_overview_mpp(source))
+
+
+def sparse_overview(source: NuclearSource) -> NuclearImage:
+    """Return the overview of an H&E slide with no signal where there is ink: pen, print of a label."""
+    rgb, image = source.read_colour(_overview_mpp(source))
+    ink = pen_mask(Overview(rgb, image.mpp))
+    stained = tissue_of(image).inside
+    # A stain that passes for ink takes all of the tissue; a pen may take more than a small biopsy.
+    if np.count_nonzero(ink & stained) > _MOST_INK * np.count_nonzero(stained):
+        return image
+    return replace(image, values=np.where(ink, np.float32(0), image.values))
+
+
+def _overview_mpp(source: NuclearSource) -> float:
     extent = float((source.extent_um[1] - source.extent_um[0]).max())
-    return source.read(max(_OVERVIEW_MPP, extent / _OVERVIEW_SIDE_PX))
+    return max(_OVERVIEW_MPP, extent / _OVERVIEW_SIDE_PX)
 
 
 def tissue_of(overview_image: NuclearImage) -> NuclearImage:
     """The overview with `inside` narrowed to where nuclei are about."""
     blurred = cv2.GaussianBlur(overview_image.values, (0, 0), _TISSUE_BLUR_UM / overview_image.mpp)
-    strong = float(np.percentile(blurred[overview_image.inside], 99)) if overview_image.inside.any() else 0.0
-    held = overview_image.inside & (blurred > max(0.15 * strong, 1e-3))
+    held = overview_image.inside
+    # Twice, because on a whole glass a biopsy is less than one pixel in a hundred.
+    for _ in range(2):
+        strong = float(np.percentile(blurred[held], 99)) if held.any() else 0.0
+        held = overview_image.inside & (blurred > max(0.15 * strong, 1e-3))
     return NuclearImage(overview_image.values, held, overview_image.origin_um, overview_image.mpp)
+
+
+def box_under_dense(pair: Pair, affine: Floats) -> Floats:
+    """Return the box (2, 2) of the sparse slide, in um, that an affine map puts on the dense one, and a wide margin.
+
+    A field reaches no farther: the rest of a whole glass would cost time and memory and say nothing. All of the sparse
+    slide where the map puts nothing of it on the dense one.
+    """
+    low, high = pair.sparse.extent_um
+    corners = np.array([[x, y] for x in pair.dense.extent_um[:, 0] for y in pair.dense.extent_um[:, 1]])
+    back = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
+    box = np.clip(np.stack([back.min(0) - _FIELD_MARGIN_UM, back.max(0) + _FIELD_MARGIN_UM]), low, high)
+    return box if (box[1] - box[0] > _FIELD_MARGIN_UM / 2).all() else pair.sparse.extent_um
 
 
 def centred(pair: Pair) -> Transform:
