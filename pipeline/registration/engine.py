@@ -18,7 +18,15 @@ from pipeline.registration.assessment import (
 )
 from pipeline.registration.deformable import SAME_SECTION, SERIAL, Step, extended, measure
 from pipeline.registration.images import NuclearImage
-from pipeline.registration.pair import Pair, box_under_dense, centred, overview, sparse_overview, tissue_of
+from pipeline.registration.pair import (
+    Pair,
+    box_under_dense,
+    centred,
+    overview,
+    sparse_overview,
+    tissue_of,
+    without_glass,
+)
 from pipeline.registration.pieces import described, find_pieces, labelled, own_blocks
 from pipeline.registration.piecewise import joined, with_inverse
 from pipeline.registration.quality import MAX_CHANCE, MIN_MARGIN, MIN_NCC, Correspondences, Quality
@@ -30,8 +38,9 @@ from pipeline.settings import RegisterSettings
 def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
     """The transform of an open pair, and how good it is."""
     pair = pair.shown_for(settings.mode)
-    sparse, dense = sparse_overview(pair.sparse), overview(pair.dense)
-    tissue = tissue_of(sparse)
+    whole = sparse_overview(pair.sparse)
+    tissue = tissue_of(whole)
+    sparse, dense = without_glass(whole), without_glass(overview(pair.dense))
     poses = coarse.search(sparse, dense)
     refined = affine_step.refined(poses, sparse, dense)
     start = Transform(poses[0].affine) if poses else centred(pair)

@@ -45,6 +45,15 @@ class NuclearImage:
         position: Floats = (np.asarray(points_um, np.float64) - np.asarray(self.origin_um)) / self.mpp
         return position
 
+    def cropped(self, box_um: Floats, margin_um: float) -> NuclearImage:
+        """Return the part within a box (2, 2) and a margin, at least 8 pixels a side."""
+        whole = np.array(self.inside.shape[::-1])
+        low, high = np.floor(self.to_px(box_um[0] - margin_um)), np.ceil(self.to_px(box_um[1] + margin_um)) + 1
+        left, top = np.clip(low, 0, np.maximum(whole - 8, 0)).astype(int).tolist()
+        right, bottom = np.clip(high, [left + 8, top + 8], None).astype(int).tolist()
+        x, y = self.to_um(np.array([left, top])).tolist()
+        return NuclearImage(self.values[top:bottom, left:right], self.inside[top:bottom, left:right], (x, y), self.mpp)
+
 
 @dataclass(frozen=True)
 class NuclearSource:

@@ -26,8 +26,12 @@ _OVERVIEW_MPP = 4.0
 _OVERVIEW_SIDE_PX = 4096
 _TISSUE_BLUR_UM = 30.0
 _MOST_INK = 0.95
+_RARE, _CLEAR = 0.5, 0.15
+_TISSUE_MARGIN_UM = 300.0
+# Of the area of the largest piece of tissue.
+_LEAST_PIECE = 0.15
 # Farther than any part of the tissue is looked for away from the rest.
-_FIELD_MARGIN_UM = 2000.0
+_FIELD_MARGIN_UM = 1500.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def sparse_overview(source: NuclearSource) -> NuclearImage:
     """Return the overview of an H&E slide with no signal where there is ink: pen, print of a label."""
     rgb, image = source.read_colour(_overview_mpp(source))
     ink = pen_mask(Overview(rgb, image.mpp))
+    if not ink.any():
+        return image
     stained = tissue_of(image).inside
     # A stain that passes for ink takes all of the tissue; a pen may take more than a small biopsy.
     if np.count_nonzero(ink & stained) > _MOST_INK * np.count_nonzero(stained):
@@ -118,11 +124,31 @@ def tissue_of(overview_image: NuclearImage) -> NuclearImage:
     """The overview with `inside` narrowed to where nuclei are about."""
     blurred = cv2.GaussianBlur(overview_image.values, (0, 0), _TISSUE_BLUR_UM / overview_image.mpp)
     held = overview_image.inside
-    # Twice, because on a whole glass a biopsy is less than one pixel in a hundred.
-    for _ in range(2):
-        strong = float(np.percentile(blurred[held], 99)) if held.any() else 0.0
-        held = overview_image.inside & (blurred > max(0.15 * strong, 1e-3))
+    if held.any():
+        glass, strong, strongest = (float(value) for value in np.percentile(blurred[held], (50, 99, 99.9)))
+        least = 0.15 * strong
+        # On a whole glass a biopsy is less than one pixel in a hundred, and the glass is not quite clear.
+        if strong < _RARE * strongest and glass < _CLEAR * strongest:
+            least = glass + 0.15 * (strongest - glass)
+        held = held & (blurred > max(least, 1e-3))
     return NuclearImage(overview_image.values, held, overview_image.origin_um, overview_image.mpp)
+
+
+def without_glass(image: NuclearImage) -> NuclearImage:
+    """Return the part of an overview that holds the tissue; all of it where glass is less than half.
+
+    Specks do not widen it: a crumb at the far edge would make the pixels of a search as large as the whole glass does.
+    """
+    tissue = tissue_of(image)
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(tissue.inside.view(np.uint8), connectivity=8)
+    if count < 2:
+        return image
+    pieces = boxes[1:]
+    pieces = pieces[pieces[:, cv2.CC_STAT_AREA] >= _LEAST_PIECE * pieces[:, cv2.CC_STAT_AREA].max()]
+    corner, size = pieces[:, :2], pieces[:, 2:4]
+    box = image.to_um(np.stack([corner.min(0), (corner + size).max(0) - 1]))
+    part = image.cropped(box, _TISSUE_MARGIN_UM)
+    return part if part.inside.size < image.inside.size / 2 else image
 
 
 def box_under_dense(pair: Pair, affine: Floats) -> Floats:

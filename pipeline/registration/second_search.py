@@ -8,7 +8,7 @@ as its significance does, so that a small overlap competes with a large one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -83,16 +83,12 @@ def search(sparse: NuclearImage, dense: NuclearImage) -> list[Candidate]:
     """Return the best poses, best first, each another mirror, rotation or place; empty where a side is blank.
 
     Args:
-        sparse: overview of the H&E slide.
-        dense: overview of the dense slide.
+        sparse: overview of the tissue of the H&E slide.
+        dense: of that of the dense slide.
     """
-    sides = [tissue_of(image) for image in (sparse, dense)]
-    if not all(side.inside.any() for side in sides):
-        return []
-    cropped = [_cropped(image, _box_um(side)) for image, side in zip((sparse, dense), sides, strict=True)]
-    extents = [max(image.inside.shape) * image.mpp for image in cropped]
+    extents = [max(image.inside.shape) * image.mpp for image in (sparse, dense)]
     mpp = max(min(extents) / _SMALLER_PX, max(extents) / _LARGER_PX, _LEAST_MPP, sparse.mpp, dense.mpp)
-    fixed, moving = (local_density(image, mpp) for image in cropped)
+    fixed, moving = (local_density(image, mpp) for image in (sparse, dense))
     if min(float(fixed.values.std()), float(moving.values.std())) < 1e-6:
         return []
     reach = min(float(np.hypot(*image.inside.shape)) for image in (fixed, moving)) / 2
@@ -236,30 +232,13 @@ def _inverse(pose: Pose) -> Transform:
     return Transform(np.column_stack([inverse, -inverse @ pose.affine[:, 2]]))
 
 
-def _box_um(tissue: NuclearImage) -> Floats:
-    """Return the bounding box (2, 2) of the tissue."""
-    rows, columns = np.nonzero(tissue.inside)
-    return tissue.to_um(np.array([[columns.min(), rows.min()], [columns.max(), rows.max()]]))
-
-
-def _cropped(image: NuclearImage, box_um: Floats) -> NuclearImage:
-    """Return the part of an image within a box and a margin."""
-    height, width = image.inside.shape
-    low = np.floor(image.to_px(box_um[:1] - _SHARED_MARGIN_UM)[0]).astype(int)
-    high = np.ceil(image.to_px(box_um[1:] + _SHARED_MARGIN_UM)[0]).astype(int) + 1
-    left, top = np.clip(low, 0, [width - 8, height - 8]).tolist()
-    right, bottom = (max(at, start + 8) for at, start in zip(high.tolist(), (left, top), strict=True))
-    part = (slice(top, min(bottom, height)), slice(left, min(right, width)))
-    x, y = image.to_um(np.array([[left, top]]))[0].tolist()
-    return replace(image, values=image.values[part], inside=image.inside[part], origin_um=(x, y))
-
-
 def _shared(pose: Pose, sparse: NuclearImage, dense: NuclearImage) -> tuple[NuclearImage, NuclearImage]:
     """Return what a pose says both images share, each with a margin."""
     there, back = Transform(pose.affine), _inverse(pose)
     first, second = _extent(sparse), _extent(dense)
     box = _overlap(first, back.to_dense(_corners(second)))
-    return _cropped(sparse, box), _cropped(dense, _overlap(second, there.to_dense(_corners(box))))
+    boxes = (box, _overlap(second, there.to_dense(_corners(box))))
+    return sparse.cropped(boxes[0], _SHARED_MARGIN_UM), dense.cropped(boxes[1], _SHARED_MARGIN_UM)
 
 
 def _extent(image: NuclearImage) -> Floats:
