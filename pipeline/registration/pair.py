@@ -26,6 +26,8 @@ _OVERVIEW_MPP = 4.0
 _OVERVIEW_SIDE_PX = 4096
 _TISSUE_BLUR_UM = 30.0
 _MOST_INK = 0.95
+_INK_RIM_UM = 24.0
+# Of the strongest signal: less in all but one pixel in a hundred means hardly any tissue; the glass is weaker still.
 _RARE, _CLEAR = 0.5, 0.15
 _TISSUE_MARGIN_UM = 300.0
 # Of the area of the largest piece of tissue.
@@ -108,6 +110,8 @@ def sparse_overview(source: NuclearSource) -> NuclearImage:
     ink = pen_mask(Overview(rgb, image.mpp))
     if not ink.any():
         return image
+    side = 2 * round(_INK_RIM_UM / image.mpp) + 1
+    ink = cv2.dilate(ink.view(np.uint8), np.ones((side, side), np.uint8)) > 0
     stained = tissue_of(image).inside
     # A stain that passes for ink takes all of the tissue; a pen may take more than a small biopsy.
     if np.count_nonzero(ink & stained) > _MOST_INK * np.count_nonzero(stained):
