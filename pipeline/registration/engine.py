@@ -15,6 +15,7 @@ from pipeline.registration.assessment import (
     quality_of,
     shared_area_um2,
     tissue_blocks,
+    with_outside,
 )
 from pipeline.registration.deformable import SAME_SECTION, SERIAL, Step, extended, measure
 from pipeline.registration.images import NuclearImage
@@ -101,6 +102,7 @@ def _deformed(
     judged = [*maps[:-1], (steps[-1].name, fitted.held_out, fitted.accepted)]
     transform = Transform.with_inverse(fitted.transform.affine, fitted.transform.forward, pair.dense.extent_um)
     quality = quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin)
+    quality = with_outside(quality, pair, transform, tissue)
     if settings.mode == "serial" or not quality.supported:
         return transform, quality
     everywhere = Correspondences.of(measured, before, np.ones(len(measured.odd), np.bool_))
@@ -116,6 +118,7 @@ def _deformed(
     everywhere = own_blocks(everywhere, [piece.blocks() for piece in pieces], nodes)
     judged.append(("pieces", halves, True))
     quality = quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin, seams)
+    quality = with_outside(quality, pair, transform, tissue)
     blocks = tissue_blocks(pair, steps[-1], tissue, transform, everywhere)
     return transform, placed(quality, blocks, described(rest, pieces, nodes, blocks))
 
