@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from array_slide import ArraySlide
+from hard_pairs import outcome
 from numpy.typing import NDArray
+from real_pairs import real_tries
 from synthetic_pair import smooth_noise
 
 from pipeline.registration import second_search
@@ -136,3 +138,10 @@ def test_field_reaches_no_farther_than_the_dense_slide() -> None:
     np.testing.assert_array_equal(
         box_under_dense(pair, np.array([[1.0, 0, 90000], [0, 1.0, 0]])), pair.sparse.extent_um
     )
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_real_pairs_that_a_search_of_the_whole_loses_are_found() -> None:
+    found = [outcome(tried) for tried in real_tries()]
+    assert [(one.tried.case, one.median_um, one.p90_um) for one in found if not one.right or one.lost] == []
