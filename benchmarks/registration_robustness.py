@@ -1,21 +1,25 @@
 """How often registration is wrong without saying so: drawn pairs that tempt it, each with its truth.
 
 Usage: python benchmarks/registration_robustness.py [--tries N] [--check]. Prints a line per try and a table; the last
-line is JSON. With --check the exit code is 1 if one try is silently wrong.
+line is JSON. Where MFL_REAL_DATA is set, pairs cut from a real slide follow. With --check the exit code is 1 if one try
+is silently wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from hard_pairs import Outcome, outcome, tries
+from real_pairs import real_tries
 
 
 def main() -> int:
@@ -26,7 +30,8 @@ def main() -> int:
     parsed = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = defaultdict(list)
     processor = time.process_time()
-    for tried in tries(parsed.tries):
+    real = real_tries() if "MFL_REAL_DATA" in os.environ else iter(())
+    for tried in chain(tries(parsed.tries), real):
         found = outcome(tried)
         outcomes[tried.case].append(found)
         print(line(found), flush=True)

@@ -29,7 +29,7 @@ from drawn_slide import versions
 from pipeline.slides.opening import open_slide
 from pipeline.tiling.outlines import polygons_of
 from pipeline.tiling.regions import REGIONS, find_regions
-from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
+from pipeline.tissue.mask import Overview, read_overview, tissue_mask
 
 SLIDES = (
     "orion_crc01/west_he.tif",

@@ -19,8 +19,8 @@ from pipeline.slides.opening import open_slide
 from pipeline.slides.record import to_mapping
 from pipeline.slides.stage import inspect_slide
 from pipeline.store.patch_store import PatchStore
-from pipeline.tiling.glass import stained, with_white_glass
-from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
+from pipeline.tissue.glass import stained, with_white_glass
+from pipeline.tissue.mask import Overview, read_overview, tissue_mask
 
 SIDE = 300
 TINTS = [(205, 205, 205), (232, 224, 190), (195, 192, 190), (200, 210, 225), (225, 205, 215), (240, 225, 200)]

@@ -12,7 +12,7 @@ from pipeline.registration import coarse
 from pipeline.registration.areas import TissueBlocks
 from pipeline.registration.deformable import GIVEN, SERIAL, STRUCTURES, Measured, Step, measure
 from pipeline.registration.images import NuclearImage
-from pipeline.registration.pair import Pair, overview, tissue_of
+from pipeline.registration.pair import Pair, sparse_overview, tissue_of
 from pipeline.registration.piecewise import Seams
 from pipeline.registration.quality import (
     UNKNOWN,
@@ -36,6 +36,8 @@ SUPPORT_FRACTION = 1 / 3
 # Of the tissue that can be compared, the share without agreement from which a person should look.
 WARN_AREA_SHARE = 0.05
 MAX_NAMED_AREAS = 3
+# Beyond the edge of the dense slide: less is the rim of a section, and not worth a sentence.
+SAID_OUTSIDE_SHARE = 0.05
 
 
 def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
@@ -62,11 +64,12 @@ def assess_steps(
         margin: of that search.
     """
     pair, transform = pair.shown_for(settings.mode), steps[-1][1]
-    tissue = tissue_of(overview(pair.sparse))
+    tissue = tissue_of(sparse_overview(pair.sparse))
     step = judging_step(pair, transform, settings, tissue)
     found = held_out(measure(pair.sparse, pair.dense, transform, step, tissue), transform)
     maps = [(name, candidate, True) for name, candidate in steps]
     quality = quality_of(pair, settings, transform, found, maps, step, engine, pose, margin)
+    quality = with_outside(quality, pair, transform, tissue)
     quality = placed(quality, tissue_blocks(pair, step, tissue, transform, found))
     if quality.round_trip_um <= MAX_ROUND_TRIP_UM:
         return quality
@@ -230,6 +233,21 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     lowered = quality.verdict == "pass" and len(reasons) > len(quality.reasons)
     word = "warn" if lowered else quality.verdict
     return replace(quality, verdict=word, reasons=tuple(reasons), areas=areas, pieces=tuple(largest))
+
+
+def with_outside(quality: Quality, pair: Pair, transform: Transform, tissue: NuclearImage) -> Quality:
+    """Return the quality with the share of the tissue that lies beyond the edge of the dense slide.
+
+    A large one is among the reasons and leaves the verdict as it is: a region that was scanned is no error.
+    """
+    area_um2 = float(np.count_nonzero(tissue.inside)) * tissue.mpp**2
+    if not quality.supported or not area_um2:
+        return quality
+    share = 1 - shared_area_um2(pair, transform, tissue) / area_um2
+    reasons = quality.reasons
+    if share > SAID_OUTSIDE_SHARE:
+        reasons = (*reasons, f"{share:.0%} of the tissue lies beyond the edge of the dense slide")
+    return replace(quality, outside_share=share, reasons=reasons)
 
 
 def held_out(measured: Measured, transform: Transform) -> Correspondences:

@@ -129,13 +129,13 @@ def search(sparse: NuclearImage, dense: NuclearImage, *, coarsen: int = 1) -> li
     poses = []
     for mirrored in (False, True):
         for degrees in np.arange(-180, 180, step_degrees):
-            turn = _turn(fixed, bool(mirrored), float(degrees), diagonal)
+            turn = turned(fixed, bool(mirrored), float(degrees), diagonal)
             values: Any = cv2.warpAffine(fixed.values, turn, (diagonal, diagonal), flags=cv2.INTER_LINEAR)
             inside = (
                 cv2.warpAffine(fixed.inside.astype(np.uint8), turn, (diagonal, diagonal), flags=cv2.INTER_NEAREST) > 0
             )
             ncc, shift = _best_shift(_spectra(values, inside, frame), spectra, frame, area, moving.inside.shape)
-            poses.append(Pose(bool(mirrored), float(degrees), ncc, _affine(fixed, moving, turn, shift)))
+            poses.append(Pose(bool(mirrored), float(degrees), ncc, pose_affine(fixed, moving, turn, shift)))
     poses.sort(key=lambda pose: -pose.ncc)
     chosen: list[Pose] = []
     for pose in poses:
@@ -161,7 +161,7 @@ def _clipped(image: NuclearImage) -> NDArray[np.float32]:
     return scaled
 
 
-def _turn(image: NuclearImage, mirrored: bool, degrees: float, diagonal: int) -> Floats:
+def turned(image: NuclearImage, mirrored: bool, degrees: float, diagonal: int) -> Floats:
     """(2, 3) pixel map that flips an image about its middle, rotates it and centres it in a square."""
     height, width = image.inside.shape
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
@@ -172,7 +172,7 @@ def _turn(image: NuclearImage, mirrored: bool, degrees: float, diagonal: int) ->
     return np.column_stack([matrix, (diagonal - 1) / 2 - matrix @ middle])
 
 
-def _affine(fixed: NuclearImage, moving: NuclearImage, turn: Floats, shift_xy: Floats) -> Floats:
+def pose_affine(fixed: NuclearImage, moving: NuclearImage, turn: Floats, shift_xy: Floats) -> Floats:
     """The pixel map as a map of um; both densities share one mpp."""
     matrix, offset = turn[:, :2], turn[:, 2] + shift_xy
     scale = moving.mpp / fixed.mpp

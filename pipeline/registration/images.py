@@ -64,6 +64,15 @@ class NuclearImage:
         held: NDArray[np.bool_] = self.inside[np.ix_(y.astype(int), x.astype(int))]
         return held
 
+    def cropped(self, box_um: Floats, margin_um: float) -> NuclearImage:
+        """Return the part within a box (2, 2) and a margin, at least 8 pixels a side."""
+        whole = np.array(self.inside.shape[::-1])
+        low, high = np.floor(self.to_px(box_um[0] - margin_um)), np.ceil(self.to_px(box_um[1] + margin_um)) + 1
+        left, top = np.clip(low, 0, np.maximum(whole - 8, 0)).astype(int).tolist()
+        right, bottom = np.clip(high, [left + 8, top + 8], None).astype(int).tolist()
+        x, y = self.to_um(np.array([left, top])).tolist()
+        return NuclearImage(self.values[top:bottom, left:right], self.inside[top:bottom, left:right], (x, y), self.mpp)
+
 
 @dataclass(frozen=True)
 class NuclearSource:
@@ -104,10 +113,10 @@ class NuclearSource:
         return NuclearImage(np.where(known, values, 0), image.inside & known, image.origin_um, image.mpp)
 
     def read_colour(self, mpp: float, bounds_um: Floats | None = None) -> tuple[NDArray[np.uint8], NuclearImage]:
-        """The RGB pixels (H, W, 3) of a region of an H&E slide, with their nuclear signal on the same grid."""
+        """The RGB pixels (H, W, 3) of a region of an H&E slide, with what is shown of them on the same grid."""
         pixels, image = self._averaged(mpp, bounds_um, colour=True)
         rgb = np.rint(pixels).astype(np.uint8)
-        return rgb, NuclearImage(hematoxylin(rgb), image.inside, image.origin_um, image.mpp)
+        return rgb, NuclearImage(self._signal(pixels, colour=False), image.inside, image.origin_um, image.mpp)
 
     def _averaged(self, mpp: float, bounds_um: Floats | None, *, colour: bool) -> tuple[Any, NuclearImage]:
         level = level_for(self.slide.header.levels, max(mpp / self.mpp, 1.0))

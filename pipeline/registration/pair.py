@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import StatedError
+from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.stain import channel_named, nuclear_channel, shows_nuclei
 from pipeline.registration.transform import Transform
@@ -18,10 +19,21 @@ from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SPOT, SlideRecord
 from pipeline.slides.spot_map import SpotMap
+from pipeline.tissue.artefacts import pen_mask
+from pipeline.tissue.mask import Overview
 
 _OVERVIEW_MPP = 4.0
 _OVERVIEW_SIDE_PX = 4096
 _TISSUE_BLUR_UM = 30.0
+_MOST_INK = 0.95
+_INK_RIM_UM = 24.0
+# Of the strongest signal: less in all but one pixel in a hundred means hardly any tissue; the glass is weaker still.
+_RARE, _CLEAR = 0.5, 0.15
+_TISSUE_MARGIN_UM = 300.0
+# Of the area of the largest piece of tissue.
+_LEAST_PIECE = 0.15
+# Farther than any part of the tissue is looked for away from the rest.
+_FIELD_MARGIN_UM = 1500.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,21 @@ def overview(source: NuclearSource) -> NuclearImage:
     return source.read(_overview_mpp(source))
 
 
+def sparse_overview(source: NuclearSource) -> NuclearImage:
+    """Return the overview of an H&E slide with no signal where there is ink: pen, print of a label."""
+    rgb, image = source.read_colour(_overview_mpp(source))
+    ink = pen_mask(Overview(rgb, image.mpp))
+    if not ink.any():
+        return image
+    side = 2 * round(_INK_RIM_UM / image.mpp) + 1
+    ink = cv2.dilate(ink.view(np.uint8), np.ones((side, side), np.uint8)) > 0
+    stained = tissue_of(image).inside
+    # A stain that passes for ink takes all of the tissue; a pen may take more than a small biopsy.
+    if np.count_nonzero(ink & stained) > _MOST_INK * np.count_nonzero(stained):
+        return image
+    return replace(image, values=np.where(ink, np.float32(0), image.values))
+
+
 def _overview_mpp(source: NuclearSource) -> float:
     extent = float((source.extent_um[1] - source.extent_um[0]).max())
     return max(_OVERVIEW_MPP, extent / _OVERVIEW_SIDE_PX)
@@ -128,9 +155,45 @@ def _overview_mpp(source: NuclearSource) -> float:
 def tissue_of(overview_image: NuclearImage) -> NuclearImage:
     """The overview with `inside` narrowed to where nuclei are about."""
     blurred = cv2.GaussianBlur(overview_image.values, (0, 0), _TISSUE_BLUR_UM / overview_image.mpp)
-    strong = float(np.percentile(blurred[overview_image.inside], 99)) if overview_image.inside.any() else 0.0
-    held = overview_image.inside & (blurred > max(0.15 * strong, 1e-3))
+    held = overview_image.inside
+    if held.any():
+        glass, strong, strongest = (float(value) for value in np.percentile(blurred[held], (50, 99, 99.9)))
+        least = 0.15 * strong
+        # On a whole glass a biopsy is less than one pixel in a hundred, and the glass is not quite clear.
+        if strong < _RARE * strongest and glass < _CLEAR * strongest:
+            least = glass + 0.15 * (strongest - glass)
+        held = held & (blurred > max(least, 1e-3))
     return NuclearImage(overview_image.values, held, overview_image.origin_um, overview_image.mpp)
+
+
+def without_glass(image: NuclearImage) -> NuclearImage:
+    """Return the part of an overview that holds the tissue; all of it where glass is less than half.
+
+    Specks do not widen it: a crumb at the far edge would make the pixels of a search as large as the whole glass does.
+    """
+    tissue = tissue_of(image)
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(tissue.inside.view(np.uint8), connectivity=8)
+    if count < 2:
+        return image
+    pieces = boxes[1:]
+    pieces = pieces[pieces[:, cv2.CC_STAT_AREA] >= _LEAST_PIECE * pieces[:, cv2.CC_STAT_AREA].max()]
+    corner, size = pieces[:, :2], pieces[:, 2:4]
+    box = image.to_um(np.stack([corner.min(0), (corner + size).max(0) - 1]))
+    part = image.cropped(box, _TISSUE_MARGIN_UM)
+    return part if part.inside.size < image.inside.size / 2 else image
+
+
+def box_under_dense(pair: Pair, affine: Floats) -> Floats:
+    """Return the box (2, 2) of the sparse slide, in um, that an affine map puts on the dense one, and a wide margin.
+
+    A field reaches no farther: the rest of a whole glass would cost time and memory and say nothing. All of the sparse
+    slide where the map puts nothing of it on the dense one.
+    """
+    low, high = pair.sparse.extent_um
+    corners = np.array([[x, y] for x in pair.dense.extent_um[:, 0] for y in pair.dense.extent_um[:, 1]])
+    back = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
+    box = np.clip(np.stack([back.min(0) - _FIELD_MARGIN_UM, back.max(0) + _FIELD_MARGIN_UM]), low, high)
+    return box if (box[1] - box[0] > _FIELD_MARGIN_UM / 2).all() else pair.sparse.extent_um
 
 
 def centred(pair: Pair) -> Transform:

@@ -21,7 +21,7 @@ from pipeline.registration.displacement import DisplacementGrid, Floats
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.local_search import candidates
 from pipeline.registration.matching import dense_under, laid_on, nuclear_band
-from pipeline.registration.pair import Pair, overview
+from pipeline.registration.pair import Pair, overview, sparse_overview
 from pipeline.registration.piecewise import LabelGrid, filled
 from pipeline.registration.quality import MAX_CHANCE, MIN_SUPPORT, Correspondences, PieceQuality
 from pipeline.registration.sampled import affine_through
@@ -85,7 +85,7 @@ def find_pieces(
         parts = blocks.parts(blocks.unexplained() & ~given_up)
         if not parts:
             break
-        images = images or (overview(pair.sparse), overview(pair.dense))
+        images = images or (sparse_overview(pair.sparse), overview(pair.dense))
         area, part = parts[0]
         piece = _searched(pair, rest, step, area, part, blocks, tissue, images)
         if piece is None:

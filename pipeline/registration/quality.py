@@ -86,7 +86,7 @@ class Quality:
         mode: `same-section` or `serial`.
         engine: `blocks`, `sitk` or `valis`, or `given` for a transform that was not computed here.
         verdict: `pass`, `warn` or `fail`.
-        reasons: one sentence each; empty for `pass`.
+        reasons: one sentence each; for `pass` none but how much tissue lies beyond the dense slide.
         channel: name of the dense channel that showed the nuclei; `hematoxylin` of brightfield, `mask`, or `spots`.
         pose: of the search; None where there was none.
         margin: correlation above the best other pose; None where there was no search.
@@ -104,6 +104,8 @@ class Quality:
         nuclei: whether blocks were compared by their nuclei; otherwise by the structures that `channel` shows.
         areas: where nuclei abound and nothing agrees with the map, largest first.
         pieces: parts that are registered by themselves.
+        outside_share: of the tissue, what the map puts beyond the edge of the dense slide; None for a map that the
+            blocks do not support.
     """
 
     mode: str
@@ -127,6 +129,7 @@ class Quality:
     areas: tuple[Area, ...] = ()
     pieces: tuple[PieceQuality, ...] = ()
     nuclei: bool = True
+    outside_share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,6 +313,7 @@ def to_mapping(quality: Quality) -> dict[str, Any]:
         "det_j": {"min": round(quality.determinant_range[0], 4), "max": round(quality.determinant_range[1], 4)},
         "fold_fraction": round(quality.fold_fraction, 6),
         "round_trip_um": round(quality.round_trip_um, 4),
+        "outside_share": None if quality.outside_share is None else round(quality.outside_share, 4),
         "areas": [_area_mapping(area) for area in quality.areas],
         "pieces": [
             _area_mapping(piece.area) | {"shift_um": round(piece.shift_um, 1), "degrees": round(piece.degrees, 2)}

@@ -24,7 +24,7 @@ from pipeline.registration.assessment import assess_steps
 from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.matching import dense_under, laid_on
-from pipeline.registration.pair import Pair, centred, overview, tissue_of
+from pipeline.registration.pair import Pair, centred, overview, sparse_overview, tissue_of
 from pipeline.registration.quality import MIN_MARGIN, MIN_NCC, Quality
 from pipeline.registration.sampled import fitted_affine, sampled
 from pipeline.registration.transform import GRID_MARGIN_UM, Transform
@@ -64,7 +64,7 @@ def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
     """
     valis = valis_registration()
     shown = pair.shown_for(settings.mode)
-    sparse, dense = overview(shown.sparse), overview(shown.dense)
+    sparse, dense = sparse_overview(shown.sparse), overview(shown.dense)
     refined = affine_step.refined(coarse.search(sparse, dense), sparse, dense)
     pose = refined[0] if refined else None
     margin = coarse.margin(refined) if refined else None

@@ -7,9 +7,9 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tiling.artefacts import fold_mask, pen_mask
 from pipeline.tiling.grid import Grid, tissue_fraction
-from pipeline.tiling.tissue import Overview, tissue_mask
+from pipeline.tissue.artefacts import fold_mask, pen_mask
+from pipeline.tissue.mask import Overview, tissue_mask
 
 # A pixel is one of these; where several hold it is the last of them.
 GLASS, TISSUE, BLUR, FOLD, PEN, EXCLUDED = range(6)

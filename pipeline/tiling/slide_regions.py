@@ -11,10 +11,10 @@ from pipeline.settings import TileSettings
 from pipeline.slides.base import Slide
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.annotations import GivenRegions
-from pipeline.tiling.focus import blur_mask
-from pipeline.tiling.glass import stained, with_white_glass
 from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, find_regions
-from pipeline.tiling.tissue import Overview, tissue_mask
+from pipeline.tissue.focus import blur_mask
+from pipeline.tissue.glass import stained, with_white_glass
+from pipeline.tissue.mask import Overview, tissue_mask
 
 # Share of the slide from which on what is found for tissue is told, for glass may be among it.
 MOST_TISSUE = 0.95

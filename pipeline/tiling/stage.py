@@ -31,7 +31,7 @@ from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, dropped, fates
 from pipeline.tiling.slide_regions import check_annotated, regions_of
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tiling.spot_counts import SpotCounts
-from pipeline.tiling.tissue import Overview, read_overview
+from pipeline.tissue.mask import Overview, read_overview
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98

@@ -50,6 +50,12 @@ def test_wrong_mpp_fails_and_tells_the_scale(seed: int) -> None:
 def test_dense_slide_over_a_third_is_right_where_it_lies(seed: int) -> None:
     found = outcome(third(seed))
     assert found.quality.verdict in ("pass", "warn")
+    drawn = found.tried.pair
+    there, size = drawn.truth(drawn.nuclei_um), np.array(drawn.dense.header.size_xy) * drawn.mpp[1]
+    beyond = float(np.mean(((there < 0) | (there > size)).any(1)))
+    # Tissue is counted by area, here by nuclei, which lie about as densely everywhere.
+    assert found.quality.outside_share == pytest.approx(beyond, abs=0.1)
+    assert any("beyond the edge of the dense slide" in reason for reason in found.quality.reasons)
     assert found.median_um < 0.5
     assert found.p90_um < 1.5
 

@@ -22,7 +22,7 @@ from pipeline.slides.jpeg_tiles import JpegTiles
 from pipeline.slides.opening import open_side, open_slide
 from pipeline.slides.pyramid import StoredLevel, kept_levels, possible_downsamples, recorded_levels
 from pipeline.slides.stage import inspect_slide, source_digest
-from pipeline.tiling.tissue import read_overview
+from pipeline.tissue.mask import read_overview
 
 TILE = 64
 SIZE = (500, 900)

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.report.regions_picture import painted
-from pipeline.tiling.artefacts import fold_mask, pen_mask
 from pipeline.tiling.grid import lattice
 from pipeline.tiling.regions import BLUR, EXCLUDED, FOLD, GLASS, PEN, REASONS, TISSUE, dropped, fates, find_regions
-from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
+from pipeline.tissue.artefacts import fold_mask, pen_mask
+from pipeline.tissue.mask import Overview, read_overview, tissue_mask
 
 MPP = 8.0
 INKS = {"blue": (35, 60, 165), "black": (38, 36, 42), "green": (30, 120, 75), "red": (205, 30, 45)}

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.slides.opening import open_slide
-from pipeline.tiling import focus
-from pipeline.tiling.focus import blur_mask
 from pipeline.tiling.regions import BLUR, TISSUE, find_regions
-from pipeline.tiling.tissue import read_overview, tissue_mask
+from pipeline.tissue import focus
+from pipeline.tissue.focus import blur_mask
+from pipeline.tissue.mask import read_overview, tissue_mask
 
 SIDE_PX = 1024
 

@@ -11,7 +11,7 @@ from array_slide import ArraySlide
 from skimage.filters import gaussian, threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 
-from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
+from pipeline.tissue.mask import Overview, read_overview, tissue_mask
 
 
 def _painted(seed: int, background: int = 242) -> tuple[Overview, np.ndarray]:

@@ -13,7 +13,7 @@ from pipeline.errors import StatedError
 from pipeline.settings import Settings
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
-from pipeline.tiling.tissue import read_overview, tissue_mask
+from pipeline.tissue.mask import read_overview, tissue_mask
 from pipeline.tools.doctor.findings import Finding, ok, problem, warning
 
 # What is left of a byte of pixels by zstd after bitshuffle: 0.85 to 0.92 on H&E (the demo, ORION), 0.05 to 0.62 on

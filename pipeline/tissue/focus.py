@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.slides.base import Slide, level_for
 from pipeline.slides.window import clip_window
-from pipeline.tiling.artefacts import large_pieces
-from pipeline.tiling.tissue import Overview
+from pipeline.tissue.artefacts import large_pieces
+from pipeline.tissue.mask import Overview
 
 Mask = NDArray[np.bool_]
 Energy = NDArray[np.float32]

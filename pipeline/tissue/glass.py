@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tiling.tissue import Overview, tissue_mask
+from pipeline.tissue.mask import Overview, tissue_mask
 
 Colours = NDArray[np.float32]
 

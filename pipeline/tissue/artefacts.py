@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tiling.tissue import Overview
+from pipeline.tissue.mask import Overview
 
 Mask = NDArray[np.bool_]
 Density = NDArray[np.float32]
