@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ UNMEASURED_QUALITY = 0.5
 VERDICTS = ("pass", "warn", "fail")
 # A pair needs the dense side nearly whole: a blank strip would teach the network the slide's edge.
 SMALLEST_INSIDE = 0.99
+# From this share of a patch on, the dense side shows a second layer of tissue rather than the edge of a fold.
+LARGEST_LAYERED = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def pair_quality(
     confidence: NDArray[np.float32],
     inside: NDArray[np.float32],
     finite: NDArray[np.bool_],
+    layered: NDArray[Any],
     *,
     max_residual_um: float,
 ) -> NDArray[np.float32]:
@@ -82,8 +86,10 @@ def pair_quality(
         confidence: of the patch's own measurement, in [0, 1].
         inside: fraction of the patch that the dense slide covers.
         finite: whether all pixels of the dense side are numbers; training takes no others.
+        layered: fraction of the patch that lies on dense places which another part of the tissue claims as well.
         max_residual_um: the largest shift allowed.
     """
     quality = np.where(known.clear, confidence, UNMEASURED_QUALITY)
     used = known.borne & ~(known.residual_um > max_residual_um) & finite & (inside >= SMALLEST_INSIDE)
+    used &= layered < LARGEST_LAYERED
     return np.where(used, quality, 0.0).astype(np.float32)

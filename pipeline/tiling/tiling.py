@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.progress import say
 from pipeline.provenance import finished
+from pipeline.registration.transform import Transform
 from pipeline.settings import TileSettings
 from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_side
@@ -26,6 +28,7 @@ from pipeline.tiling.focus import blur_mask
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
+from pipeline.tiling.layers import layered_share
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
 from pipeline.tiling.regions import GLASS, TISSUE, Regions, dropped, fates, find_regions
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
@@ -35,6 +38,8 @@ from pipeline.tiling.tissue import Overview, read_overview, tissue_mask
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98
+# Where fewer of the patches that both slides show are pairs, the log says why.
+_EXPECTED_PAIRS = 0.5
 
 
 def tile(
@@ -97,7 +102,9 @@ def tile(
             _check_none_more(record, evidence.corrupt)
         _check_any_finite(record, evidence)
         drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
-        table, counts = _table(source.grid, tissue, evidence, settings, drops)
+        table, counts = _table(source.grid, tissue, evidence, dense, settings, drops)
+        if dense is not None:
+            _tell_of_few_pairs(record, counts)
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
         writer.finish(attributes, table, overview.rgb, regions)
         if outlines is not None:
@@ -208,18 +215,35 @@ def _check_any_finite(record: SlideRecord, evidence: Evidence) -> None:
         )
 
 
+def _tell_of_few_pairs(record: SlideRecord, counts: dict[str, int]) -> None:
+    """Say so where most of the patches that both slides show are no pairs, which the verdict need not foretell."""
+    shown = counts["kept"] - counts["pair_outside"] - counts["pair_not_finite"]
+    pairs = shown - counts["pair_residual"]
+    if pairs < _EXPECTED_PAIRS * shown:
+        say(
+            f"tile {record.slide}: only {pairs} of the {shown} patches that both slides show are pairs; in the others "
+            "nuclei are off or do not agree (residual_um, pair_quality): see residual.png of register"
+        )
+
+
 def _table(
-    grid: Grid, tissue: NDArray[np.float32], evidence: Evidence, settings: TileSettings, drops: dict[str, int]
+    grid: Grid,
+    tissue: NDArray[np.float32],
+    evidence: Evidence,
+    dense: DenseSide | None,
+    settings: TileSettings,
+    drops: dict[str, int],
 ) -> tuple[PatchTable, dict[str, int]]:
     centre_um = grid.position_um + (grid.size_level0_px - 1) / 2 * grid.mpp_level0
-    known = agreement(
-        Measurements(centre_um, evidence.shift_um, evidence.confidence, evidence.contrast), grid.size_px * grid.mpp
-    )
+    side_um = grid.size_px * grid.mpp
+    known = agreement(Measurements(centre_um, evidence.shift_um, evidence.confidence, evidence.contrast), side_um)
+    transform = dense.pairing.transform if dense else Transform.identity()
     quality = pair_quality(
         known,
         evidence.confidence,
         evidence.inside,
         evidence.finite,
+        layered_share(transform, centre_um, side_um),
         max_residual_um=settings.max_residual_um,
     )
     has_dense = evidence.marker_mean.shape[1] > 0
