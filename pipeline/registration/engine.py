@@ -17,7 +17,8 @@ from pipeline.registration.assessment import (
 from pipeline.registration.deformable import SAME_SECTION, SERIAL, Step, extended, measure
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.pair import Pair, centred, overview, tissue_of
-from pipeline.registration.pieces import described, find_pieces, labelled, own_blocks
+from pipeline.registration.parts import described
+from pipeline.registration.pieces import find_pieces, labelled, own_blocks
 from pipeline.registration.piecewise import joined, with_inverse
 from pipeline.registration.quality import MAX_CHANCE, MIN_MARGIN, Correspondences, Quality
 from pipeline.registration.scale import other_scales
@@ -87,14 +88,15 @@ def _deformed(
         return transform, placed(quality, blocks)
     rest = fitted.transform
     nodes = labelled(pair, rest, pieces, explained)
-    transform, seams = with_inverse([rest, *(piece.transform for piece in pieces)], nodes, pair.dense.extent_um)
+    maps_of_parts = [rest, *(piece.transform for piece in pieces)]
+    transform, seams = with_inverse(maps_of_parts, nodes, pair.dense.extent_um)
     halves = joined([fitted.held_out, *(piece.held_out for piece in pieces)], nodes)
     found = own_blocks(found, [piece.blocks(held_out=True) for piece in pieces], nodes)
     everywhere = own_blocks(everywhere, [piece.blocks() for piece in pieces], nodes)
     judged.append(("pieces", halves, True))
     quality = quality_of(pair, settings, transform, found, judged, steps[-1], "sitk", pose, margin, seams)
     blocks = tissue_blocks(pair, steps[-1], tissue, transform, everywhere)
-    return transform, placed(quality, blocks, described(rest, pieces, nodes, blocks))
+    return transform, placed(quality, blocks, described(maps_of_parts, nodes, blocks))
 
 
 def _agrees(pair: Pair, transform: Transform, step: Step, tissue: NuclearImage) -> bool:
