@@ -14,12 +14,15 @@ def _outcome(real_data: Path, folder: Path, case: str) -> Outcome:
     return outcome(CASES[case](*tissue(real_data), 0), folder)
 
 
-@pytest.mark.parametrize("case", ["torn", "fragments", "folded"])
-def test_parts_that_moved_are_registered_by_themselves(real_data: Path, tmp_path: Path, case: str) -> None:
+# A fold of 250 um may hide as much again beside it, 7 % of this small section.
+@pytest.mark.parametrize(("case", "kept_good"), [("torn", 0.95), ("fragments", 0.95), ("folded", 0.9)])
+def test_parts_that_moved_are_registered_by_themselves(
+    real_data: Path, tmp_path: Path, case: str, kept_good: float
+) -> None:
     found = _outcome(real_data, tmp_path, case)
     assert found.within >= 0.9
     assert found.kept_wrong <= 0.02
-    assert found.kept_good >= 0.95
+    assert found.kept_good >= kept_good
     assert found.verdict == "warn"
     assert any("registered by itself" in reason for reason in found.reasons)
 

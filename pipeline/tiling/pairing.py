@@ -21,8 +21,9 @@ UNMEASURED_QUALITY = 0.5
 VERDICTS = ("pass", "warn", "fail")
 # A pair needs the dense side nearly whole: a blank strip would teach the network the slide's edge.
 SMALLEST_INSIDE = 0.99
-# From this share of a patch on, the dense side shows a second layer of tissue rather than the edge of a fold.
-LARGEST_LAYERED = 2 / 3
+# From this share of a patch on, a second layer of tissue may hide its partner. It does not where the shift is measured
+# as surely as in the typical patch elsewhere.
+LARGEST_LAYERED = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,5 +92,9 @@ def pair_quality(
     """
     quality = np.where(known.clear, confidence, UNMEASURED_QUALITY)
     used = known.borne & ~(known.residual_um > max_residual_um) & finite & (inside >= SMALLEST_INSIDE)
-    used &= layered < LARGEST_LAYERED
+    single = layered < LARGEST_LAYERED
+    elsewhere = confidence[known.clear & single]
+    if len(elsewhere):
+        single |= known.clear & (confidence >= np.median(elsewhere))
+    used &= single
     return np.where(used, quality, 0.0).astype(np.float32)
