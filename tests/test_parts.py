@@ -58,6 +58,14 @@ def test_a_part_that_turned_is_one_part() -> None:
     assert [round(part.degrees, 1) for part in found] == [12.0]
 
 
+def test_of_a_mosaic_with_one_column_put_down_wrong_only_that_column_moved() -> None:
+    lower = Transform(np.array([[1.0, 0, 0], [0, 1, 70.0]]))
+    label = np.where((np.arange(COLUMNS) >= 16) & (np.arange(COLUMNS) < 22), 1, 0)
+    found = described([Transform(np.eye(2, 3)), lower], _nodes(label), _blocks(np.ones(COLUMNS, np.bool_)))
+    assert [round(part.shift_um) for part in found] == [70]
+    assert abs(found[0].area.share - 6 / COLUMNS) < 0.05
+
+
 def test_blocks_that_agree_by_chance_are_no_parts() -> None:
     agrees = np.arange(COLUMNS) < 25
     blocks = _blocks(agrees)

@@ -27,10 +27,12 @@ _MIN_PLACES = 6
 # Neighbouring blocks of one part keep their distance, and lie where either one's map puts them.
 _MAX_STRAIN = 0.15
 _SAME_PLACE_UM = 16.0
+# Parts that moved and turned by less are in place: what lies between them moved.
+_MOVED_UM, _TURNED_DEGREES = 8.0, 1.0
 
 
 def described(maps: Sequence[Transform], nodes: LabelGrid, blocks: TissueBlocks) -> list[PieceQuality]:
-    """Return how much tissue each part is, where it lies, and how it has moved against the largest one.
+    """Return how much tissue each part that moved is, where it lies, and how it has moved against the largest one.
 
     Args:
         maps: of the rest and of the pieces.
@@ -58,7 +60,9 @@ def described(maps: Sequence[Transform], nodes: LabelGrid, blocks: TissueBlocks)
         own, middle = _affine(centres, there, places), np.append(centres[places.ravel()].mean(0), 1)
         linear = own[:, :2] @ np.linalg.inv(usual[:, :2])
         degrees = float(np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])))
-        found.append(PieceQuality(blocks.area(part), float(np.linalg.norm((own - usual) @ middle)), degrees))
+        shift_um = float(np.linalg.norm((own - usual) @ middle))
+        if shift_um > _MOVED_UM or abs(degrees) > _TURNED_DEGREES:
+            found.append(PieceQuality(blocks.area(part), shift_um, degrees))
     return found
 
 
