@@ -16,7 +16,10 @@ S = TypeVar("S")
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A reader of whole numbers, for threads and the like; one below `least`, or none, is wrong usage (exit code 2)."""
+    """Return a reader of whole numbers, for threads and the like.
+
+    One below `least`, or none, is wrong usage (exit code 2).
+    """
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -27,7 +30,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
-    """Adds `--settings`, and a list of the section's keys with their defaults below the help text."""
+    """Add `--settings`, and a list of the section's keys with their defaults below the help text."""
     parser.add_argument(
         "--settings",
         default="{}",
@@ -41,7 +44,7 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
 
 
 def settings_of(parsed: argparse.Namespace, kind: type[S]) -> S:
-    """The checked settings that `--settings` gave.
+    """Return the checked settings that `--settings` gave.
 
     Raises:
         StatedError: if they are no valid JSON or YAML, or break a rule of `kind`.
@@ -50,19 +53,19 @@ def settings_of(parsed: argparse.Namespace, kind: type[S]) -> S:
 
 
 def add_panel(parser: argparse.ArgumentParser) -> None:
-    """Adds `--panel`: what slides call the same marker."""
+    """Add `--panel`: what slides call the same marker."""
     parser.add_argument(
         "--panel", default="{}", metavar="JSON|FILE", help="the section panel of the configuration: aliases of markers"
     )
 
 
 def panel_settings_of(parsed: argparse.Namespace) -> PanelSettings:
-    """The checked settings that `--panel` gave; StatedError as in `settings_of`."""
+    """Return the checked settings that `--panel` gave; StatedError as in `settings_of`."""
     return _given(parsed.panel, PanelSettings, "--panel")
 
 
 def add_classes(parser: argparse.ArgumentParser, use: str) -> None:
-    """Adds `--classes`: tables of classes of slides, and what for."""
+    """Add `--classes`: tables of classes of slides, and what for."""
     parser.add_argument(
         "--classes",
         nargs="*",
@@ -73,7 +76,7 @@ def add_classes(parser: argparse.ArgumentParser, use: str) -> None:
 
 
 def class_tables_of(parsed: argparse.Namespace) -> dict[str, Path]:
-    """The table of each slide that `--classes` names.
+    """Return the table of each slide that `--classes` names.
 
     Raises:
         StatedError: for a word that is no SLIDE=TABLE.
@@ -82,7 +85,7 @@ def class_tables_of(parsed: argparse.Namespace) -> dict[str, Path]:
 
 
 def pairs_of(words: Sequence[str], option: str, expected: str) -> dict[str, str]:
-    """The mapping that words like NAME=VALUE give.
+    """Return the mapping that words like NAME=VALUE give.
 
     Args:
         words: of an option.

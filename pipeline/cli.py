@@ -42,7 +42,7 @@ VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code."""
+    """Run one verb; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         # As an exception it lets open results be removed; the code is the shell's for a process ended by this signal.
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _from_system(error: OSError | MemoryError) -> StatedError:
-    """A full disk, a folder without permission, a file that vanished: no bug, and told like any other fault."""
+    """Return a full disk, a folder without permission, a file that vanished: no bug, and told like any other fault."""
     if isinstance(error, MemoryError):
         return StatedError(expected="enough memory", found=str(error) or "no more of it")
     file, found = error.filename, error.strerror or str(error)
@@ -83,7 +83,10 @@ def _from_system(error: OSError | MemoryError) -> StatedError:
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:
-    """The parser of all verbs, with the arguments of the wanted one only: the others' modules stay unimported."""
+    """Return the parser of all verbs, with the arguments of the wanted one only.
+
+    The others' modules stay unimported.
+    """
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"more-from-less {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)

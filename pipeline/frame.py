@@ -13,10 +13,10 @@ Floats = NDArray[np.float64]
 
 
 def pixel_to_um(index_px: float | Floats, *, downsample: float, mpp: float) -> float | Floats:
-    """Position in um of the centre of pixel `index_px` of a level (fractions allowed)."""
+    """Return position in um of the centre of pixel `index_px` of a level (fractions allowed)."""
     return ((index_px + 0.5) * downsample - 0.5) * mpp
 
 
 def um_to_pixel(position_um: float | Floats, *, downsample: float, mpp: float) -> float | Floats:
-    """Fractional pixel index of a level whose centre lies at `position_um`; inverts `pixel_to_um`."""
+    """Return fractional pixel index of a level whose centre lies at `position_um`; inverts `pixel_to_um`."""
     return (position_um / mpp + 0.5) / downsample - 0.5

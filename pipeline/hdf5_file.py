@@ -14,7 +14,7 @@ HDF5_ERRORS = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """The dataset of that name.
+    """Return the dataset of that name.
 
     Raises:
         KeyError: if there is none.
@@ -30,7 +30,7 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
 
 @contextmanager
 def written_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file to fill.
+    """Return a new HDF5 file to fill.
 
     Raises:
         OSError: when it is closed, if it could not be written.
@@ -41,7 +41,7 @@ def written_hdf5(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def checked_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """A new HDF5 file to fill, and what tells meanwhile whether all could be written so far.
+    """Return a new HDF5 file to fill, and what tells meanwhile whether all could be written so far.
 
     HDF5 cannot close a file that it fails to write: it tries again at the end of the process and crashes there. So it
     never hears of a failure; the first one is raised by the check and here.
@@ -70,34 +70,34 @@ class _Guarded:
         self._failure: OSError | None = None
 
     def check(self) -> None:
-        """Raises the failure, where there was one."""
+        """Raise the failure, where there was one."""
         if self._failure is not None:
             raise self._failure
 
     def write(self, data: memoryview) -> int:
-        """Writes the bytes; returns how many they are, whether they could be written or not."""
+        """Write the bytes; returns how many they are, whether they could be written or not."""
         self._attempt(lambda: self._stream.write(data))
         return data.nbytes
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fills the buffer from the file."""
+        """Fill the buffer from the file."""
         return self._stream.readinto(buffer) if self._failure is None else 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves to a place, from the end where `whence` says so."""
+        """Move to a place, from the end where `whence` says so."""
         self._attempt(lambda: self._stream.seek(offset, whence))
         return self.tell()
 
     def tell(self) -> int:
-        """The place."""
+        """Return the place."""
         return self._stream.tell()
 
     def read(self, size: int = -1) -> bytes:
-        """So many bytes; h5py asks for `readinto`, but takes a file for one by this."""
+        """Return so many bytes; h5py asks for `readinto`, but takes a file for one by this."""
         return self._stream.read(size)
 
     def truncate(self, size: int) -> int:
-        """Sets the file's size."""
+        """Set the file's size."""
         self._attempt(lambda: self._stream.truncate(size))
         return size
 
@@ -106,7 +106,7 @@ class _Guarded:
         self._attempt(self._stream.flush)
 
     def _attempt(self, act: Callable[[], object]) -> None:
-        """Does it, unless something failed before."""
+        """Do it, unless something failed before."""
         if self._failure is None:
             try:
                 act()

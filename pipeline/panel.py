@@ -39,7 +39,10 @@ UNUSED = -1
 
 
 def spelling(name: str) -> str:
-    """The name in lower case, letters and digits only, Greek letters written out: `Pan-CK` and `panck` are one."""
+    """Return the name in lower case, letters and digits only, Greek letters written out.
+
+    `Pan-CK` and `panck` are one.
+    """
     plain = unicodedata.normalize("NFKC", name).casefold()
     return "".join(_GREEK.get(letter, letter) for letter in plain if letter.isalnum())
 
@@ -57,7 +60,7 @@ class Aliases:
     known: bool
 
     def key(self, name: str) -> str:
-        """What all names of a marker have in common."""
+        """Return what all names of a marker have in common."""
         spelt = spelling(name)
         for marker, names in self.own.items():
             if spelt in map(spelling, (marker, *names)):
@@ -70,7 +73,7 @@ class Aliases:
         return _REPRESENTATIVE.get(spelt, spelt)
 
     def title(self, name: str) -> str:
-        """How a marker of this name is called: as the aliases that were given do, else as it is."""
+        """Return how a marker of this name is called: as the aliases that were given do, else as it is."""
         spelt = spelling(name)
         named = [marker for marker, names in self.own.items() if spelt in map(spelling, (marker, *names))]
         return named[0] if named else name
@@ -98,7 +101,7 @@ class Panel:
 
 
 def panel_of(channels: Mapping[str, Sequence[str]], aliases: Aliases, chosen: Sequence[str] = ()) -> Panel:
-    """The panel that slides make up.
+    """Return the panel that slides make up.
 
     Args:
         channels: names of each slide's dense channels, slides in sheet order.
@@ -127,7 +130,7 @@ def panel_of(channels: Mapping[str, Sequence[str]], aliases: Aliases, chosen: Se
 
 
 def check_overlap(panel: Panel, channels: Mapping[str, Sequence[str]]) -> None:
-    """Refuses a panel whose slides cannot be learned from together.
+    """Refuse a panel whose slides cannot be learned from together.
 
     Raises:
         StatedError: if a slide has no marker of the panel, or the slides fall into groups that share none.
@@ -169,7 +172,7 @@ def _keys(slide: str, names: Sequence[str], aliases: Aliases) -> tuple[str, ...]
 
 
 def respelt(channels: Sequence[str], aliases: Aliases) -> Iterator[tuple[str, ...]]:
-    """Names that differ and mean one marker, a group at a time."""
+    """Return names that differ and mean one marker, a group at a time."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(channels):
         groups.setdefault(aliases.key(name), []).append(name)

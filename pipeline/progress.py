@@ -25,7 +25,7 @@ def say(text: str) -> None:
 def progress(
     items: Iterable[T], *, label: str, unit: str, total: int | None = None, units_per_item: int = 1
 ) -> Iterator[T]:
-    """The items, one by one, while stderr tells how far they are.
+    """Yield the items, one by one, while stderr tells how far they are.
 
     Args:
         items: what to go through.

@@ -46,7 +46,7 @@ _NOT_RESULTS = {
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, or of a folder's relative paths and contents in sorted order."""
+    """Return SHA-256 (hex) of a file, or of a folder's relative paths and contents in sorted order."""
     if path.is_dir():
         digest = hashlib.sha256()
         for item in sorted(path.rglob("*")):
@@ -81,7 +81,7 @@ def code_digest(stage: str) -> str:
 
 
 def record(stage: str, settings: object, inputs: Mapping[str, str], packages: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The provenance of one result, ready for JSON.
+    """Return the provenance of one result, ready for JSON.
 
     Args:
         stage: name of the stage.
@@ -101,7 +101,9 @@ def record(stage: str, settings: object, inputs: Mapping[str, str], packages: tu
 
 @contextmanager
 def finished(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write a file or folder to; takes the final name only if the block succeeds.
+    """Return a temporary path beside `path` to write a file or folder to.
+
+    Takes the final name only if the block succeeds.
 
     An earlier result under the final name is replaced, a folder of other files never. What a process that was killed on
     this machine left of the same result is removed. Snakemake makes the parent; by hand we do.
@@ -129,18 +131,18 @@ def finished(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes readable JSON under its final name in one step."""
+    """Write readable JSON under its final name in one step."""
     with finished(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _partial(path: Path, kind: str) -> Path:
-    """A name beside `path` that no other process takes, on whatever machine it runs."""
+    """Return a name beside `path` that no other process takes, on whatever machine it runs."""
     return path.with_name(f".{path.name}.{kind}.{socket.gethostname()}.{os.getpid()}.partial")
 
 
 def _put(temporary: Path, path: Path) -> None:
-    """Gives a whole result its final name."""
+    """Give a whole result its final name."""
     if not path.is_dir() or path.is_symlink():
         temporary.replace(path)
         return
@@ -170,7 +172,7 @@ def _refuse_foreign(new: Path, folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names in one step, where system and file system can (renameat2 of Linux, not on NFS)."""
+    """Swap two names in one step, where system and file system can (renameat2 of Linux, not on NFS)."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False
@@ -179,7 +181,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sweep(path: Path) -> None:
-    """Removes what dead processes of this machine left of a result; those of other machines cannot be told dead."""
+    """Remove what dead processes of this machine left of a result; those of other machines cannot be told dead."""
     begin, end = f".{path.name}.", f".{socket.gethostname()}.%.partial".split("%")
     for item in list(path.parent.iterdir()):
         words = item.name.removeprefix(begin).split(".", 1)
@@ -216,7 +218,7 @@ def _source_of(module: str) -> Path | None:
 
 
 def _named_beside(tree: ast.AST, module: Path) -> list[Path]:
-    """Files in the folder of a module whose names stand in it as they are."""
+    """Return files in the folder of a module whose names stand in it as they are."""
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return sorted(item for item in module.parent.iterdir() if item.name in words and item.is_file())
 
@@ -232,7 +234,10 @@ def _imports(tree: ast.AST) -> set[str]:
 
 
 def _as_text(node: object) -> str:
-    """A syntax tree as text, without what is empty: each Python knows more fields, which `ast.dump` would name."""
+    """Return a syntax tree as text, without what is empty.
+
+    Each Python knows more fields, which `ast.dump` would name.
+    """
     if isinstance(node, ast.AST):
         told = (
             f"{name}={_as_text(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []

@@ -66,7 +66,7 @@ _COLUMNS = tuple(item.name for item in fields(SheetRow))
 
 
 def read_sheet(path: Path) -> tuple[SheetRow, ...]:
-    """The rows of a tab-separated sheet, in its order.
+    """Return the rows of a tab-separated sheet, in its order.
 
     The first line that is neither empty nor a comment (`#`) names the columns; empty ones at its end are none.
 
@@ -99,7 +99,7 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
 
 
 def _lines(path: Path) -> list[Line]:
-    """Number (from 1) and stripped cells of every line that says something."""
+    """Return number (from 1) and stripped cells of every line that says something."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -145,7 +145,7 @@ def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str
 
 
 def _name_faults(names: Sequence[tuple[int, str]]) -> Iterator[str]:
-    """Names that repeat or differ by case only: some file systems would give both one result."""
+    """Yield names that repeat or differ by case only: some file systems would give both one result."""
     first: dict[str, tuple[int, str]] = {}
     for number, name in names:
         earlier = first.setdefault(name.lower(), (number, name))

@@ -18,7 +18,7 @@ _MAX_STRETCH = 1.25
 
 
 def refined(poses: list[Pose], sparse: NuclearImage, dense: NuclearImage) -> list[Pose]:
-    """The poses, each moved to the affine map of highest correlation near it, best first.
+    """Return the poses, each moved to the affine map of highest correlation near it, best first.
 
     Their `ncc` is measured anew, for all at the resolution of the last step.
     """
@@ -38,7 +38,7 @@ def refined(poses: list[Pose], sparse: NuclearImage, dense: NuclearImage) -> lis
 
 
 def _pose(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Pose:
-    """The pose that an affine map is, with its correlation."""
+    """Return the pose that an affine map is, with its correlation."""
     mirrored = bool(np.linalg.det(affine[:, :2]) < 0)
     turn = affine[:, :2] @ np.diag([-1.0, 1.0]) if mirrored else affine[:, :2]
     degrees = float(np.rad2deg(np.arctan2(turn[1, 0] - turn[0, 1], turn[0, 0] + turn[1, 1])))
@@ -46,7 +46,7 @@ def _pose(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Pose:
 
 
 def _climbed(affine: Floats, fixed: NuclearImage, moving: NuclearImage) -> Floats:
-    """The affine map after one run of ECC; the one that went in where ECC finds none or leaves the plausible."""
+    """Return the affine map after one run of ECC; the one that went in where ECC finds none or leaves the plausible."""
     start = _to_pixels(affine, fixed, moving).astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _TOLERANCE)
     # OpenCV's mask is that of the moving image; the fixed one, read whole, has no pixel outside.

@@ -41,7 +41,7 @@ SAID_OUTSIDE_SHARE = 0.05
 
 
 def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
-    """How good a given transform of an open pair is; no block had a part in it, so all of them are held out."""
+    """Return how good a given transform of an open pair is; no block had a part in it, so all of them are held out."""
     return assess_steps(pair, [("given", transform)], settings, "given")
 
 
@@ -53,7 +53,7 @@ def assess_steps(
     pose: coarse.Pose | None = None,
     margin: float | None = None,
 ) -> Quality:
-    """How good the last of several maps is, which no block of ours had a part in, and what each had left.
+    """Return how good the last of several maps is, which no block of ours had a part in, and what each had left.
 
     Args:
         pair: the open pair.
@@ -86,7 +86,10 @@ def judging_step(pair: Pair, transform: Transform, settings: RegisterSettings, t
 
 
 def unmeasured(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
-    """What can be said of a transform to a mask or spots, which show no nuclei: how it bends, that it is untested."""
+    """Return what can be said of a transform to a mask or spots, which show no nuclei.
+
+    How it bends, that it is untested.
+    """
     what = "spots show" if pair.channel == "spots" else "a mask shows"
     return Quality(
         mode=settings.mode,
@@ -122,7 +125,7 @@ def quality_of(
     margin: float | None,
     seams: Seams | None = None,
 ) -> Quality:
-    """What correspondences say of the last of several maps, and of those before it.
+    """Return what correspondences say of the last of several maps, and of those before it.
 
     Args:
         pair: the open pair.
@@ -251,12 +254,12 @@ def with_outside(quality: Quality, pair: Pair, transform: Transform, tissue: Nuc
 
 
 def held_out(measured: Measured, transform: Transform) -> Correspondences:
-    """Correspondences of blocks of which none had a part in a map."""
+    """Return correspondences of blocks of which none had a part in a map."""
     return Correspondences.of(measured, transform, np.ones(len(measured.odd), np.bool_))
 
 
 def shared_area_um2(pair: Pair, transform: Transform, tissue: NuclearImage) -> float:
-    """Area of the tissue that a map puts on the dense slide."""
+    """Return area of the tissue that a map puts on the dense slide."""
     rows, columns = np.nonzero(tissue.inside)
     there = transform.to_dense(tissue.to_um(np.stack([columns, rows], axis=1)))
     low, high = pair.dense.extent_um
@@ -264,7 +267,7 @@ def shared_area_um2(pair: Pair, transform: Transform, tissue: NuclearImage) -> f
 
 
 def _round_trip(pair: Pair, transform: Transform, seams: Seams | None = None) -> float:
-    """Greatest round trip error at points of the sparse slide that fall on the dense one."""
+    """Return greatest round trip error at points of the sparse slide that fall on the dense one."""
     low, high = pair.sparse.extent_um
     across = (np.arange(101) + 0.5) / 101
     points = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2) * (high - low) + low

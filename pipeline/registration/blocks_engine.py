@@ -28,7 +28,8 @@ from pipeline.registration.pair import (
     tissue_of,
     without_glass,
 )
-from pipeline.registration.pieces import described, find_pieces, labelled, own_blocks
+from pipeline.registration.parts import described
+from pipeline.registration.pieces import find_pieces, labelled, own_blocks
 from pipeline.registration.piecewise import joined, with_inverse
 from pipeline.registration.quality import MAX_CHANCE, MIN_MARGIN, MIN_NCC, Correspondences, Quality
 from pipeline.registration.scale import other_scales
@@ -37,7 +38,7 @@ from pipeline.settings import RegisterSettings
 
 
 def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
-    """The transform of an open pair, and how good it is."""
+    """Return the transform of an open pair, and how good it is."""
     pair = pair.shown_for(settings.mode)
     whole = sparse_overview(pair.sparse)
     tissue = tissue_of(whole)
@@ -79,7 +80,7 @@ def _deformed(
     pose: coarse.Pose | None,
     margin: float | None,
 ) -> tuple[Transform, Quality]:
-    """The transform after the smooth and local steps that follow a pose, and how good it is."""
+    """Return the transform after the smooth and local steps that follow a pose, and how good it is."""
     affine = start if pose is None else Transform(pose.affine)
     maps = [("initial", centred(pair), True), ("coarse", start, pose is not None)]
     maps.append(("affine", affine, pose is not None))
@@ -112,7 +113,8 @@ def _deformed(
         return transform, placed(quality, blocks)
     rest = fitted.transform
     nodes = labelled(pair, rest, pieces, explained)
-    transform, seams = with_inverse([rest, *(piece.transform for piece in pieces)], nodes, pair.dense.extent_um)
+    maps_of_parts = [rest, *(piece.transform for piece in pieces)]
+    transform, seams = with_inverse(maps_of_parts, nodes, pair.dense.extent_um)
     halves = joined([fitted.held_out, *(piece.held_out for piece in pieces)], nodes)
     found = own_blocks(found, [piece.blocks(held_out=True) for piece in pieces], nodes)
     everywhere = own_blocks(everywhere, [piece.blocks() for piece in pieces], nodes)
@@ -120,7 +122,7 @@ def _deformed(
     quality = quality_of(pair, settings, transform, found, judged, steps[-1], "blocks", pose, margin, seams)
     quality = with_outside(quality, pair, transform, tissue)
     blocks = tissue_blocks(pair, steps[-1], tissue, transform, everywhere)
-    return transform, placed(quality, blocks, described(rest, pieces, nodes, blocks))
+    return transform, placed(quality, blocks, described(maps_of_parts, nodes, blocks))
 
 
 def _second(
@@ -136,7 +138,7 @@ def _second(
 
 
 def _agrees(pair: Pair, settings: RegisterSettings, transform: Transform, tissue: NuclearImage) -> bool:
-    """Whether blocks support a map far more often than chance would."""
+    """Return whether blocks support a map far more often than chance would."""
     step = SERIAL[-1]
     if settings.mode != "serial":
         step = SAME_SECTION[0].for_area(shared_area_um2(pair, transform, tissue))

@@ -29,14 +29,14 @@ _BORDER_PX = 2
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
-    """Red, green and blue of the class of this index."""
+    """Return red, green and blue of the class of this index."""
     return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
 def classes_on(
     mask: NuclearSource, labels: Sequence[int], transform: Transform, grid: NuclearImage
 ) -> NDArray[np.uint8]:
-    """What a mask says at the pixels of a sparse image, for a picture of it.
+    """Return what a mask says at the pixels of a sparse image, for a picture of it.
 
     It is read from the level of the pyramid that is just fine enough, which need not agree with level 0 along borders.
 
@@ -61,14 +61,14 @@ def classes_on(
 
 
 def painted(number: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8: every pixel in the colour of its class, white where there is none."""
+    """Return (H, W, 3) uint8: every pixel in the colour of its class, white where there is none."""
     table = np.full((256, 3), 255, np.uint8)
     table[1:] = [class_colour(index) for index in range(255)]
     return table[number]
 
 
 def outlined(rgb: NDArray[np.uint8], number: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The H&E (H, W, 3) tinted in the colours of the classes, their borders in full colour."""
+    """Return the H&E (H, W, 3) tinted in the colours of the classes, their borders in full colour."""
     # A border belongs to the class inside it: pixels whose neighbourhood holds a lower number, or none.
     inner = cv2.erode(number, np.ones((2 * _BORDER_PX + 1,) * 2, np.uint8))
     colour, some = painted(number), (number > 0)[..., None]

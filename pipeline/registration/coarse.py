@@ -45,13 +45,13 @@ class Pose:
     affine: Floats
 
     def differs(self, other: Pose, degrees: float = OTHER_POSE_DEGREES) -> bool:
-        """Whether this is another pose than a near variant of `other`."""
+        """Return whether this is another pose than a near variant of `other`."""
         turn = abs((self.degrees - other.degrees + 180) % 360 - 180)
         return self.mirrored != other.mirrored or turn > degrees
 
 
 def density(image: NuclearImage, mpp: float, blur_px: float = _BLUR_PX) -> NuclearImage:
-    """Nuclear density at a coarse resolution: clipped at its 1st and 99.5th percentile, averaged, blurred.
+    """Return nuclear density at a coarse resolution: clipped at its 1st and 99.5th percentile, averaged, blurred.
 
     Args:
         image: nuclear signal, finer than `mpp`.
@@ -83,7 +83,7 @@ def density(image: NuclearImage, mpp: float, blur_px: float = _BLUR_PX) -> Nucle
 
 
 def masked_ncc(fixed: NuclearImage, moving: NuclearImage, affine: Floats) -> float:
-    """Normalised correlation of two densities under an affine map, over the pixels that both hold.
+    """Return normalised correlation of two densities under an affine map, over the pixels that both hold.
 
     0 where nothing varies, or where they share less than half of the smaller one.
     """
@@ -98,7 +98,7 @@ def masked_ncc(fixed: NuclearImage, moving: NuclearImage, affine: Floats) -> flo
 
 
 def margin(poses: list[Pose]) -> float:
-    """How much better the first pose correlates than the best one of another mirror or rotation.
+    """Return how much better the first pose correlates than the best one of another mirror or rotation.
 
     0 where there is none: a pose that was compared with no other is not decisive.
     """
@@ -107,7 +107,9 @@ def margin(poses: list[Pose]) -> float:
 
 
 def search(sparse: NuclearImage, dense: NuclearImage, *, coarsen: int = 1) -> list[Pose]:
-    """The best poses, best first, each of another mirror or rotation than those before it; empty for a blank image.
+    """Return the best poses, best first, each of another mirror or rotation than those before it.
+
+    Empty for a blank image.
 
     Both mirrors are among them, even where every turn of the one correlates better than any of the other.
 
@@ -149,7 +151,7 @@ def search(sparse: NuclearImage, dense: NuclearImage, *, coarsen: int = 1) -> li
 
 
 def _clipped(image: NuclearImage) -> NDArray[np.float32]:
-    """Signal between its 1st and 99.5th percentile inside the slide, scaled to 0 to 1."""
+    """Return signal between its 1st and 99.5th percentile inside the slide, scaled to 0 to 1."""
     sample = image.values[image.inside]
     if sample.size == 0:
         return np.zeros_like(image.values)
@@ -162,7 +164,7 @@ def _clipped(image: NuclearImage) -> NDArray[np.float32]:
 
 
 def turned(image: NuclearImage, mirrored: bool, degrees: float, diagonal: int) -> Floats:
-    """(2, 3) pixel map that flips an image about its middle, rotates it and centres it in a square."""
+    """Return (2, 3) pixel map that flips an image about its middle, rotates it and centres it in a square."""
     height, width = image.inside.shape
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     angle = np.deg2rad(degrees)
@@ -173,7 +175,7 @@ def turned(image: NuclearImage, mirrored: bool, degrees: float, diagonal: int) -
 
 
 def pose_affine(fixed: NuclearImage, moving: NuclearImage, turn: Floats, shift_xy: Floats) -> Floats:
-    """The pixel map as a map of um; both densities share one mpp."""
+    """Return the pixel map as a map of um; both densities share one mpp."""
     matrix, offset = turn[:, :2], turn[:, 2] + shift_xy
     scale = moving.mpp / fixed.mpp
     linear = matrix * scale
@@ -182,14 +184,14 @@ def pose_affine(fixed: NuclearImage, moving: NuclearImage, turn: Floats, shift_x
 
 
 def _spectra(values: NDArray[np.float32], inside: NDArray[np.bool_], frame: Any) -> tuple[Any, Any, Any]:
-    """Fourier transforms of the mask, the masked image and its square."""
+    """Return Fourier transforms of the mask, the masked image and its square."""
     mask = inside.astype(np.float32)
     image = values * mask
     return tuple(scipy.fft.rfft2(part, frame) for part in (mask, image, image * image))
 
 
 def _best_shift(first: Any, second: Any, frame: Any, area: int, shape: tuple[int, ...]) -> tuple[float, Floats]:
-    """Best correlation over all shifts, and the shift xy in pixels that carries the first image onto the second.
+    """Return best correlation over all shifts, and the shift xy in pixels that carries the first image onto the second.
 
     Args:
         first: spectra of the image that is shifted, see `_spectra`.

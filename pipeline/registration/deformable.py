@@ -64,7 +64,7 @@ class Step:
         return int(np.ceil(self.block_um / self.spacing_um / 2))
 
     def for_area(self, area_um2: float) -> Step:
-        """The step with blocks down to half as large and as far apart, where there is little to put them on."""
+        """Return the step with blocks down to half as large and as far apart, where there is little to put them on."""
         factor = float(np.clip(np.sqrt(area_um2 / _WANTED_BLOCKS) / self.spacing_um, 0.5, 1.0))
         return replace(self, block_um=self.block_um * factor, spacing_um=self.spacing_um * factor)
 
@@ -122,7 +122,7 @@ class Measured:
 def measure(
     sparse: NuclearSource, dense: NuclearSource, transform: Transform, step: Step, tissue: NuclearImage
 ) -> Measured:
-    """The shifts that are left under a transform, in all blocks that hold tissue on the sparse side.
+    """Return the shifts that are left under a transform, in all blocks that hold tissue on the sparse side.
 
     Args:
         sparse: H&E side.
@@ -150,7 +150,7 @@ def measure(
 
 
 def extended(transform: Transform, measured: Measured, step: Step, domain_um: Floats) -> Fitted:
-    """The transform after fitting the measured shifts, once with all blocks and once without the held-out half.
+    """Return the transform after fitting the measured shifts, once with all blocks and once without the held-out half.
 
     Of several stiffnesses the one is taken whose fit to the even blocks foretells the odd ones best.
     """
@@ -178,7 +178,7 @@ def _fit(shifts: Shifts, step: Step, domain_um: Floats, stiffness: float) -> Spl
 
 
 def _moved(transform: Transform, field: SplineField, domain_um: Floats) -> Transform:
-    """The transform after a field of shifts; the inverse is not solved.
+    """Return the transform after a field of shifts; the inverse is not solved.
 
     The shift s at p says that p matches the dense point T(p + s), so the new displacement at p is
     T(p + f(p)) - A p - b, where f is the smooth field through the shifts.
@@ -205,7 +205,10 @@ def block_lattice(sparse: NuclearSource, step: Step) -> tuple[Floats, int, int]:
 def _windows(
     sparse: NuclearSource, step: Step, tissue: NuclearImage
 ) -> Iterator[tuple[Floats, Floats, NDArray[np.bool_]]]:
-    """Windows of the sparse slide: bounds, centres of the blocks with tissue in them, and their chequerboard colour."""
+    """Yield windows of the sparse slide.
+
+    Bounds, centres of the blocks with tissue in them, and their chequerboard colour.
+    """
     first, columns, rows = block_lattice(sparse, step)
     per_side = max(1, int(_WINDOW_PX * step.mpp / step.spacing_um))
     for top in range(0, rows, per_side):

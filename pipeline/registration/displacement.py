@@ -35,24 +35,24 @@ class DisplacementGrid:
 
     @classmethod
     def covering(cls, low_um: tuple[float, float], high_um: tuple[float, float], spacing_um: float) -> DisplacementGrid:
-        """A grid of zeros whose nodes reach from `low_um` to at least `high_um`."""
+        """Return a grid of zeros whose nodes reach from `low_um` to at least `high_um`."""
         width, height = (int(np.ceil((high - low) / spacing_um)) + 1 for low, high in zip(low_um, high_um, strict=True))
         return cls(low_um, spacing_um, np.zeros((2, max(height, 2), max(width, 2)), np.float32))
 
     def nodes_um(self) -> Floats:
-        """Positions (H*W, 2) of the nodes, row by row."""
+        """Return positions (H*W, 2) of the nodes, row by row."""
         _, height, width = self.values_um.shape
         y, x = np.mgrid[0:height, 0:width]
         nodes: Floats = np.stack([x.ravel(), y.ravel()], axis=1) * self.spacing_um + np.asarray(self.origin_um)
         return nodes
 
     def with_values(self, displacements_um: NDArray[Any]) -> DisplacementGrid:
-        """The same grid with displacements (H*W, 2), in the order of `nodes_um`."""
+        """Return the same grid with displacements (H*W, 2), in the order of `nodes_um`."""
         values = np.ascontiguousarray(displacements_um.T.reshape(self.values_um.shape), dtype=np.float32)
         return DisplacementGrid(self.origin_um, self.spacing_um, values)
 
     def at(self, points_xy_um: NDArray[Any]) -> Floats:
-        """Displacements (N, 2) in um at points (N, 2) in um."""
+        """Return displacements (N, 2) in um at points (N, 2) in um."""
         _, height, width = self.values_um.shape
         position = (np.asarray(points_xy_um, np.float64) - np.asarray(self.origin_um)) / self.spacing_um
         left, right, across = _neighbours(position[:, 0], width)
@@ -64,7 +64,7 @@ class DisplacementGrid:
         return interpolated
 
     def on_lattice(self, x_um: NDArray[Any], y_um: NDArray[Any]) -> Floats:
-        """Displacements (2, H, W) in um, x before y, at all points of columns `x_um` (W,) and rows `y_um` (H,).
+        """Return displacements (2, H, W) in um, x before y, at all points of columns `x_um` (W,) and rows `y_um` (H,).
 
         What `at` gives; bilinear interpolation goes along x and then along y, so few nodes are met per pixel.
         """
@@ -81,14 +81,14 @@ class DisplacementGrid:
 
 
 def _neighbours(position: Floats, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """The nodes before and after positions in node spacings, and how far along from one to the other each lies."""
+    """Return the nodes before and after positions in node spacings, and how far along from one to the other each lies."""
     clamped = np.clip(position, 0, count - 1)
     before = np.minimum(clamped.astype(np.int64), max(count - 2, 0))
     return before, np.minimum(before + 1, count - 1), clamped - before
 
 
 def solve_inverse(affine: Floats, forward: DisplacementGrid, points_dense_um: Floats) -> Floats:
-    """Points p (N, 2) with A p + b + D(p) = q, by the fixed-point iteration p <- A^-1 (q - b - D(p)).
+    """Return points p (N, 2) with A p + b + D(p) = q, by the fixed-point iteration p <- A^-1 (q - b - D(p)).
 
     It converges where the displacement changes by less than the affine part scales, that is, without folds.
     """

@@ -43,12 +43,12 @@ class NuclearImage:
     mpp: float
 
     def to_um(self, points_px: NDArray[Any]) -> Floats:
-        """Pixel positions (N, 2), xy, as um."""
+        """Return pixel positions (N, 2), xy, as um."""
         position: Floats = np.asarray(points_px, np.float64) * self.mpp + np.asarray(self.origin_um)
         return position
 
     def to_px(self, points_um: NDArray[Any]) -> Floats:
-        """Positions in um (N, 2) as pixel positions, xy."""
+        """Return positions in um (N, 2) as pixel positions, xy."""
         position: Floats = (np.asarray(points_um, np.float64) - np.asarray(self.origin_um)) / self.mpp
         return position
 
@@ -102,7 +102,7 @@ class NuclearSource:
         return np.array([[0.0, 0.0], [(width - 1) * self.mpp, (height - 1) * self.mpp]])
 
     def read(self, mpp: float, bounds_um: Floats | None = None) -> NuclearImage:
-        """The nuclear signal of a region; what float32 holds of nan and infinity is 0 and not inside.
+        """Return the nuclear signal of a region; what float32 holds of nan and infinity is 0 and not inside.
 
         Args:
             mpp: the wanted resolution; the result has the nearest one that divides a level of the pyramid evenly.
@@ -113,7 +113,7 @@ class NuclearSource:
         return NuclearImage(np.where(known, values, 0), image.inside & known, image.origin_um, image.mpp)
 
     def read_colour(self, mpp: float, bounds_um: Floats | None = None) -> tuple[NDArray[np.uint8], NuclearImage]:
-        """The RGB pixels (H, W, 3) of a region of an H&E slide, with what is shown of them on the same grid."""
+        """Return the RGB pixels (H, W, 3) of a region of an H&E slide, with what is shown of them on the same grid."""
         pixels, image = self._averaged(mpp, bounds_um, colour=True)
         rgb = np.rint(pixels).astype(np.uint8)
         return rgb, NuclearImage(self._signal(pixels, colour=False), image.inside, image.origin_um, image.mpp)
@@ -169,12 +169,12 @@ class NuclearSource:
 
 
 def _nearest(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
-    """The middle pixel of squares of `factor` pixels: labels have no mean."""
+    """Return the middle pixel of squares of `factor` pixels: labels have no mean."""
     return pixels[factor // 2 :: factor, factor // 2 :: factor].astype(np.float32)
 
 
 def _block_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
-    """Means over squares of `factor` pixels: (H * factor, W * factor, C) to float32 (H, W, C)."""
+    """Return means over squares of `factor` pixels: (H * factor, W * factor, C) to float32 (H, W, C)."""
     if factor == 1:
         return pixels.astype(np.float32)
     height, width, channels = pixels.shape[0] // factor, pixels.shape[1] // factor, pixels.shape[2]
@@ -187,7 +187,7 @@ def _block_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
 
 
 def _inside(low: NDArray[Any], size: NDArray[Any], factor: int, level_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels of a region lie wholly within a level."""
+    """Return which pixels of a region lie wholly within a level."""
     x = low[0] + np.arange(int(size[0])) * factor
     y = low[1] + np.arange(int(size[1])) * factor
     across = (x >= 0) & (x + factor <= level_size[0])

@@ -26,7 +26,7 @@ _LINEAR_TOLERANCE_UM = 1e-6
 
 
 def write_itk(path: Path, transform: Transform) -> None:
-    """Writes the forward map as an ITK composite (`.h5`), in the layout of itk::HDF5TransformIO.
+    """Write the forward map as an ITK composite (`.h5`), in the layout of itk::HDF5TransformIO.
 
     ITK applies the last added part first, so A p + b + D(p) is written as the displacement A^-1 D(p) followed by
     the affine part. Beyond its grid an ITK displacement is zero, where ours keeps the value at the edge.
@@ -57,7 +57,7 @@ def _write_words(group: Any, name: str, words: str) -> None:
 
 
 def read_itk(path: Path) -> Transform:
-    """The map of an ITK transform file, fixed (sparse) to moving (dense), both in um.
+    """Return the map of an ITK transform file, fixed (sparse) to moving (dense), both in um.
 
     An affine map is taken exactly; any other is sampled on the 16-um grid over its own domain.
 
@@ -85,7 +85,7 @@ def _mapped(transform: Any, points: Floats) -> Floats:
 
 
 def _affine_at(transform: Any, centre: Floats, step: float, path: Path) -> Floats:
-    """The matrix of a transform that is linear, probed at three points and checked at others."""
+    """Return the matrix of a transform that is linear, probed at three points and checked at others."""
     origin, along_x, along_y = _mapped(transform, centre + step * np.array([[0.0, 0], [1, 0], [0, 1]]))
     matrix = np.stack([along_x - origin, along_y - origin], axis=1) / step
     affine = np.column_stack([matrix, origin - matrix @ centre])
@@ -100,7 +100,7 @@ def _affine_at(transform: Any, centre: Floats, step: float, path: Path) -> Float
 
 
 def _domain(transform: Any, path: Path) -> tuple[Floats, Floats] | None:
-    """Lower and upper corner of where a transform's first non-linear part is known; None for a linear transform.
+    """Return lower and upper corner of where a transform's first non-linear part is known; None for a linear transform.
 
     Raises:
         StatedError: if a part that is applied before it cannot be inverted.
@@ -129,14 +129,14 @@ def _domain(transform: Any, path: Path) -> tuple[Floats, Floats] | None:
 
 
 def _rectangle(origin: Any, extent: Floats, direction: Any) -> tuple[Floats, Floats]:
-    """The rectangle around a grid of an extent (2,) in um whose axes may be flipped or turned."""
+    """Return the rectangle around a grid of an extent (2,) in um whose axes may be flipped or turned."""
     axes = np.array(direction, np.float64).reshape(2, 2) * extent
     corners = np.array(origin, np.float64) + np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ axes.T
     return corners.min(0), corners.max(0)
 
 
 def _carried_back(domain: tuple[Floats, Floats], before: list[Any], path: Path) -> tuple[Floats, Floats]:
-    """The rectangle around what linear parts, the first applied first, carry onto a domain."""
+    """Return the rectangle around what linear parts, the first applied first, carry onto a domain."""
     if not before:
         return domain
     low, high = domain

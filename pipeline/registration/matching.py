@@ -54,18 +54,18 @@ class Shifts:
 
     @classmethod
     def joined(cls, parts: Sequence[Shifts]) -> Shifts:
-        """All blocks of several parts."""
+        """Return all blocks of several parts."""
         empty = cls(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0))
         names = ("centre_um", "shift_um", "peak", "rival")
         return cls(*(np.concatenate([getattr(part, name) for part in (empty, *parts)]) for name in names))
 
     def chosen(self, rows: NDArray[Any]) -> Shifts:
-        """The blocks that an index or a mask picks."""
+        """Return the blocks that an index or a mask picks."""
         return Shifts(self.centre_um[rows], self.shift_um[rows], self.peak[rows], self.rival[rows])
 
 
 def peak_confidence(peak: Any, rival: Any) -> Floats:
-    """How far a correlation peak stands above the best rival, relative to the peak, in [0, 1]."""
+    """Return how far a correlation peak stands above the best rival, relative to the peak, in [0, 1]."""
     height = np.maximum(np.asarray(peak, np.float64), 1e-9)
     below = np.maximum(np.asarray(rival, np.float64), 0)
     confidence: Floats = np.clip(1 - below / height, 0, 1)
@@ -90,7 +90,7 @@ def _coarse_px(mpp: float, coarsen: float) -> float:
 
 
 def nuclear_band(values: NDArray[np.float32], mpp: float, coarsen: float = 1.0) -> NDArray[np.float32]:
-    """Band-passed signal in which nuclei stand out evenly: difference of Gaussians over the local contrast.
+    """Return band-passed signal in which nuclei stand out evenly: difference of Gaussians over the local contrast.
 
     Args:
         values: float32 (H, W).
@@ -106,7 +106,7 @@ def nuclear_band(values: NDArray[np.float32], mpp: float, coarsen: float = 1.0) 
 
 
 def dense_under(dense: NuclearSource, transform: Transform, grid: NuclearImage, mpp: float) -> NuclearImage | None:
-    """The part of the dense slide that lies under a sparse image; None where there is none.
+    """Return the part of the dense slide that lies under a sparse image; None where there is none.
 
     Args:
         dense: the dense slide.
@@ -127,7 +127,7 @@ def dense_under(dense: NuclearSource, transform: Transform, grid: NuclearImage, 
 
 
 def laid_on(dense: NuclearImage, transform: Transform, grid: NuclearImage) -> NuclearImage:
-    """The dense signal resampled bilinearly at the pixels of a sparse image."""
+    """Return the dense signal resampled bilinearly at the pixels of a sparse image."""
     height, width = grid.inside.shape
     rows, columns = height // _MAP_STEP_PX + 3, width // _MAP_STEP_PX + 3
     step = _MAP_STEP_PX
@@ -145,7 +145,7 @@ def laid_on(dense: NuclearImage, transform: Transform, grid: NuclearImage) -> Nu
 def block_shift(
     template: NDArray[np.float32], search: NDArray[np.float32], exclude_px: float
 ) -> tuple[Floats, float, float]:
-    """Shift of one block.
+    """Return shift of one block.
 
     Args:
         template: float32 (h, w) of the sparse side.
@@ -172,7 +172,7 @@ def peak_of(scores: NDArray[Any], exclude_px: float) -> tuple[Floats, float, flo
 
 
 def _vertex(scores: NDArray[Any], row: int, column: int) -> tuple[float, float]:
-    """Offset xy of the vertex of the quadratic surface through the 3 x 3 scores about the peak; 0 at an edge."""
+    """Return offset xy of the vertex of the quadratic surface through the 3 x 3 scores about the peak; 0 at an edge."""
     if not (0 < row < scores.shape[0] - 1 and 0 < column < scores.shape[1] - 1):
         return 0.0, 0.0
     z = scores[row - 1 : row + 2, column - 1 : column + 2].astype(np.float64)
@@ -196,7 +196,7 @@ def match_blocks(
     reach_um: float,
     coarsen: float = 1.0,
 ) -> tuple[Shifts, NDArray[np.int64]]:
-    """Shifts of the blocks about given pixels, and the rows of `centres_px` that they are.
+    """Return shifts of the blocks about given pixels, and the rows of `centres_px` that they are.
 
     Blocks that leave either image, or in which one of them shows nothing, are left out.
 

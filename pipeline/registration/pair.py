@@ -88,7 +88,10 @@ class Pair:
         return cls(*sides, name, compared=compared)
 
     def shown_for(self, mode: str) -> Pair:
-        """The pair as a mode looks at it: two brightfield neighbours by their tissue, all others by their nuclei."""
+        """Return the pair as a mode looks at it.
+
+        Two brightfield neighbours by their tissue, all others by their nuclei.
+        """
         if mode != "serial" or self.dense.channel is not None:
             return self
         shown = replace(self.sparse, shows="tissue"), replace(self.dense, shows="tissue")
@@ -97,7 +100,7 @@ class Pair:
 
 @contextmanager
 def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
-    """Both sides of a record, open for the time of a `with` block.
+    """Return both sides of a record, open for the time of a `with` block.
 
     Raises:
         StatedError: if the slide has no dense partner, no nuclear channel, or cannot be read.
@@ -128,7 +131,7 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
 
 
 def overview(source: NuclearSource) -> NuclearImage:
-    """The whole slide at 4 um per pixel, or as coarse as a large slide asks for."""
+    """Return the whole slide at 4 um per pixel, or as coarse as a large slide asks for."""
     return source.read(_overview_mpp(source))
 
 
@@ -153,7 +156,7 @@ def _overview_mpp(source: NuclearSource) -> float:
 
 
 def tissue_of(overview_image: NuclearImage) -> NuclearImage:
-    """The overview with `inside` narrowed to where nuclei are about."""
+    """Return the overview with `inside` narrowed to where nuclei are about."""
     blurred = cv2.GaussianBlur(overview_image.values, (0, 0), _TISSUE_BLUR_UM / overview_image.mpp)
     held = overview_image.inside
     if held.any():
@@ -197,6 +200,6 @@ def box_under_dense(pair: Pair, affine: Floats) -> Floats:
 
 
 def centred(pair: Pair) -> Transform:
-    """Both slides laid middle on middle: what one has before any registration."""
+    """Return both slides laid middle on middle: what one has before any registration."""
     shift = pair.dense.extent_um.mean(0) - pair.sparse.extent_um.mean(0)
     return Transform(np.column_stack([np.eye(2), shift]))

@@ -46,7 +46,7 @@ class PatchResidual:
 
 
 def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mpp: float) -> PatchResidual:
-    """The shift that is left between an H&E patch and the dense nuclear patch already resampled onto it.
+    """Return the shift that is left between an H&E patch and the dense nuclear patch already resampled onto it.
 
     The middle of the H&E patch is looked for in the dense patch, up to 24 um away or 0.3 of the side.
 

@@ -52,7 +52,7 @@ class View:
 
     @classmethod
     def of(cls, pair: Pair, transform: Transform) -> View:
-        """The view of an open pair."""
+        """Return the view of an open pair."""
         mpp = float((pair.sparse.extent_um[1] - pair.sparse.extent_um[0]).max()) / SIDE_PX
         rgb, signal = pair.sparse.read_colour(max(mpp, pair.sparse.mpp))
         if pair.classes:
@@ -72,7 +72,7 @@ class View:
 
 
 def overlay(view: View) -> Picture:
-    """Hematoxylin in magenta over the dense nuclei in green: white where they meet, coloured where they do not.
+    """Return hematoxylin in magenta over the dense nuclei in green: white where they meet, coloured where they do not.
 
     Of a mask: its classes over the H&E.
     """
@@ -88,7 +88,7 @@ def overlay(view: View) -> Picture:
 
 
 def checkerboard(view: View) -> Picture:
-    """Tiles of the H&E beside tiles of the dense nuclei, drawn in a hematoxylin-like colour, or of the classes."""
+    """Return tiles of the H&E beside tiles of the dense nuclei, drawn in a hematoxylin-like colour, or of the classes."""
     legend = [((225, 120, 190), "H&E")]
     if view.number is not None:
         drawn, legend = painted(view.number), legend + view.legend
@@ -105,7 +105,7 @@ def checkerboard(view: View) -> Picture:
 
 
 def residual(view: View, quality: Quality, limit_um: float) -> Picture:
-    """Every measured block as a square, coloured by its residual; blocks without a clear peak are hollow."""
+    """Return every measured block as a square, coloured by its residual; blocks without a clear peak are hollow."""
     grey = cv2.cvtColor(cv2.cvtColor(view.rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     picture: Any = (255 - (255 - grey.astype(np.float32)) * 0.35).astype(np.uint8)
     half = max(2, int(quality.block_side_um / view.sparse.mpp / 2) - 1)
@@ -140,7 +140,7 @@ def _outline_areas(picture: Picture, view: View, quality: Quality) -> None:
 
 
 def deformation(view: View, transform: Transform) -> Picture:
-    """The smooth part of the map: a straight grid in grey, bent and magnified in colour by its length."""
+    """Return the smooth part of the map: a straight grid in grey, bent and magnified in colour by its length."""
     height, width = view.rgb.shape[:2]
     low, high = view.sparse.to_um(np.array([[0, 0], [width - 1, height - 1]]))
     step = float((high - low).max()) / _GRID_LINES
@@ -171,13 +171,13 @@ def deformation(view: View, transform: Transform) -> Picture:
 
 
 def write_png(path: Path, picture: Picture) -> None:
-    """Writes a picture, whatever the file is called."""
+    """Write a picture, whatever the file is called."""
     with finished(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def _smooth_part(transform: Transform, points_um: Floats) -> Floats:
-    """Displacement (N, 2) beyond the affine part, turned back into the axes of the sparse slide."""
+    """Return displacement (N, 2) beyond the affine part, turned back into the axes of the sparse slide."""
     if transform.forward is None:
         return np.zeros_like(points_um)
     turned: Floats = transform.forward.at(points_um) @ np.linalg.inv(transform.affine[:, :2]).T
@@ -185,7 +185,7 @@ def _smooth_part(transform: Transform, points_um: Floats) -> Floats:
 
 
 def _contrast(image: NuclearImage) -> NDArray[np.float32]:
-    """Signal scaled to 0 to 1 between its background and its 99.5th percentile."""
+    """Return signal scaled to 0 to 1 between its background and its 99.5th percentile."""
     held = image.values[image.inside]
     if held.size == 0:
         return np.zeros_like(image.values)
@@ -202,7 +202,7 @@ def _eight_bit(picture: NDArray[Any]) -> Picture:
 
 
 def _colour(fraction: float) -> tuple[int, int, int]:
-    """A colour from blue over yellow to red that keeps its order in grey (cividis-like ends, cv2's Turbo between)."""
+    """Return a colour from blue over yellow to red that keeps its order in grey (cividis-like ends, cv2's Turbo between)."""
     index = np.array([[round(20 + 215 * float(np.clip(fraction, 0, 1)))]], np.uint8)
     blue, green, red = cv2.applyColorMap(index, cv2.COLORMAP_TURBO)[0, 0].tolist()
     return red, green, blue
@@ -213,7 +213,7 @@ def _polyline(picture: Picture, points_px: Floats, colour: tuple[int, int, int],
 
 
 def _framed(picture: Picture, view: View, title: str, legend: list[tuple[tuple[int, int, int], str]]) -> Picture:
-    """The picture under a line with its title, its legend and a scale bar."""
+    """Return the picture under a line with its title, its legend and a scale bar."""
     height, width = picture.shape[:2]
     page = Image.new("RGB", (max(width, 720), height + _BAND_PX), _PAPER)
     page.paste(Image.fromarray(picture), (0, _BAND_PX))

@@ -22,9 +22,9 @@ from pipeline.registration.images import NuclearImage
 from pipeline.registration.local_search import candidates
 from pipeline.registration.matching import dense_under, laid_on, nuclear_band
 from pipeline.registration.pair import Pair, overview, sparse_overview
+from pipeline.registration.parts import MIN_PIECE_UM2
 from pipeline.registration.piecewise import LabelGrid, filled
-from pipeline.registration.quality import MAX_CHANCE, MIN_SUPPORT, Correspondences, PieceQuality
-from pipeline.registration.sampled import affine_through
+from pipeline.registration.quality import MAX_CHANCE, MIN_SUPPORT, Correspondences
 from pipeline.registration.transform import GRID_MARGIN_UM, GRID_SPACING_UM, Transform
 
 # A section in more pieces than this is shredded; the search for each costs about a second.
@@ -37,9 +37,6 @@ _SCORE_MPP, _SCORE_COARSEN, _SCORE_SIGMA_UM = 2.0, 1.5, 40.0
 _SCORE_WINDOW_UM = 3000.0
 _SCORE_REACH_UM = 400.0
 _MIN_SCORE = 0.2
-_MIN_PIECE_UM2 = 60_000.0
-# Blocks that agree, from which the turn of a piece can be told.
-_MIN_PLACES = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +165,7 @@ def labelled(pair: Pair, rest: Transform, pieces: Sequence[Piece], blocks: Tissu
         scores = _scores(pair, [rest, *(piece.transform for piece in pieces)], grid, first, last)
         labels[window] = scores.argmax(axis=0)
         known[window] = scores.max(axis=0) >= _MIN_SCORE
-    least = _MIN_PIECE_UM2 / GRID_SPACING_UM**2
+    least = MIN_PIECE_UM2 / GRID_SPACING_UM**2
     for number in range(len(pieces) + 1):
         count, part, stats, _ = cv2.connectedComponentsWithStats(((labels == number) & known).astype(np.uint8))
         specks = [index for index in range(1, count) if stats[index, cv2.CC_STAT_AREA] < least]
@@ -190,36 +187,6 @@ def _same_places(points_um: Floats, others_um: Floats) -> NDArray[np.bool_]:
     """Return which points (N, 2) of one lattice are among others of it."""
     known = {(round(x), round(y)) for x, y in others_um.tolist()}
     return np.array([(round(x), round(y)) in known for x, y in points_um.tolist()], np.bool_)
-
-
-def described(rest: Transform, pieces: Sequence[Piece], nodes: LabelGrid, blocks: TissueBlocks) -> list[PieceQuality]:
-    """Return how much tissue each piece is, where it lies, and how it has moved against the largest one."""
-    rows, columns = blocks.compared.shape
-    y, x = np.mgrid[0:rows, 0:columns]
-    centres = blocks.first_um + np.stack([x.ravel(), y.ravel()], axis=1) * blocks.spacing_um
-    owner = nodes.nearest(centres).reshape(rows, columns)
-    maps = [rest, *(piece.transform for piece in pieces)]
-    parts = [(owner == number) & blocks.compared for number in range(len(maps))]
-    # The map of the rest may be a compromise that holds hardly anywhere. Beyond its own tissue a map bends at will, so
-    # it is continued by its affine part.
-    largest = int(np.argmax([part.sum() for part in parts]))
-    usual = _affine(maps[largest], centres[(parts[largest] & blocks.agrees).ravel()])
-    found = []
-    for number, (own_map, part) in enumerate(zip(maps, parts, strict=True)):
-        if number == largest or part.sum() * blocks.spacing_um**2 < _MIN_PIECE_UM2:
-            continue
-        places = centres[(part & blocks.agrees).ravel()]
-        if len(places) < _MIN_PLACES:
-            continue
-        own, middle = _affine(own_map, places), np.append(places.mean(0), 1)
-        linear = own[:, :2] @ np.linalg.inv(usual[:, :2])
-        degrees = float(np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])))
-        found.append(PieceQuality(blocks.area(part), float(np.linalg.norm((own - usual) @ middle)), degrees))
-    return found
-
-
-def _affine(transform: Transform, places_um: Floats) -> Floats:
-    return affine_through(places_um, transform.to_dense(places_um))
 
 
 def _nodes(pair: Pair, transform: Transform) -> DisplacementGrid:

@@ -148,27 +148,27 @@ class Correspondences:
 
     @classmethod
     def of(cls, measured: Measured, transform: Transform, rows: NDArray[np.bool_]) -> Correspondences:
-        """Those of some blocks, measured under a transform."""
+        """Return those of some blocks, measured under a transform."""
         shifts = measured.shifts.chosen(rows)
         return cls(shifts.centre_um, transform.to_dense(shifts.centre_um + shifts.shift_um), measured.trusted[rows])
 
     def chosen(self, rows: NDArray[np.bool_]) -> Correspondences:
-        """Some of the blocks."""
+        """Return some of the blocks."""
         return Correspondences(self.sparse_um[rows], self.dense_um[rows], self.trusted[rows])
 
     @classmethod
     def joined(cls, parts: Sequence[Correspondences]) -> Correspondences:
-        """All blocks of several parts."""
+        """Return all blocks of several parts."""
         names = ("sparse_um", "dense_um", "trusted")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def distances_um(self, transform: Transform) -> Floats:
-        """(N,) distances from where a transform puts the blocks; nan for blocks without a clear peak."""
+        """Return (N,) distances from where a transform puts the blocks; nan for blocks without a clear peak."""
         distance = np.linalg.norm(transform.to_dense(self.sparse_um) - self.dense_um, axis=1)
         return np.where(self.trusted, distance, np.nan)
 
     def residual(self, transform: Transform) -> Residual:
-        """Median and 90th percentile of the distances; nan where too few blocks have a clear peak."""
+        """Return median and 90th percentile of the distances; nan where too few blocks have a clear peak."""
         distances = self.distances_um(transform)[self.trusted]
         if len(distances) < MIN_BLOCKS // 2:
             return UNKNOWN
@@ -176,7 +176,7 @@ class Correspondences:
         return Residual(float(median), float(p90))
 
     def chance(self, transform: Transform, within_um: float, independent: float = 1.0) -> float:
-        """How likely at least as many clear peaks would lie that near to a map if they lay anywhere in the reach.
+        """Return how likely at least as many clear peaks would lie that near to a map if they lay anywhere in the reach.
 
         Args:
             transform: the map.
@@ -188,7 +188,7 @@ class Correspondences:
         return float(binom.sf(np.floor(agreeing * independent) - 1, np.ceil(count * independent), CHANCE_AGREEMENT))
 
     def support(self, transform: Transform, within_um: float) -> float:
-        """Fraction of the blocks that have a clear peak within a distance of where a transform puts them."""
+        """Return fraction of the blocks that have a clear peak within a distance of where a transform puts them."""
         if not len(self.trusted):
             return 0.0
         with np.errstate(invalid="ignore"):
@@ -196,18 +196,18 @@ class Correspondences:
 
 
 def fold_fraction(transform: Transform, seams: Seams | None = None) -> float:
-    """Fraction of the grid's cells, those on a seam left out, in which the map is turned over against the rest."""
+    """Return fraction of the grid's cells, those on a seam left out, in which the map is turned over against the rest."""
     return float(np.mean(_unmirrored(transform, seams) <= 0))
 
 
 def determinant_range(transform: Transform, seams: Seams | None = None) -> tuple[float, float]:
-    """Least and greatest det J, mirror taken out and cells on a seam left out."""
+    """Return least and greatest det J, mirror taken out and cells on a seam left out."""
     determinants = _unmirrored(transform, seams)
     return float(determinants.min()), float(determinants.max())
 
 
 def believed(mode: str, support: float, chance: float, pose: Pose | None, margin: float | None) -> bool:
-    """Whether a map may be used: enough blocks agree with it, and not by chance.
+    """Return whether a map may be used: enough blocks agree with it, and not by chance.
 
     Neighbouring sections are compared by large blocks, of which a small slide has too few to rule chance out; there a
     search that clearly stands out will do instead.
@@ -230,7 +230,7 @@ def verdict(
     searched: bool,
     signal: str = "nuclear signal",
 ) -> tuple[str, tuple[str, ...]]:
-    """`pass`, `warn` or `fail`, with the reasons.
+    """Return `pass`, `warn` or `fail`, with the reasons.
 
     See `believed` for what the blocks and the search have to show.
     """
@@ -278,7 +278,7 @@ def doubted(quality: Quality, doubts: tuple[str, ...]) -> Quality:
 
 
 def to_mapping(quality: Quality) -> dict[str, Any]:
-    """The quality as JSON values, null for what is unknown; the blocks themselves stay out."""
+    """Return the quality as JSON values, null for what is unknown; the blocks themselves stay out."""
     pose = quality.pose
     return {
         "mode": quality.mode,

@@ -15,14 +15,14 @@ _FIT_POINTS = 21
 
 
 def fitted_affine(mapped: Map, low: Floats, high: Floats) -> Floats:
-    """The affine map (2, 3) closest to a map over a rectangle, by least squares."""
+    """Return the affine map (2, 3) closest to a map over a rectangle, by least squares."""
     across = np.linspace(0, 1, _FIT_POINTS)
     points: Floats = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2) * (high - low) + low
     return affine_through(points, mapped(points))
 
 
 def affine_through(points_um: Floats, targets_um: Floats) -> Floats:
-    """The affine map (2, 3) that carries points (N, 2) closest to their targets (N, 2), by least squares."""
+    """Return the affine map (2, 3) that carries points (N, 2) closest to their targets (N, 2), by least squares."""
     design = np.column_stack([points_um, np.ones(len(points_um))])
     return np.asarray(np.linalg.lstsq(design, targets_um, rcond=None)[0].T, np.float64)
 
@@ -30,7 +30,7 @@ def affine_through(points_um: Floats, targets_um: Floats) -> Floats:
 def sampled(
     mapped: Map, domain_um: Floats, affine: Floats, *, margin_um: float = 0.0, dense_extent_um: Floats | None = None
 ) -> Transform:
-    """A map as affine part plus displacement grid, both ways.
+    """Return a map as affine part plus displacement grid, both ways.
 
     Args:
         mapped: sparse points (N, 2) in um to dense points (N, 2), asked for within the domain only.

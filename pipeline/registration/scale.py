@@ -36,7 +36,7 @@ class ScaledPose:
 
 
 def other_scales(sparse: NuclearImage, dense: NuclearImage) -> list[ScaledPose]:
-    """The most decisive poses at other scales, best first."""
+    """Return the most decisive poses at other scales, best first."""
     searched = []
     for scale in SCALES:
         poses = coarse.search(sparse, _scaled(dense, scale), coarsen=_COARSEN)
@@ -63,6 +63,6 @@ def scale_between(sparse_um: Floats, dense_um: Floats) -> float | None:
 
 
 def _scaled(image: NuclearImage, scale: float) -> NuclearImage:
-    """The same pixels as if the slide were larger by a factor."""
+    """Return the same pixels as if the slide were larger by a factor."""
     origin = (image.origin_um[0] * scale, image.origin_um[1] * scale)
     return replace(image, origin_um=origin, mpp=image.mpp * scale)

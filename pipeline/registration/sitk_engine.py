@@ -235,7 +235,7 @@ def _as_matrix(transform: Any) -> Floats:
 
 @contextmanager
 def _fixed_threads() -> Iterator[None]:
-    """Hold the number of threads of SimpleITK for the time of a `with` block."""
+    """Return hold the number of threads of SimpleITK for the time of a `with` block."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(_THREADS)
     try:

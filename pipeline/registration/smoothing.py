@@ -38,7 +38,7 @@ class SplineField:
     coefficients: Floats
 
     def at(self, points_um: NDArray[Any]) -> Floats:
-        """The field (N, 2) at points (N, 2); points outside take the value at the edge of the domain."""
+        """Return the field (N, 2) at points (N, 2); points outside take the value at the edge of the domain."""
         rows, columns, _ = self.coefficients.shape
         design = _design(points_um, self.low_um, self.knot_um, columns, rows)
         values: Floats = design @ self.coefficients.reshape(-1, 2)
@@ -54,7 +54,7 @@ def fit_field(
     knot_um: float,
     stiffness: float,
 ) -> SplineField:
-    """The field that fits the shifts, outliers set aside.
+    """Return the field that fits the shifts, outliers set aside.
 
     Args:
         points_um: (N, 2) where the shifts were measured.
@@ -81,7 +81,7 @@ def fit_field(
 
 
 def _design(points_um: NDArray[Any], low: Floats, knot: float, columns: int, rows: int) -> Any:
-    """Sparse (N, rows * columns): the values of all basis functions at the points."""
+    """Return sparse (N, rows * columns): the values of all basis functions at the points."""
     position = (np.asarray(points_um, np.float64) - low) / knot
     across = _basis(position[:, 0], columns)
     down = _basis(position[:, 1], rows)
@@ -92,7 +92,7 @@ def _design(points_um: NDArray[Any], low: Floats, knot: float, columns: int, row
 
 
 def _basis(position: Floats, count: int) -> tuple[NDArray[np.int64], Floats]:
-    """Indices and values (N, 4) of the cubic B-splines that are not zero at positions in knot distances."""
+    """Return indices and values (N, 4) of the cubic B-splines that are not zero at positions in knot distances."""
     clipped = np.clip(position, 0, count - 3)
     first = np.minimum(clipped.astype(np.int64), count - 4)
     t = clipped - first
@@ -101,7 +101,7 @@ def _basis(position: Floats, count: int) -> tuple[NDArray[np.int64], Floats]:
 
 
 def _bending(columns: int, rows: int) -> Any:
-    """Penalty on second differences along x, y and across, with a trace of first differences."""
+    """Return penalty on second differences along x, y and across, with a trace of first differences."""
     second_x, second_y = (_differences(n, (1.0, -2.0, 1.0)) for n in (columns, rows))
     first_x, first_y = (_differences(n, (-1.0, 1.0)) for n in (columns, rows))
     one_x, one_y = scipy.sparse.identity(columns), scipy.sparse.identity(rows)

@@ -32,7 +32,7 @@ _NUCLEAR = (
 
 
 def hematoxylin(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Amount of hematoxylin by colour deconvolution (Ruifrok and Johnston 2001), in optical density.
+    """Return amount of hematoxylin by colour deconvolution (Ruifrok and Johnston 2001), in optical density.
 
     Args:
         rgb: uint8 (H, W, 3).
@@ -85,7 +85,7 @@ def tissue_presence(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def nuclear_channel(channels: Sequence[str], wanted: str | None) -> int:
-    """Index of the channel that shows nuclei.
+    """Return index of the channel that shows nuclei.
 
     Args:
         channels: names in file order.
@@ -133,7 +133,7 @@ def channel_named(channels: Sequence[str], wanted: str) -> int:
 
 
 def _words(name: str) -> str:
-    """Lower case, with digits and signs as blanks, so that `DAPI-01` and `dna_2` hold the bare word."""
+    """Return lower case, with digits and signs as blanks, so that `DAPI-01` and `dna_2` hold the bare word."""
     return re.sub(r"[^a-z0-9]+|(?<=[a-z]{3})\d+", " ", name.lower())
 
 

@@ -56,12 +56,12 @@ class Transform:
 
     @classmethod
     def identity(cls) -> Transform:
-        """The map of a slide whose two images share one frame."""
+        """Return the map of a slide whose two images share one frame."""
         return cls(np.eye(2, 3))
 
     @classmethod
     def with_inverse(cls, affine: Floats, forward: DisplacementGrid | None, dense_extent_um: Floats) -> Transform:
-        """The transform with its inverse solved on a grid over the dense frame.
+        """Return the transform with its inverse solved on a grid over the dense frame.
 
         Args:
             affine: (2, 3), sparse um to dense um.
@@ -79,13 +79,13 @@ class Transform:
         return cls(affine, forward, grid.with_values(solve_inverse(affine, forward, nodes) - without))
 
     def to_dense(self, points_xy_um: NDArray[Any]) -> Floats:
-        """Sparse points (N, 2) in um as dense points (N, 2) in um."""
+        """Return sparse points (N, 2) in um as dense points (N, 2) in um."""
         points = np.asarray(points_xy_um, np.float64)
         moved: Floats = points @ self.affine[:, :2].T + self.affine[:, 2]
         return moved if self.forward is None else moved + self.forward.at(points)
 
     def lattice_to_dense(self, x_um: NDArray[Any], y_um: NDArray[Any]) -> Floats:
-        """Dense points (2, H, W) in um, x before y, of all sparse points in columns `x_um` (W,) and rows `y_um` (H,).
+        """Return dense points (2, H, W) in um, x before y, of all sparse points in columns `x_um` (W,) and rows `y_um` (H,).
 
         The same as `to_dense`, many times faster, because a patch's pixels are such a lattice.
         """
@@ -95,19 +95,19 @@ class Transform:
         return moved if self.forward is None else moved + self.forward.on_lattice(x, y)
 
     def to_sparse(self, points_xy_um: NDArray[Any]) -> Floats:
-        """Dense points (N, 2) in um as sparse points (N, 2) in um."""
+        """Return dense points (N, 2) in um as sparse points (N, 2) in um."""
         points = np.asarray(points_xy_um, np.float64)
         moved: Floats = (points - self.affine[:, 2]) @ np.linalg.inv(self.affine[:, :2]).T
         return moved if self.inverse is None else moved + self.inverse.at(points)
 
     def round_trip_um(self, points_xy_um: NDArray[Any]) -> Floats:
-        """Distance (N,) in um between sparse points and themselves after there and back."""
+        """Return distance (N,) in um between sparse points and themselves after there and back."""
         back = self.to_sparse(self.to_dense(points_xy_um))
         distance: Floats = np.linalg.norm(back - np.asarray(points_xy_um, np.float64), axis=1)
         return distance
 
     def jacobian_determinants(self) -> Floats:
-        """Jacobian determinants of the forward map in the cells of its grid, (H-1, W-1); (1, 1) if affine.
+        """Return Jacobian determinants of the forward map in the cells of its grid, (H-1, W-1); (1, 1) if affine.
 
         In um per um, so 1 keeps areas; a negative sign throughout is a mirror, a change of sign a fold.
         """
@@ -124,7 +124,7 @@ class Transform:
 
 
 def write_transform(path: Path, transform: Transform, provenance: Mapping[str, Any]) -> None:
-    """Writes `transform.zarr`: a Zarr v3 group with the grids as arrays and everything else as attributes."""
+    """Write `transform.zarr`: a Zarr v3 group with the grids as arrays and everything else as attributes."""
     import zarr
 
     with finished(path) as temporary:
@@ -151,7 +151,7 @@ def write_transform(path: Path, transform: Transform, provenance: Mapping[str, A
 
 
 def checked_affine(values: Any, path: Path) -> Floats:
-    """The affine part (2, 3) of a file as float64.
+    """Return the affine part (2, 3) of a file as float64.
 
     Raises:
         StatedError: if it has another shape, numbers that are not finite, or no inverse.

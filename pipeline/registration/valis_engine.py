@@ -53,7 +53,7 @@ class Found:
 
 
 def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
-    """The transform of an open pair by VALIS, judged by blocks as any other is, and by the pose of our own search.
+    """Return the transform of an open pair by VALIS, judged by blocks as any other is, and by the pose of our own search.
 
     Blocks alone would not do: the optical flow of its non-rigid step lays nuclei on whatever nuclei are near, so that
     they agree in a map that is off by many cells. So the map must also lie where the density search, which has
@@ -81,7 +81,7 @@ def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
 
 
 def _doubt(transform: Transform, tissue: NuclearImage, pose: coarse.Pose | None, margin: float | None) -> str | None:
-    """Why the pose of our own search does not confirm a map; None where it does."""
+    """Return why the pose of our own search does not confirm a map; None where it does."""
     if pose is None or margin is None or pose.ncc < MIN_NCC or margin < MIN_MARGIN:
         return "the density search finds no decisive pose, and nothing else confirms the map"
     rows, columns = np.nonzero(tissue.inside)
@@ -98,7 +98,7 @@ def _failed(quality: Quality, reason: str) -> Quality:
 
 
 def _registered(valis: Any, pair: Pair, start: Transform, folder: Path) -> Found | str:
-    """What VALIS finds, or its own words on why it found nothing."""
+    """Return what VALIS finds, or its own words on why it found nothing."""
     longest_um = float((pair.sparse.extent_um[1] - pair.sparse.extent_um[0]).max())
     mpp = max(longest_um / SIDE_PX, pair.sparse.mpp, pair.dense.mpp)
     sparse = pair.sparse.read(mpp)
@@ -147,7 +147,7 @@ def _registered(valis: Any, pair: Pair, start: Transform, folder: Path) -> Found
 
 
 def _written(image: NuclearImage, path: Path) -> str:
-    """Writes a nuclear image as OME-TIFF, uint8, dark where the slide holds nothing; the path comes back."""
+    """Write a nuclear image as OME-TIFF, uint8, dark where the slide holds nothing; the path comes back."""
     held = image.values[image.inside]
     low, high = np.percentile(held, _CONTRAST_PERCENTILES) if held.size else (0.0, 1.0)
     scaled = np.clip((image.values - low) / max(float(high - low), 1e-6), 0, 1) * image.inside
@@ -165,7 +165,7 @@ def _matcher(valis: Any) -> Any:
 
 
 def _processor(valis: Any) -> Any:
-    """The class by which VALIS takes an image as it is."""
+    """Return the class by which VALIS takes an image as it is."""
 
     class NuclearSignal(valis.preprocessing.ImageProcesser):  # type: ignore[misc]
         """Signal that needs no processing; tissue is where VALIS sees it in fluorescence."""

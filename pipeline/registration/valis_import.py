@@ -25,7 +25,7 @@ HOW_TO_INSTALL = (
 
 
 def valis_registration() -> ModuleType:
-    """The module `valis.registration`, with `feature_detectors`, `feature_matcher` and `preprocessing` as attributes.
+    """Return the module `valis.registration`, with `feature_detectors`, `feature_matcher` and `preprocessing` as attributes.
 
     Raises:
         StatedError: if valis is not installed in this interpreter.

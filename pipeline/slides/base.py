@@ -86,7 +86,7 @@ class Slide(Protocol):
         size_xy: tuple[int, int],
         channels: Sequence[int] | None = None,
     ) -> Pixels:
-        """Pixels (height, width, channels) of a window, in the dtype of the header.
+        """Return pixels (height, width, channels) of a window, in the dtype of the header.
 
         Args:
             level: index into `header.levels`.
@@ -100,7 +100,7 @@ class Slide(Protocol):
         ...
 
     def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Whether a window that was read before shows a tile that could not be decoded.
+        """Return whether a window that was read before shows a tile that could not be decoded.
 
         Such a tile does not fail the reading of an overview; who keeps pixels must ask. A reader that raises
         instead says False.
@@ -108,7 +108,7 @@ class Slide(Protocol):
         ...
 
     def jpeg_transform(self, level: int) -> int | None:
-        """What the JPEG tiles of a level must say of their colours to show what `read_region` does.
+        """Return what the JPEG tiles of a level must say of their colours to show what `read_region` does.
 
         Returns:
             The transform of `pipeline.slides.jpeg_tiles`; None where this reader decodes no such tiles itself.
@@ -116,7 +116,7 @@ class Slide(Protocol):
         ...
 
     def close(self) -> None:
-        """Releases the file."""
+        """Release the file."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -130,7 +130,7 @@ class Slide(Protocol):
 
 
 def level_for(levels: Sequence[Level], downsample: float) -> int:
-    """Index of the coarsest level that is still at least as fine as `downsample` asks for.
+    """Return index of the coarsest level that is still at least as fine as `downsample` asks for.
 
     A level coarser by up to one per mille counts as fine enough: vendors round their level sizes.
     """

@@ -11,7 +11,7 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Releases the file; closing twice does no harm."""
+        """Release the file; closing twice does no harm."""
 
     def __enter__(self) -> Self:
         return self

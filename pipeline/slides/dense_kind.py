@@ -25,7 +25,7 @@ class Described:
 
 
 def described_dense(row: SheetRow, header: SlideHeader) -> Described:
-    """What the sheet and the file say of the dense side together.
+    """Return what the sheet and the file say of the dense side together.
 
     Raises:
         StatedError: if they contradict each other, if it cannot be told from the file what kind it is, or if a mask
@@ -52,7 +52,7 @@ def described_dense(row: SheetRow, header: SlideHeader) -> Described:
 
 
 def described_counts(row: SheetRow, genes: tuple[str, ...]) -> Described:
-    """The genes under the names that the sheet's markers file gives them.
+    """Return the genes under the names that the sheet's markers file gives them.
 
     Raises:
         StatedError: if there is no transform, or names repeat.
@@ -67,7 +67,7 @@ def described_counts(row: SheetRow, genes: tuple[str, ...]) -> Described:
 
 
 def _contradictions(row: SheetRow, header: SlideHeader) -> Iterator[tuple[str, str]]:
-    """What was expected and found."""
+    """Yield what was expected and found."""
     kind, count = row.dense_kind, len(header.channels)
     if header.is_rgb and kind == "mask":
         yield "one channel of labels, or one channel per class, for dense_kind is mask", "an RGB image"

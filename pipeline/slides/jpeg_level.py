@@ -47,7 +47,10 @@ class JpegLevel(Closing):
 
     @classmethod
     def verified(cls, path: Path, size_xy: tuple[int, int], show: Show) -> Self | None:
-        """The level of that size; None where it has no such tiles, or they do not come out as `show` shows them."""
+        """Return the level of that size.
+
+        None where it has no such tiles, or they do not come out as `show` shows them.
+        """
         tiles = JpegTiles.open(path, size_xy)
         if tiles is None:
             return None
@@ -58,12 +61,12 @@ class JpegLevel(Closing):
         return cls(tiles, transform, size_xy)
 
     def close(self) -> None:
-        """Releases the file."""
+        """Release the file."""
         self._tiles.close()
         self._own = threading.local()
 
     def read(self, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> NDArray[np.uint8]:
-        """(h, w, 3) uint8: a window, which may reach beyond the level; white where there is no tile."""
+        """Return (h, w, 3) uint8: a window, which may reach beyond the level; white where there is no tile."""
         (x, y), side = corner_xy, self._tiles.side_px
         whole = x % side == 0 and y % side == 0 and size_xy == (side, side) and x >= 0 and y >= 0
         if whole and x + side <= self._size_xy[0] and y + side <= self._size_xy[1]:
@@ -80,7 +83,7 @@ class JpegLevel(Closing):
         return out
 
     def is_corrupt(self, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Whether a tile of this window, which was read before, could not be decoded."""
+        """Return whether a tile of this window, which was read before, could not be decoded."""
         if not self._corrupt:
             return False
         window = clip_window(corner_xy, size_xy, self._size_xy)
@@ -90,7 +93,7 @@ class JpegLevel(Closing):
         return any(row * self._tiles.across + column in self._corrupt for row in rows for column in columns)
 
     def _paint(self, target: NDArray[np.uint8], corner_xy: tuple[int, int]) -> None:
-        """Fills `target`, which lies on the level."""
+        """Fill `target`, which lies on the level."""
         (x, y), (height, width) = corner_xy, target.shape[:2]
         side = self._tiles.side_px
         scratch = np.empty((side, side, 3), dtype=np.uint8)
@@ -110,7 +113,7 @@ class JpegLevel(Closing):
                     ]
 
     def _kept(self, number: int) -> NDArray[np.uint8]:
-        """A tile, which is this thread's to read until it asks for another."""
+        """Return a tile, which is this thread's to read until it asks for another."""
         kept: OrderedDict[int, NDArray[np.uint8]] | None = getattr(self._own, "kept", None)
         if kept is None:
             kept = self._own.kept = OrderedDict()
@@ -137,7 +140,7 @@ class JpegLevel(Closing):
 
 
 def shown_transform(tiles: JpegTiles, level_size_xy: tuple[int, int], show: Show) -> int | None:
-    """What a tile's stream must say of its colours for it to show what `show` does.
+    """Return what a tile's stream must say of its colours for it to show what `show` does.
 
     Files contradict themselves: a tile may claim YCbCr where its page says RGB, and readers differ in whom they
     believe. So some tiles, the one of most bytes among them, are decoded either way and compared with the pixels

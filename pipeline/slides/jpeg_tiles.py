@@ -88,13 +88,13 @@ class JpegTiles(Closing):
         return None
 
     def close(self) -> None:
-        """Releases the file."""
+        """Release the file."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def stream(self, number: int, transform: int) -> bytes:
-        """The complete JPEG stream of one tile, counted row by row, that the scanner did not leave out.
+        """Return the complete JPEG stream of one tile, counted row by row, that the scanner did not leave out.
 
         Args:
             number: which tile.
@@ -112,7 +112,7 @@ class JpegTiles(Closing):
         return b"".join((beginning.replacement, memoryview(tile)[len(beginning.found) :], end))
 
     def streams(self, numbers: NDArray[np.int64], transform: int) -> list[Stream | None]:
-        """The complete JPEG streams of tiles, in pieces; None for one that cannot be one.
+        """Return the complete JPEG streams of tiles, in pieces; None for one that cannot be one.
 
         Nothing is decoded, unless a tile looks damaged: if it does not end as JPEG does, or 64 bytes in it are 0 (which
         happens in a blank tile, too), a strict decoder has the last word.
@@ -148,7 +148,7 @@ class JpegTiles(Closing):
         transform: int,
         doubtful: NDArray[np.bool_],
     ) -> Iterator[Stream | None]:
-        """The streams of the tiles that begin and end there in a block of the file."""
+        """Yield the streams of the tiles that begin and end there in a block of the file."""
         beginning = self._beginnings.get(transform)
         length = len(beginning.found) if beginning else 0
         places = zip(starts.tolist(), stops.tolist(), doubtful.tolist(), strict=True)
@@ -170,7 +170,7 @@ class JpegTiles(Closing):
             yield beginning.replacement, rest
 
     def _blocks(self, numbers: NDArray[np.int64]) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
-        """Bytes of the file with some of the tiles in turn, and where in them these begin."""
+        """Yield bytes of the file with some of the tiles in turn, and where in them these begin."""
         starts, counts = self.offsets[numbers], self.counts[numbers]
         first = int(starts.min(initial=np.iinfo(np.int64).max))
         span = int((starts + counts).max(initial=0)) - first
@@ -185,7 +185,10 @@ class JpegTiles(Closing):
             yield block, np.zeros(1, dtype=np.int64)
 
     def _read(self, start: int, count: int) -> bytes:
-        """Bytes of the file, fewer where it ends before: memory is not asked for what a file only claims to hold."""
+        """Return bytes of the file, fewer where it ends before.
+
+        Memory is not asked for what a file only claims to hold.
+        """
         return os.pread(self._file, max(0, min(count, self._file_bytes - start)), start)
 
     def _check_length(self, found: int, number: int, wanted: int | None = None) -> None:
@@ -204,7 +207,7 @@ class JpegTiles(Closing):
 
 
 def decode_strictly(stream: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8: the pixels of a stream, in `out` where it is given.
+    """Return (h, w, 3) uint8: the pixels of a stream, in `out` where it is given.
 
     Other doors to libjpeg-turbo pass over its warnings, and half of the pixels come out grey.
 
@@ -215,7 +218,10 @@ def decode_strictly(stream: bytes, out: NDArray[np.uint8] | None = None) -> NDAr
 
 
 def decode_leniently(stream: bytes, side_px: int) -> NDArray[np.uint8]:
-    """(side, side, 3) uint8: what can be decoded of a broken stream; what cannot is grey, as libjpeg leaves it."""
+    """Return (side, side, 3) uint8: what can be decoded of a broken stream.
+
+    What cannot is grey, as libjpeg leaves it.
+    """
     try:
         return np.asarray(decode_jpeg(stream, colorspace="RGB", strict=False))
     except ValueError:
@@ -223,7 +229,7 @@ def decode_leniently(stream: bytes, side_px: int) -> NDArray[np.uint8]:
 
 
 def joined(stream: Stream) -> bytes:
-    """A stream in one piece, as decoders want it."""
+    """Return a stream in one piece, as decoders want it."""
     beginning, rest = stream
     return beginning + rest.tobytes()
 
@@ -257,7 +263,7 @@ def _is_copyable(page: TiffPage) -> bool:
 
 
 def _spliced(tile: bytes, tables: bytes | None, side_px: int, transform: int) -> _Beginning:
-    """What a tile's bytes up to its scan are to be replaced by.
+    """Return what a tile's bytes up to its scan are to be replaced by.
 
     Markers that speak of colours are left out, for ours would have to agree with them: a decoder that finds JFIF's
     takes the samples for YCbCr, whatever the TIFF says.

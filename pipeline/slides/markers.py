@@ -12,7 +12,7 @@ _COLUMNS = ["channel", "marker"]
 
 
 def named_channels(channels: Sequence[str], markers: Path | None, *, file: Path) -> tuple[str, ...]:
-    """The channels under their final names, each of which occurs once.
+    """Return the channels under their final names, each of which occurs once.
 
     Args:
         channels: names in the file.
@@ -50,7 +50,7 @@ def named_channels(channels: Sequence[str], markers: Path | None, *, file: Path)
 
 
 def _read(path: Path) -> list[tuple[int, str, str]]:
-    """Line number, channel and marker of each row."""
+    """Return line number, channel and marker of each row."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
@@ -70,7 +70,7 @@ def _read(path: Path) -> list[tuple[int, str, str]]:
 
 
 def _index(channel: str, channels: Sequence[str]) -> int | None:
-    """Which channel is meant: by a name that occurs once, else by its index."""
+    """Return which channel is meant: by a name that occurs once, else by its index."""
     if channels.count(channel) == 1:
         return channels.index(channel)
     index = _whole(channel)
@@ -80,7 +80,7 @@ def _index(channel: str, channels: Sequence[str]) -> int | None:
 
 
 def _whole(text: str) -> int | None:
-    """The whole number that a text is; None for what is none, or has more digits than any index or label.
+    """Return the whole number that a text is; None for what is none, or has more digits than any index or label.
 
     Python itself refuses to read thousands of digits.
     """

@@ -144,7 +144,7 @@ def _open_plain(path: Path, slide: str, image: str, levels: Sequence[Level], sho
 
 
 def _is_plain_rgb(path: Path) -> bool:
-    """Whether OpenSlide's generic reader shows all there is; of several channels it shows the first, as RGB."""
+    """Return whether OpenSlide's generic reader shows all there is; of several channels it shows the first, as RGB."""
     try:
         with TiffFile(path) as tif:
             page = tif.pages.first

@@ -101,7 +101,7 @@ class OpenSlideSlide(Closing):
         size_xy: tuple[int, int],
         channels: Sequence[int] | None = None,
     ) -> Pixels:
-        """Pixels (height, width, channels) of a window; see `pipeline.slides.base.Slide`."""
+        """Return pixels (height, width, channels) of a window; see `pipeline.slides.base.Slide`."""
         jpeg = self._jpeg_level(level) if self._is_plain and not self._apart else None
         pixels: Pixels
         if jpeg is not None:
@@ -121,17 +121,20 @@ class OpenSlideSlide(Closing):
         return tuple(sizes[index] for index in self._indices)
 
     def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Whether a window that was read shows a tile that cannot be decoded; see `pipeline.slides.base.Slide`."""
+        """Return whether a window that was read shows a tile that cannot be decoded.
+
+        See `pipeline.slides.base.Slide`.
+        """
         jpeg = self._jpeg_levels.get(level)
         return jpeg is not None and jpeg.is_corrupt(corner_xy, size_xy)
 
     def jpeg_transform(self, level: int) -> int | None:
-        """The transform by which the tiles of this level are decoded here; see `pipeline.slides.base.Slide`."""
+        """Return the transform by which the tiles of this level are decoded here; see `pipeline.slides.base.Slide`."""
         jpeg = self._jpeg_level(level) if self._is_plain else None
         return None if jpeg is None else jpeg.transform
 
     def close(self) -> None:
-        """Releases the file."""
+        """Release the file."""
         self._openslide.close()
         for jpeg in self._jpeg_levels.values():
             if jpeg is not None:
@@ -140,7 +143,7 @@ class OpenSlideSlide(Closing):
             self._segments.close()
 
     def _jpeg_level(self, level: int) -> JpegLevel | None:
-        """The tiles of a level, where they are met exactly; opened when first asked for."""
+        """Return the tiles of a level, where they are met exactly; opened when first asked for."""
         if level in self._jpeg_levels:
             return self._jpeg_levels[level]
         with self._lock:
@@ -159,7 +162,7 @@ class OpenSlideSlide(Closing):
         return self._within(level, corner_xy, _on_white(self._read(level, corner_xy, size_xy)))
 
     def _read(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> NDArray[np.uint8]:
-        """RGBA as OpenSlide gives it.
+        """Return RGBA as OpenSlide gives it.
 
         It takes the location in level-0 pixels, whole ones. Where its downsample is a whole number nothing is lost;
         elsewhere the window lies up to half a level-0 pixel off and is interpolated.
@@ -185,7 +188,7 @@ class OpenSlideSlide(Closing):
         return out
 
     def _read_anew(self, location: tuple[int, int], level: int, size_xy: tuple[int, int]) -> NDArray[np.uint8]:
-        """The window by a handle of its own, which serves all further windows if it can read this one.
+        """Return the window by a handle of its own, which serves all further windows if it can read this one.
 
         After its first error a handle of OpenSlide refuses everything, and other threads may have met that error.
         """
@@ -212,7 +215,7 @@ class OpenSlideSlide(Closing):
         return out
 
     def _planes_read_exactly(self) -> tuple[dict[int, Plane], tuple[str, ...]]:
-        """The levels of a plain tiled TIFF whose tiles are read directly, and what to tell of them.
+        """Return the levels of a plain tiled TIFF whose tiles are read directly, and what to tell of them.
 
         OpenSlide would interpolate some, believes the photometric tag where the JPEG tiles state other colours, and
         takes any fourth sample for premultiplied alpha.
@@ -244,7 +247,7 @@ class OpenSlideSlide(Closing):
         return found, tuple(dict.fromkeys(notes))
 
     def _brightest(self) -> int:
-        """Which of R, G, B carries the light of a false-colour image, judged on its coarsest level."""
+        """Return which of R, G, B carries the light of a false-colour image, judged on its coarsest level."""
         level = len(self.header.levels) - 1
         pixels = self._read(level, (0, 0), self.header.levels[level].size_xy)
         return int(pixels[..., :3].reshape(-1, 3).sum(axis=0, dtype=np.int64).argmax())
@@ -288,11 +291,11 @@ def _fluorescence(path: Path) -> str:
 
 
 def _on_white(rgba: NDArray[np.uint8]) -> Pixels:
-    """RGB; what no tile covers is transparent, and becomes white."""
+    """Return RGB; what no tile covers is transparent, and becomes white."""
     return rgba[..., :3] if rgba[..., 3].min(initial=255) == 255 else on_white(rgba, STRAIGHT)
 
 
 def _on_black(rgba: NDArray[np.uint8]) -> Pixels:
-    """R, G and B as intensities; what no tile covers is transparent, and becomes 0."""
+    """Return r, G and B as intensities; what no tile covers is transparent, and becomes 0."""
     weight = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * weight + 127) // 255).astype(np.uint8)

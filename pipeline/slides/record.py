@@ -88,7 +88,7 @@ class SlideRecord:
 
 
 def to_mapping(record: SlideRecord) -> dict[str, Any]:
-    """The record as plain JSON values."""
+    """Return the record as plain JSON values."""
     return {
         "schema": SCHEMA_VERSION,
         "slide": record.slide,
@@ -100,7 +100,7 @@ def to_mapping(record: SlideRecord) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> SlideRecord:
-    """The record of an `inspect/{slide}.json`.
+    """Return the record of an `inspect/{slide}.json`.
 
     Raises:
         StatedError: if the file is absent or is not such a record.

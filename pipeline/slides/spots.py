@@ -44,7 +44,7 @@ class Spots:
 
 
 def read_spots(path: Path) -> Spots:
-    """Positions and genes of a file, without its counts.
+    """Return positions and genes of a file, without its counts.
 
     Raises:
         StatedError: if it is no AnnData file with `X`, `var` and `obsm/spatial` of sizes that belong together, if gene
@@ -83,7 +83,7 @@ def read_spots(path: Path) -> Spots:
 
 
 def read_counts(path: Path) -> Any:
-    """The counts of a file that `read_spots` has read: a CSR matrix (S, G) of uint32.
+    """Return the counts of a file that `read_spots` has read: a CSR matrix (S, G) of uint32.
 
     Raises:
         StatedError: if they cannot be read, if one is negative, no whole number or nan, or if too many are not 0.
@@ -146,7 +146,7 @@ def _check_nonzero(count: int, path: Path) -> None:
 
 
 def _counts(values: NDArray[Any], path: Path) -> NDArray[np.uint32]:
-    """The values as whole numbers; logarithms and normalised values, which X often holds, are refused."""
+    """Return the values as whole numbers; logarithms and normalised values, which X often holds, are refused."""
     wrong = np.ones(values.shape, dtype=np.bool_)
     if values.dtype.kind in "fiu":
         wrong = ~((values >= 0) & (values <= _LARGEST_COUNT) & (values == np.floor(values)))

@@ -26,7 +26,7 @@ Tell = Callable[[str], None]
 
 
 def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = True, tell: Tell = say) -> SlideRecord:
-    """The record of a slide: both its images opened, checked and hashed.
+    """Return the record of a slide: both its images opened, checked and hashed.
 
     Args:
         row: of the sheet.
@@ -149,7 +149,7 @@ def _holds_counts(row: SheetRow) -> bool:
 
 
 def _counts(row: SheetRow, *, hashed: bool) -> SideRecord:
-    """The record of gene counts; without a hash their values are not looked at either."""
+    """Return the record of gene counts; without a hash their values are not looked at either."""
     path = Path(row.dense)
     try:
         if row.dense_mpp is None:

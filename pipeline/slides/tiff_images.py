@@ -58,7 +58,7 @@ class TiffImage:
         return bool(self.series.keyframe.is_reduced)
 
     def rivals(self, other: TiffImage) -> bool:
-        """Whether it may be meant as well as another, larger image: by its um per pixel, or else by its size."""
+        """Return whether it may be meant as well as another, larger image: by its um per pixel, or else by its size."""
         if self.is_beside or self.is_reduced:
             return False
         one, two = self.mpp.um, other.mpp.um

@@ -18,7 +18,7 @@ MAX_XML_CHARACTERS = 32 * 2**20
 
 
 def parse_xml(text: str, file: Path) -> ElementTree.Element:
-    """The root element of XML found in a slide.
+    """Return the root element of XML found in a slide.
 
     Document types are refused, so no entity can be declared: neither files nor expansion bombs come in that way.
 
@@ -33,7 +33,7 @@ def parse_xml(text: str, file: Path) -> ElementTree.Element:
 
 
 def check_xml(text: str, file: Path) -> None:
-    """Refuses XML that is dangerous to parse, before this or another library does."""
+    """Refuse XML that is dangerous to parse, before this or another library does."""
     if len(text) > MAX_XML_CHARACTERS:
         found = f"{len(text)}"
         raise StatedError(file=file, expected=f"at most {MAX_XML_CHARACTERS} characters of XML", found=found)
@@ -146,7 +146,7 @@ def ome_images(tif: TiffFile, file: Path) -> tuple[OmeImage, ...]:
 
 
 def _akoya_name(description: str, file: Path) -> str:
-    """Marker of a QPTIFF or inForm page: `Biomarker` where Akoya's newer software wrote it, else `Name`."""
+    """Return marker of a QPTIFF or inForm page: `Biomarker` where Akoya's newer software wrote it, else `Name`."""
     if not description.lstrip().startswith("<?xml"):
         return ""
     root = parse_xml(description, file)

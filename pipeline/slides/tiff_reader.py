@@ -114,7 +114,7 @@ class TiffSlide(Closing):
         size_xy: tuple[int, int],
         channels: Sequence[int] | None = None,
     ) -> Pixels:
-        """Pixels (height, width, channels) of a window; see `pipeline.slides.base.Slide`."""
+        """Return pixels (height, width, channels) of a window; see `pipeline.slides.base.Slide`."""
         header = self.header
         wanted = list(range(len(header.channels)) if channels is None else channels)
         planes = self._planes_of(level)
@@ -150,7 +150,7 @@ class TiffSlide(Closing):
         return None
 
     def close(self) -> None:
-        """Releases the file."""
+        """Release the file."""
         self._segments.close()
         self._tif.close()
 
@@ -216,7 +216,7 @@ class TiffSlide(Closing):
 def _channels(
     tif: TiffFile, group: list[TiffPageSeries], names: tuple[str, ...], path: Path, shows: Shows
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the channels are called, and what to tell of them."""
+    """Return what the channels are called, and what to tell of them."""
     series, page = group[0], group[0].keyframe
     count = len(group) if len(group) > 1 else prod(series.shape) // area_of(series)
     if len(group) > 1:
@@ -259,7 +259,7 @@ def _colour_table(page: TiffPage) -> Pixels:
 
 
 def _check_kind(series: TiffPageSeries, path: Path) -> None:
-    """Refuses what cannot be read as planes of channels."""
+    """Refuse what cannot be read as planes of channels."""
     page = series.keyframe
     axes = dict(zip(series.axes, series.shape, strict=True))
     stacked = {axis: n for axis, n in axes.items() if axis not in "YXS" and n > 1}

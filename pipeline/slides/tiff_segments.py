@@ -61,7 +61,7 @@ class Plane:
 
     @classmethod
     def of(cls, page: TiffPage | TiffFrame, key: tuple[int, int]) -> Plane:
-        """The plane of a page.
+        """Return the plane of a page.
 
         Raises:
             ValueError: if the page does not tell what its pixels are, or has too few tiles or strips.
@@ -152,7 +152,7 @@ class SegmentReader:
         self._raw: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
 
     def close(self) -> None:
-        """Releases the file."""
+        """Release the file."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -160,7 +160,7 @@ class SegmentReader:
         self._cache.clear()
 
     def paint(self, plane: Plane, target: Pixels, corner_xy: tuple[int, int], samples: Sequence[int]) -> None:
-        """Writes a window of a plane into `target`; tiles that the file leaves out are not touched.
+        """Write a window of a plane into `target`; tiles that the file leaves out are not touched.
 
         Args:
             plane: what to read.
@@ -215,7 +215,7 @@ class SegmentReader:
             target[..., i] = window[sample, ..., 0] if planes > 1 else window[0, ..., sample]
 
     def _segment(self, plane: Plane, index: int) -> Pixels | None:
-        """One decoded tile or strip (height, width, samples), cut at the border of the image."""
+        """Return one decoded tile or strip (height, width, samples), cut at the border of the image."""
         key = (*plane.key, index)
         with self._lock:
             found = self._cache.get(key)
@@ -269,7 +269,7 @@ class SegmentReader:
 
 
 def _overlay(tile: Pixels, target: Pixels, offset_xy: tuple[int, int], samples: Sequence[int]) -> None:
-    """Copies the part of `tile`, whose corner lies at `offset_xy` of `target`, that `target` covers."""
+    """Copy the part of `tile`, whose corner lies at `offset_xy` of `target`, that `target` covers."""
     x, y = offset_xy
     left, top = max(x, 0), max(y, 0)
     right, bottom = min(x + tile.shape[1], target.shape[1]), min(y + tile.shape[0], target.shape[0])

@@ -45,13 +45,13 @@ class _Form:
 
 
 def is_tiff(path: Path) -> bool:
-    """Whether the file begins as a TIFF or BigTIFF does."""
+    """Return whether the file begins as a TIFF or BigTIFF does."""
     with path.open("rb") as stream:
         return _form(stream) is not None
 
 
 def check_whole(path: Path) -> None:
-    """Checks that every directory, tag value, tile and strip of a TIFF lies within the file, and that sizes make sense.
+    """Check that every directory, tag value, tile and strip of a TIFF lies within the file, and that sizes make sense.
 
     Only tags are read. NDPI files beyond 4 GiB are passed over: their pointers are not what the TIFF standard says.
 
@@ -102,7 +102,7 @@ def _first(stream: BinaryIO, form: _Form) -> int:
 
 
 def _directory(stream: BinaryIO, form: _Form, offset: int, size: int, *, is_first: bool) -> list[int]:
-    """Checks one directory; returns where the ones lie that it points to."""
+    """Check one directory; returns where the ones lie that it points to."""
     what = f"a directory at byte {offset}"
     if offset >= size:
         raise _BrokenError(f"{what} beyond the end")
@@ -126,7 +126,7 @@ def _directory(stream: BinaryIO, form: _Form, offset: int, size: int, *, is_firs
 
 
 def _integers(stream: BinaryIO, form: _Form, entry: np.void, size: int) -> NDArray[np.uint64] | None:
-    """Values of a tag that points into the file; of all others only the extent is checked."""
+    """Return values of a tag that points into the file; of all others only the extent is checked."""
     tag, kind, count = int(entry["tag"]), int(entry["type"]), int(entry["count"])
     length = _TYPE_BYTES.get(kind, 1) * count
     raw = bytes(entry["value"])

@@ -26,7 +26,7 @@ class Window:
 
 
 def clip_window(corner_xy: tuple[int, int], size_xy: tuple[int, int], slide_xy: tuple[int, int]) -> Window:
-    """The part of a window of `size_xy` at `corner_xy` that lies on a slide, or level, of size `slide_xy`."""
+    """Return the part of a window of `size_xy` at `corner_xy` that lies on a slide, or level, of size `slide_xy`."""
     (x, y), (width, height) = corner_xy, size_xy
     left, top = max(x, 0), max(y, 0)
     right, bottom = min(x + width, slide_xy[0]), min(y + height, slide_xy[1])

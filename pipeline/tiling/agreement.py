@@ -26,6 +26,8 @@ SAME_SHIFT_UM = 4.0
 # Shares of the neighbours: to speak for a patch that shows nothing itself, and to leave one that does alone.
 SPEAKING_SHARE = 2 / 3
 BEARING_SHARE = 1 / 3
+# Neighbours that show shifts of several kinds, as between the fields of a mosaic, still say that the sides match here.
+MATCHING_SHARE = 0.75
 MIN_SPEAKERS = 3
 # A neighbourhood is settled where one shift is shown by this share of what a typical clear patch has around it.
 SETTLED_SHARE = 0.75
@@ -88,11 +90,13 @@ def agreement(measured: Measurements, pitch_um: float) -> Agreement:
     telling = clear | (measured.contrast >= telling_contrast(measured.contrast, clear, settled))
     spoken_for = _share_at(around, measured.shift_um, clear, telling, first, second) >= SPEAKING_SHARE
     alike = _share_at(measured.shift_um, measured.shift_um, clear, telling, first, second)
-    alone = np.bincount(first, telling[second], len(clear)) == 0
+    told = np.bincount(first, telling[second], len(clear))
+    alone = told == 0
+    matching = np.bincount(first, clear[second], len(clear)) >= MATCHING_SHARE * told
     no_measure = np.isnan(measured.contrast)
     lent = ~telling & spoken_for & ~no_measure
     residual = np.where(clear, own_um, np.where(lent, np.linalg.norm(around, axis=1), np.nan))
-    borne = np.where(clear, alone | (alike >= BEARING_SHARE), lent | no_measure)
+    borne = np.where(clear, alone | matching | (alike >= BEARING_SHARE), lent | no_measure)
     return Agreement(residual.astype(np.float32), clear, borne)
 
 

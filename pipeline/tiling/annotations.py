@@ -50,7 +50,7 @@ class GivenRegions:
         return any(region == TISSUE for region, _ in self.polygons)
 
     def laid_over(self, regions: Regions, mpp: float, mpp_level0: float, size_level0_px: tuple[int, int]) -> Regions:
-        """The regions of an overview with these laid over them, in the order of the codes.
+        """Return the regions of an overview with these laid over them, in the order of the codes.
 
         A pixel belongs to a polygon if the centre of the part of it that lies on the slide does.
         """
@@ -94,7 +94,7 @@ def write_annotations(
 def read_annotations(
     path: Path, size_level0_px: tuple[int, int], *, slide: str, origin_px: tuple[int, int] = (0, 0)
 ) -> GivenRegions:
-    """The annotations in a GeoJSON file: a FeatureCollection, a list of features, or one feature.
+    """Return the annotations in a GeoJSON file: a FeatureCollection, a list of features, or one feature.
 
     Their coordinates count from the level-0 pixel `origin_px`.
 
@@ -128,7 +128,7 @@ class _Reading:
         raise StatedError(slide=self.slide, file=self.path, expected=expected, found=found)
 
     def features(self) -> list[Any]:
-        """All features, unchecked."""
+        """Return all features, unchecked."""
         try:
             if self.path.stat().st_size > _LARGEST_BYTES:
                 self.refuse(f"a file over {_LARGEST_BYTES >> 20} MiB")
@@ -144,7 +144,7 @@ class _Reading:
         return value
 
     def regions(self, feature: Any, number: int) -> Iterator[tuple[int, Polygon]]:
-        """Region and rings of the polygons of one feature."""
+        """Yield region and rings of the polygons of one feature."""
         properties = feature.get("properties") if isinstance(feature, dict) else None
         geometry = feature.get("geometry") if isinstance(feature, dict) else None
         if not isinstance(properties, dict) or not isinstance(geometry, dict):
@@ -204,7 +204,7 @@ def _feature(name: str, rings: list[list[list[float]]]) -> dict[str, Any]:
 
 
 def _closed(ring: Floats, size_px: Sequence[int], origin_px: Sequence[int]) -> list[list[float]]:
-    """The ring with its first point repeated, as GeoJSON wants, cut where the last overview pixel leaves the slide."""
+    """Return the ring with its first point repeated, as GeoJSON wants, cut where the last overview pixel leaves the slide."""
     inside = np.round(np.minimum(ring, size_px) - np.array(origin_px), 3)
     points: list[list[float]] = [*inside.tolist(), inside[0].tolist()]
     return points

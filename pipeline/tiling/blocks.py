@@ -82,7 +82,7 @@ class Evidence:
 def write_patches(
     name: str, out: Path, sparse: SparseSide, dense: DenseSide | None, settings: TileSettings, threads: int
 ) -> tuple[StoreWriter, Evidence]:
-    """Writes all patches of a slide below `out`; where some are corrupt, `Evidence` names them and the rows are void.
+    """Write all patches of a slide below `out`; where some are corrupt, `Evidence` names them and the rows are void.
 
     Args:
         name: of the slide, for the progress bar.
@@ -117,7 +117,7 @@ def write_patches(
 
 
 def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | None, start: int) -> Evidence:
-    """Reads the rows of one block, writes them unless some are corrupt, and returns what they tell of the pairs."""
+    """Read the rows of one block, writes them unless some are corrupt, and returns what they tell of the pairs."""
     rows = slice(start, start + writer.block_rows)
     corners, grid = sparse.grid.position_px[rows], sparse.grid
     count = len(corners)
@@ -160,7 +160,7 @@ def _no_evidence(count: int, columns: int, corrupt: NDArray[np.bool_]) -> Eviden
 
 
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
-    """The dense side of the square at `corner_px`; None where it cannot be decoded."""
+    """Return the dense side of the square at `corner_px`; None where it cannot be decoded."""
     if isinstance(dense.slide, SpotCounts):
         return dense.slide.patch(grid, corner_px)
     try:

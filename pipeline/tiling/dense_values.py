@@ -18,29 +18,31 @@ _STAIN_COLUMNS = (0, 2)
 
 
 def value_names(side: SideRecord) -> tuple[str, ...]:
-    """Names of the values of a patch: markers, stains, classes or genes."""
+    """Return names of the values of a patch: markers, stains, classes or genes."""
     if side.kind == "mask":
         return tuple(name for _, name in side.classes)
     return STAINS if side.kind == "brightfield" else side.channels
 
 
 def stored_channels(side: SideRecord) -> int:
-    """Number of channels that a store keeps."""
+    """Return number of channels that a store keeps."""
     return 1 if side.kind == "mask" else len(side.channels)
 
 
 def stored_size_px(side: SideRecord, size_px: int) -> int:
-    """Side of a patch of it that a store keeps, of patches of `size_px`."""
+    """Return side of a patch of it that a store keeps, of patches of `size_px`."""
     return 1 if side.kind == "counts" else size_px
 
 
 def stored_dtype(side: SideRecord) -> str:
-    """Pixel type that a store keeps."""
+    """Return pixel type that a store keeps."""
     return "uint8" if side.kind == "mask" else side.dtype
 
 
 def stored_pixels(side: SideRecord, planes: NDArray[Any]) -> NDArray[Any]:
-    """What a store keeps of patches (n, C, P, P): of a mask, labels (n, 1, P, P) uint8, i + 1 for class i, 0 for none.
+    """Return what a store keeps of patches (n, C, P, P).
+
+    Of a mask, labels (n, 1, P, P) uint8, i + 1 for class i, 0 for none.
 
     Raises:
         StatedError: if a mask has a label that is not named, or several classes in one pixel.
@@ -70,7 +72,7 @@ def stored_pixels(side: SideRecord, planes: NDArray[Any]) -> NDArray[Any]:
 
 
 def patch_values(side: SideRecord, stored: NDArray[Any]) -> NDArray[np.float32]:
-    """(n, T) float32, a column per name of `value_names`, of patches (n, C, P, P) as stored.
+    """Return (n, T) float32, a column per name of `value_names`, of patches (n, C, P, P) as stored.
 
     Fluorescence: means in the slide's own units. Brightfield: mean optical densities (of base 10) of the stains
     by colour deconvolution (Ruifrok and Johnston 2001), negative amounts of a pixel as 0. Mask: share of each class.

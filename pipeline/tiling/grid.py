@@ -43,12 +43,12 @@ class Grid:
         return np.asarray(self.position_px * self.mpp_level0, dtype=np.float64)
 
     def take(self, rows: NDArray[np.bool_]) -> Grid:
-        """The grid with only the squares where `rows` is true."""
+        """Return the grid with only the squares where `rows` is true."""
         return Grid(self.size_px, self.mpp, self.mpp_level0, self.position_px[rows])
 
 
 def lattice(slide_size_xy: tuple[int, int], *, size_px: int, mpp: float, mpp_level0: float) -> Grid:
-    """All squares that lie wholly on the slide.
+    """Return all squares that lie wholly on the slide.
 
     The pitch is the exact side of a patch; each corner is rounded to the nearest level-0 pixel, so
     neither the physical side nor the pitch drifts where the two resolutions do not divide.
@@ -61,7 +61,7 @@ def lattice(slide_size_xy: tuple[int, int], *, size_px: int, mpp: float, mpp_lev
 
 
 def tissue_fraction(grid: Grid, mask: NDArray[np.bool_], mask_mpp: float) -> NDArray[np.float32]:
-    """(N,) float32: share of each square that the mask calls tissue.
+    """Return (N,) float32: share of each square that the mask calls tissue.
 
     Args:
         grid: the squares.

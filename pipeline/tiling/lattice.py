@@ -39,7 +39,7 @@ class TileLattice:
         return np.asarray((self.tiles.counts[self.numbers] > 0).any(axis=1))
 
     def take(self, rows: NDArray[np.bool_]) -> Self:
-        """The lattice with only the squares where `rows` is true."""
+        """Return the lattice with only the squares where `rows` is true."""
         return type(self)(self.tiles, self.level, self.tiles_per_side, self.numbers[rows])
 
 
@@ -51,7 +51,7 @@ class NoLattice:
 
 
 def find_lattice(slide: Slide, grid: Grid) -> TileLattice | NoLattice:
-    """How the squares of `grid` lie on the tiles of the slide."""
+    """Return how the squares of `grid` lie on the tiles of the slide."""
     header = slide.header
     if not header.is_rgb or header.dtype != "uint8":
         return NoLattice(f"channels {', '.join(header.channels)} of {header.dtype}")
@@ -76,7 +76,7 @@ def find_lattice(slide: Slide, grid: Grid) -> TileLattice | NoLattice:
 
 
 def copied_transform(slide: Slide, lattice: TileLattice) -> int | None:
-    """What a copied stream must say of its colours for it to show what the slide's reader shows.
+    """Return what a copied stream must say of its colours for it to show what the slide's reader shows.
 
     See `pipeline.slides.jpeg_level.shown_transform`.
 

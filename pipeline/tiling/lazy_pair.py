@@ -52,7 +52,7 @@ class LazyPair:
 
 
 def open_lazy_pair(record: Path, transform: Path, *, mpp: float | None = None) -> LazyPair:
-    """The two sides of a slide as `inspect` and `register` left them.
+    """Return the two sides of a slide as `inspect` and `register` left them.
 
     Each block is read from the right level of its pyramid as a patch of a store is, so a block costs what such a
     patch costs, and nothing is read before it is computed. Files stay open as long as the process lives.
@@ -122,7 +122,10 @@ def _opened(side: SideRecord, slide: str) -> Slide:
 def _blocks(
     read: _SparseBlock | _DenseBlock, shape: tuple[int, int, int], yx_axes: tuple[int, int], dtype: str
 ) -> Array:
-    """A lazy array whose blocks of `BLOCK_PX` along the two axes are what `read` gives; cut off at the far edges."""
+    """Return a lazy array whose blocks of `BLOCK_PX` along the two axes are what `read` gives.
+
+    Cut off at the far edges.
+    """
     import dask.array as da
 
     chunks = tuple(BLOCK_PX if axis in yx_axes else side for axis, side in enumerate(shape))
@@ -134,7 +137,7 @@ def _blocks(
 def _block(
     read: _SparseBlock | _DenseBlock, yx_axes: tuple[int, int], block_info: dict[Any, Any] | None = None
 ) -> Pixels:
-    """The block that dask says it wants, by its place in the array."""
+    """Return the block that dask says it wants, by its place in the array."""
     assert block_info is not None
     location = block_info[None]["array-location"]
     (top, bottom), (left, right) = (location[axis] for axis in yx_axes)

@@ -17,7 +17,7 @@ _CROSSINGS_AT_ONCE = 4_000_000
 
 
 def polygons_of(mask: NDArray[np.bool_]) -> list[list[Ring]]:
-    """The polygons that cover exactly the mask's pixels.
+    """Return the polygons that cover exactly the mask's pixels.
 
     Returns:
         Per polygon its outer ring and then its holes; a ring is (n, 2), xy of the corners of pixels, pixel (0, 0)
@@ -41,7 +41,7 @@ def polygons_of(mask: NDArray[np.bool_]) -> list[list[Ring]]:
 
 
 def paint(target: NDArray[np.uint8], polygon: Polygon, value: int, x: Floats, y: Floats) -> None:
-    """Sets the pixels whose sampling point lies inside a polygon, by the even-odd rule.
+    """Set the pixels whose sampling point lies inside a polygon, by the even-odd rule.
 
     Args:
         target: (h, w), changed in place.
@@ -68,7 +68,7 @@ def paint(target: NDArray[np.uint8], polygon: Polygon, value: int, x: Floats, y:
 
 
 def _crossings(start: Floats, end: Floats, y: Floats) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-    """Row and x of every place where an edge crosses a sampled row, some millions at a time."""
+    """Yield row and x of every place where an edge crosses a sampled row, some millions at a time."""
     first = np.searchsorted(y, np.minimum(start[:, 1], end[:, 1]))
     counts = np.searchsorted(y, np.maximum(start[:, 1], end[:, 1])) - first
     crossed = np.flatnonzero(counts)
@@ -83,7 +83,7 @@ def _crossings(start: Floats, end: Floats, y: Floats) -> Iterator[tuple[NDArray[
 
 
 def _simple_rings(corners: Ring) -> list[Ring]:
-    """A closed walk along pixel edges, parted where it meets itself, without the points on straight lines."""
+    """Return a closed walk along pixel edges, parted where it meets itself, without the points on straight lines."""
     rings: list[Ring] = []
     path: list[tuple[int, int]] = []
     place: dict[tuple[int, int], int] = {}
@@ -109,7 +109,10 @@ def _bends(ring: Ring) -> Ring:
 
 
 def _nested(rings: Sequence[Ring]) -> list[list[Ring]]:
-    """Outer rings, each with the holes that lie in it; OpenCV walks the former and the latter opposite ways round."""
+    """Return outer rings, each with the holes that lie in it.
+
+    OpenCV walks the former and the latter opposite ways round.
+    """
     areas = [_signed_area(ring) for ring in rings]
     outer = sorted((number for number, area in enumerate(areas) if area < 0), key=lambda number: -areas[number])
     polygons = {number: [rings[number]] for number in outer}
@@ -121,7 +124,7 @@ def _nested(rings: Sequence[Ring]) -> list[list[Ring]]:
 
 
 def _holds(outer: Ring, hole: Ring) -> bool:
-    """Whether the middle of the pixel inside the hole's upper left corner lies in the outer ring."""
+    """Return whether the middle of the pixel inside the hole's upper left corner lies in the outer ring."""
     corner = hole[np.lexsort((hole[:, 0], hole[:, 1]))[0]] + 0.5
     inside = cv2.pointPolygonTest(outer.astype(np.float32)[:, None], (float(corner[0]), float(corner[1])), False)
     return bool(inside > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ UNMEASURED_QUALITY = 0.5
 VERDICTS = ("pass", "warn", "fail")
 # A pair needs the dense side nearly whole: a blank strip would teach the network the slide's edge.
 SMALLEST_INSIDE = 0.99
+# From this share of a patch on, a second layer of tissue may hide its partner. It does not where the shift is measured
+# as surely as in the typical patch elsewhere.
+LARGEST_LAYERED = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Pairing:
 
 
 def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
-    """The pairing that the stage register found.
+    """Return the pairing that the stage register found.
 
     Raises:
         StatedError: if its files are absent, or speak of another slide, of a channel that the dense slide lacks or of
@@ -74,18 +78,25 @@ def pair_quality(
     confidence: NDArray[np.float32],
     inside: NDArray[np.float32],
     finite: NDArray[np.bool_],
+    layered: NDArray[Any],
     *,
     max_residual_um: float,
 ) -> NDArray[np.float32]:
-    """(N,) float32 in [0, 1]: weight of each pair, 0 where it must not be used.
+    """Return (N,) float32 in [0, 1]: weight of each pair, 0 where it must not be used.
 
     Args:
         known: what the patches and their neighbours show of the shift between the sides.
         confidence: of the patch's own measurement, in [0, 1].
         inside: fraction of the patch of which the dense slide holds imaged pixels.
         finite: whether all pixels of the dense side are numbers; training takes no others.
+        layered: fraction of the patch that lies on dense places which another part of the tissue claims as well.
         max_residual_um: the largest shift allowed.
     """
     quality = np.where(known.clear, confidence, UNMEASURED_QUALITY)
     used = known.borne & ~(known.residual_um > max_residual_um) & finite & (inside >= SMALLEST_INSIDE)
+    single = layered < LARGEST_LAYERED
+    elsewhere = confidence[known.clear & single]
+    if len(elsewhere):
+        single |= known.clear & (confidence >= np.median(elsewhere))
+    used &= single
     return np.where(used, quality, 0.0).astype(np.float32)

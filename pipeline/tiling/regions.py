@@ -21,7 +21,7 @@ Regions = NDArray[np.uint8]
 
 
 def find_regions(overview: Overview, drop: Collection[str], blur: NDArray[np.bool_] | None = None) -> Regions:
-    """(h, w) uint8: glass, tissue and, of `pen` and `fold`, those in `drop`; the others count as tissue.
+    """Return (h, w) uint8: glass, tissue and, of `pen` and `fold`, those in `drop`; the others count as tissue.
 
     Blur is `blur`, for nuclei, by which focus is judged, are smaller than a pixel of the overview: see `blur_mask`.
     """
@@ -39,7 +39,7 @@ def find_regions(overview: Overview, drop: Collection[str], blur: NDArray[np.boo
 def fates(
     grid: Grid, regions: Regions, regions_mpp: float, min_tissue: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """What becomes of each square, and how much of it is tissue.
+    """Return what becomes of each square, and how much of it is tissue.
 
     All that is no glass counts first; then what is excluded, pen, folds and blur are taken away in this order. The step
     at which less than `min_tissue` is left is the one reason for which a square is dropped.
@@ -59,5 +59,5 @@ def fates(
 
 
 def dropped(fate: NDArray[np.uint8]) -> dict[str, int]:
-    """Number of squares by the reason for which they were dropped, all reasons in their order."""
+    """Return number of squares by the reason for which they were dropped, all reasons in their order."""
     return {reason: int((fate == region).sum()) for region, reason in REASONS.items()}

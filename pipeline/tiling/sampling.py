@@ -44,7 +44,7 @@ class SparseWindow:
 
 
 def sparse_window(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> SparseWindow:
-    """What to read for the square at `corner_px`.
+    """Return what to read for the square at `corner_px`.
 
     Pixel j of the patch is centred (j + 0.5) * downsample - 0.5 level-0 pixels beyond the corner pixel's centre.
     """
@@ -67,12 +67,12 @@ def sparse_window(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> Spa
 
 
 def read_sparse_patch(slide: Slide, grid: Grid, corner_px: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """(P, P, 3) uint8: the square at `corner_px`; see `read_window`."""
+    """Return (P, P, 3) uint8: the square at `corner_px`; see `read_window`."""
     return read_window(slide, sparse_window(slide, grid, corner_px), grid.size_px)
 
 
 def read_window(slide: Slide, window: SparseWindow, size_px: int) -> NDArray[np.uint8]:
-    """(P, P, 3) uint8: the patch of a window, resampled only where the slide has no level of just its mpp.
+    """Return (P, P, 3) uint8: the patch of a window, resampled only where the slide has no level of just its mpp.
 
     Where whole squares of a level's pixels make the patch's pixels, these are their means. Elsewhere the level is
     smoothed as much as such means would, and interpolated.
@@ -122,7 +122,7 @@ def read_dense_patch(
     *,
     labels: bool = False,
 ) -> DensePatch:
-    """The dense side of the square at `corner_px`: only the window it needs is read, from the right level.
+    """Return the dense side of the square at `corner_px`: only the window it needs is read, from the right level.
 
     Args:
         slide: the dense slide.
@@ -169,7 +169,7 @@ def read_dense_patch(
 def _share_on_level(
     position: NDArray[np.float64], lowest: NDArray[np.float64], highest: NDArray[np.float64], level: Level
 ) -> float:
-    """Fraction of the positions (2, H, W), whose extremes are given, that lie on the level's pixels."""
+    """Return fraction of the positions (2, H, W), whose extremes are given, that lie on the level's pixels."""
     end = np.array(level.size_xy) - 0.5
     if (lowest >= -0.5).all() and (highest <= end).all():
         return 1.0
@@ -177,7 +177,10 @@ def _share_on_level(
 
 
 def _smooth(image: NDArray[Any], step: float) -> NDArray[Any]:
-    """The image blurred for taking every `step`-th pixel: by the variance of a box that wide, less one pixel's."""
+    """Return the image blurred for taking every `step`-th pixel.
+
+    By the variance of a box that wide, less one pixel's.
+    """
     if step <= 1.05:
         return image
     sigma = float(np.sqrt((step * step - 1) / 12))

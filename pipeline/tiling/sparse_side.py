@@ -42,20 +42,20 @@ class SparseSide:
 
     @classmethod
     def of(cls, slide: Slide, grid: Grid, lattice: TileLattice | None, settings: TileSettings) -> Self:
-        """The side whose patches are stored as the settings say."""
+        """Return the side whose patches are stored as the settings say."""
         copies = lattice is not None and settings.codec == "auto"
         transform = copied_transform(slide, lattice) if lattice and copies else None
         return cls(slide, grid, lattice, transform, settings.verify)
 
     def streams(self, rows: slice) -> list[Stream | None] | None:
-        """The JPEG streams of these squares, None for one that is corrupt; None where all are to be decoded."""
+        """Return the JPEG streams of these squares, None for one that is corrupt; None where all are to be decoded."""
         if self.lattice is None or self.transform is None:
             return None
         streams = self.lattice.tiles.streams(self.lattice.numbers[rows, 0], self.transform)
         return [stream if stream and _decodes(stream) else None for stream in streams] if self.verify else streams
 
     def decoded(self, streams: Sequence[Stream | None]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """(n, P, P, 3): the pixels of copied squares; and (n,), which of them are corrupt."""
+        """Return (n, P, P, 3): the pixels of copied squares; and (n,), which of them are corrupt."""
         side = self.grid.size_px
         pixels = np.zeros((len(streams), side, side, 3), dtype=np.uint8)
         corrupt = np.zeros(len(streams), dtype=np.bool_)
@@ -69,7 +69,7 @@ class SparseSide:
         return pixels, corrupt
 
     def pixels(self, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """(n, P, P, 3): these squares, decoded by the slide's reader; and (n,), which of them are corrupt.
+        """Return (n, P, P, 3): these squares, decoded by the slide's reader; and (n,), which of them are corrupt.
 
         Squares that share tiles of the slide are read one after the other, column by column of a few at a time, so
         that each tile is decoded about once while it is kept.
@@ -88,7 +88,7 @@ class SparseSide:
         return pixels, corrupt
 
     def without(self, corrupt: NDArray[np.bool_]) -> Self:
-        """The side without the squares that are corrupt."""
+        """Return the side without the squares that are corrupt."""
         lattice = self.lattice.take(~corrupt) if self.lattice else None
         return replace(self, grid=self.grid.take(~corrupt), lattice=lattice)
 
@@ -102,7 +102,7 @@ def _decodes(stream: Stream) -> bool:
 
 
 def wanted_lattice(record: SlideRecord, settings: TileSettings, slide: Slide, grid: Grid) -> TileLattice | None:
-    """The JPEG tiles that the squares are, where the settings want and the slide allows it; to be closed.
+    """Return the JPEG tiles that the squares are, where the settings want and the slide allows it; to be closed.
 
     Raises:
         StatedError: if the settings insist and the slide does not allow it.

@@ -43,7 +43,7 @@ class SpotCounts:
 
     @classmethod
     def open(cls, record: SlideRecord, transform: Transform) -> Self:
-        """The counts of a slide, its spots carried to the sparse frame.
+        """Return the counts of a slide, its spots carried to the sparse frame.
 
         Raises:
             StatedError: if they cannot be read, or are not what was inspected.
@@ -66,7 +66,7 @@ class SpotCounts:
         return cls(record.slide, path, counts, position_um, record.sparse.mpp)
 
     def check_any_in(self, grid: Grid) -> None:
-        """Refuses spots of which none lies in a patch, as those in another unit do.
+        """Refuse spots of which none lies in a patch, as those in another unit do.
 
         Raises:
             StatedError: if that is so.
@@ -83,7 +83,7 @@ class SpotCounts:
         )
 
     def patch(self, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch:
-        """(G, 1, 1) uint32 of the square at `corner_px`, which is inside where it holds a spot.
+        """Return (G, 1, 1) uint32 of the square at `corner_px`, which is inside where it holds a spot.
 
         Its left and upper edges belong to it, its right and lower ones do not.
         """

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.progress import say
 from pipeline.provenance import finished
+from pipeline.registration.transform import Transform
 from pipeline.settings import TileSettings
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SideRecord, SlideRecord
@@ -26,6 +27,7 @@ from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
+from pipeline.tiling.layers import layered_share
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
 from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, dropped, fates
 from pipeline.tiling.slide_regions import check_annotated, regions_of
@@ -35,6 +37,8 @@ from pipeline.tissue.mask import Overview, read_overview
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98
+# Where fewer of the patches that both slides show are pairs, the log says why.
+_EXPECTED_PAIRS = 0.5
 
 
 def tile(
@@ -48,7 +52,7 @@ def tile(
     given: GivenRegions | None = None,
     outlines: Path | None = None,
 ) -> None:
-    """Writes the store of one slide to `out`.
+    """Write the store of one slide to `out`.
 
     Memory is bounded by the overview plus, per thread, one block of rows (`store.rows_per_block`), whatever
     the slide's size.
@@ -98,12 +102,9 @@ def tile(
             _check_none_more(record, evidence.corrupt)
         _check_any_finite(record, evidence)
         drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
-        table, counts = _table(source.grid, tissue, evidence, settings, drops)
-        if dense is not None and not table.pair_quality.any():
-            reasons = ", ".join(
-                f"{count} {name}" for name, count in counts.items() if count and name.startswith("pair_")
-            )
-            say(f"slide {record.slide}: none of {len(tissue)} patches is a pair ({reasons})")
+        table, counts = _table(source.grid, tissue, evidence, dense, settings, drops)
+        if dense is not None:
+            _tell_of_few_pairs(record, counts)
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
         writer.finish(attributes, table, overview.rgb, regions)
         if outlines is not None:
@@ -118,7 +119,7 @@ def qupath_origin(record: SlideRecord, settings: TileSettings) -> tuple[int, int
 
 
 def _dense_side(record: SlideRecord, side: SideRecord, pairing: Pairing, grid: Grid, stack: ExitStack) -> DenseSide:
-    """The dense side, open until the stack closes."""
+    """Return the dense side, open until the stack closes."""
     if side.kind != "counts":
         return DenseSide(stack.enter_context(open_side(side, slide=record.slide)), side, pairing)
     counts = SpotCounts.open(record, pairing.transform)
@@ -127,7 +128,7 @@ def _dense_side(record: SlideRecord, side: SideRecord, pairing: Pairing, grid: G
 
 
 def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
-    """All squares of the slide."""
+    """Return all squares of the slide."""
     side = record.sparse
     mpp = side.mpp if settings.mpp == "native" else float(settings.mpp)
     if mpp < side.mpp * FINER_TOLERANCE:
@@ -158,7 +159,7 @@ def _with_tissue(
     regions_mpp: float,
     given: GivenRegions | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """What becomes of each square, and its share of tissue; a tile that the scanner left out has none."""
+    """Return what becomes of each square, and its share of tissue; a tile that the scanner left out has none."""
     fate, tissue = fates(grid, regions, regions_mpp, settings.min_tissue)
     if lattice is not None:
         fate[~lattice.has_pixels] = GLASS
@@ -189,7 +190,7 @@ def _check_corrupt(record: SlideRecord, corrupt: NDArray[np.bool_], settings: Ti
 
 
 def _check_none_more(record: SlideRecord, corrupt: NDArray[np.bool_]) -> None:
-    """Refuses patches that could be decoded once and not again: their rows are void, and would be read as black."""
+    """Refuse patches that could be decoded once and not again: their rows are void, and would be read as black."""
     if corrupt.any():
         raise StatedError(
             slide=record.slide,
@@ -200,7 +201,7 @@ def _check_none_more(record: SlideRecord, corrupt: NDArray[np.bool_]) -> None:
 
 
 def _check_any_finite(record: SlideRecord, evidence: Evidence) -> None:
-    """Refuses a dense side with nan or infinity in every patch, of which nothing could be learnt."""
+    """Refuse a dense side with nan or infinity in every patch, of which nothing could be learnt."""
     if record.dense is not None and not evidence.finite.any():
         raise StatedError(
             slide=record.slide,
@@ -210,8 +211,27 @@ def _check_any_finite(record: SlideRecord, evidence: Evidence) -> None:
         )
 
 
+def _tell_of_few_pairs(record: SlideRecord, counts: dict[str, int]) -> None:
+    """Say so where most of the patches that both slides show are no pairs, which the verdict need not foretell."""
+    shown = counts["kept"] - counts["pair_outside"] - counts["pair_not_imaged"] - counts["pair_not_finite"]
+    pairs = shown - counts["pair_residual"]
+    if pairs <= 0:
+        reasons = ", ".join(f"{count} {name}" for name, count in counts.items() if count and name.startswith("pair_"))
+        say(f"slide {record.slide}: none of {counts['kept']} patches is a pair ({reasons})")
+    elif pairs < _EXPECTED_PAIRS * shown:
+        say(
+            f"tile {record.slide}: only {pairs} of the {shown} patches that both slides show are pairs; in the others "
+            "nuclei are off or do not agree (residual_um, pair_quality): see residual.png of register"
+        )
+
+
 def _table(
-    grid: Grid, tissue: NDArray[np.float32], evidence: Evidence, settings: TileSettings, drops: dict[str, int]
+    grid: Grid,
+    tissue: NDArray[np.float32],
+    evidence: Evidence,
+    dense: DenseSide | None,
+    settings: TileSettings,
+    drops: dict[str, int],
 ) -> tuple[PatchTable, dict[str, int]]:
     centre_um = grid.position_um + (grid.size_level0_px - 1) / 2 * grid.mpp_level0
     imaged = evidence.imaged
@@ -224,12 +244,15 @@ def _table(
         np.where(unseen, 0, evidence.confidence),
         np.where(unseen, np.nan, evidence.contrast),
     )
-    known = agreement(measured, grid.size_px * grid.mpp)
+    side_um = grid.size_px * grid.mpp
+    known = agreement(measured, side_um)
+    transform = dense.pairing.transform if dense else Transform.identity()
     quality = pair_quality(
         known,
         evidence.confidence,
         imaged,
         evidence.finite,
+        layered_share(transform, centre_um, side_um),
         max_residual_um=settings.max_residual_um,
     )
     has_dense = evidence.marker_mean.shape[1] > 0

@@ -39,7 +39,7 @@ _LONG_FOR_ITS_WIDTH = 4.0
 
 
 def pen_mask(overview: Overview) -> Mask:
-    """(h, w) bool: ink of any common colour, on glass or on tissue, in pieces of at least 250 um by 250 um.
+    """Return (h, w) bool: ink of any common colour, on glass or on tissue, in pieces of at least 250 um by 250 um.
 
     Thresholds are optical densities over 16 um. Ink so thin that stained tissue shows through keeps the colour of a
     stain and is not found, nor is violet ink; surgical margin ink is ink.
@@ -54,7 +54,10 @@ def pen_mask(overview: Overview) -> Mask:
 
 
 def fold_mask(overview: Overview, tissue: Mask) -> Mask:
-    """(h, w) bool: narrow bands of `tissue` that absorb the same colour as their surroundings about twice over."""
+    """Return (h, w) bool.
+
+    Narrow bands of `tissue` that absorb the same colour as their surroundings about twice over.
+    """
     density, mpp = _densities(overview)
     height, width = density.shape[:2]
     inside = cv2.resize(tissue.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
@@ -83,7 +86,7 @@ def _with_deep_parts(sure: Mask, red: NDArray[np.float32]) -> Mask:
 
 
 def large_pieces(mask: Mask, smallest_px: float) -> Mask:
-    """(h, w) bool: the mask's pieces of more than `smallest_px` pixels."""
+    """Return (h, w) bool: the mask's pieces of more than `smallest_px` pixels."""
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     return np.asarray(mask & (statistics[:, cv2.CC_STAT_AREA] > smallest_px)[labels], dtype=np.bool_)
 
@@ -99,7 +102,7 @@ def _ink(density: Density, share: float) -> Mask:
 
 
 def _densities(overview: Overview) -> tuple[Density, float]:
-    """(h, w, RGB) float32 optical densities against full white, averaged over about 16 um, and um per pixel."""
+    """Return (h, w, RGB) float32 optical densities against full white, averaged over about 16 um, and um per pixel."""
     factor = _factor(overview)
     height, width = overview.rgb.shape[:2]
     margin = -height % factor, -width % factor
@@ -115,7 +118,7 @@ def _factor(overview: Overview) -> int:
 
 
 def _enlarged(mask: Mask, overview: Overview) -> Mask:
-    """The mask on the overview's own pixels."""
+    """Return the mask on the overview's own pixels."""
     factor, (height, width) = _factor(overview), overview.rgb.shape[:2]
     return np.repeat(np.repeat(mask, factor, axis=0), factor, axis=1)[:height, :width]
 
@@ -125,7 +128,7 @@ def _length(density: Density) -> NDArray[np.float32]:
 
 
 def _mean_within(density: Density, mask: Mask, side_px: float) -> Density:
-    """The mean density of the mask's pixels in the square around each pixel; 0 where there are none."""
+    """Return the mean density of the mask's pixels in the square around each pixel; 0 where there are none."""
     side = (2 * round(side_px / 2) + 1,) * 2
     weight = mask.astype(np.float32)
     total = cv2.boxFilter(density * weight[..., None], -1, side, borderType=cv2.BORDER_CONSTANT)
@@ -134,7 +137,7 @@ def _mean_within(density: Density, mask: Mask, side_px: float) -> Density:
 
 
 def _long_and_narrow(mask: Mask, mpp: float) -> Mask:
-    """The pieces that are bands: their length is half their outline, their width their area by that length."""
+    """Return the pieces that are bands: their length is half their outline, their width their area by that length."""
     kept = np.zeros(mask.shape, dtype=np.uint8)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     for outline in outlines:

@@ -33,7 +33,7 @@ _BLOCK_PX = 128
 
 
 def blur_mask(slide: Slide, mpp_level0: float, overview: Overview, tissue: Mask) -> Mask:
-    """(h, w) bool: tissue as blurred as by a Gaussian of 2 um or more, in pieces of at least 250 um by 250 um.
+    """Return (h, w) bool: tissue as blurred as by a Gaussian of 2 um or more, in pieces of at least 250 um by 250 um.
 
     Reads the level nearest 1 um per pixel wherever there is tissue, block by block: seconds per square centimetre,
     and memory for one block.
@@ -70,7 +70,7 @@ def blur_mask(slide: Slide, mpp_level0: float, overview: Overview, tissue: Mask)
 def _blocks(
     slide: Slide, mpp_level0: float, overview: Overview, tissue: Mask
 ) -> Iterator[tuple[slice, slice, NDArray[np.uint8]]]:
-    """Rows and columns of the overview that hold tissue, and green over them and a margin, at `_scale` pixels each."""
+    """Yield rows and columns of the overview that hold tissue, and green over them and a margin, at `_scale` pixels each."""
     levels = slide.header.levels
     index = level_for(levels, max(_MPP / mpp_level0, 1.0))
     step = overview.mpp / (mpp_level0 * levels[index].downsample)
@@ -91,7 +91,10 @@ def _blocks(
 
 
 def _green(slide: Slide, index: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> NDArray[np.uint8]:
-    """(h, w) green of a window; its own edge goes on beyond the slide's, for white there would look like an edge."""
+    """Return (h, w) green of a window.
+
+    Its own edge goes on beyond the slide's, for white there would look like an edge.
+    """
     part = clip_window(corner_xy, size_xy, slide.header.levels[index].size_xy)
     (left, top), (right, bottom) = part.start_xy, part.stop_xy
     pixels = slide.read_region(index, (corner_xy[0] + left, corner_xy[1] + top), (right - left, bottom - top), (1,))
@@ -100,7 +103,7 @@ def _green(slide: Slide, index: int, corner_xy: tuple[int, int], size_xy: tuple[
 
 
 def _energies(green: NDArray[np.uint8], overview: Overview) -> tuple[Energy, Energy]:
-    """Mean square of the detail finer than 1 um, and of that from there to 4 um, per pixel of the overview."""
+    """Return mean square of the detail finer than 1 um, and of that from there to 4 um, per pixel of the overview."""
     scale = _scale(overview)
     table = -np.log10(np.maximum(np.arange(256, dtype=np.float32), 1) / 255)
     density = table[green]
@@ -114,10 +117,10 @@ def _energies(green: NDArray[np.uint8], overview: Overview) -> tuple[Energy, Ene
 
 
 def _scale(overview: Overview) -> int:
-    """Pixels of about 1 um along a pixel of the overview."""
+    """Return pixels of about 1 um along a pixel of the overview."""
     return max(1, round(overview.mpp / _MPP))
 
 
 def _margin_px(overview: Overview) -> int:
-    """Pixels of the overview that the wider Gaussian reaches over the edge of a block."""
+    """Return pixels of the overview that the wider Gaussian reaches over the edge of a block."""
     return max(1, round(4 * _COARSE_UM / overview.mpp))

@@ -36,7 +36,7 @@ def with_white_glass(overview: Overview) -> Overview:
 
 
 def stained(overview: Overview) -> NDArray[np.bool_]:
-    """(h, w) bool: where the slide is darker than its glass, be it ever so pale."""
+    """Return (h, w) bool: where the slide is darker than its glass, be it ever so pale."""
     like_glass = _like_glass(overview.rgb, overview.mpp)
     enough = np.count_nonzero(like_glass) >= _LEAST_TAKEN * like_glass.size
     field = glass_field(overview.rgb, like_glass) if enough else np.float32(255)
@@ -76,7 +76,7 @@ def _terms(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _like_glass(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
-    """(h, w) bool: even, pale, and no exact white, with which files are filled."""
+    """Return (h, w) bool: even, pale, and no exact white, with which files are filled."""
     side = (2 * max(1, round(_FLAT_OVER_UM / mpp / 2)) + 1,) * 2
     values = rgb.astype(np.float32)
     mean = cv2.blur(values, side)

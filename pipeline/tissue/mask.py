@@ -36,7 +36,7 @@ class Overview:
 
 
 def read_overview(slide: Slide, mpp_level0: float) -> Overview:
-    """The overview at about 8 um per pixel, coarser for slides that would exceed 4096 pixels a side.
+    """Return the overview at about 8 um per pixel, coarser for slides that would exceed 4096 pixels a side.
 
     Read in strips, so that a slide without a pyramid takes no more memory than one with.
     """
@@ -56,7 +56,7 @@ def read_overview(slide: Slide, mpp_level0: float) -> Overview:
 
 
 def tissue_mask(overview: Overview) -> NDArray[np.bool_]:
-    """(h, w) bool: where the overview shows stained tissue.
+    """Return (h, w) bool: where the overview shows stained tissue.
 
     Stain darkens at least one colour, in grey mucin as in pink stroma; the darkest colour, smoothed over about 20 um,
     is cut at Otsu's threshold, kept within the range where it can part tissue from glass. Pieces and holes below 150 um
@@ -71,7 +71,7 @@ def tissue_mask(overview: Overview) -> NDArray[np.bool_]:
 
 
 def _without_small(mask: NDArray[np.bool_], smallest_px: float) -> NDArray[np.bool_]:
-    """The mask without pieces, and then without holes, of `smallest_px` pixels or fewer.
+    """Return the mask without pieces, and then without holes, of `smallest_px` pixels or fewer.
 
     Outlines are many times fewer than pixels. By Pick's theorem an outline through b pixel centres that encloses the
     area a covers a + b / 2 + 1 pixels, its own and its holes' included; the outline of a hole runs through the pixels

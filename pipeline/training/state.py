@@ -129,7 +129,7 @@ class StopRequest:
 
 @contextmanager
 def asked_to_stop() -> Iterator[StopRequest]:
-    """Note a SIGTERM within the block instead of ending, so that the state can be saved first."""
+    """Return note a SIGTERM within the block instead of ending, so that the state can be saved first."""
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:

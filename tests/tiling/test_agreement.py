@@ -79,6 +79,16 @@ def test_a_region_that_is_shifted_as_a_whole_keeps_its_shift() -> None:
     assert np.nanmin(residual[:, 11:]) > 8
 
 
+def test_a_patch_between_fields_of_a_mosaic_rests_on_its_own_measurement() -> None:
+    """Four fields meet, each put down wrong by its own 6 um: hardly a neighbour shares a shift, and all match."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    angle = np.pi / 2 * (x % 2) + np.pi * (y % 2)
+    shifts = _small_shifts() + 6 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    found = _slide(shifts, np.ones((SIDE, SIDE), np.bool_))
+    assert found.borne.all()
+    np.testing.assert_allclose(found.residual_um, np.linalg.norm(shifts, axis=-1).ravel(), rtol=1e-6)
+
+
 def test_small_patches_that_mostly_show_nothing_rest_on_those_that_do() -> None:
     """Of patches of 40 um half are silent where the sides agree, whatever their nuclei: silence says nothing there."""
     rng = np.random.default_rng(4)

@@ -301,9 +301,20 @@ def test_quality_follows_confidence_and_drops_shifts_and_edges() -> None:
         np.array([0.9, 0.9, 0.1, 0.0, 0.9, 0.9, 0.9, 0.1], dtype=np.float32),
         np.array([1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0], dtype=np.float32),
         np.array([True, True, True, True, True, False, True, True]),
+        np.zeros(8),
         max_residual_um=8.0,
     )
     np.testing.assert_allclose(quality, [0.9, 0.0, UNMEASURED_QUALITY, UNMEASURED_QUALITY, 0.0, 0.0, 0.0, 0.0])
+
+
+def test_a_patch_in_two_layers_is_a_pair_only_where_its_shift_is_as_sure_as_elsewhere() -> None:
+    clear, layered = np.array([True] * 5 + [False]), np.array([0.0, 0.1, 0.4, 0.6, 1.0, 0.6])
+    confidence = np.array([0.6, 0.7, 0.8, 0.75, 0.65, 0.1], dtype=np.float32)
+    known = Agreement(np.full(6, 0.5, np.float32), clear, np.ones(6, np.bool_))
+    quality = pair_quality(
+        known, confidence, np.ones(6, np.float32), np.ones(6, np.bool_), layered, max_residual_um=8.0
+    )
+    assert (quality > 0).tolist() == [True, True, True, True, False, False]
 
 
 def test_pairs_of_a_brightfield_dense_slide_are_measured_by_its_hematoxylin(tmp_path: Path, pair: Path) -> None:
