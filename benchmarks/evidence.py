@@ -144,7 +144,7 @@ def class_tables(held_out: str) -> dict[str, Path]:
 
 
 def describe_colour(results: Path) -> None:
-    """Writes, for every store, the features of the run `colour-statistics`, (N, 15) of optical density."""
+    """Write, for every store, the features of the run `colour-statistics`, (N, 15) of optical density."""
     folder = results / "embed" / COLOUR
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((results / "tile").glob("*.zarr")):

@@ -102,7 +102,7 @@ class _Guarded:
         return size
 
     def flush(self) -> None:
-        """Hands on what is buffered."""
+        """Write out what is buffered."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, act: Callable[[], object]) -> None:

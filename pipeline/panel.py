@@ -92,7 +92,7 @@ class Panel:
     places: Mapping[str, tuple[int, ...]]
 
     def absent(self) -> dict[str, tuple[str, ...]]:
-        """For each marker that some slide lacks, those slides."""
+        """Return for each marker that some slide lacks those slides."""
         lacking = {
             marker: tuple(slide for slide, places in self.places.items() if index not in places)
             for index, marker in enumerate(self.markers)

@@ -16,7 +16,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def say(text: str) -> None:
-    """One line on stderr, for what the user should know but nothing fails of."""
+    """Print one line on stderr, for what the user should know although nothing fails."""
     # A reader that is gone, as when a cluster ends all processes of a job, is no reason to lose work.
     with suppress(BrokenPipeError):
         print(text, file=sys.stderr, flush=True)

@@ -162,7 +162,7 @@ def _put(temporary: Path, path: Path) -> None:
 
 
 def _refuse_foreign(new: Path, folder: Path) -> None:
-    """A folder gives way to one that shares a name with it, as two results of one kind do: a slip costs no files."""
+    """Refuse to replace a folder that shares no name with the new one: two results of one kind share some."""
     if not new.is_dir():
         raise StatedError(file=folder, expected="a name for a file", found="a folder")
     there = {item.name for item in folder.iterdir()} - {_TIMESTAMP}

@@ -81,7 +81,7 @@ class DisplacementGrid:
 
 
 def _neighbours(position: Floats, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Return the nodes before and after positions in node spacings, and how far along from one to the other each lies."""
+    """Return the nodes before and after positions in node spacings, and how far between them each lies."""
     clamped = np.clip(position, 0, count - 1)
     before = np.minimum(clamped.astype(np.int64), max(count - 2, 0))
     return before, np.minimum(before + 1, count - 1), clamped - before

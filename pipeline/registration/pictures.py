@@ -88,7 +88,7 @@ def overlay(view: View) -> Picture:
 
 
 def checkerboard(view: View) -> Picture:
-    """Return tiles of the H&E beside tiles of the dense nuclei, drawn in a hematoxylin-like colour, or of the classes."""
+    """Return tiles of the H&E beside tiles of the dense nuclei in a hematoxylin-like colour, or of the classes."""
     legend = [((225, 120, 190), "H&E")]
     if view.number is not None:
         drawn, legend = painted(view.number), legend + view.legend
@@ -202,7 +202,7 @@ def _eight_bit(picture: NDArray[Any]) -> Picture:
 
 
 def _colour(fraction: float) -> tuple[int, int, int]:
-    """Return a colour from blue over yellow to red that keeps its order in grey (cividis-like ends, cv2's Turbo between)."""
+    """Return a colour from blue over yellow to red that keeps its order in grey (cividis-like ends, Turbo between)."""
     index = np.array([[round(20 + 215 * float(np.clip(fraction, 0, 1)))]], np.uint8)
     blue, green, red = cv2.applyColorMap(index, cv2.COLORMAP_TURBO)[0, 0].tolist()
     return red, green, blue
@@ -233,7 +233,7 @@ def _framed(picture: Picture, view: View, title: str, legend: list[tuple[tuple[i
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, mpp: float, corner: tuple[int, int], font: Any) -> None:
-    """A bar of a round length, about a sixth of the width, in the lower right corner."""
+    """Draw a bar of a round length, about a sixth of the width, in the lower right corner."""
     wanted = corner[0] * mpp / 6
     unit = 10.0 ** np.floor(np.log10(wanted))
     length_um = max(step * unit for step in (1, 2, 5) if step * unit <= wanted)

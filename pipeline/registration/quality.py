@@ -176,7 +176,7 @@ class Correspondences:
         return Residual(float(median), float(p90))
 
     def chance(self, transform: Transform, within_um: float, independent: float = 1.0) -> float:
-        """Return how likely at least as many clear peaks would lie that near to a map if they lay anywhere in the reach.
+        """Return the chance that as many clear peaks lie that near to a map if they lay anywhere in the reach.
 
         Args:
             transform: the map.
@@ -196,7 +196,7 @@ class Correspondences:
 
 
 def fold_fraction(transform: Transform, seams: Seams | None = None) -> float:
-    """Return fraction of the grid's cells, those on a seam left out, in which the map is turned over against the rest."""
+    """Return the share of the grid's cells off seams in which the map is turned over against the rest."""
     return float(np.mean(_unmirrored(transform, seams) <= 0))
 
 

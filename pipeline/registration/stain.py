@@ -72,7 +72,7 @@ def red_excess(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def tissue_presence(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Where there is tissue, whatever its stain: total optical density, saturating at that of a pale stain.
+    """Return where there is tissue, whatever its stain: total optical density, saturating at that of a pale stain.
 
     Args:
         rgb: uint8 (H, W, 3).

@@ -85,7 +85,7 @@ class Transform:
         return moved if self.forward is None else moved + self.forward.at(points)
 
     def lattice_to_dense(self, x_um: NDArray[Any], y_um: NDArray[Any]) -> Floats:
-        """Return dense points (2, H, W) in um, x before y, of all sparse points in columns `x_um` (W,) and rows `y_um` (H,).
+        """Return dense points (2, H, W) in um, xy, of all sparse points in columns `x_um` (W,) and rows `y_um` (H,).
 
         The same as `to_dense`, many times faster, because a patch's pixels are such a lattice.
         """

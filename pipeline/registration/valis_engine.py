@@ -53,7 +53,7 @@ class Found:
 
 
 def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
-    """Return the transform of an open pair by VALIS, judged by blocks as any other is, and by the pose of our own search.
+    """Return the transform of an open pair by VALIS, judged by blocks and by the pose of our own search.
 
     Blocks alone would not do: the optical flow of its non-rigid step lays nuclei on whatever nuclei are near, so that
     they agree in a map that is off by many cells. So the map must also lie where the density search, which has
@@ -158,7 +158,7 @@ def _written(image: NuclearImage, path: Path) -> str:
 
 
 def _matcher(valis: Any) -> Any:
-    """VGG descriptors, matched by brute force and RANSAC: no weights, no restrictive licence."""
+    """Return VGG descriptors, matched by brute force and RANSAC: no weights, no restrictive licence."""
     detector = valis.feature_detectors.VggFD()
     method = valis.feature_matcher.DEFAULT_RANSAC_NAME
     return valis.feature_matcher.Matcher(match_filter_method=method, feature_detector=detector)

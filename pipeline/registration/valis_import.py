@@ -25,7 +25,7 @@ HOW_TO_INSTALL = (
 
 
 def valis_registration() -> ModuleType:
-    """Return the module `valis.registration`, with `feature_detectors`, `feature_matcher` and `preprocessing` as attributes.
+    """Return `valis.registration`, with `feature_detectors`, `feature_matcher` and `preprocessing` as attributes.
 
     Raises:
         StatedError: if valis is not installed in this interpreter.
@@ -38,7 +38,7 @@ def valis_registration() -> ModuleType:
 
 @contextmanager
 def _without_weights() -> Iterator[None]:
-    """Kornia's learned features replaced by modules without weights, for the time of a `with` block."""
+    """Replace Kornia's learned features by modules without weights for the time of a `with` block."""
     torch: Any = import_module("torch")
     features: Any = import_module("kornia.feature")
 

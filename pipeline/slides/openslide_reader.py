@@ -253,7 +253,7 @@ class OpenSlideSlide(Closing):
         return int(pixels[..., :3].reshape(-1, 3).sum(axis=0, dtype=np.int64).argmax())
 
     def _without_border(self, pixels: Pixels, level: int, corner_xy: tuple[int, int]) -> Pixels:
-        """Outside is black in fluorescence."""
+        """Return pixels whose outside is black, as in fluorescence."""
         height, width = pixels.shape[:2]
         window = clip_window(corner_xy, (width, height), self.header.levels[level].size_xy)
         out = np.zeros_like(pixels)

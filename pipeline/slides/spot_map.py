@@ -64,12 +64,12 @@ class SpotMap(Closing):
         return found
 
     def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Never: nothing is decoded."""
+        """Return False: nothing is decoded."""
         return False
 
     def jpeg_transform(self, level: int) -> int | None:
-        """None: there are no JPEG tiles."""
+        """Return None: there are no JPEG tiles."""
         return None
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Release nothing: no file is held open."""

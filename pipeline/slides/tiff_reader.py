@@ -142,11 +142,11 @@ class TiffSlide(Closing):
         return out
 
     def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Never: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
+        """Return False: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
         return False
 
     def jpeg_transform(self, level: int) -> int | None:
-        """None: JPEG tiles are decoded by tifffile."""
+        """Return None: JPEG tiles are decoded by tifffile."""
         return None
 
     def close(self) -> None:

@@ -143,7 +143,7 @@ def _integers(stream: BinaryIO, form: _Form, entry: np.void, size: int) -> NDArr
 
 
 def _check_sizes(values: dict[int, NDArray[np.uint64] | None], what: str) -> None:
-    """Sizes that no slide has, and tiles fewer than the image needs."""
+    """Refuse sizes that no slide has, and fewer tiles than the image needs."""
 
     def one(tag: int) -> int:
         value = values.get(tag)

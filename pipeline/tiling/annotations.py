@@ -204,7 +204,7 @@ def _feature(name: str, rings: list[list[list[float]]]) -> dict[str, Any]:
 
 
 def _closed(ring: Floats, size_px: Sequence[int], origin_px: Sequence[int]) -> list[list[float]]:
-    """Return the ring with its first point repeated, as GeoJSON wants, cut where the last overview pixel leaves the slide."""
+    """Return the ring closed as GeoJSON wants, cut where the last overview pixel leaves the slide."""
     inside = np.round(np.minimum(ring, size_px) - np.array(origin_px), 3)
     points: list[list[float]] = [*inside.tolist(), inside[0].tolist()]
     return points

@@ -76,7 +76,7 @@ def fold_mask(overview: Overview, tissue: Mask) -> Mask:
 
 
 def _with_deep_parts(sure: Mask, red: NDArray[np.float32]) -> Mask:
-    """Sure ink, and the places that are deep in red where they join it: blue ink over eosin has a stain's colour."""
+    """Return sure ink, and the places that are deep in red where they join it: blue ink over eosin has a stain's colour."""
     joined = sure | (red > _DEEP_RED)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(joined.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     # On a slide that is ink all over the background has no pixel.
@@ -92,7 +92,7 @@ def large_pieces(mask: Mask, smallest_px: float) -> Mask:
 
 
 def _ink(density: Density, share: float) -> Mask:
-    """Where the optical densities (h, w, RGB) are those of ink, the limits on their amount being multiplied."""
+    """Return where the optical densities (h, w, RGB) are those of ink, the limits on their amount being multiplied."""
     red, green, blue = cv2.split(density)
     least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
     cold = red - green > _RED_OVER_GREEN * share

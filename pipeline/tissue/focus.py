@@ -70,7 +70,7 @@ def blur_mask(slide: Slide, mpp_level0: float, overview: Overview, tissue: Mask)
 def _blocks(
     slide: Slide, mpp_level0: float, overview: Overview, tissue: Mask
 ) -> Iterator[tuple[slice, slice, NDArray[np.uint8]]]:
-    """Yield rows and columns of the overview that hold tissue, and green over them and a margin, at `_scale` pixels each."""
+    """Yield rows and columns of the overview that hold tissue, with green over them and a margin."""
     levels = slide.header.levels
     index = level_for(levels, max(_MPP / mpp_level0, 1.0))
     step = overview.mpp / (mpp_level0 * levels[index].downsample)
