@@ -53,7 +53,7 @@ def other_scales(sparse: NuclearImage, dense: NuclearImage) -> list[ScaledPose]:
 
 
 def scale_between(sparse_um: Floats, dense_um: Floats) -> float | None:
-    """Return the true um per stated um of the dense slide, from correspondences (N, 2); None where they are of one place only.
+    """Return the true um per stated dense um, from correspondences (N, 2); None where they share one place.
 
     By how far the points lie from their centre on either side, which is the scale of the similarity between them and
     asks nothing of their layout: blocks of a narrow strip may all stand in one column.

@@ -76,7 +76,7 @@ def fold_mask(overview: Overview, tissue: Mask) -> Mask:
 
 
 def _with_deep_parts(sure: Mask, red: NDArray[np.float32]) -> Mask:
-    """Return sure ink, and the places that are deep in red where they join it: blue ink over eosin has a stain's colour."""
+    """Return sure ink, with places deep in red that join it: blue ink over eosin has a stain's colour."""
     joined = sure | (red > _DEEP_RED)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(joined.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     # On a slide that is ink all over the background has no pixel.
