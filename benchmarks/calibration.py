@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from pipeline.evaluation.bootstrap import block_labels, enough_blocks, resample_counts
 from pipeline.evaluation.class_evidence import class_evidence
 from pipeline.evaluation.classes import ClassTask
-from pipeline.evaluation.evidence import EvidenceRow, FittedProbe, HeldOut, evidence_rows, stacked
+from pipeline.evaluation.evidence import EvidenceRow, FittedProbe, evidence_rows, stacked
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.marker_evidence import _scores
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,6 @@ from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.evidence import (
     EvidenceRow,
     FittedProbe,
-    HeldOut,
     Scores,
     evidence_rows,
     missing_rows,
@@ -23,6 +22,7 @@ from pipeline.evaluation.evidence import (
     with_mean,
     with_mean_of_all,
 )
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.prediction import FittingRows, held_out, training_features
 from pipeline.evaluation.probes import fit_knn
 from pipeline.evaluation.reading import Cohort, FeaturesOf

@@ -11,13 +11,13 @@ from pipeline.evaluation.bootstrap import correlation_parts, explained, pearson,
 from pipeline.evaluation.evidence import (
     EvidenceRow,
     FittedProbe,
-    HeldOut,
     Scores,
     evidence_rows,
     stacked,
     with_mean,
     with_mean_of_all,
 )
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.prediction import PROBES, RunPredictions, held_out, held_out_truth
 from pipeline.evaluation.reading import Cohort
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.bootstrap import Interval, correlation_parts, pearson
-from pipeline.evaluation.evidence import HeldOut, clipped
+from pipeline.evaluation.held_out import HeldOut, clipped
 from pipeline.evaluation.marker_evidence import METRIC
 from pipeline.evaluation.prediction import (
     FittingRows,

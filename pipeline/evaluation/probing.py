@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.evaluation.class_evidence import Draws, class_evidence, class_predictions
 from pipeline.evaluation.classes import ClassTask
-from pipeline.evaluation.evidence import EvidenceRow, HeldOut
+from pipeline.evaluation.evidence import EvidenceRow
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.marker_evidence import marker_evidence
 from pipeline.evaluation.prediction import FittingRows, RunPredictions, predict
 from pipeline.evaluation.reading import Cohort, FeaturesOf

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.bootstrap import UNKNOWN, Interval, around
 from pipeline.evaluation.class_scores import resampled
-from pipeline.evaluation.evidence import HeldOut
+from pipeline.evaluation.held_out import HeldOut
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import Interval, enough_blocks
 from pipeline.evaluation.dense_patches import encoded, readable_slides
-from pipeline.evaluation.evidence import HeldOut
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.prediction import drawn_evenly, held_out
 from pipeline.evaluation.reading import Cohort, SlidePairs, encoder_of, read_features
 from pipeline.evaluation.retrieval import Figure, Ranks, partner_ranks, retrieval_figures

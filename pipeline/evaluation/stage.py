@@ -14,7 +14,8 @@ import numpy as np
 from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import block_labels
 from pipeline.evaluation.classes import class_tasks
-from pipeline.evaluation.evidence import MEAN, EvidenceRow, HeldOut, seeds_of
+from pipeline.evaluation.evidence import MEAN, EvidenceRow, seeds_of
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.marker_evidence import METRIC
 from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, training_rows
 from pipeline.evaluation.probing import ProbedRun, evidence, probe

@@ -8,7 +8,8 @@ import pytest
 from pipeline.evaluation.bootstrap import block_labels, enough_blocks, resample_counts
 from pipeline.evaluation.class_evidence import class_evidence
 from pipeline.evaluation.classes import ClassTask
-from pipeline.evaluation.evidence import HeldOut, target_names
+from pipeline.evaluation.evidence import target_names
+from pipeline.evaluation.held_out import HeldOut
 
 POSITION_UM = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2) * 100.0
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import resample_counts
-from pipeline.evaluation.evidence import HeldOut
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.retrieval import Ranks, partner_ranks, retrieval_figures, weighted_median
 from pipeline.report.results import Results
 from pipeline.report.words import retrieval
