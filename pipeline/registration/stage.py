@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import provenance
 from pipeline.errors import StatedError
 from pipeline.progress import say
-from pipeline.registration import blocks_engine, pictures, quality, sitk_engine, valis_engine
+from pipeline.registration import blocks_engine, pictures, qc_file, quality, sitk_engine, valis_engine
 from pipeline.registration.assessment import assess, unmeasured
 from pipeline.registration.diagnosis import likely_mistakes
 from pipeline.registration.given_table import MppPair
@@ -68,7 +68,7 @@ def register(record: SlideRecord, settings: RegisterSettings, outputs: RegisterO
     write_itk(outputs.itk, transform)
     report = {"schema": provenance.SCHEMA_VERSION, "slide": record.slide, "given": record.transform}
     report["given_read_as"] = list(given.notes) if given else []
-    report |= quality.to_mapping(found)
+    report |= qc_file.to_mapping(found)
     report["provenance"] = origin
     report["cost"] = {
         "seconds": round(time.monotonic() - started, 2),

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from synthetic_pair import SyntheticPair, synthetic_pair
 
 from pipeline.registration.areas import place_words
+from pipeline.registration.blocks_engine import align
 from pipeline.registration.displacement import DisplacementGrid
-from pipeline.registration.engine import align
 from pipeline.registration.pair import Pair
 from pipeline.registration.piecewise import LabelGrid, filled, with_inverse
-from pipeline.registration.quality import determinant_range, fold_fraction, to_mapping
+from pipeline.registration.qc_file import to_mapping
+from pipeline.registration.quality import determinant_range, fold_fraction
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
 

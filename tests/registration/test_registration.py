@@ -23,7 +23,8 @@ from pipeline.registration.deformable import BLOCKS, FINE, measure
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview, tissue_of
 from pipeline.registration.pictures import View, overlay
-from pipeline.registration.quality import Quality, to_mapping
+from pipeline.registration.qc_file import to_mapping
+from pipeline.registration.quality import Quality
 from pipeline.registration.smoothing import fit_field
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings

@@ -21,7 +21,8 @@ from pipeline.registration import sitk_engine
 from pipeline.registration.assessment import assess
 from pipeline.registration.information import information_of_shifts, information_shift
 from pipeline.registration.pair import Pair
-from pipeline.registration.quality import Quality, to_mapping
+from pipeline.registration.qc_file import to_mapping
+from pipeline.registration.quality import Quality
 from pipeline.registration.sampled import affine_through
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
