@@ -90,7 +90,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout in small: the stages one and two, of which only one imports a shared module."""
     monkeypatch.setattr(provenance, "SOURCE_ROOT", tmp_path)
     provenance.code_digest.cache_clear()
-    stages = tmp_path / "pipeline" / "stages"
+    stages = tmp_path / "pipeline" / "commands"
     stages.mkdir(parents=True)
     (tmp_path / "pipeline" / "__init__.py").write_text("")
     (tmp_path / "pipeline" / "settings.py").write_text("A = 1\n")
@@ -129,8 +129,8 @@ def test_code_digest_changes_with_a_file_that_the_code_names(sources: Path) -> N
 
 
 def test_the_look_of_the_report_is_part_of_its_code() -> None:
-    tree = ast.parse((provenance.SOURCE_ROOT / "pipeline" / "report" / "page.py").read_text())
-    beside = provenance._named_beside(tree, provenance.SOURCE_ROOT / "pipeline" / "report" / "page.py")
+    tree = ast.parse((provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py").read_text())
+    beside = provenance._named_beside(tree, provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py")
     assert [path.name for path in beside] == ["script.js", "style.css", "template.html"]
 
 

@@ -43,7 +43,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     draw_features(drawn, "distilled", 0.3, width=512)
     features, probe = drawn.results / "embed/distilled", drawn.results / "probe"
     words = drawn.arguments("distilled")
-    fit = ["evaluate-probe", *words[: words.index("--runs")], "--run", "distilled", "--settings", '{"bootstrap": 10}']
+    fit = ["evaluate-probe", *words[: words.index("--runs")], "--run", "distilled", "--settings", '{"bootstrap": 20}']
     assert main([*fit, "--out", str(probe)]) == 0
     d1 = features / "d1.h5"
     given = {"embed": ["embed", "--store", str(store), "--encoder", str(trained)], "evaluate-probe": fit}

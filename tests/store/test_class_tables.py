@@ -117,7 +117,7 @@ def test_tables_of_some_slides_make_class_probes_of_their_patches(tmp_path: Path
     draw_features(drawn, "distilled", 0.5)
     draw_features(drawn, "sparse-only", 8.0)
     arguments = [*drawn.arguments("distilled", "sparse-only"), "--classes", *_tables(drawn, tmp_path)]
-    assert main(["evaluate", *arguments, "--settings", '{"bootstrap": 100, "shots": [5], "shot_draws": 3}']) == 0
+    assert main(["evaluate", *arguments, "--settings", '{"bootstrap": 200, "shots": [5], "shot_draws": 3}']) == 0
     folder = drawn.results / "evaluate"
     rows = pd.read_csv(folder / "summary.tsv", sep="\t").set_index(["run", "probe", "target"]).sort_index()
     assert set(rows.loc["distilled", "class-linear"].index) == {"high", "low", "mean"}
@@ -136,7 +136,7 @@ def test_tables_without_held_out_classes_ask_for_none_and_say_so(
     drawn = draw_stores(tmp_path / "results")
     draw_features(drawn, "distilled", 0.5)
     words = [*drawn.arguments("distilled"), "--classes", *_tables(drawn, tmp_path, held_out=False)]
-    assert main(["evaluate", *words, "--settings", '{"bootstrap": 10}']) == 0
+    assert main(["evaluate", *words, "--settings", '{"bootstrap": 20}']) == 0
     assert "fewer than two classes of the tables" in capsys.readouterr().err
     assert json.loads((drawn.results / "evaluate/details.json").read_text())["classes"] is None
     for word, told in (("nobody=a.csv", "slides with pairs"), ("a1", "SLIDE=TABLE")):
@@ -157,7 +157,7 @@ def test_every_column_that_is_asked_for_is_a_task_of_its_own(
         table["void"] = ""
         table.to_csv(path, index=False)
     words = [*drawn.arguments("distilled"), "--classes", *tables, "--settings"]
-    asked = {"bootstrap": 10, "shots": [5], "shot_draws": 2, "classes": ["class", "cell", "void"]}
+    asked = {"bootstrap": 20, "shots": [5], "shot_draws": 2, "classes": ["class", "cell", "void"]}
     assert main(["evaluate", *words, json.dumps(asked)]) == 0
     assert "fewer than two classes of the tables, column void" in capsys.readouterr().err
     folder = drawn.results / "evaluate"

@@ -108,7 +108,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(small_disk: Path) -> None:
     path = small_disk / "s.zarr"
-    with pytest.raises(OSError, match="No space left"), finished(path) as temporary:
+    with pytest.raises(StatedError, match="No space left"), finished(path) as temporary:
         write_store(temporary, sparse=_sparse(1))
     assert list(small_disk.iterdir()) == []
     with finished(path) as temporary:

@@ -161,7 +161,7 @@ def test_tiles_of_predict_count_from_there(tmp_path: Path) -> None:
         attributes=SimpleNamespace(patch_size_level0=128, qupath_origin_px=(LEFT, TOP)),
         table=SimpleNamespace(position_px=np.array([[LEFT, TOP], [LEFT + 128, TOP + 256]])),
     )
-    predictions: Any = SimpleNamespace(markers=(), values=np.zeros((2, 0)))
+    predictions: Any = SimpleNamespace(markers=(), values=np.zeros((2, 0)), distance=None)
     write_tiles(predictions, store, tmp_path / "t.geojson")
     corners = [item["geometry"]["coordinates"][0][0] for item in read_json(tmp_path / "t.geojson")["features"]]
     assert corners == [[0, 0], [128, 256]]

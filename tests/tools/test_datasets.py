@@ -72,7 +72,7 @@ def run_all(out: Path, held_out: str, **settings: object) -> pd.DataFrame:
     named = zip(sheet["slide"], sheet["classes"], strict=True)
     words += ["--classes", *(f"{slide}={out / table}" for slide, table in named if table)]
     columns = ["class", *(("cell",) if "cell" in _files(out, str(sheet["slide"][0])) else ())]
-    assert main([*words, "--settings", json.dumps({"bootstrap": 10, "classes": columns})]) == 0
+    assert main([*words, "--settings", json.dumps({"bootstrap": 20, "classes": columns})]) == 0
     return pd.read_csv(results / "summary.tsv", sep="\t")
 
 
@@ -473,7 +473,7 @@ def test_an_experiment_with_a_tiny_encoder_ends_in_its_evidence(name: str, probe
     config = yaml.safe_load((REPOSITORY / "config" / "experiments" / f"{name}.yaml").read_text())
     for run in config["runs"].values():
         run |= {"encoder": "test_resnet", "projector": [16, 16], "epochs": 1, "batch_size": 8}
-    config["evaluate"] = config.get("evaluate", {}) | {"bootstrap": 10, "shots": [1], "shot_draws": 2}
+    config["evaluate"] = config.get("evaluate", {}) | {"bootstrap": 20, "shots": [1], "shot_draws": 2}
     if "mlp_epochs" in config["evaluate"]:
         config["evaluate"]["mlp_epochs"] = 1
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
