@@ -688,7 +688,7 @@ def test_slides_of_patients_that_trained_the_encoder_are_marked_wherever_they_ar
     assert "b1 (its patient trained the encoder)" in document.words
     for held_out in ("patient A, whose", "patient D, whose", "a1 (its patient"):
         assert held_out not in document.words
-    assert document.words.count(", trained the encoder") == 3, "rows of the cohort's table"
+    assert document.words.count(", training patient") == 3, "rows of the cohort's table"
 
 
 def test_what_has_no_score_or_interval_is_listed_with_the_reason() -> None:
