@@ -91,7 +91,7 @@ def named_labels(markers: Path, *, largest: int, most: int) -> tuple[tuple[int, 
     """Label and class of each line of a CSV `channel,marker` that describes a mask, in its order.
 
     Raises:
-        StatedError: naming every label that is no whole number up to `largest` and every label or class that is
+        StatedError: naming every label that is not a whole number up to `largest` and every label or class that is
             missing or repeats, or if there are more than `most` classes or none.
     """
     classes: list[tuple[int, str]] = []

@@ -85,7 +85,7 @@ class OpenSlideSlide(Closing):
         self._component = self._brightest() if fluorescence else None
         self._exact: dict[int, Plane] = {}
         self._segments: SegmentReader | None = None
-        # Level 0 of vendors that place tiles freely is no plain mosaic; whether these are is checked by their pixels.
+        # Level 0 of vendors that place tiles freely is not a plain mosaic; pixels show whether these are.
         self._jpeg_levels: dict[int, JpegLevel | None] = {}
         self._is_plain = vendor in _PLAIN_TIFF
         self._lock = threading.Lock()

@@ -76,7 +76,8 @@ def possible_downsamples(base: StoredLevel, level: StoredLevel) -> tuple[float, 
     if stated is not None:
         return (stated,)
     whole = _whole_downsample(base.size_xy, level.size_xy)
-    if whole is not None and tuple(whole * small for small in level.size_xy) == base.size_xy:
+    exact = whole is not None and tuple(whole * small for small in level.size_xy) == base.size_xy
+    if whole is not None and exact and math.log2(whole).is_integer():
         return (whole,)
     ratio = true_downsample(base.size_xy, level.size_xy)
     rounded = [] if whole is None else [whole]

@@ -120,7 +120,7 @@ def notes_on_others(
             found=f"{len(rivals) + 1} images: {_listed(sorted([chosen, *rivals], key=lambda x: x.index))}",
         )
     aside = [x for x in others if not x.is_beside and x not in rivals and size_of(x.series) not in levels_xy]
-    return tuple(f"leaves out image {x}, which is no level of image {chosen}" for x in aside)
+    return tuple(f"leaves out image {x}, which is not a level of image {chosen}" for x in aside)
 
 
 def is_guessed(series: TiffPageSeries) -> bool:

@@ -130,7 +130,7 @@ def ome_images(tif: TiffFile, file: Path) -> tuple[OmeImage, ...]:
     """Return the images of the OME-XML, in its order.
 
     Raises:
-        ValueError: if a size is no whole number.
+        ValueError: if a size is not a whole number.
     """
     found: list[OmeImage] = []
     for image in parse_xml(tif.ome_metadata or "<OME/>", file):

@@ -169,7 +169,7 @@ class TiffSlide(Closing):
         if not is_guessed(series):
             structured = [(level, True) for level in zip(*(item.levels for item in group), strict=True)]
         if len(structured) == 1:
-            # Older writers store the levels as images of their own; images of one resolution are no levels.
+            # Older writers store the levels as images of their own; images of one resolution are not levels.
             smaller = [x.series for x in images if x is not chosen and may_be_level(x, chosen)]
             sizes_xy = dict.fromkeys(size_of(x) for x in smaller) if len(group) > 1 else {}
             sets = [tuple(x for x in smaller if size_of(x) == size) for size in sizes_xy] or [(x,) for x in smaller]
