@@ -47,7 +47,7 @@ def settings_of(parsed: argparse.Namespace, kind: type[S]) -> S:
     """Return the checked settings that `--settings` gave.
 
     Raises:
-        StatedError: if they are no valid JSON or YAML, or break a rule of `kind`.
+        StatedError: if they are not valid JSON or YAML, or break a rule of `kind`.
     """
     return _given(parsed.settings, kind, "--settings")
 

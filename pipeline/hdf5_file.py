@@ -24,7 +24,7 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
         raise KeyError(f"no dataset {name}")
     item = file[name]
     if not isinstance(item, h5py.Dataset):
-        raise ValueError(f"{name} is no dataset")
+        raise ValueError(f"{name} is not a dataset")
     return item
 
 

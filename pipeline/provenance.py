@@ -109,8 +109,8 @@ def finished(path: Path) -> Iterator[Path]:
     this machine left of the same result is removed. Snakemake makes the parent; by hand we do.
 
     Raises:
-        StatedError: if the final name is no name, or that of a folder that holds no earlier result, or if there is no
-            room for the result.
+        StatedError: if the final name is not a name or is that of a folder that holds no earlier result, or the disk
+            has no room for the result.
     """
     if path.name in ("", ".."):
         raise StatedError(file=path, expected="a name for the result", found="none")

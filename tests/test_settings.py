@@ -145,7 +145,7 @@ def test_a_run_of_several_seeds_becomes_one_run_per_seed() -> None:
 @pytest.mark.parametrize(
     ("runs", "found"),
     [
-        ({"a": {}, "b": {"repeats": "c"}}, "no run of its own"),
+        ({"a": {}, "b": {"repeats": "c"}}, "not a run of its own"),
         ({"a": {}, "b": {"repeats": "a"}}, "in its seed"),
         ({"a": {}, "b": {"repeats": "a", "seed": 1, "lr": 0.5}}, "in its seed"),
         ({"a": {"seeds": [1, 1]}}, "must differ"),
@@ -182,7 +182,7 @@ def test_a_baseline_that_is_no_run_is_refused_with_the_runs_that_there_are(basel
 
 def test_a_baseline_may_be_no_repetition_of_a_run_and_is_asked_for_only_where_there_are_runs() -> None:
     runs = {"a": {"branches": ["sparse", "sparse"], "seeds": [0, 1]}}
-    with pytest.raises(StatedError, match="a-seed1, which is no run"):
+    with pytest.raises(StatedError, match="a-seed1, which is not a run"):
         build(Settings, {"runs": runs, "evaluate": {"baseline": "a-seed1"}}, source="c")
     build(Settings, {"evaluate": {"baseline": "a"}}, source="c")
 

@@ -31,7 +31,7 @@ def convert(features: Path, to: str, out: Path, provenance: dict[str, Any], mpp_
     """Write the features of one slide in the format `to`, one of `FORMATS`.
 
     Raises:
-        StatedError: if `features` is no features file, lacks what the format needs, or `out` cannot take the result.
+        StatedError: if `features` is not a features file, lacks what the format needs, or `out` cannot take the result.
     """
     with open_features(features, mpp_level0) as opened:
         _check_out(opened, to, out)

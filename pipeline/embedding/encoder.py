@@ -92,7 +92,7 @@ class Encoder:
         """Return the encoder in a folder.
 
         Raises:
-            StatedError: if the folder is no encoder's, or its weights are not the ones its config.json speaks of.
+            StatedError: if the folder is not an encoder's, or its weights are not the ones its config.json speaks of.
         """
         description = read_description(folder)
         path = folder / WEIGHTS_NAME

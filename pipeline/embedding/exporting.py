@@ -90,7 +90,7 @@ def export_timm(folder: Path, out: Path) -> None:
     The weights are the encoder's own bytes, so the SHA-256 in the configuration holds for them.
 
     Raises:
-        StatedError: if `folder` is no encoder's, `out` is in use for something else, or timm's features differ.
+        StatedError: if `folder` is not an encoder's, `out` is in use for something else, or timm's features differ.
     """
     encoder = _load(folder)
     _check_folder(folder, out)
@@ -108,8 +108,8 @@ def export_torchscript(folder: Path, out: Path) -> None:
     """Write a traced module that `torch.jit.load` opens without timm; config.json rides along as an extra file.
 
     Raises:
-        StatedError: if `folder` is no encoder's, `out` is a folder, the architecture cannot be traced, or the traced
-            module's features differ.
+        StatedError: if `folder` is not an encoder's, `out` is a folder, the architecture cannot be traced, or the
+            traced module's features differ.
     """
     encoder = _load(folder)
     _check_file(out)
@@ -136,8 +136,8 @@ def export_onnx(folder: Path, out: Path) -> None:
     """Write one ONNX file with a free batch size, `pixels` in and `features` out; config.json is in its metadata.
 
     Raises:
-        StatedError: if packages are absent, `folder` is no encoder's, `out` is a folder, the architecture has no ONNX
-            form or weights over 2 GiB, or the features that onnxruntime finds differ.
+        StatedError: if packages are absent, `folder` is not an encoder's, `out` is a folder, the architecture has no
+            ONNX form or weights over 2 GiB, or the features that onnxruntime finds differ.
     """
     absent = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if absent:

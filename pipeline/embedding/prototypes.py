@@ -70,7 +70,7 @@ def fit_prototypes(features: Mapping[str, Path], split: pd.DataFrame, count: int
     most = max(1, _SAMPLE // max(1, len(slides)))
     sample = [_drawn(str(slide), features[str(slide)], rows.to_numpy(np.int64), most) for slide, rows in slides]
     values = np.concatenate(sample) if sample else np.empty((0, 0))
-    # A cluster of one patch is no type, and k-means makes no more clusters than there are different rows.
+    # A cluster of one patch is not a type, and k-means makes no more clusters than there are different rows.
     most_prototypes = len(np.unique(values, axis=0)) // _PATCHES_PER_PROTOTYPE
     if most_prototypes < count:
         say(

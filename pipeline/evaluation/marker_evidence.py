@@ -64,7 +64,7 @@ def marker_evidence(
 
 def _scores(truths: Sequence[Floats], predicted: Sequence[Floats], tested: HeldOut) -> Scores:
     """Return the scores of one training on the held-out slides, whose truths and predictions are (n, T)."""
-    # A marker without a probe (no slide to fit on has it) is no zero: it is left out like a missing truth.
+    # A marker without a probe (no slide to fit on has it) is not a zero: it is left out like a missing truth.
     known = [np.where(np.isfinite(p), y, np.nan) for y, p in zip(truths, predicted, strict=True)]
     parts = correlation_parts(known, predicted)
     per_slide = np.stack([pearson(y, p) for y, p in zip(known, predicted, strict=True)])

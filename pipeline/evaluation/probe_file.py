@@ -135,7 +135,7 @@ class Probe:
         """Return the probe in a folder.
 
         Raises:
-            StatedError: if the folder is no probe's, or its weights are not the ones its description speaks of.
+            StatedError: if the folder is not a probe's, or its weights are not the ones its description speaks of.
         """
         for name in (DESCRIPTION_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():

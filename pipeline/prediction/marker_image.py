@@ -2,7 +2,7 @@
 
 Its pixels are a power of two of level-0 pixels wide, and at least eight of them make a patch; so tools that place
 images by their physical size, or by a downsample, put it where it belongs. Values are spread over 16 bits, from the
-lower to the upper end of the marker's colour scale, and 0 is no patch: not every viewer can show floating-point
+lower to the upper end of the marker's colour scale, and 0 is not a patch: not every viewer can show floating-point
 numbers with holes. The numbers themselves are in the table.
 """
 

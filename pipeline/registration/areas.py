@@ -134,7 +134,7 @@ class TissueBlocks:
         return found
 
     def parts(self, mask: NDArray[np.bool_]) -> list[tuple[Area, NDArray[np.bool_]]]:
-        """Return the connected parts of a mask (rows, columns) that are no specks, largest first, with their masks."""
+        """Return the connected parts of a mask (rows, columns) that are not specks, largest first, with their masks."""
         count, number = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
         parts = [number == index for index in range(1, count)]
         least = max(2.0, MIN_AREA_UM2 / self.spacing_um**2)

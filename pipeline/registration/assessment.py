@@ -241,7 +241,7 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
 def with_outside(quality: Quality, pair: Pair, transform: Transform, tissue: NuclearImage) -> Quality:
     """Return the quality with the share of the tissue that lies beyond the edge of the dense slide.
 
-    A large one is among the reasons and leaves the verdict as it is: a region that was scanned is no error.
+    A large one is among the reasons and leaves the verdict as it is: a region that was scanned is not an error.
     """
     area_um2 = float(np.count_nonzero(tissue.inside)) * tissue.mpp**2
     if not quality.supported or not area_um2:

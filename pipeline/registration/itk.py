@@ -62,7 +62,7 @@ def read_itk(path: Path) -> Transform:
     An affine map is taken exactly; any other is sampled on the 16-um grid over its own domain.
 
     Raises:
-        StatedError: if SimpleITK cannot read it, or it is no map of the plane, or its domain is unknown.
+        StatedError: if SimpleITK cannot read it, or it is not a map of the plane, or its domain is unknown.
     """
     try:
         transform = sitk.ReadTransform(str(path))

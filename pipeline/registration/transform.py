@@ -46,8 +46,8 @@ class Transform:
 
     Attributes:
         affine: float64 (2, 3), the matrix A beside the shift b, sparse um to dense um.
-        forward: displacement added in the dense frame, sampled over the sparse frame; None is no displacement.
-        inverse: displacement added in the sparse frame, sampled over the dense frame; None is no displacement.
+        forward: displacement added in the dense frame, sampled over the sparse frame; None for no displacement.
+        inverse: displacement added in the sparse frame, sampled over the dense frame; None for no displacement.
     """
 
     affine: Floats

@@ -156,7 +156,7 @@ def _read(slide: str, folder: Path) -> _Told:
 
 
 def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces) -> MarkerMap:
-    """Return 254 shades of the scale; the last entry of the palette is no patch."""
+    """Return 254 shades of the scale; the last entry of the palette is not a patch."""
     index = np.full(places.shape, 255, dtype=np.uint8)
     index[places.row, places.column] = np.rint(shades(values, marker) * 254).astype(np.uint8)
     colours = palette(index, TABLE, transparent=255)

@@ -1,4 +1,4 @@
-"""The overview of a slide with all that is no tissue paled, and what was told from tissue coloured by its reason."""
+"""The overview of a slide with all that is not tissue paled, and what was told from tissue coloured by its reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def regions_picture(slide: Image.Image, regions: NDArray[np.uint8]) -> Picture:
 
 
 def painted(slide: NDArray[np.uint8], regions: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (h, w, 3) uint8: the slide, paled or tinted wherever `regions` (h, w) says that it is no tissue."""
+    """Return (h, w, 3) uint8: the slide, paled or tinted wherever `regions` (h, w) says that it is not tissue."""
     colour = np.full((_CODES, 3), 255, dtype=np.float32)
     share = np.full(_CODES, _PALE, dtype=np.float32)
     share[TISSUE] = 0

@@ -19,7 +19,7 @@ FATES = (
     "usable as pair",
     "H&E only",
     "dense side outside its slide, or no spot",
-    "dense side with pixels that are no numbers",
+    "dense side with NaN or infinite pixels",
     "dense side shifted too far",
     "dropped: excluded by annotation",
     "dropped: pen",

@@ -193,7 +193,7 @@ def limits(results: Results, note: str) -> list[str]:
     if kinds - {"mask", "counts"}:
         told.append(
             "Registration residuals measure how well the two stains agree with each other on tissue that was not used "
-            "for fitting. They are no comparison with landmarks placed by a person."
+            "for fitting. They are not a comparison with landmarks placed by a person."
         )
     if results.features:
         told.append(

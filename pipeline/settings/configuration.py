@@ -81,7 +81,7 @@ def one_run_per_seed(runs: Mapping[str, RunSettings]) -> dict[str, RunSettings]:
         if run.repeats:
             first = single.get(run.repeats)
             if first is None or first.repeats:
-                raise ValueError(f"run {name} repeats {run.repeats}, which is no run of its own")
+                raise ValueError(f"run {name} repeats {run.repeats}, which is not a run of its own")
             if replace(run, seed=first.seed, repeats="") != first or run.seed == first.seed:
                 raise ValueError(
                     f"run {name} must differ from {run.repeats}, which it repeats, in its seed and only there"

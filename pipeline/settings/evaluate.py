@@ -101,5 +101,6 @@ def baseline_of(baseline: str | None, runs: Collection[str]) -> str:
     if baseline and baseline not in runs:
         near = get_close_matches(baseline, list(runs), 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"baseline is {baseline}, which is no run: {hint}runs are {', '.join(runs)}; empty for none")
+        listed = ", ".join(runs)
+        raise ValueError(f"baseline is {baseline}, which is not a run: {hint}runs are {listed}; empty for none")
     return baseline

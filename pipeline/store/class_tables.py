@@ -65,7 +65,7 @@ def read_classes(path: Path, patches: ClassifiedPatches, column: str = CLASS_COL
         column: that holds the classes.
 
     Raises:
-        StatedError: if the table cannot be read, lacks a column, holds what is no number, no such row or more than
+        StatedError: if the table cannot be read, lacks a column, holds what is not a number, no such row or more than
             1,000 classes, or has squares of two classes over the centre of a patch.
     """
     return _Reading(path, patches, column).classes()

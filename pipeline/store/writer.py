@@ -149,7 +149,7 @@ class StoreWriter:
     def _add(self, shards: list[ShardWriter], first_row: int, chunks: Sequence[Sequence[Piece]]) -> None:
         stop = first_row + len(chunks)
         if first_row % self.block_rows or (stop % self.block_rows and stop != self._patches):
-            raise ValueError(f"rows {first_row} to {stop} are no whole blocks of {self.block_rows} rows")
+            raise ValueError(f"rows {first_row} to {stop} are not whole blocks of {self.block_rows} rows")
         for first in range(first_row, stop, self.block_rows):
             number, within = divmod(first, SHARD_ROWS)
             shards[number].add(within, chunks[first - first_row :][: self.block_rows])

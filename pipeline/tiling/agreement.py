@@ -43,7 +43,7 @@ class Measurements:
         centre_um: (N, 2) centres of the patches, sparse frame.
         shift_um: (N, 2) measured shift xy of the dense side; nan where there is none.
         confidence: (N,) of the shift, in [0, 1].
-        contrast: (N,) of the nuclei on the H&E; nan where nuclei are no measure: of masks, of neighbouring sections.
+        contrast: (N,) of the nuclei on the H&E; nan where nuclei are not a measure: of masks, of neighbouring sections.
     """
 
     centre_um: Floats
@@ -66,7 +66,7 @@ class Agreement:
         residual_um: (N,) length of the shift, of the patch itself or, where it holds too few nuclei, of its neighbours;
             nan where neither tells, or where nuclei abound and nothing agrees.
         clear: (N,) whether the patch shows its shift itself.
-        borne: (N,) whether the neighbours bear it out; true where nuclei are no measure.
+        borne: (N,) whether the neighbours bear it out; true where nuclei are not a measure.
     """
 
     residual_um: NDArray[np.float32]

@@ -78,7 +78,7 @@ def write_annotations(
     size_level0_px: tuple[int, int],
     origin_px: tuple[int, int] = (0, 0),
 ) -> None:
-    """Write one annotation per connected piece of each region that is no glass, counted from `origin_px`."""
+    """Write one annotation per connected piece of each region that is not glass, counted from `origin_px`."""
     features = []
     for name, region in REGIONS.items():
         for rings in polygons_of(regions == region):
@@ -174,7 +174,7 @@ class _Reading:
         try:
             points = np.array([point[:2] for point in ring], dtype=np.float64)
         except (TypeError, ValueError, KeyError, OverflowError):
-            self.refuse(f"feature {number} with coordinates that are no pairs of numbers")
+            self.refuse(f"feature {number} with coordinates that are not pairs of numbers")
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
             self.refuse(f"feature {number} with a ring of fewer than three points")
         if not (np.abs(points) < _FARTHEST_PX).all():

@@ -45,7 +45,7 @@ class TileLattice:
 
 @dataclass(frozen=True)
 class NoLattice:
-    """Why squares are no whole tiles, in words that end the sentence "found …"."""
+    """Why squares are not whole tiles, in words that end the sentence "found …"."""
 
     reason: str
 

@@ -60,7 +60,7 @@ def open_lazy_pair(record: Path, transform: Path, *, mpp: float | None = None) -
     Args:
         record: `results/inspect/{slide}.json`; run from the folder that the sheet's paths are relative to.
         transform: `results/register/{slide}/transform.zarr`, or any other file that a sheet may name.
-        mpp: um per pixel; None is that of the H&E at level 0. Where it is no multiple of that, the corner of each
+        mpp: um per pixel; None is that of the H&E at level 0. Where it is not a multiple of that, the corner of each
             block is rounded to a level-0 pixel, as the corner of each patch is.
 
     Raises:

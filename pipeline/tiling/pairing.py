@@ -16,7 +16,7 @@ from pipeline.registration.transform_file import read_transform
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.agreement import Agreement
 
-# A patch with too few nuclei rests on its neighbours, or, where nuclei are no measure, on the slide's transform alone.
+# A patch with too few nuclei rests on its neighbours, or, where nuclei measure nothing, on the slide's transform alone.
 UNMEASURED_QUALITY = 0.5
 VERDICTS = ("pass", "warn", "fail")
 # A pair needs the dense side nearly whole: a blank strip would teach the network the slide's edge.

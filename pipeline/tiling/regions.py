@@ -41,8 +41,8 @@ def fates(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return what becomes of each square, and how much of it is tissue.
 
-    All that is no glass counts first; then what is excluded, pen, folds and blur are taken away in this order. The step
-    at which less than `min_tissue` is left is the one reason for which a square is dropped.
+    All that is not glass counts first; then what is excluded, pen, folds and blur are taken away in this order. The
+    step at which less than `min_tissue` is left is the one reason for which a square is dropped.
 
     Returns:
         (N,) uint8: TISSUE for squares that stay, otherwise GLASS, EXCLUDED, PEN, FOLD or BLUR; and (N,) float32: the

@@ -212,7 +212,7 @@ def _check_any_finite(record: SlideRecord, evidence: Evidence) -> None:
 
 
 def _tell_of_few_pairs(record: SlideRecord, counts: dict[str, int]) -> None:
-    """Say so where most of the patches that both slides show are no pairs, which the verdict need not foretell."""
+    """Say so where most of the patches that both slides show are not pairs, which the verdict need not foretell."""
     shown = counts["kept"] - counts["pair_outside"] - counts["pair_not_imaged"] - counts["pair_not_finite"]
     pairs = shown - counts["pair_residual"]
     if pairs <= 0:

@@ -106,7 +106,7 @@ class DenseDescription:
         """Return what an encoder's folder says; None where it was trained without a dense branch.
 
         Raises:
-            StatedError: if the folder is no encoder's.
+            StatedError: if the folder is not an encoder's.
         """
         path = encoder / CONFIG_NAME
         try:

@@ -48,7 +48,7 @@ class DenseKind(Protocol):
 
     @property
     def resampling(self) -> Resampling | None:
-        """How a view is interpolated; None where a patch is no image."""
+        """How a view is interpolated; None where a patch is not an image."""
 
     def channels(self, markers: int) -> int:
         """Return the number of channels of a patch, of a panel of that many markers."""
@@ -242,7 +242,7 @@ def dense_kind(name: str) -> DenseKind:
     """Return the kind of that name.
 
     Raises:
-        StatedError: for a name that is no kind's.
+        StatedError: for a name that no kind has.
     """
     if name not in _KINDS:
         raise StatedError(expected=f"a kind of dense side ({', '.join(filter(None, _KINDS))})", found=repr(name))

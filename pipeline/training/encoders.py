@@ -16,7 +16,7 @@ from pipeline.training.model_arguments import AS_NAMED, ModelArguments
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 CONFIG_SCHEMA = 1
-# Of the encoder of gene counts, which are no image.
+# Of the encoder of gene counts, which are not an image.
 GENE_FEATURES = 512
 _GENE_LAYERS = 2
 

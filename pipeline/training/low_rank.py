@@ -54,7 +54,7 @@ def add_low_rank(encoder: nn.Module, rank: int, seed: int) -> None:
 def freeze_batch_norm(encoder: nn.Module) -> None:
     """Freeze batch-norm statistics of an encoder in training, in place.
 
-    They are no parameters: to freeze those does not hold them.
+    They are not parameters: to freeze those does not hold them.
     """
     for layer in encoder.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):

@@ -26,10 +26,10 @@ def training_targets(rows: TrainingRows, target: str) -> Floats:
             `label`, the same of the class that a table gives, see `labelled_rows`.
 
     Raises:
-        StatedError: if classes are asked for and the dense side is no mask, or no patch has one.
+        StatedError: if classes are asked for and the dense side is not a mask, or no patch has one.
     """
     if target == "label":
-        # Patches without a class are no rows of a run that learns them.
+        # Patches without a class are not rows of a run that learns them.
         labels = [slide.labels for slide in rows.slides if slide.labels is not None]
         return np.eye(len(rows.classes), dtype=np.float32)[np.concatenate(labels)]
     if target == "class" and rows.dense_kind != "mask":

@@ -87,7 +87,7 @@ class ViewMaker:
         shared_geometry: whether the first sparse and the first dense branch (the second ones, and so on) see the same
             window of the patch. Orientation and colour are always drawn for each branch on its own.
         normalisation: of both modalities.
-        dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`, whose views are no images but (n, M, 1, 1).
+        dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`, whose views are not images but (n, M, 1, 1).
         components: the dense encoders that see a part of the panel, and which.
     """
 

@@ -310,7 +310,7 @@ def test_groups_under_the_names_of_tables_are_refused(tmp_path: Path, capfd: pyt
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file.create_group("features")
         file.create_group("coords")
-    _refused(tmp_path / "f.h5", tmp_path, "features is no dataset", capfd)
+    _refused(tmp_path / "f.h5", tmp_path, "features is not a dataset", capfd)
 
 
 def test_what_is_no_hdf5_file_is_refused(features: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def test_a_slide_behind_a_smaller_first_page_is_the_slide(tmp_path: Path) -> Non
             writer.write(page, photometric="rgb", tile=(64, 64), metadata=None)
     with open_slide(path) as slide:
         np.testing.assert_array_equal(slide.read_region(0, (0, 0), (400, 300)), image)
-        assert slide.header.notes == ("leaves out image 0: 64 x 64 px, which is no level of image 1: 400 x 300 px",)
+        assert slide.header.notes == ("leaves out image 0: 64 x 64 px, which is not a level of image 1: 400 x 300 px",)
 
 
 @pytest.mark.parametrize("name", ["label image", "Macro", "thumbnail"])

@@ -126,7 +126,7 @@ def test_tables_of_some_slides_make_class_probes_of_their_patches(tmp_path: Path
         assert rows.loc[("distilled", probe, "mean"), "verdict"] == "helped"
     details = json.loads((folder / "details.json").read_text())
     assert "classes/a1" in details["provenance"]["inputs"]
-    high = [(drawn.causes[name][3:, 0] > 0.5).sum() for name in ("a1", "b1", "b2")]  # the first three are no pairs
+    high = [(drawn.causes[name][3:, 0] > 0.5).sum() for name in ("a1", "b1", "b2")]  # the first three are not pairs
     assert details["classes"]["high"] == {"train_patches": sum(high[1:]), "test_patches": high[0]}
 
 

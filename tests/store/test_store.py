@@ -120,7 +120,7 @@ def test_patches_encoded_again_are_jpeg_that_pillow_reads_the_same(tmp_path: Pat
 
 def test_a_writer_refuses_rows_that_share_a_shard_with_others(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path / "s.zarr", patches=2000, size_px=16, dense_channels=0, dense_dtype="uint8")
-    with pytest.raises(ValueError, match="no whole blocks"):
+    with pytest.raises(ValueError, match="not whole blocks"):
         writer.write(1, _pixels(5)[0], None)
 
 

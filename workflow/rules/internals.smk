@@ -45,7 +45,7 @@ _MOVES_PATHS = _moves_paths()
 
 
 def outside(path):
-    """Return the path of a file that is no result; the `prefix` of a module is for results and leaves it as it is."""
+    """Return the path of a file that is not a result; the `prefix` of a module is for results and leaves it as it is."""
     return local(path) if _MOVES_PATHS else path
 
 

@@ -118,7 +118,7 @@ def read_counts(path: Path) -> pd.DataFrame:
     Lines of reads that fit several genes (`__ambiguous[…]`) are left out; those of one gene are added up.
 
     Raises:
-        StatedError: if it is no such table, or holds what is no count.
+        StatedError: if it is no such table, or holds what is not a count.
     """
     expected = "counts, a line per gene and a column x_y per spot"
     try:
@@ -130,7 +130,7 @@ def read_counts(path: Path) -> pd.DataFrame:
         raise StatedError(file=path, expected=expected, found=f"a column {strange[0]!r:.40}" if strange else "none")
     values = table.to_numpy()
     if values.dtype.kind not in "iuf" or not ((values >= 0) & (values == np.floor(values))).all():
-        raise StatedError(file=path, expected=expected, found="values that are no whole numbers of at least 0")
+        raise StatedError(file=path, expected=expected, found="values that are not whole numbers of at least 0")
     table.index = table.index.astype(str)
     table = table[~table.index.str.contains("ambiguous")].groupby(level=0, sort=True).sum()
     if table.empty or table.to_numpy().max() > _LARGEST_COUNT:

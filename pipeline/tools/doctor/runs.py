@@ -89,7 +89,7 @@ def examine_encoder(records: Sequence[SlideRecord], settings: Settings) -> Itera
         known = Encoder.load(Path(wanted)).description
     except StatedError as error:
         runs = ", ".join(settings.runs) or "none is configured"
-        yield problem("encoder", f"embed.encoder is no run ({runs}); {error}")
+        yield problem("encoder", f"embed.encoder is not a run ({runs}); {error}")
         return
     from pipeline.embedding.stage import MPP_TOLERANCE
 

@@ -36,7 +36,7 @@ class Input:
         wanted: the hash that the result names.
         path: where it is expected; None where nothing tells.
         digest: how it is hashed.
-        leaf: whether it is no result of ours, but a slide, a table or a sheet.
+        leaf: whether it is not a result of ours, but a slide, a table or a sheet.
     """
 
     name: str
