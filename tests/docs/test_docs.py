@@ -207,3 +207,17 @@ def _commands() -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize(("name", "words"), list(_commands()))
 def test_a_command_is_one_that_the_program_takes(name: str, words: list[str]) -> None:
     _parser(words[0]).parse_args([{"UM": "0.5"}.get(word, word) for word in words])
+
+
+def test_the_page_on_architecture_names_modules_that_exist() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    package = ""
+    missing = []
+    for line in text.splitlines():
+        row = re.match(r"\| [a-z]+ \| `([a-z]+)`", line)
+        package = row[1] if row else ""
+        for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|html))`", line):
+            places = (REPOSITORY / name, REPOSITORY / "pipeline" / name, REPOSITORY / "pipeline" / package / name)
+            if not any(path.exists() for path in places):
+                missing.append(name)
+    assert not missing

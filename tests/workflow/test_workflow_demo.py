@@ -115,7 +115,7 @@ def test_changing_the_code_of_tile_reruns_tile_and_a_comment_does_not(copy: Path
     for part in ("pipeline", "workflow", "config", "envs"):
         shutil.copytree(REPOSITORY / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "Snakefile", source)
-    module = source / "pipeline" / "tiling" / "tissue.py"
+    module = source / "pipeline" / "tiling" / "grid.py"
     text = module.read_text()
     module.write_text(text + "\n# Another thought.\n")
     assert "Nothing to be done" in snakemake(copy, "-n", source=source).stdout
