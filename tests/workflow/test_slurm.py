@@ -121,7 +121,7 @@ def undisturbed(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(ran.folder / "resources", folder / "resources")
     write_cohort(folder, _rows(), CONFIG)
-    done = snakemake(folder, "--cores", "2", "train_all", "--set-threads", "train=1")
+    done = snakemake(folder, "--cores", "2", "tile_all", "train_all", "--set-threads", "train=1")
     assert done.returncode == 0, done.stdout[-4000:]
     return folder
 
