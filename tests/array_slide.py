@@ -66,7 +66,8 @@ class ArraySlide(Closing):
 
 
 def _mean(image: NDArray[Any], factor: int) -> NDArray[Any]:
+    if factor == 1:
+        return image
     h, w = (side // factor * factor for side in image.shape[:2])
-    blocks = image[:h, :w].reshape(h // factor, factor, w // factor, factor, -1).astype(np.float64)
-    mean = blocks.mean(axis=(1, 3))
+    mean = image[:h, :w].reshape(h // factor, factor, w // factor, factor, -1).mean(axis=(1, 3), dtype=np.float64)
     return (np.rint(mean) if image.dtype.kind == "u" else mean).astype(image.dtype)
