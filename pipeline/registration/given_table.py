@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,11 +136,15 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     # A line with decimal commas holds several of them, so what the first line has decides.
     separator = max(_SEPARATORS[1:], key=lines[0][1].count)
     separator = separator if separator in lines[0][1] else ","
-    words = csv.reader(io.StringIO("\n".join(line for _, line in lines)), delimiter=separator)
+    # Each line by itself: no value of a table of numbers holds an end of line, whatever its quotes.
+    try:
+        rows = [(number, next(csv.reader([line], delimiter=separator))) for number, line in lines]
+    except csv.Error as error:
+        raise StatedError(file=path, expected=_expected(), found=str(error)) from None
     decimal_comma = separator == ";"
     return [
         (number, [word.strip().replace(",", ".") if decimal_comma else word.strip() for word in row])
-        for (number, _), row in zip(lines, words, strict=True)
+        for number, row in rows
     ]
 
 

@@ -191,6 +191,7 @@ def test_matrix_files_map_sparse_to_dense(tmp_path: Path, name: str, text: str) 
         ("m.csv", "1,0,0\n2,0,0\n0,0,1\n"),
         ("m.csv", "1,0,nan\n0,1,0\n0,0,1\n"),
         ("m.csv", "a,b,c\n"),
+        ("m.csv", '1,"02,8\n1,2,3\n'),
         ("m.json", "{}"),
         ("m.json", "not json"),
         ("m.h5", "no HDF5"),
