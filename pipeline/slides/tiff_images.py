@@ -17,7 +17,7 @@ from pipeline.slides.tiff_metadata import mpp_of, tag_um
 from pipeline.slides.tiff_segments import BROKEN_TIFF
 
 # What scanners store beside the slide.
-_BESIDE = re.compile(r"\b(label|macro|thumb(nail)?|overview|barcode|map)\b", re.IGNORECASE)
+_BESIDE = re.compile(r"(?<![^\W\d_])(label|macro|thumb(nail)?|overview|barcode|map)(?![^\W\d_])", re.IGNORECASE)
 # Without a resolution of its own, an image smaller than this part of the slide is taken for a picture of the glass.
 _RIVAL_AREA = 0.25
 _HEIGHT = re.compile(r"\|\s*OffsetZ\s*=\s*([-+.\d]+)")
