@@ -219,7 +219,7 @@ def domain_of_map(pair: Pair, affine: Floats, tissue: NuclearImage) -> Floats:
     low, high = pair.sparse.extent_um
     corners = np.array([[x, y] for x in pair.dense.extent_um[:, 0] for y in pair.dense.extent_um[:, 1]])
     back = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
-    box = np.clip(np.stack([back.min(0) - _FIELD_MARGIN_UM, back.max(0) + _FIELD_MARGIN_UM]), low, high)
+    box: Floats = np.clip(np.stack([back.min(0) - _FIELD_MARGIN_UM, back.max(0) + _FIELD_MARGIN_UM]), low, high)
     if not (box[1] - box[0] > _FIELD_MARGIN_UM / 2).all():
         return pair.sparse.extent_um
     rows, columns = np.nonzero(tissue.inside)
@@ -227,7 +227,8 @@ def domain_of_map(pair: Pair, affine: Floats, tissue: NuclearImage) -> Floats:
     places = places[((places >= box[0]) & (places <= box[1])).all(axis=1)]
     if not len(places):
         return box
-    held = np.clip(np.stack([places.min(0) - _TISSUE_MARGIN_UM, places.max(0) + _TISSUE_MARGIN_UM]), box[0], box[1])
+    corners = np.stack([places.min(0) - _TISSUE_MARGIN_UM, places.max(0) + _TISSUE_MARGIN_UM])
+    held: Floats = np.clip(corners, box[0], box[1])
     return held if np.prod(held[1] - held[0]) < np.prod(box[1] - box[0]) / 2 else box
 
 
