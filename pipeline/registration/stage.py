@@ -64,7 +64,7 @@ def register(record: SlideRecord, settings: RegisterSettings, outputs: RegisterO
     title = f"{record.slide}: {found.verdict}"
     pictures.write_overlay(outputs.overlay, pictures.overlay(view, title, parts))
     pictures.write_png(outputs.checkerboard, pictures.checkerboard(view))
-    pictures.write_png(outputs.residual, pictures.residual(view, found, limit_um=2 * settings.warn_residual_um))
+    pictures.write_png(outputs.residual, pictures.residual(view, found, limit_um=2 * settings.limits_um[0]))
     pictures.write_png(outputs.deformation, pictures.deformation(view, transform))
     origin = provenance.record("register", settings, inputs, _packages(found.engine))
     write_transform(outputs.transform, transform, origin)

@@ -267,6 +267,16 @@ def test_smooth_field_ignores_wrong_shifts() -> None:
     assert np.percentile(left, 95) < 1.5
 
 
+def test_smooth_field_is_the_same_on_a_lattice_and_at_its_points() -> None:
+    rng, domain = np.random.default_rng(3), np.array([[-300.0, 100.0], [1500.0, 1300.0]])
+    points = rng.uniform(*domain, (80, 2))
+    field = fit_field(points, rng.normal(0, 9, (80, 2)), np.ones(80), domain, knot_um=250, stiffness=0.01)
+    # Beyond the domain too, where the field is clamped.
+    x, y = np.arange(-500.0, 1700.0, 16.0), np.arange(0.0, 1400.0, 16.0)
+    lattice = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    np.testing.assert_allclose(field.on_lattice(x, y), field.at(lattice), atol=1e-9)
+
+
 @pytest.mark.parametrize("degree", [0, 1])
 def test_smooth_field_keeps_straight_fields(degree: int) -> None:
     points = np.random.default_rng(1).uniform(0, 1000, (100, 2))
