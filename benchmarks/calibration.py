@@ -31,12 +31,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.aggregates import Targets
 from pipeline.evaluation.bootstrap import block_labels, enough_blocks, resample_counts
-from pipeline.evaluation.class_evidence import class_evidence
+from pipeline.evaluation.class_evidence import probed_class
 from pipeline.evaluation.classes import ClassTask
-from pipeline.evaluation.evidence import EvidenceRow, FittedProbe, evidence_rows, stacked
+from pipeline.evaluation.evidence import evidence_rows
+from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.held_out import HeldOut
-from pipeline.evaluation.marker_evidence import _scores
+from pipeline.evaluation.marker_evidence import marker_scores
+from pipeline.evaluation.probe_spec import ProbeSpec, marker_probe_spec
+from pipeline.evaluation.probing import evidence
+from pipeline.evaluation.scores import FittedProbe, stacked
 
 Floats = NDArray[np.float64]
 
@@ -208,29 +213,25 @@ def verdicts(truth: Floats, predicted: Floats, latent: Floats, held: HeldOut) ->
         latent: (n, T), whose largest is the class; predictions of it have the errors of `predicted`.
         held: the patches.
     """
-    runs = ("base", "other")
+    runs, targets, ridge = ("base", "other"), Targets.of(MARKERS), marker_probe_spec("ridge")
     scores = {
-        run: stacked([_scores([truth], [one], held) for one in own]) for run, own in zip(runs, predicted, strict=True)
+        run: stacked([marker_scores([truth], [one], targets, held.patches, whole=False) for one in own])
+        for run, own in zip(runs, predicted, strict=True)
     }
-    fitted = {run: FittedProbe(np.full(len(MARKERS), 100), None) for run in runs}
-    markers = evidence_rows("ridge", ("pearson_r", "pearson_r"), MARKERS, scores, fitted, "base", held)
-    labels = latent.argmax(axis=1)
+    fitted_on = np.full(len(MARKERS), 100)
+    fitted = {run: FittedProbe(fitted_on, None) for run in runs}
+    markers = evidence_rows(ridge, targets, scores, fitted, "base", held)
+    labels, few = latent.argmax(axis=1), ProbeSpec("sparse", "class", "linear", "recall", 100)
     task = ClassTask("class", MARKERS, labels, (labels,))
     groups = {run: [f"{run}{seed}" for seed in range(len(predicted[0]))] for run in runs}
-    classes = class_evidence(
-        {
-            name: {"class-5-shot": [latent + predicted[run, seed] - truth]}
-            for run, names in enumerate(groups.values())
-            for seed, name in enumerate(names)
-        },
-        task,
-        groups,
-        held,
-        "base",
-    )
-    rows = {(row.run, row.probe, row.target): row for row in (*markers, *classes)}
-    named = {"marker": ("ridge", "A"), "mean": ("ridge", "mean"), "class": ("class-5-shot", "A")}
-    named["class mean"] = ("class-5-shot", "mean")
+    probed = {
+        name: {few: probed_class(few, targets, task, [latent + predicted[run, seed] - truth], fitted_on, held)}
+        for run, names in enumerate(groups.values())
+        for seed, name in enumerate(names)
+    }
+    classes = evidence(probed, groups, held, "base", 0)
+    rows = {(row.run, row.spec, row.target): row for row in (*markers, *classes)}
+    named = {"marker": (ridge, "A"), "mean": (ridge, "mean"), "class": (few, "A"), "class mean": (few, "mean")}
     return {name: rows["other", *place] for name, place in named.items()}
 
 
