@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.evaluation.probe_file import MarkerProbe, marker_probe
 from pipeline.json_file import MISFIT, read_json
+from pipeline.prediction.choice import MOST_DRAWN, by_reason, listed
 from pipeline.prediction.colours import TABLE, shades
 from pipeline.prediction.out_of_range import scored_on
 from pipeline.prediction.table import read_values
@@ -23,6 +24,7 @@ from pipeline.store.patch_indices import PatchPlaces, patch_places
 
 # A cohort of 200 slides still fits a page that opens at once.
 _MOST_MAPS = 200
+_MOST_REASONS = 8  # of one slide
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ class MarkerMaps:
 
     Attributes:
         shown: those that are drawn, best score first.
-        others: names of those that were predicted but are not drawn in the report.
+        others: those that were predicted but are not drawn in the report, in words.
         fitted_on: whether the probe was fitted on this slide.
         range: how much of the slide is unlike what the probe was fitted on, in a sentence.
         places: where the patches lie on the slide.
     """
 
     shown: tuple[MarkerMap, ...]
-    others: tuple[str, ...]
+    others: str
     fitted_on: bool
     range: str
     places: PatchPlaces
@@ -78,7 +80,7 @@ class _Told:
 
 def most_markers(slides: int) -> int:
     """Return how many markers are drawn of each slide at most, so that the page stays bounded."""
-    return max(1, _MOST_MAPS // max(slides, 1))
+    return min(MOST_DRAWN, max(1, _MOST_MAPS // max(slides, 1)))
 
 
 def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps | None:
@@ -102,7 +104,7 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
         raise StatedError(slide=slide.slide, file=folder, expected=expected, found=str(len(values)))
     return MarkerMaps(
         shown=tuple(_map(item, values[:, column], places) for column, item in enumerate(shown)),
-        others=tuple(item.marker for item in markers[most:]),
+        others=listed([item.marker for item in markers[most:]]),
         fitted_on=told.fitted_on,
         range=told.range,
         places=places,
@@ -110,14 +112,17 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
 
 
 def left_out_markers(results: Results) -> tuple[tuple[str, str], ...]:
-    """Return names and reasons of the markers that predict left out on every slide: one probe speaks for all.
+    """Return markers and the reason why predict left them out on every slide: one probe speaks for all.
+
+    Those with the same reason stand together, of many the first and their number.
 
     Raises:
         StatedError: if what predict wrote cannot be read.
     """
     for slide, folder in results.predictions.items():
         told = _read(slide, folder)
-        return tuple(item for item in told.left_out if item[0] not in told.out_of_range)
+        reasons = by_reason({name: reason for name, reason in told.left_out if name not in told.out_of_range})
+        return tuple((listed(names), reason) for reason, names in reasons.items())
     return ()
 
 
@@ -133,7 +138,7 @@ def slides_out_of_range(results: Results) -> tuple[tuple[str, str, str], ...]:
         if told.out_of_range:
             # Of a slide that is unlike as a whole the reason is the same for every marker.
             reasons = dict.fromkeys(reason for name, reason in told.left_out if name in told.out_of_range)
-            found.append((slide, ", ".join(told.out_of_range), "; ".join(reasons)))
+            found.append((slide, listed(told.out_of_range), "; ".join(list(reasons)[:_MOST_REASONS])))
     return tuple(found)
 
 
