@@ -42,6 +42,11 @@ class MarkersView:
     maps: MarkerMaps
     trained: bool
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Names of the markers that are drawn."""
+        return tuple(item.marker for item in self.maps.shown)
+
 
 @dataclass(frozen=True)
 class SlideViews:
