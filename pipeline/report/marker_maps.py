@@ -21,10 +21,13 @@ from pipeline.prediction.table import read_values
 from pipeline.report.figures import signed
 from pipeline.report.pictures import Picture, palette
 from pipeline.report.results import Results, SlideResults
+from pipeline.splitting.table import HELD_OUT_FOLD
 from pipeline.store.patch_indices import PatchPlaces, patch_places
+from pipeline.store.targets import comparable
 
 # A cohort of 200 slides still fits a page that opens at once.
 _MOST_MAPS = 200
+_MEASURED_PERCENTILES = (2.0, 98.0)  # as the scales of predictions
 _MOST_REASONS = 8  # of one slide
 
 
@@ -37,6 +40,7 @@ class MarkerMap:
         scored: the held-out score, in words.
         scored_on: the patients that the score comes from, in words.
         colours: one pixel per patch.
+        measured: the same of the dense side, in its own range; None where no held-out pair shows the marker.
         low: lower end of the colour scale.
         high: upper end.
     """
@@ -45,6 +49,7 @@ class MarkerMap:
     scored: str
     scored_on: str
     colours: Picture
+    measured: Picture | None
     low: str
     high: str
 
@@ -104,7 +109,10 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
         expected = f"predictions of the store's {len(places.row)} patches"
         raise StatedError(slide=slide.slide, file=folder, expected=expected, found=str(len(values)))
     return MarkerMaps(
-        shown=tuple(_map(item, values[:, column], places) for column, item in enumerate(shown)),
+        shown=tuple(
+            _map(item, values[:, column], places, _measured(slide, item.marker, places))
+            for column, item in enumerate(shown)
+        ),
         others=listed([item.marker for item in markers[most:]]),
         fitted_on=told.fitted_on,
         range=told.range,
@@ -175,10 +183,33 @@ def _read(slide: str, folder: Path) -> _Told:
         raise StatedError(slide=slide, file=path, expected="what predict wrote", found=repr(error)) from None
 
 
-def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces) -> MarkerMap:
-    """Return 254 shades of the scale; the last entry of the palette is not a patch."""
-    index = np.full(places.shape, 255, dtype=np.uint8)
-    index[places.row, places.column] = np.rint(shades(values, marker) * 254).astype(np.uint8)
-    colours = palette(index, TABLE, transparent=255)
+def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces, measured: Picture | None) -> MarkerMap:
+    colours = _picture(shades(values, marker), places)
     ends = signed(marker.scale_low), signed(marker.scale_high)
-    return MarkerMap(marker.marker, marker.scored(), scored_on(marker), colours, *ends)
+    return MarkerMap(marker.marker, marker.scored(), scored_on(marker), colours, measured, *ends)
+
+
+def _measured(slide: SlideResults, marker: str, places: PatchPlaces) -> Picture | None:
+    """Return what the dense side shows of a marker on the pairs of a held-out slide, from 2nd to 98th percentile."""
+    store = slide.store
+    if store is None or not store.has_dense or slide.folds != (HELD_OUT_FOLD,):
+        return None
+    if marker not in store.attributes.markers:
+        return None
+    column = store.attributes.markers.index(marker)
+    means = store.table.marker_mean[:, [column]].astype(np.float64)
+    values = comparable(means, store.attributes.dense_kind)[:, 0]
+    values[store.table.pair_quality <= 0] = np.nan
+    known = values[np.isfinite(values)]
+    if not len(known) or known.min() == known.max():
+        return None
+    low, high = np.percentile(known, _MEASURED_PERCENTILES)
+    return _picture(np.clip((values - low) / max(high - low, 1e-300), 0, 1), places)
+
+
+def _picture(shares: NDArray[np.float64], places: PatchPlaces) -> Picture:
+    """Return shares (N,) of the scale in 254 shades, one pixel per patch; what is no patch or nan is transparent."""
+    index = np.full(places.shape, 255, dtype=np.uint8)
+    known = np.isfinite(shares)
+    index[places.row[known], places.column[known]] = np.rint(shares[known] * 254).astype(np.uint8)
+    return palette(index, TABLE, transparent=255)

@@ -4,7 +4,8 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   const slider = viewer.querySelector("input[type=range]");
   const button = viewer.querySelector("button");
   if (!stage || !slider) continue;
-  const show = () => stage.style.setProperty("--at", slider.value + "%");
+  const stages = viewer.querySelectorAll(".stage");
+  const show = () => stages.forEach((one) => one.style.setProperty("--at", slider.value + "%"));
   slider.addEventListener("input", show);
   show();
   if (!button) continue;

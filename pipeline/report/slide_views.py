@@ -43,6 +43,11 @@ class MarkersView:
     trained: bool
 
     @property
+    def measured(self) -> bool:
+        """Whether what the dense side shows stands beside the predictions."""
+        return any(item.measured for item in self.maps.shown)
+
+    @property
     def drawn(self) -> tuple[str, ...]:
         """Names of the markers that are drawn."""
         return tuple(item.marker for item in self.maps.shown)

@@ -176,7 +176,8 @@ def build_page(
     components = fit_components(results.features, settings.map_patches)
     embedded = _embedding_views(results, components)
     slides = _drawn(results, components, side_px, threads)
-    shown = [view.markers for view in slides if view.markers]
+    # First those with what was measured beside them, which is what a reader looks for.
+    shown = sorted((view.markers for view in slides if view.markers), key=lambda view: not view.measured)
     return Page(
         title=settings.title,
         note=settings.note,

@@ -244,8 +244,22 @@ def test_predicted_markers_stand_with_their_scores_their_scale_and_what_was_left
     assert "Not drawn: CD45 (not among predict.markers)" in section
     assert section.count("The probe was fitted on patches of this slide") == 3
     hidden = [picture for picture in document.all("img") if "data-marker" in picture and "hidden" in picture]
-    assert len(hidden) == 5, "of two markers one is shown first"
+    assert len(hidden) == 5 + 1, "of two markers one is shown first, predicted and, where a slide is held out, measured"
     assert {picture["data-marker"] for picture in hidden} == {"DAPI"}, "nuclei are plain in H&E"
+
+
+def test_on_held_out_pairs_what_was_measured_stands_beside_the_prediction(written: Path, document: Document) -> None:
+    alts = [item["alt"] for item in document.all("img") if item["alt"].startswith("measured")]
+    assert sorted(alts) == ["measured DAPI over slide a1", "measured Pan-CK over slide a1"]
+    picture = next(item for item in document.all("img") if item["alt"] == "measured DAPI over slide a1")
+    with Image.open(BytesIO(base64.b64decode(picture["src"].partition(",")[2]))) as image:
+        pixels = np.asarray(image.convert("RGBA")).reshape(256, 4)
+    assert (pixels[:3, 3] == 0).all(), "what is no pair is not drawn"
+    values = np.log1p(PatchStore.open(written.parents[1] / "tile/a1.zarr").table.marker_mean[3:, 0].astype(np.float64))
+    low, high = np.percentile(values, (2, 98))
+    share = np.clip((values - low) / (high - low), 0, 1)
+    np.testing.assert_array_equal(pixels[3:, :3], TABLE[np.rint(share * 254).astype(int)])
+    assert "Left predicted from H&E, right measured" in document.words
 
 
 def test_a_predicted_marker_has_the_colour_of_its_value_at_the_place_of_its_patch(
