@@ -10,10 +10,11 @@ millimetre and more. `ragged`: the outline of the tissue cuts the blocks. `seeds
 errors differ. A rate is the share of pairs of equal runs with a verdict `helped` or `harmed`; power is that of
 a run whose errors are smaller. Pairs without any verdict count as told apart by nobody; their share is given.
 
-The last line is JSON. With --check the exit code is 1 where a rate of equal runs leaves 0.05 +- 0.02 by more than
-chance explains: three standard errors, for some eighty rates are looked at. With several seeds, which all have to
-agree, and on 8 blocks, where 12 of 256 flips are let pass, it may be lower. On 4 blocks there is no verdict. `smooth`
-on 8 blocks is shown only: a slide of 1 x 2 mm is hardly wider than what is alike on it.
+The last line is JSON. With --check the exit code is 1 where a rate of equal runs, as it was found, leaves 0.05 +- 0.02;
+of 2,000 pairs its standard error is 0.005. Too few false verdicts are the lesser fault: with several seeds, which all
+have to agree, on 8 blocks, where 12 of 256 flips are let pass, and on `smooth` tissue, which counts as few blocks, a
+rate may be lower. On 4 blocks there is no verdict. `smooth` on 8 blocks is shown only: a slide of 1 x 2 mm is hardly
+wider than what is alike on it.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def main() -> int:
     """Run all cases; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="exit with 1 where a rate is off")
-    parser.add_argument("--repeats", type=int, default=500, help="pairs of runs per rate")
+    parser.add_argument("--repeats", type=int, default=2000, help="pairs of runs per rate")
     parser.add_argument(
         "--blocks", type=int, nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="blocks of tissue"
     )
@@ -138,7 +139,7 @@ def measured(job: tuple[Case, int, int, int, float]) -> dict[str, Any]:
         "blocks": blocks,
         "equal": equal,
         "power": better["mean"],
-        "off": [name for name in asked if is_off(equal[name], case.seeds > 1 or blocks < 25, repeats)],
+        "off": [name for name in asked if is_off(equal[name], case.seeds > 1 or case.kind == "smooth" or blocks < 25)],
         "seconds": time.perf_counter() - started,
     }
 
@@ -151,11 +152,9 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def is_off(rate: float, may_be_lower: bool, repeats: int) -> bool:
-    """Return whether a rate of false verdicts leaves what is promised by more than chance."""
-    chance = 3 * math.sqrt(RATE * (1 - RATE) / repeats)
-    low = -1.0 if may_be_lower else RATE - TOLERANCE - chance
-    return not low <= rate <= RATE + TOLERANCE + chance
+def is_off(rate: float, may_be_lower: bool) -> bool:
+    """Return whether a rate of false verdicts leaves what is promised."""
+    return not (0.0 if may_be_lower else RATE - TOLERANCE) <= rate <= RATE + TOLERANCE
 
 
 def rates(case: Case, blocks: int, repeats: int, noise: float, seed: int, block_um: float) -> dict[str, float]:

@@ -30,7 +30,7 @@ from drawn_results import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
@@ -40,12 +40,13 @@ from pipeline.evaluation.probe_spec import ProbeSpec, marker_probe_spec
 from pipeline.prediction.colours import TABLE
 from pipeline.prediction.table import read_values
 from pipeline.provenance import file_digest
+from pipeline.registration.pictures import FIELD_KEY
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
 from pipeline.report.evidence_views import evidence_parts, evidence_rows, listed_targets, probe_group, probe_title
 from pipeline.report.figures import COLOURS, MOST_LABELS, Estimate, forest, line_swatch, scatter, shape_of, swatch
 from pipeline.report.label_curves import label_sentence
 from pipeline.report.mosaic import sparse_picture
-from pipeline.report.pairs import _field, quantity
+from pipeline.report.pairs import part_of, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
 from pipeline.report.reading import read_results
@@ -819,23 +820,26 @@ def test_a_large_picture_is_reduced_to_no_less_than_twice_what_is_shown() -> Non
 
 
 @pytest.mark.parametrize(
-    ("slide", "picture", "expected"),
+    ("text", "expected"),
     [
-        ((1024, 700), (1024, 744), (1024, 700)),  # with a title line above
-        ((1024, 700), (1024, 700), (1024, 700)),  # without
-        ((400, 1024), (720, 1068), (400, 1024)),  # a narrow slide, padded on the right
-        ((1024, 700), (1024, 300), None),  # another field
+        ("0 44 400 300", (400, 300)),
+        ("", None),  # a picture of an earlier version
+        ("0 44 400 301", None),  # beyond the picture
+        ("0 44 0 300", None),
+        ("0 44 400", None),
+        ("a b c d", None),
     ],
 )
-def test_the_slide_is_found_inside_the_overlay(
-    slide: tuple[int, int], picture: tuple[int, int], expected: tuple[int, int] | None
-) -> None:
-    page = Image.new("RGB", picture, "white")
-    page.paste(Image.new("RGB", slide, (200, 30, 30)), (0, picture[1] - slide[1]))
-    field = _field(page, slide[0] / slide[1])
+def test_the_slide_is_found_inside_the_overlay(tmp_path: Path, text: str, expected: tuple[int, int] | None) -> None:
+    page = Image.new("RGB", (720, 344), "white")
+    page.paste(Image.new("RGB", (400, 300), (200, 30, 30)), (0, 44))
+    about = PngImagePlugin.PngInfo()
+    about.add_text(FIELD_KEY, text)
+    page.save(tmp_path / "overlay.png", pnginfo=about)
+    field = part_of(tmp_path / "overlay.png", FIELD_KEY)
     assert (field.size if field else None) == expected
     if field:
-        assert field.getcolors() == [(slide[0] * slide[1], (200, 30, 30))]
+        assert field.getcolors() == [(400 * 300, (200, 30, 30))]
 
 
 def test_a_small_slide_is_shown_as_sharp_as_its_patches(written: Path) -> None:
