@@ -19,7 +19,6 @@ from pipeline.registration.matching import dense_under, laid_on
 from pipeline.registration.pair import Pair
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform
-from pipeline.slides.record import SPOT
 
 Picture = NDArray[np.uint8]
 
@@ -42,6 +41,7 @@ class View:
         dense: the dense nuclear signal under the transform; None for a mask.
         number: of a mask: uint8 (H, W), i + 1 where there is class i, 0 where there is none.
         classes: names of the classes of a mask.
+        titled: heading of their legend.
     """
 
     rgb: Picture
@@ -49,6 +49,7 @@ class View:
     dense: NuclearImage | None
     number: NDArray[np.uint8] | None = None
     classes: tuple[str, ...] = ()
+    titled: str = ""
 
     @classmethod
     def of(cls, pair: Pair, transform: Transform) -> View:
@@ -57,7 +58,7 @@ class View:
         rgb, signal = pair.sparse.read_colour(max(mpp, pair.sparse.mpp))
         if pair.classes:
             labels, names = zip(*pair.classes, strict=True)
-            return cls(rgb, signal, None, classes_on(pair.dense, labels, transform, signal), names)
+            return cls(rgb, signal, None, classes_on(pair.dense, labels, transform, signal), names, pair.legend_title)
         # The dense slide may be far larger than a region of H&E: read whole, at this resolution, it fits no memory.
         under = dense_under(pair.dense, transform, signal, max(mpp, pair.dense.mpp))
         if under is None:
@@ -77,9 +78,7 @@ def overlay(view: View) -> Picture:
     Of a mask: its classes over the H&E.
     """
     if view.number is not None:
-        return _framed(
-            outlined(view.rgb, view.number), view, "Spots" if view.classes == (SPOT,) else "Classes", view.legend
-        )
+        return _framed(outlined(view.rgb, view.number), view, view.titled, view.legend)
     assert view.dense is not None
     first, second = _contrast(view.sparse), _contrast(view.dense)
     picture = np.stack([first, second, first], axis=-1)

@@ -15,14 +15,11 @@ from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
 from pipeline.report.results import Registration, SlideResults
 from pipeline.report.views import Badge, badge
-from pipeline.slides.record import SPOT
 
 TITLE_PX = 44  # height of the line with title and legend above the pictures of register
 PADDED_TO_PX = 720  # width that they are padded to, so that the line has room
 _RESIDUAL = "The shift left between the stains, in µm, where tissue was held out from fitting; even and small is good."
 _DEFORMATION = "How the grid of the slide is bent; smooth lines are plausible, folds are not."
-# Where nothing is registered, and classes or spots lie over the H&E instead.
-_OVERLAID = {"mask": "classes of the mask over", "counts": "spots of the gene counts over"}
 _UNITS = {"um": "µm", "mm": "mm", "px": "px", "mpp": "µm/px", "deg": "°", "degrees": "°", "seconds": "s", "s": "s"}
 _UNITS |= {"mb": "MB", "mib": "MiB", "gb": "GB", "bytes": "bytes"}
 _ORDER = {"fail": 0, "warn": 1}
@@ -83,7 +80,7 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
     field = _field(overlay, width / height) if overlay and store else None
     sparse = sparse_picture(store, overview, fitted(field.size, side_px)) if field and store and overview else None
     kind = dense_kind(slide)
-    classes = {"mask": store.attributes.markers if store else (), "counts": (SPOT,)}.get(kind, ())
+    classes = kind.legend(store.attributes.markers if store else ()) if kind else ()
     retry = f"snakemake --cores all --forcerun register -- {shlex.quote(f'results/register/{slide.slide}/qc.json')}"
     return PairView(
         slide=slide.slide,
@@ -93,7 +90,7 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
         facts=tuple(_facts(slide, registration)),
         sparse=photograph(sparse, side_px) if sparse else None,
         overlay=photograph(field or overlay, side_px) if overlay else None,
-        overlay_alt=f"{_OVERLAID.get(kind, 'overlay of the registered dense slide on')} slide {slide.slide}",
+        overlay_alt=f"{slide_words(slide).laid_over or 'overlay of the registered dense slide on'} slide {slide.slide}",
         how=overlay_words(slide),
         classes=tuple((name, "#{:02x}{:02x}{:02x}".format(*class_colour(i))) for i, name in enumerate(classes)),
         others=tuple(_others(slide, registration, side_px)),
@@ -106,7 +103,7 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
 
 def _others(slide: SlideResults, registration: Registration, side_px: int) -> Iterator[ExplainedPicture]:
     explained = {"checkerboard": slide_words(slide).checkerboard, "residual": _RESIDUAL, "deformation": _DEFORMATION}
-    if dense_kind(slide) in _OVERLAID:
+    if slide_words(slide).laid_over:
         del explained["residual"]  # they show no nuclei by which any could be measured
     for name, how in explained.items():
         if name in registration.pictures:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.errors import StatedError
 from pipeline.settings import Settings
+from pipeline.slides.kinds import kind_named
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
 from pipeline.tissue.mask import read_overview, tissue_mask
@@ -55,7 +56,7 @@ def store_bytes(record: SlideRecord, settings: Settings) -> float:
     width_um, height_um = side.extent_um
     patches = width_um * height_um / (tile.size_px * mpp) ** 2 * _tissue_share(record)
     pixel = 3 * _SPARSE_PACKED
-    if record.dense is not None and record.dense.kind != "counts":  # those weigh next to nothing
+    if record.dense is not None and kind_named(record.dense.kind).is_image:  # those weigh next to nothing
         pixel += len(record.dense.channels) * np.dtype(record.dense.dtype).itemsize * _DENSE_PACKED
     features = _FEATURE_BYTES * max(1, len(settings.runs))
     return patches * (tile.size_px**2 * pixel + features)
