@@ -30,6 +30,7 @@ class SideRecord:
         classes: of a mask: label and name of each class; with one channel per class, labels are their numbers from 1.
         bounds_xy: upper-left level-0 pixel of the scanned part, from which QuPath counts; (0, 0) where none is stated.
         image: name or number of the image that the sheet chooses among several of the file; empty: the largest.
+        columns: of a table, those that hold the first of `channels`, under the file's own names; empty: all of it.
     """
 
     path: str
@@ -44,6 +45,7 @@ class SideRecord:
     classes: tuple[tuple[int, str], ...] = ()
     image: str = ""
     bounds_xy: tuple[int, int] = (0, 0)
+    columns: tuple[str, ...] = ()
 
     @property
     def size_xy(self) -> tuple[int, int]:
@@ -118,4 +120,5 @@ def _side_mapping(side: SideRecord) -> dict[str, Any]:
         "classes": [list(item) for item in side.classes],
         "image": side.image,
         "bounds_xy": list(side.bounds_xy),
+        "columns": list(side.columns),
     }

@@ -62,7 +62,9 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
     dense = None
     if row.dense:
         points = _point_kind(row)
-        dense = _points(row, points, hashed=hashed) if points else _side(row, settings, "dense", tell, hashed=hashed)
+        dense = (
+            _points(row, points, tell, hashed=hashed) if points else _side(row, settings, "dense", tell, hashed=hashed)
+        )
     return SlideRecord(row.slide, row.patient, sparse, dense, row.transform)
 
 
@@ -167,19 +169,19 @@ def _point_kind(row: SheetRow) -> PointKind | None:
     declared = kind_named(row.dense_kind) if row.dense_kind else None
     if isinstance(declared, PointKind):
         return declared
-    ending = Path(row.dense).suffix.lower()
-    possible = [kind.name for kind in point_kinds() if ending in kind.endings]
+    name = Path(row.dense).name.lower()
+    possible = [kind.name for kind in point_kinds() if name.endswith(kind.endings)]
     if possible:
         raise StatedError(
             slide=row.slide,
             file=row.dense,
-            expected=f"dense_kind {' or '.join(possible)} in the sheet, for a table ({ending})",
+            expected=f"dense_kind {' or '.join(possible)} in the sheet, for a table",
             found=row.dense_kind or "none",
         )
     return None
 
 
-def _points(row: SheetRow, kind: PointKind, *, hashed: bool) -> SideRecord:
+def _points(row: SheetRow, kind: PointKind, tell: Tell, *, hashed: bool) -> SideRecord:
     """Return the record of a table of points; without a hash their values are not looked at either."""
     path = Path(row.dense)
     try:
@@ -193,21 +195,25 @@ def _points(row: SheetRow, kind: PointKind, *, hashed: bool) -> SideRecord:
             raise StatedError(file=path, expected=f"0.05 to 50 um per unit of {kind.unit}", found=f"{row.dense_mpp:g}")
         for expected, found in needs_transform(row, kind.words.side):
             raise StatedError(file=path, expected=expected, found=found)
-        channels = kind.named(kind.read_points(path), Path(row.markers) if row.markers else None, path)
+        points = kind.read_points(path)
+        chosen = kind.chosen(points, Path(row.markers) if row.markers else None, path)
         if hashed:
-            kind.read_table(path)
+            kind.read_table(path, chosen.columns)
     except StatedError as error:
         raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+    for note in points.notes:
+        tell(f"slide {row.slide}, file {path}: {note}")
     return SideRecord(
         path=str(path),
         reader=kind.reader,
         mpp=row.dense_mpp,
         mpp_source="sheet",
         levels=(),
-        channels=channels,
+        channels=chosen.channels,
         dtype=kind.dtype,
         sha256=source_digest(path) if hashed else "",
         kind=kind.name,
+        columns=chosen.columns,
     )
 
 

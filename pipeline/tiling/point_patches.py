@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
+from pipeline.progress import say
 from pipeline.registration.transform import Transform
 from pipeline.slides.kinds.base import PointKind, PointTable
 from pipeline.slides.record import SideRecord, SlideRecord
@@ -17,6 +18,10 @@ from pipeline.tiling.sampling import DensePatch
 
 # Places are rounded to a millionth of a pixel: a point on the edge of two patches lies in one, whatever the unit.
 _DECIMALS = 6
+# A table in pixels that is taken for one in um, of slides of 0.65 um per pixel or finer, puts more outside.
+_MOSTLY_OUTSIDE = 0.5
+# Of exchanged places: the share that then lies on tissue, and by how much it is larger; points that are looked at.
+_MOSTLY, _CLEARLY, _LOOKED_AT = 0.5, 0.2, 20_000
 
 
 class PointPatches:
@@ -55,7 +60,7 @@ class PointPatches:
         """
         path = Path(side.path)
         try:
-            table = kind.read_table(path)
+            table = kind.read_table(path, side.columns)
         except StatedError as error:
             raise StatedError(slide=record.slide, file=path, expected=error.expected, found=error.found) from None
         if table.values != len(side.channels):
@@ -66,7 +71,48 @@ class PointPatches:
                 found=str(table.values),
             )
         position_um = transform.to_sparse(table.position * side.mpp)
-        return cls(record.slide, path, kind, table, position_um, record.sparse.mpp)
+        found = cls(record.slide, path, kind, table, position_um, record.sparse.mpp)
+        found._check_on_slide(record.sparse)
+        return found
+
+    def check_on_tissue(self, grid: Grid, transform: Transform, mpp: float) -> None:
+        """Refuse points whose x and y are exchanged, which shows where tissue is not as wide as it is high.
+
+        Args:
+            grid: the squares that hold tissue.
+            transform: from the sparse to the dense frame.
+            mpp: um per unit of the table's places.
+
+        Raises:
+            StatedError: if most points would lie on tissue with x and y exchanged, and clearly fewer do as they are.
+        """
+        some = self._table.position[:: max(1, len(self._table.position) // _LOOKED_AT)] * mpp
+        as_told, exchanged = (_share_in(grid, transform.to_sparse(places)) for places in (some, some[:, ::-1]))
+        where = f"{as_told:.0%} of {len(self._x)} {self._kind.points} in patches with tissue"
+        if exchanged >= _MOSTLY and exchanged > as_told + _CLEARLY:
+            raise StatedError(
+                slide=self._slide,
+                file=self._path,
+                expected=f"x and y of the {self._kind.points} in that order",
+                found=f"{where}, {exchanged:.0%} with x and y exchanged",
+            )
+        if as_told < _MOSTLY:
+            say(f"tile {self._slide}, file {self._path}: only {where}")
+
+    def _check_on_slide(self, sparse: SideRecord) -> None:
+        """Refuse points of which most lie outside the slide, as those in another unit do."""
+        width, height = sparse.size_xy
+        outside = ~((self._x >= 0) & (self._x < width) & (self._y >= 0) & (self._y < height))
+        if outside.mean() > _MOSTLY_OUTSIDE:
+            x_um, y_um = ((values - 0.5) * sparse.mpp for values in (self._x, self._y))
+            raise StatedError(
+                slide=self._slide,
+                file=self._path,
+                expected=f"{self._kind.points} on the slide of {width * sparse.mpp:.0f} x {height * sparse.mpp:.0f} um "
+                f"(dense_mpp is um per unit of {self._kind.unit}, whose origin is the slide's)",
+                found=f"{np.count_nonzero(outside)} of {len(outside)} outside, at x {x_um.min():.0f} to "
+                f"{x_um.max():.0f}, y {y_um.min():.0f} to {y_um.max():.0f} um",
+            )
 
     def check_any_in(self, grid: Grid) -> None:
         """Refuse points of which none lies in a patch, as those in another unit do.
@@ -106,3 +152,15 @@ class PointPatches:
         x = self._x[first:stop]
         found: NDArray[np.int64] = first + np.flatnonzero((x >= left) & (x < round(left + side, _DECIMALS)))
         return found
+
+
+def _share_in(grid: Grid, position_um: NDArray[np.float64]) -> float:
+    """Return the share of points that lie in squares of a grid."""
+    side = grid.size_level0_px
+    squares = np.rint(grid.position_px / side).astype(np.int64)
+    width, height = squares.max(axis=0) + 1
+    taken = np.zeros((height, width), dtype=np.bool_)
+    taken[squares[:, 1], squares[:, 0]] = True
+    x, y = np.floor((position_um / grid.mpp_level0 + 0.5) / side).astype(np.int64).T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return float(np.count_nonzero(taken[y[inside], x[inside]]) / len(position_um))

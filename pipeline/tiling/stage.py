@@ -126,6 +126,7 @@ def _dense_side(record: SlideRecord, side: SideRecord, pairing: Pairing, grid: G
         return DenseSide(stack.enter_context(open_side(side, slide=record.slide)), side, pairing)
     points = PointPatches.open(record, side, kind, pairing.transform)
     points.check_any_in(grid)
+    points.check_on_tissue(grid, pairing.transform, side.mpp)
     return DenseSide(points, side, pairing)
 
 

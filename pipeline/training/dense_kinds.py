@@ -202,20 +202,13 @@ class MaskInput(_ImageInput):
         return view / 255
 
 
-class CountsInput(FluorescenceInput):
-    """Counts of genes per 10,000 of all that the patch has, compressed by log(1 + x): a vector, no image."""
+class CellsInput(FluorescenceInput):
+    """Values of the cells of a patch, compressed and standardised one by one: a vector, no image."""
 
     resampling = None
 
     def side_px(self, size_px: int) -> int:
         return 1
-
-    def of_panel(self, stored: NDArray[Any], used: NDArray[np.int64]) -> NDArray[Any]:
-        found: NDArray[Any] = per_library(stored[None])[0, used]
-        return found
-
-    def measure(self, markers: Sequence[str], blocks: Blocks, total: Sum) -> Measured:
-        return marker_statistics(markers, blocks, total, cofactor_of_all=1.0), None
 
     def recolour(
         self, view: Tensor, present: Tensor, augmentation: Augmentation, normalisation: Normalisation, draws: Draws
@@ -228,11 +221,23 @@ class CountsInput(FluorescenceInput):
         return build_gene_encoder(channels), GENE_FEATURES
 
 
+class CountsInput(CellsInput):
+    """Counts of genes per 10,000 of all that the patch has, compressed by log(1 + x): a vector, no image."""
+
+    def of_panel(self, stored: NDArray[Any], used: NDArray[np.int64]) -> NDArray[Any]:
+        found: NDArray[Any] = per_library(stored[None])[0, used]
+        return found
+
+    def measure(self, markers: Sequence[str], blocks: Blocks, total: Sum) -> Measured:
+        return marker_statistics(markers, blocks, total, cofactor_of_all=1.0), None
+
+
 _KINDS: dict[str, DenseInput] = {
     "fluorescence": FluorescenceInput(),
     "brightfield": BrightfieldInput(),
     "mask": MaskInput(),
     "counts": CountsInput(),
+    "cells": CellsInput(),
     # Of runs without a dense branch, whose panel is empty.
     "": FluorescenceInput(),
 }

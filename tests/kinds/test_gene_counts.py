@@ -172,7 +172,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"transform": ""}, "a transform.*gene counts cannot be registered"),
     ({}, {"dense_mpp": None}, "dense_mpp in the sheet, um per unit of obsm/spatial"),
     ({}, {"dense_mpp": 5000.0}, "0.05 to 50 um per unit"),
-    ({}, {"dense_kind": ""}, "dense_kind counts in the sheet, for a table"),
+    ({}, {"dense_kind": ""}, "dense_kind counts or cells in the sheet, for a table"),
     ({}, {"dense": "{folder}/a.tif"}, "an AnnData file"),
 ]
 
@@ -213,7 +213,9 @@ def test_indices_beyond_the_genes_are_refused(tmp_path: Path) -> None:
 
 def test_spots_in_another_unit_are_refused(slide: Path) -> None:
     write_h5ad(slide / "a.h5ad", np.ones((2, 3), np.uint8), np.array([[5000.0, 5000], [6000, 7000]]))
-    with pytest.raises(StatedError, match=r"a spot in some patch.*x 5000 to 6000, y 5000 to 7000 um") as refused:
+    with pytest.raises(
+        StatedError, match=r"spots on the slide of 128 x 128 um.*2 of 2 outside, at x 5000 to 6000, y 5000 to 7000"
+    ) as refused:
         _tiled(slide)
     assert "\n" not in str(refused.value)
 

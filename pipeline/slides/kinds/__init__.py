@@ -6,12 +6,13 @@ from pipeline.errors import StatedError
 from pipeline.sheet import DENSE_KINDS
 from pipeline.slides.kinds.base import DenseKind, PointKind
 from pipeline.slides.kinds.brightfield import Brightfield
+from pipeline.slides.kinds.cells import Cells
 from pipeline.slides.kinds.counts import Counts
 from pipeline.slides.kinds.fluorescence import Fluorescence
 from pipeline.slides.kinds.mask import Mask
 
 # The sheet knows the names alone, for it imports nothing; tests/kinds checks that both agree.
-_KINDS: dict[str, DenseKind] = {kind.name: kind for kind in (Fluorescence(), Brightfield(), Mask(), Counts())}
+_KINDS: dict[str, DenseKind] = {kind.name: kind for kind in (Fluorescence(), Brightfield(), Mask(), Counts(), Cells())}
 
 
 def kind_named(name: str) -> DenseKind:

@@ -15,9 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import StatedError
+from pipeline.limits import MAX_MARKERS
 from pipeline.sheet import SheetRow
 from pipeline.slides.base import Shows, SlideHeader
-from pipeline.slides.markers import named_channels
+from pipeline.slides.markers import chosen_channels, named_channels
 from pipeline.slides.record import SideRecord
 
 # What shows nuclei: one of its channels, the hematoxylin of its colours, or nothing.
@@ -156,10 +158,27 @@ class Points:
     Attributes:
         position: (S, 2) float64, x and y in the file's own unit.
         names: of the columns of values, each once.
+        further: names of values of a patch that are no column.
+        notes: what of the file is not taken, a sentence each.
     """
 
     position: NDArray[np.float64]
     names: tuple[str, ...]
+    further: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The values of a patch.
+
+    Attributes:
+        columns: of the file that are read; empty: all.
+        channels: names of the values.
+    """
+
+    columns: tuple[str, ...]
+    channels: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +205,7 @@ class PointKind(DenseKind, ABC):
         endings: of files that are tables of this kind and never images.
         point: what one of the points is called, and `points` several.
         unit: what `dense_mpp` is um per unit of.
+        chooses: whether the sheet's markers file chooses columns; otherwise it renames some of all.
     """
 
     is_image = False
@@ -195,6 +215,7 @@ class PointKind(DenseKind, ABC):
     point: str
     points: str
     unit: str
+    chooses = False
 
     @abstractmethod
     def read_points(self, path: Path) -> Points:
@@ -205,20 +226,34 @@ class PointKind(DenseKind, ABC):
         """
 
     @abstractmethod
-    def read_table(self, path: Path) -> PointTable:
+    def read_table(self, path: Path, columns: Sequence[str] = ()) -> PointTable:
         """Return the points of a file with their values.
+
+        Args:
+            path: the file.
+            columns: those that are read, as `Chosen` has them.
 
         Raises:
             StatedError: if the file is not of this kind, or a value is not what it can hold.
         """
 
-    def named(self, points: Points, markers: Path | None, file: Path) -> tuple[str, ...]:
-        """Return the names of a patch's values, as the sheet's markers file changes them.
+    def chosen(self, points: Points, markers: Path | None, file: Path) -> Chosen:
+        """Return the values of a patch, as the sheet's markers file chooses or renames them.
 
         Raises:
-            StatedError: if that file does not fit, or names repeat.
+            StatedError: if that file does not fit, names repeat, or there are too many.
         """
-        return named_channels(points.names, markers, file=file)
+        columns: tuple[str, ...] = ()
+        if self.chooses:
+            columns, names = chosen_channels(points.names, markers, file=file)
+        else:
+            names = named_channels(points.names, markers, file=file)
+        channels = (*names, *points.further)
+        repeated = sorted({name for name in points.further if channels.count(name) > 1})
+        if repeated or len(channels) > MAX_MARKERS:
+            expected = f"at most {MAX_MARKERS} {self.words.many} of different names (a markers CSV chooses them)"
+            raise StatedError(file=file, expected=expected, found=", ".join(repeated) or str(len(channels)))
+        return Chosen(columns, channels)
 
     def stored_size_px(self, size_px: int) -> int:
         """Return 1: a patch is a vector."""

@@ -52,7 +52,7 @@ class Counts(PointKind):
         spots = read_spots(path)
         return Points(spots.position, spots.genes)
 
-    def read_table(self, path: Path) -> PointTable:
+    def read_table(self, path: Path, columns: Sequence[str] = ()) -> PointTable:
         """Return the spots with their counts; see `read_spots` and `read_counts` for what is refused."""
         spots, counts = read_spots(path), read_counts(path)
         return PointTable(spots.position, len(spots.genes), lambda rows: summed_counts(counts, rows, path))
