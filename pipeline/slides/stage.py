@@ -19,6 +19,7 @@ from pipeline.slides.kinds.base import DenseKind, Described, PointKind, needs_tr
 from pipeline.slides.kinds.mask import LARGEST_LABEL
 from pipeline.slides.opening import open_slide
 from pipeline.slides.record import SideRecord, SlideRecord
+from pipeline.slides.tenx_files import dense_file, is_tenx
 
 MPP_RANGE = (0.05, 50.0)
 
@@ -61,10 +62,11 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
         raise StatedError(slide=row.slide, file=row.transform, expected="a transform", found="no such file or folder")
     dense = None
     if row.dense:
-        points = _point_kind(row)
-        dense = (
-            _points(row, points, tell, hashed=hashed) if points else _side(row, settings, "dense", tell, hashed=hashed)
-        )
+        table = _point_kind(row)
+        if table:
+            dense = _points(row, table, settings.mpp_tolerance, tell, hashed=hashed)
+        else:
+            dense = _side(row, settings, "dense", tell, hashed=hashed)
     return SlideRecord(row.slide, row.patient, sparse, dense, row.transform)
 
 
@@ -80,7 +82,7 @@ def source_digest(path: Path) -> str:
 
 
 def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, hashed: bool) -> SideRecord:
-    path = Path(row.sparse if side == "sparse" else row.dense)
+    path = Path(row.sparse) if side == "sparse" else _dense_file(row)
     told = row.sparse_mpp if side == "sparse" else row.dense_mpp
     told_kind = "brightfield" if side == "sparse" else row.dense_kind
     image = row.sparse_image if side == "sparse" else row.dense_image
@@ -167,6 +169,9 @@ def _point_kind(row: SheetRow) -> PointKind | None:
         StatedError: if the file is a table and the sheet does not say of what.
     """
     declared = kind_named(row.dense_kind) if row.dense_kind else None
+    if declared is None and Path(row.dense).is_dir() and is_tenx(Path(row.dense)):
+        expected = "dense_kind in the sheet, for a folder of Xenium or Visium (counts; of Xenium fluorescence or cells)"
+        raise StatedError(slide=row.slide, file=row.dense, expected=expected, found="none")
     if isinstance(declared, PointKind):
         return declared
     name = Path(row.dense).name.lower()
@@ -181,33 +186,41 @@ def _point_kind(row: SheetRow) -> PointKind | None:
     return None
 
 
-def _points(row: SheetRow, kind: PointKind, tell: Tell, *, hashed: bool) -> SideRecord:
-    """Return the record of a table of points; without a hash their values are not looked at either."""
-    path = Path(row.dense)
+def _dense_file(row: SheetRow) -> Path:
+    """Return the file of the dense side, which the sheet may name by its folder."""
     try:
-        if row.dense_mpp is None:
-            raise StatedError(
-                file=path,
-                expected=f"dense_mpp in the sheet, um per unit of {kind.unit}: 1 where it is in um",
-                found="none",
-            )
-        if not MPP_RANGE[0] <= row.dense_mpp <= MPP_RANGE[1]:
-            raise StatedError(file=path, expected=f"0.05 to 50 um per unit of {kind.unit}", found=f"{row.dense_mpp:g}")
+        return dense_file(Path(row.dense), row.dense_kind)
+    except StatedError as error:
+        raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+
+
+def _points(row: SheetRow, kind: PointKind, tolerance: float, tell: Tell, *, hashed: bool) -> SideRecord:
+    """Return the record of a table of points; without a hash their values are not looked at either."""
+    path = _dense_file(row)
+    try:
         for expected, found in needs_transform(row, kind.words.side):
             raise StatedError(file=path, expected=expected, found=found)
         points = kind.read_points(path)
+        mpp = row.dense_mpp or points.mpp
+        if mpp is None:
+            expected = f"dense_mpp in the sheet, um per unit of {kind.unit}: 1 where it is in um"
+            raise StatedError(file=path, expected=expected, found="none")
+        if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+            raise StatedError(file=path, expected=f"0.05 to 50 um per unit of {kind.unit}", found=f"{mpp:g}")
         chosen = kind.chosen(points, Path(row.markers) if row.markers else None, path)
         if hashed:
             kind.read_table(path, chosen.columns)
     except StatedError as error:
         raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+    if points.mpp and row.dense_mpp and abs(row.dense_mpp - points.mpp) > tolerance * points.mpp:
+        tell(f"slide {row.slide}, file {path}: {points.mpp:.6g} um/px in the file; takes dense_mpp {row.dense_mpp:g}")
     for note in points.notes:
         tell(f"slide {row.slide}, file {path}: {note}")
     return SideRecord(
         path=str(path),
         reader=kind.reader,
-        mpp=row.dense_mpp,
-        mpp_source="sheet",
+        mpp=mpp,
+        mpp_source="sheet" if row.dense_mpp else "file",
         levels=(),
         channels=chosen.channels,
         dtype=kind.dtype,

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cohort import write_cohort
 from drawn_store import write_store
 from drawn_training import draw_pairs
 from scipy.sparse import csr_matrix
@@ -358,6 +359,7 @@ def test_a_cohort_of_cells_goes_through_every_stage(tmp_path: Path) -> None:
         cells["CD3"] *= 1 + 3 * (cells.x > 190)
         cells.to_csv(tmp_path / f"{name}.csv", index=False)
         rows.append(row | {"dense": f"{name}.csv", "dense-kind": "cells", "dense-mpp": "1"})
+    write_cohort(tmp_path, [{key.replace("-", "_"): value for key, value in row.items()} for row in rows], {})
     with contextlib.chdir(tmp_path):
         for words in commands(rows).values():
             assert main(words) == 0, words

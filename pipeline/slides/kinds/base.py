@@ -160,12 +160,16 @@ class Points:
         names: of the columns of values, each once.
         further: names of values of a patch that are no column.
         notes: what of the file is not taken, a sentence each.
+        mpp: um per unit of the places, where the file states it.
+        chooses: whether the sheet's markers file chooses columns; otherwise it renames some of all.
     """
 
     position: NDArray[np.float64]
     names: tuple[str, ...]
     further: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    mpp: float | None = None
+    chooses: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,6 @@ class PointKind(DenseKind, ABC):
         endings: of files that are tables of this kind and never images.
         point: what one of the points is called, and `points` several.
         unit: what `dense_mpp` is um per unit of.
-        chooses: whether the sheet's markers file chooses columns; otherwise it renames some of all.
     """
 
     is_image = False
@@ -215,7 +218,6 @@ class PointKind(DenseKind, ABC):
     point: str
     points: str
     unit: str
-    chooses = False
 
     @abstractmethod
     def read_points(self, path: Path) -> Points:
@@ -244,7 +246,7 @@ class PointKind(DenseKind, ABC):
             StatedError: if that file does not fit, names repeat, or there are too many.
         """
         columns: tuple[str, ...] = ()
-        if self.chooses:
+        if points.chooses:
             columns, names = chosen_channels(points.names, markers, file=file)
         else:
             names = named_channels(points.names, markers, file=file)

@@ -27,7 +27,6 @@ class Cells(PointKind):
     endings = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".parquet", ".h5ad")
     point, points = "cell", "cells"
     unit = "the columns x and y"
-    chooses = True
     words = DenseWords(
         "cells",
         "value",
@@ -48,7 +47,8 @@ class Cells(PointKind):
         """Return the cells, their markers, and what is told of them beside these; see `read_cells`."""
         cells = read_cells(columns_of(path))
         notes = (f"columns that are no numbers are skipped: {', '.join(cells.skipped)}",) if cells.skipped else ()
-        return Points(cells.position, cells.markers, (CELL_COUNT, *map(share_of, cells.classes)), notes)
+        further = (CELL_COUNT, *map(share_of, cells.classes))
+        return Points(cells.position, cells.markers, further, notes, chooses=True)
 
     def read_table(self, path: Path, columns: Sequence[str] = ()) -> PointTable:
         """Return the cells with the intensities of some markers; see `read_cells` and `read_intensities`."""

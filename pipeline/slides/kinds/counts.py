@@ -14,6 +14,7 @@ from pipeline.slides.kinds.base import DenseWords, PointKind, Points, PointTable
 from pipeline.slides.kinds.fluorescence import log_of
 from pipeline.slides.record import SideRecord
 from pipeline.slides.spots import read_counts, read_spots
+from pipeline.slides.tenx_counts import read_tenx_counts, read_tenx_places
 
 # Counts of a patch after the normalisation of its library size, the usual choice for single cells and spots.
 LIBRARY_SIZE = 10_000
@@ -25,7 +26,7 @@ class Counts(PointKind):
 
     name = "counts"
     channel = "spots"
-    packages = ("h5py", "scipy")
+    packages = ("h5py", "pandas", "scipy")
     reader = "h5py"
     dtype = "uint32"
     endings = (".h5ad",)
@@ -48,14 +49,20 @@ class Counts(PointKind):
     )
 
     def read_points(self, path: Path) -> Points:
-        """Return the spots and the genes; see `read_spots` for what is refused."""
+        """Return the spots and the genes; see `read_spots` and `read_tenx_places` for what is refused."""
+        if path.is_dir():
+            places = read_tenx_places(path)
+            return Points(places.position, places.genes, mpp=places.mpp, chooses=True)
         spots = read_spots(path)
         return Points(spots.position, spots.genes)
 
     def read_table(self, path: Path, columns: Sequence[str] = ()) -> PointTable:
-        """Return the spots with their counts; see `read_spots` and `read_counts` for what is refused."""
-        spots, counts = read_spots(path), read_counts(path)
-        return PointTable(spots.position, len(spots.genes), lambda rows: summed_counts(counts, rows, path))
+        """Return the spots with their counts; see `read_counts` and `read_tenx_counts` for what is refused."""
+        if path.is_dir():
+            position, counts = read_tenx_places(path).position, read_tenx_counts(path, columns)
+        else:
+            position, counts = read_spots(path).position, read_counts(path)
+        return PointTable(position, counts.shape[1], lambda rows: summed_counts(counts, rows, path))
 
     def patch_values(self, side: SideRecord, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Return (n, genes); see `per_library`."""
