@@ -38,7 +38,7 @@ class Cells(PointKind):
         "picture of their markers.",
         "Squares alternate between the H&E and the cells; the cells must lie on tissue.",
         laid_over="cells of the table over",
-        legend_title="Cells",
+        legend_title="cells",
         no_nuclei="a table of cells shows no nuclei",
         unmeasured="How well the cells of a table lie on their H&E slide was not measured: a table shows no nuclei.",
     )

@@ -43,7 +43,7 @@ class Counts(PointKind):
         "themselves.",
         "Squares alternate between the H&E and the spots; the spots must lie on tissue.",
         laid_over="spots of the gene counts over",
-        legend_title="Spots",
+        legend_title="spots",
         no_nuclei="spots show no nuclei",
         unmeasured="How well the spots of gene counts lie on their H&E slide was not measured: they show no nuclei.",
     )

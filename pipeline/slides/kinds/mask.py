@@ -38,7 +38,7 @@ class Mask(DenseKind):
         "Swipe between the H&E and the mask’s classes over it: tissue must change where they do.",
         "Squares alternate between the H&E and the classes; borders must run on.",
         laid_over="classes of the mask over",
-        legend_title="Classes",
+        legend_title="classes",
         no_nuclei="a mask shows no nuclei",
         unmeasured="How well a mask lies on its H&E slide was not measured: it shows no nuclei to go by.",
     )
