@@ -88,16 +88,15 @@ def judging_step(pair: Pair, transform: Transform, settings: RegisterSettings, t
 
 
 def unmeasured(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
-    """Return what can be said of a transform to a mask or spots, which show no nuclei.
+    """Return what can be said of a transform to a mask or points, which show no nuclei.
 
     How it bends, that it is untested.
     """
-    what = "spots show" if pair.channel == "spots" else "a mask shows"
     return Quality(
         mode=settings.mode,
         engine="given",
         verdict="warn",
-        reasons=(f"{what} no nuclei by which the given transform could be measured; look at the pictures",),
+        reasons=(f"{pair.no_nuclei} by which the given transform could be measured; look at the pictures",),
         channel=pair.channel,
         pose=None,
         margin=None,

@@ -17,7 +17,7 @@ from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
 from pipeline.provenance import finished, record
 from pipeline.report import evidence_views, pairs, views, words
-from pipeline.report.dense_words import DenseWords, cohort_words
+from pipeline.report.dense_words import cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
@@ -31,6 +31,7 @@ from pipeline.report.results import Results
 from pipeline.report.slide_views import MapView, MarkersView, SlideViews, slide_views
 from pipeline.report.sources import sources
 from pipeline.settings import ReportSettings
+from pipeline.slides.kinds.base import DenseWords
 
 # The colour scale of predicted markers, lowest to highest.
 _STOPS = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in TABLE[::15].tolist())
