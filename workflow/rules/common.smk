@@ -13,6 +13,7 @@ from pipeline.provenance import code_digest, file_digest
 from pipeline.settings import PROBE_KEYS, to_json
 from pipeline.sheet import read_sheet
 from pipeline.slides.companions import slide_files_of
+from pipeline.slides.zarr_folder import is_zarr
 
 try:
     # Snakemake has read these files already, but of a key that is given twice it took the last without a word.
@@ -67,7 +68,8 @@ CLUSTER_THREADS = 8
 def slide_files(wildcards):
     """Return the files of a slide that exist or can be drawn, with all that belong to an image beside it.
 
-    Inspect says of the others what is wrong with them.
+    Of an OME-Zarr folder these are its metadata: the time of a folder says nothing of what lies deeper in it. Inspect
+    says of the others what is wrong with them.
     """
     row = SHEET[wildcards.slide]
     images = [row.sparse, *([] if FROM_ELSEWHERE else [row.dense])]
@@ -77,10 +79,11 @@ def slide_files(wildcards):
         str(path)
         for image in images
         if image in there
-        for path in slide_files_of(Path(image))[1:]
-        if not set("{}") & set(str(path))
+        for path in slide_files_of(Path(image))
+        if path != Path(image) and not set("{}") & set(str(path))
     ]
-    return [outside(path) for path in dict.fromkeys([*there, *beside])]
+    files = [path for path in there if not is_zarr(Path(path))]
+    return [outside(path) for path in dict.fromkeys([*files, *beside])]
 
 
 def given_transform(wildcards):
