@@ -44,10 +44,10 @@ MPP = 0.5
 PATCHES = 8
 # Side of a chunk, and of a shard.
 LAYOUTS: dict[str, tuple[int, int | None]] = {
-    "chunks of 256": (256, None),
-    "chunks of 512": (512, None),
-    "chunks of 1024": (1024, None),
-    "chunks of 256 in shards of 2048": (256, 2048),
+    "256 px": (256, None),
+    "512 px": (512, None),
+    "1024 px": (1024, None),
+    "256 px in shards": (256, 2048),
 }
 SLOWEST_PATCH, SLOWEST_TILING = 1.3, 1.2
 

@@ -6,7 +6,6 @@ anybody's JSON, so that each value is checked for its kind before it is used.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from pipeline.slides.stated_mpp import StatedMpp, stated_mpp, unit_um
 
 _AXES = "tczyx"
 _VERSIONS = "NGFF 0.4 or 0.5"
+# Of a scale or a translation in any unit; beyond it products are no numbers any more.
+_LARGEST = 1e30
 
 Attributes = Mapping[str, Any]
 
@@ -136,7 +137,7 @@ def _level(dataset: object, index: int, common: object, axes: Sequence[str], fil
 def _numbers(step: Attributes, kind: str, count: int, where: str, file: Path) -> list[float]:
     values = step.get(kind)
     given = values if isinstance(values, list) else []
-    numbers = [float(x) for x in given if isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)]
+    numbers = [float(x) for x in given if type(x) in (int, float) and abs(x) < _LARGEST]
     if len(numbers) != count or len(given) != count:
         raise StatedError(file=file, expected=f"{count} numbers as {kind} of {where}", found=_short(values))
     return numbers

@@ -5,12 +5,10 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import numcodecs
 import zarr
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import BloscCodec
-from zarr.codecs.numcodecs import Blosc
-from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 # Version, version of the codec, flags, size of an item; bytes when decoded, of a block, and of the whole chunk.
@@ -23,7 +21,8 @@ def checked(array: zarr.Array[Any]) -> zarr.Array[Any]:
     compressors = array.compressors
     if array.shards is not None or len(compressors) != 1:
         return array
-    if not isinstance(compressors[0], BloscCodec | Blosc | numcodecs.Blosc):
+    # Of Zarr v2 they are numcodecs' own.
+    if not isinstance(compressors[0], BloscCodec) and getattr(compressors[0], "codec_id", "") != "blosc":
         return array
     return zarr.open_array(store=_WholeChunks(array.store), path=array.path, mode="r")
 

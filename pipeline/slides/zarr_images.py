@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from pipeline.slides.zarr_blosc import checked
 from pipeline.zarr_reading import reading_zarr
 
 _MOST_IMAGES = 1000
+# A slide of a million pixels a side in chunks of 256 px has fewer.
+_MOST_CHUNKS = 2**24
 
 Box = tuple[slice, slice, slice]
 
@@ -194,10 +197,15 @@ def _level(group: zarr.Group, name: str, prefix: str, axes: str, path: Path) -> 
     if min(level.shape_cyx) < 1 or level.shape_cyx[0] > MAX_MARKERS:
         expected = f"pixels in 1 to {MAX_MARKERS} channels"
         raise StatedError(file=path, expected=expected, found=f"an array {name} of shape {tuple(array.shape)}")
-    largest = int(np.prod([int(n) for n in array.chunks], dtype=object)) * np.dtype(array.dtype).itemsize
+    largest = prod(int(side) for side in array.chunks) * np.dtype(array.dtype).itemsize
     if largest > MAX_SEGMENT_BYTES:
         found = f"chunks of {tuple(array.chunks)} in {name}"
         raise StatedError(file=path, expected="chunks below 2 GiB", found=found)
+    (_, *sides), (_, *steps) = level.shape_cyx, level.chunk_cyx
+    count = prod(-(-side // step) for side, step in zip(sides, steps, strict=True))
+    if count > _MOST_CHUNKS:
+        found = f"{count} of {steps[1]} x {steps[0]} px in {name}"
+        raise StatedError(file=path, expected=f"at most {_MOST_CHUNKS} chunks in a channel", found=found)
     return replace(level, array=checked(array))
 
 

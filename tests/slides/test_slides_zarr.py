@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -521,8 +522,48 @@ def test_metadata_of_any_kind_of_json_are_refused_without_a_traceback(tmp_path: 
     whole = json.loads((path / "zarr.json").read_text())
     own = whole["attributes"]["ome"]
     for key in ("axes", "datasets"):
-        for value in (None, 3, "text", {}, [None], [3], [{}], [{"name": 3}], [{"path": 3}], [{"path": "0"}]):
+        for value in (None, 3, "text", 10**400, {}, [None], [3], [{}], [{"name": 3}], [{"path": 3}], [{"path": "0"}]):
             own_changed = {**own, "multiscales": [{**own["multiscales"][0], key: value}]}
             (path / "zarr.json").write_text(json.dumps({**whole, "attributes": {"ome": own_changed}}))
             with pytest.raises(StatedError):
                 open_slide(path)
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), True, None, "1", [1]])
+@pytest.mark.parametrize("kind", ["scale", "translation"])
+def test_a_transformation_of_anything_but_numbers_is_refused(tmp_path: Path, kind: str, value: object) -> None:
+    path = write_zarr(tmp_path / "s.zarr", [channels_image(1, 90, 70)], translated=True)
+    steps = [{"type": "scale", "scale": [1, 0.5, 0.5]}, {"type": "translation", "translation": [0, 0, 0]}]
+    next(step for step in steps if step["type"] == kind)[kind] = [0, 1, value]
+    change(path, lambda own: own["multiscales"][0]["datasets"][0].update(coordinateTransformations=steps))
+    with pytest.raises(StatedError, match=f"3 numbers as {kind} of dataset 0"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "line"),
+    [
+        ((1, 999_999, 999_999), (1, 1, 1), "at most 16777216 chunks in a channel, found 999998000001 of 1 x 1 px in 0"),
+        ((1, 99_999, 99_999), (1, 99_999, 99_999), "chunks below 2 GiB"),
+        ((1, 64, 2_000_000), (1, 64, 64), "sides of at most 1000000 px, found 2000000 x 64 px"),
+        ((20_000, 4, 4), (1, 4, 4), "pixels in 1 to 16384 channels"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_read(
+    tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], line: str
+) -> None:
+    path = write_zarr(tmp_path / "s.zarr", [channels_image(1, 90, 70)])
+    group = zarr.open_group(path)
+    del group["0"]
+    group.create_array("0", shape=shape, dtype="uint16", chunks=chunks)
+    with pytest.raises(StatedError, match=line):
+        open_slide(path)
+
+
+def test_where_zarr_is_not_installed_the_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_zarr(tmp_path / "s.zarr", [channels_image(1, 90, 70)])
+    for name in [name for name in sys.modules if name.startswith("pipeline.slides.zarr_")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(StatedError, match="the package zarr, which the environment of register"):
+        open_slide(path)

@@ -80,6 +80,30 @@ def test_patches_are_byte_for_byte_those_of_a_tiff_of_the_same_pixels(
     assert one.attributes.counts == other.attributes.counts
 
 
+def test_a_pair_of_ome_zarr_is_looked_at_as_one_of_tiff(
+    tmp_path: Path, images: tuple[NDArray[np.uint8], NDArray[np.uint16]]
+) -> None:
+    pytest.importorskip("dask")
+    from pipeline.tiling.lazy_pair import open_lazy_pair
+
+    he, dense = images
+    tiffs = (
+        write_rgb(tmp_path / "he.tif", pyramid(he, 2), mpp=MPP, compression="zlib"),
+        write_ome(tmp_path / "d.ome.tif", _levels(dense, 2), NAMES),
+    )
+    folders = (
+        write_zarr(tmp_path / "he.zarr", _levels(np.moveaxis(he, -1, 0), 2), mpp=MPP),
+        write_zarr(tmp_path / "d.zarr", _levels(dense, 2), NAMES, mpp=MPP),
+    )
+    shown = []
+    for kind, paths in (("tiff", tiffs), ("zarr", folders)):
+        _tiled(tmp_path / kind, *paths)
+        shown.append(open_lazy_pair(tmp_path / kind / "s.json", tmp_path / kind / "transform.zarr", mpp=1.3))
+    assert shown[0].channels == shown[1].channels
+    np.testing.assert_array_equal(shown[0].sparse_yxc.compute(), shown[1].sparse_yxc.compute())
+    np.testing.assert_array_equal(shown[0].dense_cyx.compute(), shown[1].dense_cyx.compute())
+
+
 def test_chunks_that_are_not_stored_are_told_and_make_no_pairs(
     tmp_path: Path, images: tuple[NDArray[np.uint8], NDArray[np.uint16]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +113,9 @@ def test_chunks_that_are_not_stored_are_told_and_make_no_pairs(
     assert not (missing / "0" / "c" / "0" / "3" / "3").exists()
     store = _tiled(tmp_path / "missing", sparse, missing)
     said = capsys.readouterr().err
-    assert f"slide s, file {missing}: chunks that are not stored show 0, as the format says: 32 of 242 in level 0" in said
+    assert (
+        f"slide s, file {missing}: chunks that are not stored show 0, as the format says: 32 of 242 in level 0" in said
+    )
     whole = np.maximum(dense, 1)
     whole[:, :256, :256] = dense[:, 256:512, 256:512]
     filled = _tiled(tmp_path / "filled", sparse, write_zarr(tmp_path / "f.zarr", [whole], NAMES, mpp=MPP))
