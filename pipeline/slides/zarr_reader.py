@@ -57,11 +57,9 @@ class ZarrSlide(Closing):
         channels, remarks = _channels(chosen, shows)
         notes = (*told, *remarks)
         if not levels:
-            notes += (*notes_on_levels(stored, kept), *_notes_on_scales(stored, kept))
-            notes += (
-                *_notes_on_chunks([arrays[index] for index in self._indices], path),
-                *_notes_on_others(images, chosen),
-            )
+            shown = [arrays[index] for index in self._indices]
+            notes += notes_on_levels(stored, kept) + _notes_on_scales(stored, kept)
+            notes += _notes_on_chunks(shown, path) + _notes_on_others(images, chosen)
         mpp = chosen.described.mpp
         found = tuple(level for _, level in kept)
         self.header = SlideHeader(path, "zarr", mpp.um, found, channels, arrays[0].dtype, mpp.remark, notes)

@@ -151,6 +151,15 @@ def test_three_channels_of_a_brightfield_side_are_its_colours(
         np.testing.assert_array_equal(slide.read_region(0, (-5, 0), (60, 50)), window_of(rgb, (-5, 0), (60, 50), 255))
 
 
+def test_a_bright_dense_side_of_three_channels_is_asked_about_and_taken_as_the_sheet_says(tmp_path: Path) -> None:
+    bright = np.moveaxis(smooth_rgb(200, 150) // 4 + 190, -1, 0)
+    path = write_zarr(tmp_path / "ihc.zarr", [bright])
+    with pytest.raises(StatedError, match=r"dense_kind in the sheet .*, found three bright channels without markers"):
+        described(path)
+    assert described(path, dense_kind="brightfield")[0].channels == ("R", "G", "B")
+    assert described(path, dense_kind="fluorescence")[0].channels == ("C0", "C1", "C2")
+
+
 @pytest.mark.parametrize(
     ("unit", "per_um"),
     [("micrometer", 1.0), ("nanometer", 1e3), ("millimeter", 1e-3), ("meter", 1e-6), ("angstrom", 1e4), ("µm", 1.0)],
