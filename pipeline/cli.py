@@ -17,6 +17,7 @@ from pipeline import __version__
 from pipeline.errors import StatedError
 
 VERBS = {
+    "init": "look through folders of slides and write the sheet and the configuration of a cohort",
     "demo": "draw one synthetic slide pair with known truth",
     "inspect": "read size, resolution, levels and channels of a slide pair",
     "register": "find the transform between a sparse slide and its dense partner",
