@@ -1,7 +1,7 @@
 """The packages of the wheel; all else about it stands in pyproject.toml.
 
-The workflow and its environments lie at the top of a checkout, where Snakemake's catalog looks for them. A wheel has them
-in a folder of their own, `more_from_less`, beside the package, so that `mfl run` finds them (pipeline/installation.py).
+The workflow and its environments lie at the top of a checkout, where Snakemake's catalog looks for them. A wheel has
+them in a folder of their own, `more_from_less`, beside the package: `mfl run` finds them (pipeline/installation.py).
 """
 
 from setuptools import find_namespace_packages, find_packages, setup

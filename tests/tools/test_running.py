@@ -144,7 +144,7 @@ def test_a_run_is_told_in_few_lines_and_its_results_are_those_of_snakemake(cohor
     assert len(lines) <= 12
     assert lines[0] == "to do: inspect 2, register 2, tile 2"
     assert sum("tile" in line for line in lines[1:]) == 2
-    plan = run(cohort, "-n", "tile_all")
+    plan = run(cohort, "--", "-n", "tile_all")
     assert "Nothing to be done" in plan.stdout + plan.stderr
     assert (cohort / "logs" / "tile" / "a.log").read_text()
     again = run(cohort, "tile_all")

@@ -15,7 +15,9 @@ from pipeline.provenance import SOURCE_ROOT
 # Whoever gives one of these has said where jobs run.
 _SAYS_CORES = ("--cores", "-c", "--jobs", "-j", "--executor", "-e", "--profile", "--workflow-profile")
 # What these print is what was asked for.
-_PRINTS = ("--dry-run", "--dryrun", "-n", "--lint", "--summary", "-S", "--list-rules", "--list", "-l", "--dag", "--help", "-h")  # fmt: skip
+_PRINTS = {
+    "--dry-run", "--dryrun", "-n", "--lint", "--summary", "-S", "--list-rules", "--list", "-l", "--dag", "--help", "-h"
+}  # fmt: skip
 _CONFIGURATION = Path("config/config.yaml")
 # Tells stage.sh to leave what a stage prints to its log.
 QUIET = "MFL_QUIET"
@@ -32,7 +34,7 @@ def snakemake_command(directory: Path | None, words: Sequence[str], *, verbose: 
         verbose: whether Snakemake prints what it prints by itself.
 
     Raises:
-        StatedError: if Snakemake is not installed, the folder holds no cohort, or it was not given and could be several.
+        StatedError: if Snakemake is not installed, the folder holds no cohort, or several could be meant.
     """
     if find_spec("snakemake") is None:
         expected = 'Snakemake (pip install "more-from-less[workflow]")'
