@@ -28,6 +28,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     from pipeline.tools.running.command import COHORT, environment, snakemake_command
 
-    words = parsed.words[1:] if parsed.words[:1] == ["--"] else parsed.words
+    # Of `mfl run tile_all -- --cores 8` argparse keeps the sign, behind which Snakemake takes options for targets.
+    words = [word for word in parsed.words if word != "--"]
     command = snakemake_command(parsed.directory, words, verbose=parsed.verbose)
     os.execve(command[0], command, environment(command) | {COHORT: str(parsed.directory or Path())})

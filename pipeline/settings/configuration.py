@@ -17,7 +17,6 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
 
 from pipeline.errors import StatedError
 from pipeline.settings.closed import CLOSED
@@ -121,8 +120,8 @@ def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
         raise StatedError(file=source, expected="a valid configuration", found="; ".join(problems)) from None
 
 
-def _problem(kind: Any, item: ErrorDetails) -> str:
-    """Return what is wrong with a key or a value; of an unknown key, the known one that looks like it."""
+def _problem(kind: Any, item: Any) -> str:
+    """Return what is wrong by one of pydantic's errors; of an unknown key, the known one that looks like it."""
     if item["type"] != "unexpected_keyword_argument":
         return f"{item['msg']}{_shown(item['input'])}"
     *section, key = (str(part) for part in item["loc"])
