@@ -100,7 +100,9 @@ def tissue_grid_um(pair: Pair) -> np.ndarray:
     low, high = pair.sparse.extent_um
     points = np.stack(np.meshgrid(*(np.arange(50, end, 100.0) for end in high - low)), axis=-1).reshape(-1, 2)
     column, row = np.rint(tissue.to_px(points)).astype(int).T
-    return points[tissue.inside[np.minimum(row, len(tissue.inside) - 1), np.minimum(column, tissue.inside.shape[1] - 1)]]
+    return points[
+        tissue.inside[np.minimum(row, len(tissue.inside) - 1), np.minimum(column, tissue.inside.shape[1] - 1)]
+    ]
 
 
 def landmarks(folder: Path, sparse: str, dense: str, mpp: float) -> Case:

@@ -88,12 +88,12 @@ def test_a_key_given_twice_is_an_error_and_not_the_last_of_them(tmp_path: Path, 
 
 def test_an_unknown_key_of_a_mapping_that_runs_share_is_told_once_with_the_key_that_is_meant(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text("runs:\n  a: &a {epoch: 3}\n  b: {<<: *a, seed: 1}\ntile: {mmp: 0.5, zzz: 1}\nembedd: {}\n")
+    path.write_text("runs:\n  a: &a {epoch: 3}\n  b: {<<: *a, seed: 1}\ntile: {mmp: 0.5, zzz: 1}\nembeds: {}\n")
     with pytest.raises(StatedError) as caught:
         load(path)
     assert caught.value.found.split("; ") == [
         "tile.mmp: unknown key", "did you mean mpp?", "tile.zzz: unknown key",
-        "runs.a.epoch, runs.b.epoch: unknown key", "did you mean epochs?", "embedd: unknown key", "did you mean embed?",
+        "runs.a.epoch, runs.b.epoch: unknown key", "did you mean epochs?", "embeds: unknown key", "did you mean embed?",
     ]  # fmt: skip
 
 

@@ -31,8 +31,9 @@ _NOT_RUN = ("cluster-generic", "kubernetes", "--executor")
 
 def _blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of one language, without the indentation of the list that they stand in."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
-    return [re.sub(rf"^{indentation}", "", content, flags=re.MULTILINE) for indentation, content in found]
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = [(indentation, content) for indentation, known, content in found if known == language]
+    return [re.sub(rf"^{indentation}", "", content, flags=re.MULTILINE) for indentation, content in blocks]
 
 
 def _commands() -> list[str]:

@@ -131,6 +131,8 @@ def test_what_failed_comes_at_the_end_with_its_line_and_the_command(
 def test_snakemakes_own_errors_are_told_and_its_repetitions_are_not() -> None:
     told = Told()
     told.narration.message("WorkflowError:\nno rule makes it", is_error=True, is_warning=False)
+    shell = "CalledProcessError in file tile.smk, line 3:\nCommand 'set -euo pipefail;  bash stage.sh' returned 1."
+    told.narration.message(shell, is_error=True, is_warning=False)
     told.narration.message("Shutting down, this might take some time.", is_error=False, is_warning=True)
     told.narration.message("Assuming unrestricted shared filesystem usage.", is_error=False, is_warning=False)
     assert told.lines == ["WorkflowError:\nno rule makes it"]

@@ -13,7 +13,7 @@ from pipeline.patients import patient_name
 # Words that tell how a section was stained or imaged, never which one it is.
 # fmt: off
 _STAIN_WORDS = {
-    "he", "hne", "hande", "hematoxylin", "haematoxylin", "eosin", "brightfield", "bf", "sparse", "dense", "mif",
+    "he", "hne", "hematoxylin", "haematoxylin", "eosin", "brightfield", "bf", "sparse", "dense", "mif",
     "mxif", "if", "multiplex", "multiplexed", "mplex", "codex", "cycif", "phenocycler", "immunofluorescence",
     "fluorescence", "fluor", "fl", "ihc", "mihc", "dab", "dapi", "comet", "vectra", "polaris", "unmixed",
     "component", "imc", "mibi", "stain", "stained", "registered", "ome",

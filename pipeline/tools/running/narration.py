@@ -26,6 +26,8 @@ _SAID_AGAIN = (
     "Removing output files of failed job",
     "Some jobs failed",
 )
+# Of a job that failed Snakemake also shows the whole command.
+_SHELL = "Command 'set -euo pipefail"
 _NOTHING = "Nothing to be done"
 _LOG_HINT = "Complete log(s): "
 _REPORT = "report/index.html"
@@ -130,7 +132,7 @@ class Narration:
         elif text.startswith(_NOTHING):
             self._is_complete = True
             self.say("nothing to do: all is there and up to date")
-        elif (is_error or is_warning) and text.strip() and not text.startswith(_SAID_AGAIN):
+        elif (is_error or is_warning) and text.strip() and not text.startswith(_SAID_AGAIN) and _SHELL not in text:
             self.say(text.strip())
 
     def end(self) -> None:

@@ -112,7 +112,8 @@ class _Names:
 
 
 def _stage(stage: str, tasks: Sequence[Task], results: Path, logs: Path, names: _Names, locked: bool) -> StageProgress:
-    done, failed, running, benchmarks = 0, [], [], []
+    done, failed, running = 0, [], []
+    benchmarks: list[Path] = []
     for task in tasks:
         log = logs / task.log
         benchmark = log.with_suffix(".benchmark.tsv")
