@@ -25,7 +25,7 @@ from pipeline.evaluation.probe_file import MarkerProbe, Probe
 from pipeline.evaluation.probes import RidgeProbe, fit_ridge
 from pipeline.evaluation.reading import Cohort, Features, encoder_of, features_in, read_cohort, read_features
 from pipeline.provenance import file_digest, record
-from pipeline.settings import PROBE_KEYS, EvaluateSettings, PanelSettings
+from pipeline.settings import NAME_KEYS, PROBE_KEYS, EvaluateSettings, PanelSettings
 from pipeline.training.feature_range import FeatureRange, fitted_range
 
 Floats = NDArray[np.float64]
@@ -122,7 +122,15 @@ def save_probe(
     probe = Probe(run, encoder, markers, fitted.weights, fitted.intercept, fitted_on, feature_range)
     packages = ("numpy", "scipy", "h5py", "zarr", "safetensors")
     used = {key: getattr(settings, key) for key in PROBE_KEYS}
-    probe.write(out, record("evaluate_probe", used | {"panel": asdict(panel)}, inputs, packages))
+    probe.write(
+        out,
+        record(
+            "evaluate_probe",
+            used | {"panel": {key: value for key, value in asdict(panel).items() if key in NAME_KEYS}},
+            inputs,
+            packages,
+        ),
+    )
     return probe
 
 

@@ -23,7 +23,7 @@ from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_co
 from pipeline.evaluation.targets import DESCRIPTION
 from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record, write_json
-from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.settings import NAME_KEYS, EvaluateSettings, PanelSettings
 from pipeline.settings.evaluate import baseline_of
 from pipeline.store.class_tables import CLASS_COLUMN
 
@@ -139,7 +139,10 @@ def evaluate(
     told = {task.column: task.told() for task in tasks}
     details = {
         "provenance": record(
-            "evaluate", asdict(settings) | {"panel": asdict(panel)}, inputs, packages=("numpy", "scipy", "h5py", "zarr")
+            "evaluate",
+            asdict(settings) | {"panel": {key: value for key, value in asdict(panel).items() if key in NAME_KEYS}},
+            inputs,
+            packages=("numpy", "scipy", "h5py", "zarr"),
         ),
         "metric": METRIC,
         "target": DESCRIPTION,

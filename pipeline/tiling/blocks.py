@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipeline.slides.base import CorruptTileError, Slide
 from pipeline.slides.imaged import LARGEST_SPECKS
 from pipeline.slides.record import SideRecord
 from pipeline.store.writer import JpegEncoding, StoreWriter
+from pipeline.tiling.background import BackgroundSubtraction
 from pipeline.tiling.dense_values import (
     patch_values,
     stored_channels,
@@ -39,11 +40,12 @@ ALL_VOID = 0.99
 
 @dataclass(frozen=True)
 class DenseSide:
-    """The open dense slide or the counts of genes, its record, and how it is paired with the sparse one."""
+    """The open dense slide or the counts of genes, its record, how it is paired, and what is taken from its pixels."""
 
     slide: Slide | SpotCounts
     record: SideRecord
     pairing: Pairing
+    background: BackgroundSubtraction | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> 
     if isinstance(dense.slide, SpotCounts):
         return dense.slide.patch(grid, corner_px)
     try:
-        return read_dense_patch(
+        patch = read_dense_patch(
             dense.slide,
             dense.record.mpp,
             grid,
@@ -174,6 +176,9 @@ def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> 
         )
     except CorruptTileError:
         return None
+    if dense.background is None:
+        return patch
+    return replace(patch, pixels=dense.background.subtracted(patch.pixels))
 
 
 def _residuals(

@@ -42,7 +42,7 @@ rule evaluate:
         ],
         classes=[f"{name}={path}" for name, path in class_tables().items()],
         settings=to_json(SETTINGS.evaluate),
-        panel=to_json(SETTINGS.panel),
+        panel=to_json(SETTINGS.panel, only=NAME_KEYS),
         stage=stage,
         code=code_digest("evaluate"),
     shell:
@@ -71,7 +71,7 @@ rule evaluate_probe:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),
         settings=to_json(SETTINGS.evaluate, only=PROBE_KEYS),
-        panel=to_json(SETTINGS.panel),
+        panel=to_json(SETTINGS.panel, only=NAME_KEYS),
         stage=stage,
         code=code_digest("evaluate_probe"),
     shell:
