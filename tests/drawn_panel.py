@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.panel.panel_file import SCHEMA_VERSION, CheckedMarker, Finding, PanelCheck
+
 CHANNELS = (
     *("DAPI", "Autofluorescence", "CD31", "CD45", "CD68", "CD4", "FOXP3", "CD8a", "CD45RO", "CD20", "PD-L1", "CD3e"),
     *("CD163", "E-cadherin", "PD-1", "Ki67", "Pan-CK", "alpha-SMA"),
@@ -81,3 +83,32 @@ def draw_panel(side_px: int, faults: Faults, *, seed: int = 0, dtype: str = "uin
         # Exposed twenty times too long: what is above the camera's end is cut off.
         image[number(SATURATED)] *= 60
     return np.clip(image, 0, np.iinfo(dtype).max).astype(dtype)
+
+
+def marker(name: str, *, dead: bool = False, factor: float = 0.0, background: float = 10.0) -> CheckedMarker:
+    """A channel as the stage writes it; its numbers are made up."""
+    findings = (Finding("dead", "noise"),) if dead else ()
+    return CheckedMarker(
+        marker=name,
+        background=background,
+        percentiles={"50": 1.0, "99.9": 3000.0},
+        largest=9.0,
+        saturated=0.0,
+        not_finite=0.0,
+        structure=0.5,
+        seam=0.0,
+        seam_um=0.0,
+        autofluorescence_r=0.1,
+        background_factor=factor,
+        neighbours={},
+        closest="",
+        closest_r=0.0,
+        findings=findings,
+        tells_nothing=dead,
+    )
+
+
+def check_of(*markers: CheckedMarker, autofluorescence: str = "") -> PanelCheck:
+    return PanelCheck(
+        SCHEMA_VERSION, "a", "fluorescence", autofluorescence=autofluorescence, imaged=1.0, mpp=4.0, markers=markers
+    )

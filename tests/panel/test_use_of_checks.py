@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_panel import check_of, marker
 from drawn_training import TINY, write_cohort
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.marker_names import UNUSED, Aliases, panel_of
-from pipeline.panel.panel_file import SCHEMA_VERSION, CheckedMarker, Finding, PanelCheck
 from pipeline.provenance import file_digest
 from pipeline.settings.branches import read_branches
 from pipeline.store.patch_store import PatchStore
@@ -23,34 +23,6 @@ from pipeline.tiling.background import BackgroundSubtraction
 from pipeline.training.rows import read_training_rows
 
 KNOWN = Aliases({}, known=True)
-
-
-def marker(name: str, *, dead: bool = False, factor: float = 0.0, background: float = 10.0) -> CheckedMarker:
-    findings = (Finding("dead", "noise"),) if dead else ()
-    return CheckedMarker(
-        marker=name,
-        background=background,
-        percentiles={"50": 1.0},
-        largest=9.0,
-        saturated=0.0,
-        not_finite=0.0,
-        structure=0.5,
-        seam=0.0,
-        seam_um=0.0,
-        autofluorescence_r=0.1,
-        background_factor=factor,
-        neighbours={},
-        closest="",
-        closest_r=0.0,
-        findings=findings,
-        tells_nothing=dead,
-    )
-
-
-def check_of(*markers: CheckedMarker, autofluorescence: str = "") -> PanelCheck:
-    return PanelCheck(
-        SCHEMA_VERSION, "a", "fluorescence", autofluorescence=autofluorescence, imaged=1.0, mpp=4.0, markers=markers
-    )
 
 
 def write_checks(folder: Path, dead: dict[str, str], panels: dict[str, tuple[str, ...]]) -> Path:
