@@ -112,7 +112,7 @@ def block_sums(block_cyx: Pixels, corner_xy: tuple[int, int], level: DenseLevel,
         imaged=int(np.count_nonzero(imaged)),
         not_finite=np.array(wrong, np.float64),
         histograms=tuple(histograms),
-        ceiling=_ceiling(level.window(corner_xy, (block_cyx.shape[1], block_cyx.shape[2]))),
+        ceiling=_ceiling(level.window(corner_xy, (block_cyx.shape[1], block_cyx.shape[2])), len(block_cyx)),
         detail=np.array(squares, np.float64),
         detail_beside=np.array(besides, np.float64),
         columns=(Profiles(left, np.stack(columns), used.sum(axis=0, dtype=np.float32)),),
@@ -181,7 +181,9 @@ def _histogram(values: Pixels) -> NDArray[np.int64]:
     return np.bincount(values, minlength=1).astype(np.int64)
 
 
-def _ceiling(window_cyx: Pixels) -> Ceiling:
+def _ceiling(window_cyx: Pixels | None, channels: int) -> Ceiling:
+    if window_cyx is None:
+        return Ceiling(np.full(channels, -np.inf), np.zeros(channels), 0)
     flat = window_cyx.reshape(len(window_cyx), -1)
     largest = np.where(np.isfinite(flat), flat, -np.inf).max(axis=1).astype(np.float64)
     return Ceiling(largest, (flat == largest[:, None]).sum(axis=1).astype(np.float64), flat.shape[1])

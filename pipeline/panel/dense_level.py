@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from pipeline.slides.base import Pixels, level_for
+from pipeline.progress import say
+from pipeline.slides.base import CorruptTileError, Pixels, level_for
 from pipeline.slides.lazy_blocks import lazy_blocks, opened_once
 from pipeline.slides.record import SideRecord
 
@@ -69,16 +70,23 @@ class DenseLevel:
         return lazy_blocks(self, (len(self.side.channels), height, width), (1, 2), self.side.dtype, side_px)
 
     def __call__(self, corner_xy: tuple[int, int]) -> Pixels:
-        """Return (C, h, w): the block at a corner, up to the far edges of the slide."""
+        """Return (C, h, w): the block at a corner, up to the far edges of the slide; 0 where it cannot be decoded."""
         side_px = max(128, BLOCK_PX // self.step)
         left, top = (side * self.step for side in corner_xy)
         width, height = self.side.levels[self.level].size_xy
         right, bottom = min(left + side_px * self.step, width), min(top + side_px * self.step, height)
-        window = self._read(self.level, (left, top), (right - left, bottom - top))
+        size_xy = (right - left, bottom - top)
+        window = self._read(self.level, (left, top), size_xy)
+        if window is None:
+            # As area that was never imaged is stored.
+            window = np.zeros((len(self.side.channels), *size_xy[::-1]), dtype=self.side.dtype)
         return window if self.step == 1 else _averaged(window, self.step)
 
-    def window(self, corner_xy: tuple[int, int], shape_yx: tuple[int, int]) -> Pixels:
-        """Return (C, h, w): single pixels of level 0, from the middle of the block at a corner, of `shape_yx`."""
+    def window(self, corner_xy: tuple[int, int], shape_yx: tuple[int, int]) -> Pixels | None:
+        """Return (C, h, w): single pixels of level 0, from the middle of the block at a corner, of `shape_yx`.
+
+        None where they cannot be decoded.
+        """
         sizes = self.side.size_xy
         left, top = (
             min(max(int((start + length / 2) * self.downsample) - WINDOW_PX // 2, 0), max(size - WINDOW_PX, 0))
@@ -86,8 +94,12 @@ class DenseLevel:
         )
         return self._read(0, (left, top), (min(WINDOW_PX, sizes[0]), min(WINDOW_PX, sizes[1])))
 
-    def _read(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
-        pixels = opened_once(self.side, self.slide).read_region(level, corner_xy, size_xy)
+    def _read(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels | None:
+        try:
+            pixels = opened_once(self.side, self.slide).read_region(level, corner_xy, size_xy)
+        except CorruptTileError as error:
+            say(f"panel {self.slide}: {size_xy[0]} x {size_xy[1]} px of level {level} count as not imaged: {error}")
+            return None
         return np.moveaxis(pixels, -1, 0)
 
 

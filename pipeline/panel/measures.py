@@ -91,8 +91,8 @@ def measures_of(sums: BlockSums, size_xy: tuple[int, int], dtype: str, mpp: floa
             ChannelMeasures(
                 background=background,
                 percentiles=percentiles,
-                largest=float(sums.ceiling.largest[number]),
-                saturated=float(sums.ceiling.pixels[number] / sums.ceiling.total),
+                largest=float(sums.ceiling.largest[number]) if sums.ceiling.total else 0.0,
+                saturated=float(sums.ceiling.pixels[number] / max(sums.ceiling.total, 1)),
                 not_finite=float(sums.not_finite[number] / max(sums.imaged, 1)),
                 structure=float(structure[number]) if sums.detail[number] > 0 else 0.0,
                 seam=seam.step,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from drawn_panel import BACKGROUND, BLEEDING, CHANNELS, DEAD, LENT, SATURATED, SOURCE, Faults, draw_panel
 from slide_files import pyramid, smooth_rgb, write_ome, write_rgb
 
@@ -179,6 +180,23 @@ def test_the_sums_of_blocks_are_those_of_one(folder: Path) -> None:
     for one, other, plane in zip(whole.histograms, halves.histograms, image, strict=True):
         np.testing.assert_array_equal(one, other)
         np.testing.assert_array_equal(one, np.bincount(plane.ravel(), minlength=len(one)))
+
+
+def test_a_tile_that_cannot_be_decoded_costs_its_block_and_is_told(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.panel.dense_level.BLOCK_PX", 256)
+    draw_slide("torn", draw_panel(SIDE, Faults()))
+    with tifffile.TiffFile("torn.ome.tif") as tif:
+        page = tif.series[0].levels[1].pages[0]
+        offset, count = page.dataoffsets[0], page.databytecounts[0]
+    with Path("torn.ome.tif").open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(b"\xff" * count)
+    check = checked("torn", mpp=2.0)
+    assert check["imaged"] == 0.75
+    assert set(named(check)) == {DEAD, SATURATED, BLEEDING}
+    assert "256 x 256 px of level 1 count as not imaged" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-3, 0.7, 1.0, 123.4, 6.5e4])
