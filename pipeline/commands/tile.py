@@ -58,6 +58,7 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
     """
     from pipeline.panel.panel_file import read_panel_check
     from pipeline.provenance import file_digest, record
+    from pipeline.slides.kinds import kind_named
     from pipeline.tiling.annotations import read_annotations
     from pipeline.tiling.background import BackgroundSubtraction
     from pipeline.tiling.pairing import read_pairing
@@ -95,8 +96,8 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
         "tifffile",
         "zarr",
     )
-    if slide.dense and slide.dense.kind == "counts":
-        packages += ("h5py", "scipy")
+    if slide.dense:
+        packages += kind_named(slide.dense.kind).packages
     provenance = record("tile", settings, inputs, packages)
     tile(
         slide,

@@ -16,9 +16,11 @@ from pipeline.registration.stain import channel_named, nuclear_channel, shows_nu
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
 from pipeline.slides.base import Slide
+from pipeline.slides.kinds import kind_named
+from pipeline.slides.kinds.base import DenseKind, PointKind
 from pipeline.slides.opening import open_side
-from pipeline.slides.record import SPOT, SlideRecord
-from pipeline.slides.spot_map import SpotMap
+from pipeline.slides.point_map import PointMap
+from pipeline.slides.record import SideRecord, SlideRecord
 from pipeline.tissue.artefacts import pen_mask
 from pipeline.tissue.mask import Overview
 
@@ -44,9 +46,11 @@ class Pair:
         sparse: H&E.
         dense: nuclear channel of the multiplex image.
         channel: its name.
-        classes: of a mask: label and name of each class; of gene counts their spots as the one class.
+        classes: of a mask: label and name of each class; of a table its points as the one class.
         nuclei: whether the channel shows nuclei; otherwise the map is judged by whatever structures it shows.
         compared: both sides as the engine sitk compares them, where that is not by nuclei.
+        no_nuclei: of a kind that shows none: the clause that says so.
+        legend_title: of the same, heading of the legend of its classes.
     """
 
     sparse: NuclearSource
@@ -55,6 +59,8 @@ class Pair:
     classes: tuple[tuple[int, str], ...] = ()
     nuclei: bool = True
     compared: tuple[NuclearSource, NuclearSource] | None = None
+    no_nuclei: str = ""
+    legend_title: str = ""
 
     @classmethod
     def of(
@@ -107,18 +113,23 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
     """
     if record.dense is None:
         raise StatedError(slide=record.slide, expected="a slide with a dense partner", found="none in the sheet")
-    if record.dense.kind == "counts":
-        with open_side(record.sparse, slide=record.slide) as sparse, SpotMap(record.dense) as spots:
-            dots = NuclearSource(spots, spots.mpp, None, "labels")
-            yield Pair(NuclearSource(sparse, record.sparse.mpp, None), dots, "spots", ((1, SPOT),))
-        return
+    kind = kind_named(record.dense.kind)
     with (
         open_side(record.sparse, slide=record.slide) as sparse,
-        open_side(record.dense, slide=record.slide) as dense,
+        _drawn_or_open(record.dense, kind, record.slide) as dense,
     ):
-        if record.dense.kind == "mask":
-            labels = NuclearSource(dense, record.dense.mpp, None, "labels")
-            yield Pair(NuclearSource(sparse, record.sparse.mpp, None), labels, "mask", record.dense.classes)
+        if not kind.is_registered:
+            labels = NuclearSource(dense, dense.header.mpp or record.dense.mpp, None, "labels")
+            classes = record.dense.classes or tuple(enumerate(kind.legend(()), start=1))
+            sparse_side = NuclearSource(sparse, record.sparse.mpp, None)
+            yield Pair(
+                sparse_side,
+                labels,
+                kind.channel,
+                classes,
+                no_nuclei=kind.words.no_nuclei,
+                legend_title=kind.words.legend_title,
+            )
             return
         try:
             mpp = record.sparse.mpp, record.dense.mpp
@@ -128,6 +139,11 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
                 slide=record.slide, file=record.dense.path, expected=error.expected, found=error.found
             ) from None
         yield replace(pair, dense=pair.dense.without_void(_overview_mpp(pair.dense)))
+
+
+def _drawn_or_open(side: SideRecord, kind: DenseKind, slide: str) -> PointMap | Slide:
+    """Return the dense image, open; of a table of points a drawing of them."""
+    return PointMap(side, kind) if isinstance(kind, PointKind) else open_side(side, slide=slide)
 
 
 def overview(source: NuclearSource) -> NuclearImage:
@@ -169,12 +185,16 @@ def tissue_of(overview_image: NuclearImage) -> NuclearImage:
     return NuclearImage(overview_image.values, held, overview_image.origin_um, overview_image.mpp)
 
 
-def without_glass(image: NuclearImage) -> NuclearImage:
+def without_glass(image: NuclearImage, tissue: NuclearImage | None = None) -> NuclearImage:
     """Return the part of an overview that holds the tissue; all of it where glass is less than half.
 
     Specks do not widen it: a crumb at the far edge would make the pixels of a search as large as the whole glass does.
+
+    Args:
+        image: the overview.
+        tissue: of it, where it is known already.
     """
-    tissue = tissue_of(image)
+    tissue = tissue or tissue_of(image)
     count, _, boxes, _ = cv2.connectedComponentsWithStats(tissue.inside.view(np.uint8), connectivity=8)
     if count < 2:
         return image
@@ -186,17 +206,46 @@ def without_glass(image: NuclearImage) -> NuclearImage:
     return part if part.inside.size < image.inside.size / 2 else image
 
 
-def box_under_dense(pair: Pair, affine: Floats) -> Floats:
-    """Return the box (2, 2) of the sparse slide, in um, that an affine map puts on the dense one, and a wide margin.
+def within_glass(tissue: NuclearImage) -> NuclearImage:
+    """Return the part of a mask of tissue that holds all of it and a margin; the whole where glass is less than half.
 
-    A field reaches no farther: the rest of a whole glass would cost time and memory and say nothing. All of the sparse
-    slide where the map puts nothing of it on the dense one.
+    Args:
+        tissue: overview whose `inside` marks tissue.
+    """
+    rows, columns = np.nonzero(tissue.inside)
+    if not len(rows):
+        return tissue
+    box = tissue.to_um(np.array([[columns.min(), rows.min()], [columns.max(), rows.max()]]))
+    part = tissue.cropped(box, _TISSUE_MARGIN_UM)
+    return part if part.inside.size < tissue.inside.size / 2 else tissue
+
+
+def domain_of_map(pair: Pair, affine: Floats, tissue: NuclearImage) -> Floats:
+    """Return the box (2, 2) of the sparse slide, in um, over which a field is fitted.
+
+    What an affine map puts on the dense slide, and a wide margin; of that the tissue, where glass is more than half.
+    The rest of a whole glass would cost time and memory and say nothing. All of the sparse slide where the map puts
+    nothing of it on the dense one.
+
+    Args:
+        pair: the open pair.
+        affine: (2, 3), sparse um to dense um.
+        tissue: coarse sparse image whose `inside` marks tissue.
     """
     low, high = pair.sparse.extent_um
     corners = np.array([[x, y] for x in pair.dense.extent_um[:, 0] for y in pair.dense.extent_um[:, 1]])
     back = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
-    box = np.clip(np.stack([back.min(0) - _FIELD_MARGIN_UM, back.max(0) + _FIELD_MARGIN_UM]), low, high)
-    return box if (box[1] - box[0] > _FIELD_MARGIN_UM / 2).all() else pair.sparse.extent_um
+    box: Floats = np.clip(np.stack([back.min(0) - _FIELD_MARGIN_UM, back.max(0) + _FIELD_MARGIN_UM]), low, high)
+    if not (box[1] - box[0] > _FIELD_MARGIN_UM / 2).all():
+        return pair.sparse.extent_um
+    rows, columns = np.nonzero(tissue.inside)
+    places = tissue.to_um(np.stack([columns, rows], axis=1))
+    places = places[((places >= box[0]) & (places <= box[1])).all(axis=1)]
+    if not len(places):
+        return box
+    corners = np.stack([places.min(0) - _TISSUE_MARGIN_UM, places.max(0) + _TISSUE_MARGIN_UM])
+    held: Floats = np.clip(corners, box[0], box[1])
+    return held if np.prod(held[1] - held[0]) < np.prod(box[1] - box[0]) / 2 else box
 
 
 def centred(pair: Pair) -> Transform:

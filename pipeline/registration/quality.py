@@ -66,11 +66,14 @@ class PieceQuality:
         area: how much tissue it is, and where.
         shift_um: how far it lies from where the map of the largest part would put it.
         degrees: how far it is turned against the largest part.
+        straight_edge: the lines of the dense slide along which it ends, as a field of a mosaic does (`x = 1800 um and
+            x = 3100 um`); empty where it ends otherwise.
     """
 
     area: Area
     shift_um: float
     degrees: float
+    straight_edge: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,7 @@ class Quality:
         pieces: parts that are registered by themselves.
         outside_share: of the tissue, what the map puts beyond the edge of the dense slide; None for a map that the
             blocks do not support.
+        not_imaged_share: of the tissue, what the map puts where the dense slide was never imaged; None likewise.
     """
 
     mode: str
@@ -125,6 +129,7 @@ class Quality:
     pieces: tuple[PieceQuality, ...] = ()
     nuclei: bool = True
     outside_share: float | None = None
+    not_imaged_share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,10 +243,11 @@ def verdict(
         (warns if believed(settings.mode, support, chance, pose, margin) else fails).append(doubt)
     elif support < GOOD_SUPPORT:
         warns.append(f"only {support:.0%} of the held-out blocks agree with the map")
-    if held_out.median_um > settings.fail_residual_um:
-        fails.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {settings.fail_residual_um:g} um")
-    elif held_out.median_um > settings.warn_residual_um:
-        warns.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {settings.warn_residual_um:g} um")
+    warn_um, fail_um = settings.limits_um
+    if held_out.median_um > fail_um:
+        fails.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {fail_um:g} um")
+    elif held_out.median_um > warn_um:
+        warns.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {warn_um:g} um")
     if scale is not None and abs(scale - 1) > MAX_SCALE_ERROR:
         fails.append(
             f"the images match at {scale:.3f} times the stated dense um per pixel, "

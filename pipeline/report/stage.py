@@ -12,16 +12,18 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import pipeline
+from pipeline.evaluation.aggregates import MEAN
 from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
 from pipeline.provenance import finished, record
-from pipeline.report import pairs, views, words
-from pipeline.report.dense_words import DenseWords, cohort_words
+from pipeline.report import evidence_views, pairs, views, words
+from pipeline.report.dense_words import cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swatch
-from pipeline.report.marker_maps import left_out_markers, most_markers, slides_out_of_range
+from pipeline.report.label_curves import LabelCurve, label_curves
+from pipeline.report.marker_maps import left_out_markers, marker_switch, most_markers, slides_out_of_range
 from pipeline.report.panel_tables import PanelTable, panel_tables, subtracted_slides
 from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
@@ -30,6 +32,7 @@ from pipeline.report.results import Results
 from pipeline.report.slide_views import MapView, MarkersView, SlideViews, slide_views
 from pipeline.report.sources import sources
 from pipeline.settings import ReportSettings
+from pipeline.slides.kinds.base import DenseWords
 
 # The colour scale of predicted markers, lowest to highest.
 _STOPS = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in TABLE[::15].tolist())
@@ -56,10 +59,11 @@ class Page:
     runs: Legend
     panels: list[PanelTable]
     subtracted: list[str]
-    evidence: list[views.EvidencePart]
-    evidence_means: list[views.ScoreView]
-    evidence_rows: list[views.ScoreView]
+    evidence: list[evidence_views.EvidencePart]
+    evidence_means: list[evidence_views.ScoreView]
+    evidence_rows: list[evidence_views.ScoreView]
     evidence_missing: list[str]
+    label_curves: list[LabelCurve]
     retrieval: str
     pairs: list[pairs.PairView]
     fates: list[tuple[int, str]]
@@ -74,6 +78,7 @@ class Page:
     slide_scatter: Markup | None
     maps: list[MapView]
     markers: list[MarkersView]
+    drawn_markers: list[str]
     left_out: tuple[tuple[str, str], ...]
     out_of_range: tuple[tuple[str, str, str], ...]
     limits: list[str]
@@ -81,12 +86,12 @@ class Page:
     @property
     def asks_classes(self) -> bool:
         """Whether there are probes that ask for the class of a patch."""
-        return any(row.measure != views.MEASURES["pearson_r"] for row in self.evidence_means)
+        return any(row.measure != evidence_views.MEASURES["pearson_r"] for row in self.evidence_means)
 
     @property
-    def evidence_groups(self) -> list[tuple[str, list[views.EvidencePart]]]:
+    def evidence_groups(self) -> list[tuple[str, list[evidence_views.EvidencePart]]]:
         """The figures of the probes, by the title under which they are folded, in the order of the table."""
-        groups: dict[str, list[views.EvidencePart]] = {}
+        groups: dict[str, list[evidence_views.EvidencePart]] = {}
         for part in self.evidence:
             groups.setdefault(part.group, []).append(part)
         return list(groups.items())
@@ -94,7 +99,17 @@ class Page:
     @property
     def asks_dense_side(self) -> bool:
         """Whether there are probes of the dense side's own features."""
-        return any(row.probe.startswith(words.DENSE_PROBE) for row in self.evidence_means)
+        return any(part.group == evidence_views.DENSE_GROUP for part in self.evidence)
+
+    @property
+    def parts_means(self) -> bool:
+        """Whether there are means over markers that some run left out."""
+        return any(row.target != MEAN for row in self.evidence_means)
+
+    @property
+    def tells_seen(self) -> bool:
+        """Whether anything tells which markers the trainings saw."""
+        return any(row.seen != views.NOTHING for row in self.evidence_means)
 
     @property
     def averaged(self) -> str:
@@ -166,6 +181,8 @@ def build_page(
     components = fit_components(results.features, settings.map_patches)
     embedded = _embedding_views(results, components)
     slides = _drawn(results, components, side_px, threads)
+    # First those with what was measured beside them, which is what a reader looks for.
+    shown = sorted((view.markers for view in slides if view.markers), key=lambda view: not view.measured)
     return Page(
         title=settings.title,
         note=settings.note,
@@ -175,15 +192,18 @@ def build_page(
         dense=cohort_words(results),
         summary=words.summary(results),
         headline=words.headline(results, embedding),
-        headline_figure=views.headline_figure(results, series, words.HEADLINE_PROBE),
+        headline_figure=evidence_views.headline_figure(results, series, words.HEADLINE_PROBE),
         cohort=[views.cohort_row(slide, slide.patient in results.trained_patients) for slide in results.slides],
         failures=failures(results, folder, embedding, logs),
         runs=_legend({row.run: series[row.run] for row in results.evidence}),
         panels=panel_tables(results),
         subtracted=subtracted_slides(results),
-        evidence=views.evidence_parts(results, series),
-        evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),
-        evidence_rows=views.evidence_rows([row for row in results.evidence if row.target != words.MEAN]),
+        evidence=evidence_views.evidence_parts(results, series),
+        evidence_means=evidence_views.evidence_rows(
+            [row for row in results.evidence if row.is_mean and row.spec.labels is None]
+        ),
+        evidence_rows=evidence_views.evidence_rows(evidence_views.listed_targets(results.evidence)),
+        label_curves=label_curves(results, series),
         evidence_missing=words.missing(results),
         retrieval=words.retrieval(results),
         pairs=pairs.by_urgency(view.pair for view in slides if view.pair),
@@ -198,7 +218,8 @@ def build_page(
         patch_map=embedded.patch_map,
         slide_scatter=embedded.slide_scatter,
         maps=[view.embedding for view in slides if view.embedding],
-        markers=[view.markers for view in slides if view.markers],
+        markers=shown,
+        drawn_markers=marker_switch([view.maps for view in shown], _nuclear(results)),
         left_out=left_out_markers(results),
         out_of_range=slides_out_of_range(results),
         limits=words.limits(results, settings.note),
@@ -254,6 +275,12 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
         else None,
         patch_map=patch_map(results, components),
     )
+
+
+def _nuclear(results: Results) -> frozenset[str]:
+    """Return the names of the channels that show nuclei."""
+    stores = [slide.store.attributes for slide in results.slides if slide.store]
+    return frozenset(known.markers[known.nuclear_channel] for known in stores if known.nuclear_channel is not None)
 
 
 def _series(results: Results) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tifffile import TiffFile
 
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.base import Level, Shows, Slide
+from pipeline.slides.kinds import kind_named
 from pipeline.slides.openslide_reader import OpenSlideSlide
 from pipeline.slides.record import SideRecord
 from pipeline.slides.tiff_images import check_focal_planes, chosen_image, images_of, notes_on_others
@@ -26,9 +27,6 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
-
-# What an image of a kind is opened to show.
-SHOWN_AS: Mapping[str, Shows] = {"brightfield": "colours", "fluorescence": "channels"}
 
 
 def open_slide(
@@ -63,7 +61,7 @@ def open_side(side: SideRecord, *, slide: str = "") -> Slide:
         StatedError: if it cannot be opened or is no longer what was inspected.
     """
     path = Path(side.path)
-    shows = SHOWN_AS.get(side.kind, "file")
+    shows = kind_named(side.kind).shows
     opened = open_slide(path, slide=slide, image=side.image, levels=side.levels, shows=shows)
     header = opened.header
     found = (tuple(x.size_xy for x in header.levels), len(header.channels), header.dtype)
@@ -127,7 +125,8 @@ def _open_plain(path: Path, slide: str, image: str, levels: Sequence[Level], sho
         with TiffFile(path) as tif:
             images = images_of(tif, path)
             chosen = chosen_image(images, image, path)
-            if chosen.series.keyframe.index != 0:
+            if chosen.series.keyframe.index != 0 or tif.pages.first.subifds:
+                # OpenSlide does not look into SubIFDs, where some writers keep the levels.
                 return TiffSlide(path, slide, image, levels, shows)
             try:
                 opened = OpenSlideSlide(path, slide, levels, shows)

@@ -21,6 +21,7 @@ from pipeline.errors import StatedError
 from pipeline.json_file import checked_as
 from pipeline.limits import LARGEST_PATCH_PX, MAX_MARKERS, MAX_PATCHES
 from pipeline.sheet import DENSE_KINDS
+from pipeline.slides.kinds import kind_named
 from pipeline.store.sharded_rows import Rows, ShardedRows
 from pipeline.store.shards import shard_path
 from pipeline.zarr_reading import reading_zarr
@@ -74,12 +75,12 @@ class StoreAttributes:
     @property
     def dense_channels(self) -> int:
         """Number of channels of `dense`."""
-        return len(self.markers) and {"brightfield": 3, "mask": 1}.get(self.dense_kind, len(self.markers))
+        return len(self.markers) and kind_named(self.dense_kind).stored_channels(len(self.markers))
 
     @property
     def dense_size_px(self) -> int:
         """Side of a patch of `dense`."""
-        return 1 if self.dense_kind == "counts" else self.size_px
+        return kind_named(self.dense_kind).stored_size_px(self.size_px)
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,12 @@ class PatchStore:
     @property
     def overview(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8: the whole sparse slide at `overview_mpp`."""
-        return np.asarray(_array(self._group, "overview")[...])
+        return self._whole("overview")
 
     @property
     def overview_regions(self) -> NDArray[np.uint8]:
         """(h, w) uint8: what each pixel of the overview is, a code of `pipeline.tiling.regions`."""
-        return np.asarray(_array(self._group, "overview_regions")[...]).astype(np.uint8)
+        return self._whole("overview_regions").astype(np.uint8)
 
     @property
     def dense_dtype(self) -> np.dtype[Any]:
@@ -197,6 +198,13 @@ class PatchStore:
         for own in (self._rows["sparse"], self._rows["dense"] if dense else None):
             if own is not None:
                 own.read_ahead(rows)
+
+    def _whole(self, name: str) -> NDArray[Any]:
+        try:
+            with reading_zarr():
+                return np.asarray(_array(self._group, name)[...])
+        except ValueError as error:
+            raise StatedError(file=self.path / name, expected="intact chunks", found=str(error)) from None
 
     def _read(self, name: str, rows: Rows, out: NDArray[Any] | None, places: NDArray[np.int64] | None) -> NDArray[Any]:
         own = self._rows[name]
