@@ -39,7 +39,8 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     described: list[tuple[str, Any]] = [(item.name, item.default) for item in fields(kind)]
-    lines = [f"  {name}: {json.dumps(key.default)}\n      {key.description}" for name, key in described]
+    defaults = {name: key.default_factory() if key.default_factory else key.default for name, key in described}
+    lines = [f"  {name}: {json.dumps(defaults[name])}\n      {key.description}" for name, key in described]
     parser.epilog = "settings and their defaults:\n" + "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from pipeline.cli import main
 SIDE_PX = 768
 MPP = 0.5
 SETTINGS = {
+    "panel": "{}",
     "register": "{}",
     "tile": '{"size_px": 64, "mpp": 0.5}',
     "split": '{"by": "block", "folds": 2, "block_um": 64}',
@@ -90,6 +91,7 @@ def commands(rows: list[dict[str, str]], results: str = "results") -> dict[str, 
         out += ["--out-itk", f"{folder}/transform.h5"]
         for picture in ("overlay", "checkerboard", "residual", "deformation"):
             out += [f"--out-{picture}", f"{folder}/{picture}.png"]
+        found[f"panel {slide}"] = ["panel", "--record", record, "--out", f"{results}/panel/{slide}.json"]
         found[f"register {slide}"] = ["register", "--record", record, *out]
         pair = ["--transform", f"{folder}/transform.zarr", "--qc", f"{folder}/qc.json"]
         found[f"tile {slide}"] = ["tile", "--record", record, *pair, "--out", store]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
-from pipeline.panel import UNUSED, Aliases, check_overlap, panel_of, spelling
+from pipeline.marker_names import UNUSED, Aliases, check_overlap, panel_of, spelling
 from pipeline.settings import PanelSettings, Settings, build
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.rows import TrainingRows, read_training_rows

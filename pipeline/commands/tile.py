@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transform", type=Path, metavar="ZARR", help="what register wrote; without it: no pairs")
     parser.add_argument("--qc", type=Path, metavar="JSON", help="register's qc.json, which goes with --transform")
     parser.add_argument("--tissue", type=Path, metavar="GEOJSON", help="annotations: Tissue, Exclude, Pen, Fold, Blur")
+    parser.add_argument(
+        "--background", type=Path, metavar="JSON", help="what panel wrote: autofluorescence is subtracted by it"
+    )
     parser.add_argument("--outlines", type=Path, metavar="GEOJSON", help="to write what was found to, for QuPath")
     parser.add_argument("--out", type=Path, required=True, metavar="ZARR", help="the store to write")
     parser.add_argument("--threads", type=at_least(1), default=1, help="threads that read and write patches")
@@ -53,9 +56,11 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
     Raises:
         StatedError: if there is a transform and no dense side that it could lead to.
     """
+    from pipeline.panel.panel_file import read_panel_check
     from pipeline.provenance import file_digest, record
     from pipeline.slides.kinds import kind_named
     from pipeline.tiling.annotations import read_annotations
+    from pipeline.tiling.background import BackgroundSubtraction
     from pipeline.tiling.pairing import read_pairing
     from pipeline.tiling.stage import qupath_origin, tile
 
@@ -78,6 +83,11 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
         inputs |= {"dense": slide.dense.sha256, "transform": file_digest(parsed.transform)}
         if slide.dense.image:
             inputs |= {"dense_image": slide.dense.image}
+    background = None
+    if parsed.background and slide.dense and slide.dense.kind == "fluorescence":
+        check = read_panel_check(parsed.background)
+        background = BackgroundSubtraction.of(check, slide.dense.channels, slide.slide)
+        inputs |= {"panel": file_digest(parsed.background)}
     packages: tuple[str, ...] = (
         "imagecodecs",
         "numpy",
@@ -98,4 +108,5 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
         provenance=provenance,
         given=given,
         outlines=parsed.outlines,
+        background=background,
     )

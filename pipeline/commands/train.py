@@ -15,7 +15,7 @@ from pipeline.arguments import (
     settings_of,
 )
 from pipeline.errors import StatedError
-from pipeline.settings import RunSettings
+from pipeline.settings import NAME_KEYS, RunSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_classes(parser, "which a run learns whose target is label")
     add_panel(parser)
+    parser.add_argument(
+        "--checks", type=Path, metavar="DIR", help="folder of what panel wrote: channels that tell nothing are left out"
+    )
     add_settings(parser, RunSettings)
 
 
@@ -58,12 +61,16 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.provenance import file_digest, record
     from pipeline.training.encoders import WEIGHTS_NAME
     from pipeline.training.processes import joined
-    from pipeline.training.rows import labelled_rows, left_out, read_training_rows
+    from pipeline.training.rows import labelled_rows, read_training_rows, without_class
     from pipeline.training.stage import TrainingOutputs, store_digests, train
 
     outputs = TrainingOutputs(parsed.out_encoder, parsed.out_metrics, parsed.out_curve)
     with joined() as processes:
         torch.set_num_threads(max(1, parsed.threads // processes.local_count))
+        left_out = _left_out(parsed.checks, parsed.stores, parsed.split) if parsed.checks else {}
+        if processes.first:
+            for slide, names in left_out.items():
+                say(f"train {parsed.name}: leaves out {', '.join(names)} of slide {slide}, see panel")
         rows = read_training_rows(
             parsed.split,
             parsed.stores,
@@ -72,11 +79,12 @@ def run(parsed: argparse.Namespace) -> None:
             batch_size=settings.batch_size,
             markers=settings.markers,
             panel=panel,
+            left_out=left_out,
         )
         inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
         if settings.learns_labels:
             labelled = labelled_rows(rows, tables, batch_size=settings.batch_size)
-            if processes.first and (told := left_out(rows, labelled)):
+            if processes.first and (told := without_class(rows, labelled)):
                 say(f"train {parsed.name}: {told}")
             seen = [slide.store.attributes.slide for slide in rows.slides]
             inputs |= {f"classes/{name}": file_digest(tables[name]) for name in seen if name in tables}
@@ -88,5 +96,21 @@ def run(parsed: argparse.Namespace) -> None:
                     file=path, expected=f"the weights that run {parsed.name} starts from", found="no file"
                 )
             inputs |= {"weights": file_digest(path)}
-        provenance = record("train", asdict(settings) | {"panel": asdict(panel)}, inputs, ("numpy", "timm", "torch"))
+        used: dict[str, object] = {key: value for key, value in asdict(panel).items() if key in NAME_KEYS}
+        if parsed.checks:
+            used |= {"left_out": left_out}
+        provenance = record("train", asdict(settings) | {"panel": used}, inputs, ("numpy", "timm", "torch"))
         train(parsed.name, rows, settings, outputs, provenance, processes)
+
+
+def _left_out(checks: Path, stores: Path, split: Path) -> dict[str, list[str]]:
+    """Return by slide of the split the channels that its check says tell nothing; a slide that was not checked none."""
+    from pipeline.panel.panel_file import read_panel_check
+    from pipeline.splitting.table import read_split_table
+    from pipeline.store.patch_store import PatchStore
+
+    slides = [str(name) for name in read_split_table(split)["slide"].unique()]
+    kinds = {name: PatchStore.open(stores / f"{name}.zarr").attributes.dense_kind for name in slides}
+    checked = [name for name in slides if kinds[name] == "fluorescence"]
+    found = {name: list(read_panel_check(checks / f"{name}.json").left_out) for name in checked}
+    return {name: channels for name, channels in found.items() if channels}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.reading import Features, SlidePairs
-from pipeline.panel import UNUSED, Aliases, Panel, panel_of
+from pipeline.marker_names import UNUSED, Aliases, Panel, panel_of
 from pipeline.settings import PanelSettings
 from pipeline.store.patch_store import PatchStore
 from pipeline.training.dense_description import DenseDescription

@@ -27,7 +27,7 @@ from pipeline.evaluation.probes import RidgeProbe
 from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
 from pipeline.json_file import MISFIT, read_json
 from pipeline.provenance import file_digest, record
-from pipeline.settings import PROBE_KEYS, EvaluateSettings, PanelSettings
+from pipeline.settings import NAME_KEYS, PROBE_KEYS, EvaluateSettings, PanelSettings
 from pipeline.training.feature_range import FeatureRange, fitted_range
 
 Floats = NDArray[np.float64]
@@ -136,7 +136,8 @@ def probe_inputs(split: Path, stores: Path, features: Path, cohort: Cohort) -> d
 
 def probe_settings(settings: EvaluateSettings, panel: PanelSettings) -> dict[str, Any]:
     """Return the settings that the probe of a run depends on."""
-    return {key: getattr(settings, key) for key in PROBE_KEYS} | {"panel": asdict(panel)}
+    names = {key: value for key, value in asdict(panel).items() if key in NAME_KEYS}
+    return {key: getattr(settings, key) for key in PROBE_KEYS} | {"panel": names}
 
 
 def read_fit(

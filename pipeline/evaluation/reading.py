@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.hdf5_file import HDF5_ERRORS, dataset
-from pipeline.panel import Aliases, panel_of
+from pipeline.marker_names import Aliases, panel_of
 from pipeline.settings import PanelSettings
 from pipeline.splitting.table import HELD_OUT_FOLD, read_split_table
 from pipeline.store.class_tables import ClassifiedPatches

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 from pipeline.json_file import read_json_as
-from pipeline.panel import UNUSED, Aliases, panel_of
+from pipeline.marker_names import UNUSED, Aliases, panel_of
 from pipeline.settings import PanelSettings
 from pipeline.settings.branches import read_branches
 

@@ -26,7 +26,7 @@ from pipeline.evaluation.seen_markers import left_out, seen_markers
 from pipeline.evaluation.targets import DESCRIPTION
 from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record, write_json
-from pipeline.settings import EvaluateSettings
+from pipeline.settings import NAME_KEYS, EvaluateSettings
 from pipeline.settings.evaluate import baseline_of
 from pipeline.store.class_tables import CLASS_COLUMN
 
@@ -96,7 +96,7 @@ def evaluate(
         assert inputs.trainings is not None
         path = inputs.trainings / run / "branches.safetensors"
         digests[f"train/{run}/{path.name}"] = file_digest(path)
-    used = asdict(settings) | {"panel": asdict(inputs.panel)}
+    used = asdict(settings) | {"panel": {key: value for key, value in asdict(inputs.panel).items() if key in NAME_KEYS}}
     details = {
         "provenance": record("evaluate", used, digests, packages=("numpy", "scipy", "scikit-learn", "h5py", "zarr")),
         "metric": METRIC,

@@ -71,6 +71,9 @@ def _lost_of_slide(slide: SlideResults, results: Results, embedding: str, logs: 
     name = slide.slide
     if slide.record is None:
         yield _Missing("inspect", f"inspect/{name}.json", f"inspect/{name}.log")
+    panel = _Missing("panel", f"panel/{name}.json", f"panel/{name}.log")
+    if slide.has_dense and slide.panel is None and last_error(logs / panel.log):
+        yield panel
     if slide.has_dense and slide.registration is None:
         yield _Missing("register", f"register/{name}/qc.json", f"register/{name}.log")
     if slide.store is None:

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.errors import StatedError
 from pipeline.evaluation.evidence_row import read_summary
 from pipeline.json_file import read_json, read_json_as
+from pipeline.panel.panel_file import read_panel_check
 from pipeline.report.results import PICTURES, FoldSummary, Registration, Results, SlideResults
 from pipeline.sheet import SheetRow, read_sheet
 from pipeline.slides.record import read_record
@@ -86,6 +87,7 @@ def _slide(
     results: Path, row: SheetRow, pairs: Mapping[str, int] | None, folds: Mapping[str, tuple[int, ...]]
 ) -> SlideResults:
     name = row.slide
+    check = results / "panel" / f"{name}.json"
     record, store = results / "inspect" / f"{name}.json", results / "tile" / f"{name}.zarr"
     return SlideResults(
         slide=name,
@@ -96,6 +98,7 @@ def _slide(
         store=PatchStore.open(store) if store.is_dir() else None,
         pairs=None if pairs is None else pairs.get(name, 0),
         folds=folds.get(name, ()),
+        panel=read_panel_check(check) if check.is_file() else None,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.evidence_row import EvidenceRow
+from pipeline.panel.panel_file import PanelCheck
 from pipeline.slides.record import SlideRecord
 from pipeline.store.patch_store import PatchStore
 
@@ -46,6 +47,7 @@ class SlideResults:
         store: the store that tile wrote, open.
         pairs: usable pairs by the split; None without a split.
         folds: those that its patches are in.
+        panel: what panel wrote of its dense side.
     """
 
     slide: str
@@ -56,6 +58,7 @@ class SlideResults:
     store: PatchStore | None
     pairs: int | None
     folds: tuple[int, ...]
+    panel: PanelCheck | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ def sources(folder: Path, sheet: Path, results: Results, embedding: str) -> dict
     pictures by the qc.json or markers.json that they lie beside: neither pixels nor features are read through for it.
     """
     names = [f"inspect/{item.slide}.json" for item in results.slides]
+    names += [f"panel/{item.slide}.json" for item in results.slides]
     names += [f"register/{item.slide}/qc.json" for item in results.slides]
     names += ["split/patches.tsv", "split/split.json", *(f"train/{run}/metrics.jsonl" for run in results.curves)]
     # An encoder's description says whether its run is a control, and so what the page calls it.

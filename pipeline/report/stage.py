@@ -24,6 +24,7 @@ from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swatch
 from pipeline.report.label_curves import LabelCurve, label_curves
 from pipeline.report.marker_maps import left_out_markers, marker_switch, most_markers, slides_out_of_range
+from pipeline.report.panel_tables import PanelTable, panel_tables, subtracted_slides
 from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
 from pipeline.report.reading import read_results
@@ -56,6 +57,8 @@ class Page:
     cohort: list[views.CohortRow]
     failures: list[Failure]
     runs: Legend
+    panels: list[PanelTable]
+    subtracted: list[str]
     evidence: list[evidence_views.EvidencePart]
     evidence_means: list[evidence_views.ScoreView]
     evidence_rows: list[evidence_views.ScoreView]
@@ -120,6 +123,7 @@ class Page:
         present = (
             ("cohort", "Cohort", True),
             ("evidence", "Score", self.evidence),
+            ("panel", "Panel", self.panels),
             ("registration", "Registration", self.pairs),
             ("tiles", "Patches", self.tiles),
             ("training", "Training", self.curves),
@@ -192,6 +196,8 @@ def build_page(
         cohort=[views.cohort_row(slide, slide.patient in results.trained_patients) for slide in results.slides],
         failures=failures(results, folder, embedding, logs),
         runs=_legend({row.run: series[row.run] for row in results.evidence}),
+        panels=panel_tables(results),
+        subtracted=subtracted_slides(results),
         evidence=evidence_views.evidence_parts(results, series),
         evidence_means=evidence_views.evidence_rows(
             [row for row in results.evidence if row.is_mean and row.spec.labels is None]

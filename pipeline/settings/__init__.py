@@ -5,7 +5,7 @@ from pipeline.settings.containers import ContainerSettings
 from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import PROBE_KEYS, EvaluateSettings
 from pipeline.settings.inspect import InspectSettings
-from pipeline.settings.panel import PanelSettings
+from pipeline.settings.panel import CHECK_KEYS, NAME_KEYS, PanelSettings
 from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
 from pipeline.settings.report import ReportSettings
@@ -14,6 +14,8 @@ from pipeline.settings.tile import TileSettings
 from pipeline.settings.train import RunSettings
 
 __all__ = [
+    "CHECK_KEYS",
+    "NAME_KEYS",
     "PROBE_KEYS",
     "ContainerSettings",
     "EmbedSettings",

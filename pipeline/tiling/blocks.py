@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.slides.kinds import kind_named
 from pipeline.slides.kinds.base import DenseKind
 from pipeline.slides.record import SideRecord
 from pipeline.store.writer import JpegEncoding, StoreWriter
+from pipeline.tiling.background import BackgroundSubtraction
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.pairing import Pairing
 from pipeline.tiling.point_patches import PointPatches
@@ -33,11 +34,12 @@ ALL_VOID = 0.99
 
 @dataclass(frozen=True)
 class DenseSide:
-    """The open dense slide or the points of a table, its record, and how it is paired with the sparse one."""
+    """The open dense slide or the points of a table, its record, how it is paired, what is taken from its pixels."""
 
     slide: Slide | PointPatches
     record: SideRecord
     pairing: Pairing
+    background: BackgroundSubtraction | None = None
 
     @property
     def kind(self) -> DenseKind:
@@ -168,7 +170,7 @@ def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> 
     if isinstance(dense.slide, PointPatches):
         return dense.slide.patch(grid, corner_px)
     try:
-        return read_dense_patch(
+        patch = read_dense_patch(
             dense.slide,
             dense.record.mpp,
             grid,
@@ -178,6 +180,9 @@ def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> 
         )
     except CorruptTileError:
         return None
+    if dense.background is None:
+        return patch
+    return replace(patch, pixels=dense.background.subtracted(patch.pixels))
 
 
 def _residuals(

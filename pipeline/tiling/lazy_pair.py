@@ -1,14 +1,13 @@
 """Both sides of a slide as lazy dask arrays on one grid: to look at in napari, or to compute on without a warped copy.
 
-No stage needs this; it wants the package dask (the extra `view`).
+No stage needs this.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,9 @@ from pipeline.errors import StatedError
 from pipeline.registration.given_table import MppPair
 from pipeline.registration.transform import Transform
 from pipeline.registration.transform_file import read_transform
-from pipeline.slides.base import Pixels, Slide
+from pipeline.slides.base import Pixels
 from pipeline.slides.kinds import kind_named
-from pipeline.slides.opening import open_side
+from pipeline.slides.lazy_blocks import lazy_blocks, opened_once
 from pipeline.slides.record import SideRecord, SlideRecord, read_record
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.sampling import read_dense_patch, read_sparse_patch
@@ -83,8 +82,8 @@ def open_lazy_pair(record: Path, transform: Path, *, mpp: float | None = None) -
     warp = _DenseBlock(slide, dense, read_transform(transform, MppPair(slide.sparse.mpp, dense.mpp)), grid)
     return LazyPair(
         mpp=mpp,
-        sparse_yxc=_blocks(_SparseBlock(slide, grid), (height, width, 3), (0, 1), "uint8"),
-        dense_cyx=_blocks(warp, (len(dense.channels), height, width), (1, 2), dense.dtype),
+        sparse_yxc=lazy_blocks(_SparseBlock(slide, grid), (height, width, 3), (0, 1), "uint8", BLOCK_PX),
+        dense_cyx=lazy_blocks(warp, (len(dense.channels), height, width), (1, 2), dense.dtype, BLOCK_PX),
         channels=dense.channels,
     )
 
@@ -96,8 +95,9 @@ class _SparseBlock:
     record: SlideRecord
     grid: Grid
 
-    def __call__(self, corner_px: NDArray[np.int64]) -> Pixels:
-        return read_sparse_patch(_opened(self.record.sparse, self.record.slide), self.grid, corner_px)
+    def __call__(self, corner_xy: tuple[int, int]) -> Pixels:
+        opened = opened_once(self.record.sparse, self.record.slide)
+        return read_sparse_patch(opened, self.grid, _level0_px(self.grid, corner_xy))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,39 +109,12 @@ class _DenseBlock:
     transform: Transform
     grid: Grid
 
-    def __call__(self, corner_px: NDArray[np.int64]) -> Pixels:
-        opened = _opened(self.side, self.record.slide)
+    def __call__(self, corner_xy: tuple[int, int]) -> Pixels:
+        opened, corner_px = opened_once(self.side, self.record.slide), _level0_px(self.grid, corner_xy)
         labels = kind_named(self.side.kind).labels
         return read_dense_patch(opened, self.side.mpp, self.grid, corner_px, self.transform, labels=labels).pixels
 
 
-@lru_cache(maxsize=64)
-def _opened(side: SideRecord, slide: str) -> Slide:
-    return open_side(side, slide=slide)
-
-
-def _blocks(
-    read: _SparseBlock | _DenseBlock, shape: tuple[int, int, int], yx_axes: tuple[int, int], dtype: str
-) -> Array:
-    """Return a lazy array whose blocks of `BLOCK_PX` along the two axes are what `read` gives.
-
-    Cut off at the far edges.
-    """
-    import dask.array as da
-
-    chunks = tuple(BLOCK_PX if axis in yx_axes else side for axis, side in enumerate(shape))
-    whole = da.core.normalize_chunks(chunks, shape)
-    array: Array = da.map_blocks(_block, read, yx_axes, chunks=whole, dtype=dtype, meta=np.empty((0, 0, 0), dtype))
-    return array
-
-
-def _block(
-    read: _SparseBlock | _DenseBlock, yx_axes: tuple[int, int], block_info: dict[Any, Any] | None = None
-) -> Pixels:
-    """Return the block that dask says it wants, by its place in the array."""
-    assert block_info is not None
-    location = block_info[None]["array-location"]
-    (top, bottom), (left, right) = (location[axis] for axis in yx_axes)
-    pixels = read(np.rint(np.array([left, top]) * read.grid.downsample).astype(np.int64))
-    height, width = bottom - top, right - left
-    return pixels[:height, :width] if yx_axes == (0, 1) else pixels[:, :height, :width]
+def _level0_px(grid: Grid, corner_xy: tuple[int, int]) -> NDArray[np.int64]:
+    """Return the level-0 pixel of the H&E at which a block of the grid begins."""
+    return np.rint(np.array(corner_xy) * grid.downsample).astype(np.int64)

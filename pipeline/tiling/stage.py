@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.slides.record import SideRecord, SlideRecord
 from pipeline.store.patch_store import PatchTable, StoreAttributes
 from pipeline.tiling.agreement import Measurements, agreement
 from pipeline.tiling.annotations import GivenRegions, write_annotations
+from pipeline.tiling.background import BackgroundSubtraction
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
@@ -52,6 +54,7 @@ def tile(
     provenance: dict[str, Any],
     given: GivenRegions | None = None,
     outlines: Path | None = None,
+    background: BackgroundSubtraction | None = None,
 ) -> None:
     """Write the store of one slide to `out`.
 
@@ -67,6 +70,7 @@ def tile(
         provenance: to be stored with the result.
         given: what someone annotated on the slide.
         outlines: GeoJSON to write tissue and all that was told from it to.
+        background: what is taken from the pixels of the dense side; None for nothing.
 
     Raises:
         StatedError: if the slide has no tissue, its resolution is coarser than the patches', or more of its patches
@@ -90,7 +94,7 @@ def tile(
         paired = record.dense is not None and pairing is not None and pairing.verdict != "fail"
         dense = None
         if paired and record.dense is not None and pairing is not None:
-            dense = _dense_side(record, record.dense, pairing, source.grid, stack)
+            dense = replace(_dense_side(record, record.dense, pairing, source.grid, stack), background=background)
         temporary = stack.enter_context(finished(out))
         writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
         corrupt = evidence.corrupt
@@ -298,6 +302,8 @@ def _attributes(
         if settings.codec == "jpeg"
         else "blosc-zstd",
     }
+    if dense and dense.background:
+        used |= {"background": json.dumps(asdict(dense.background))}
     return StoreAttributes(
         slide=record.slide,
         patient=record.patient,

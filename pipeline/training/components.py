@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from pipeline.errors import StatedError
-from pipeline.panel import UNUSED, Aliases, Panel, panel_of
+from pipeline.marker_names import (
+    NOTHING_LEFT_OUT,
+    UNUSED,
+    Aliases,
+    LeftOut,
+    Panel,
+    left_out_everywhere,
+    panel_of,
+)
 from pipeline.settings.branches import Branch, branch_graph
 
 # For each dense encoder that sees a part of the panel the places of its markers there, in the order of its channels.
@@ -19,6 +27,7 @@ def run_panel(
     aliases: Aliases,
     markers: Sequence[str],
     branches: Sequence[str | Branch],
+    left_out: LeftOut = NOTHING_LEFT_OUT,
 ) -> tuple[Panel, Components]:
     """Return the panel of a run, of what some dense branch sees, and its components.
 
@@ -29,18 +38,26 @@ def run_panel(
         aliases: which names mean the same.
         markers: the run's choice; empty for all.
         branches: of the run.
+        left_out: channels that count as absent from their slide.
 
     Raises:
-        StatedError: as `panel_of`, or if a branch names a marker that is not in the run's panel, or one twice.
+        StatedError: as `panel_of`, or if a branch names a marker that is not in the run's panel, or one twice, or all
+            that it names are left out.
     """
-    panel = panel_of(channels, aliases, markers)
-    chosen = {branch.encoder: branch.markers for branch in branch_graph(branches) if branch.modality == "dense"}
+    panel = panel_of(channels, aliases, markers, left_out)
+    named = {branch.encoder: branch.markers for branch in branch_graph(branches) if branch.modality == "dense"}
+    nowhere = left_out_everywhere(channels, aliases, left_out)
+    chosen = {encoder: tuple(x for x in names if aliases.key(x) not in nowhere) for encoder, names in named.items()}
+    for encoder, names in named.items():
+        if names and not chosen[encoder]:
+            expected = f"a channel that tells something for dense encoder {encoder}"
+            raise StatedError(expected=expected, found=f"{', '.join(names)}, which panel.drop leaves out")
     keys = {encoder: tuple(aliases.key(name) for name in names) for encoder, names in chosen.items()}
     for encoder, names in chosen.items():
         _check_component(encoder, names, keys[encoder], panel, aliases)
     if chosen and all(chosen.values()):
         seen = {key for found in keys.values() for key in found}
-        panel = panel_of(channels, aliases, [name for name in panel.markers if aliases.key(name) in seen])
+        panel = panel_of(channels, aliases, [name for name in panel.markers if aliases.key(name) in seen], left_out)
     place = {aliases.key(name): index for index, name in enumerate(panel.markers)}
     return panel, {encoder: tuple(place[key] for key in found) for encoder, found in keys.items() if found}
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import StatedError
-from pipeline.panel import Panel
+from pipeline.marker_names import Panel
 from pipeline.slides.kinds.counts import per_library
 from pipeline.training.augmentation import Augmentation, drop_channels, jitter_intensity, jitter_stain
 from pipeline.training.draws import Draws

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.panel import UNUSED
+from pipeline.marker_names import UNUSED
 from pipeline.training.dense_kinds import dense_kind
 from pipeline.training.order import Rows, in_parts
 from pipeline.training.rows import TrainingRows, TrainingSlide

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.panel import Aliases, Panel, check_overlap
+from pipeline.marker_names import NOTHING_LEFT_OUT, Aliases, LeftOut, Panel, check_overlap
 from pipeline.settings import PanelSettings
 from pipeline.settings.branches import Branch, branch_graph
 from pipeline.splitting.table import HELD_OUT_FOLD, read_split_table
@@ -89,6 +89,7 @@ def read_training_rows(
     batch_size: int,
     markers: Sequence[str] = (),
     panel: PanelSettings | None = None,
+    left_out: LeftOut = NOTHING_LEFT_OUT,
 ) -> TrainingRows:
     """Return the usable pairs outside fold 0, the same for every run of a cohort, with or without a dense branch.
 
@@ -99,6 +100,7 @@ def read_training_rows(
         batch_size: patches per step.
         markers: those that the dense branches see; empty for all.
         panel: what slides call the same marker.
+        left_out: dense channels that count as absent from their slide.
 
     Raises:
         StatedError: for a table that is not the stores', no pairs, fewer patches than a batch, no dense side for a
@@ -127,7 +129,7 @@ def read_training_rows(
         own = panel or PanelSettings()
         channels = {slide.store.attributes.slide: slide.store.attributes.markers for slide in slides}
         kind = slides[0].store.attributes.dense_kind
-        joint, components = run_panel(channels, Aliases(own.aliases, own.known_aliases), markers, graph)
+        joint, components = run_panel(channels, Aliases(own.aliases, own.known_aliases), markers, graph, left_out)
         for part in (joint, *(component_panel(joint, component) for component in components.values())):
             check_overlap(part, channels)
     else:
@@ -185,7 +187,7 @@ def labelled_rows(rows: TrainingRows, tables: Mapping[str, Path], *, batch_size:
     return found
 
 
-def left_out(rows: TrainingRows, labelled: TrainingRows) -> str:
+def without_class(rows: TrainingRows, labelled: TrainingRows) -> str:
     """Return how many patches have no class, in a line; empty where all have one."""
     without = len(rows) - len(labelled)
     return f"{without} of {len(rows)} patches have no class and are left out" if without else ""

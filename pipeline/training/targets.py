@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from pipeline.errors import StatedError
-from pipeline.panel import UNUSED
+from pipeline.marker_names import UNUSED
 from pipeline.slides.kinds import kind_named
 from pipeline.store.targets import NO_CLASS, comparable, majority_class, standardised
 from pipeline.training.rows import TrainingRows

@@ -29,7 +29,7 @@ from pipeline.registration.transform import Transform, write_transform
 from pipeline.registration.transform_file import read_transform
 
 DOCS = REPOSITORY / "docs"
-STAGES = ("inspect", "register", "tile", "split", "train", "embed", "evaluate", "predict", "report")
+STAGES = ("inspect", "panel", "register", "tile", "split", "train", "embed", "evaluate", "predict", "report")
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "config" / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
@@ -81,6 +81,13 @@ def test_every_output_of_the_rules_is_named(stage: str) -> None:
 
 def test_inspect_names_all_keys(small_results: Path) -> None:
     check("inspect", keys(json.loads((small_results / "results/inspect/a.json").read_text())))
+
+
+def test_panel_names_all_keys(small_results: Path) -> None:
+    found = json.loads((small_results / "results/panel/a.json").read_text())
+    assert found["markers"]
+    markers = [{key: value for key, value in item.items() if key != "neighbours"} for item in found["markers"]]
+    check("panel", keys(found | {"markers": markers}) - {"findings"} | {"neighbours", "findings", "what", "message"})
 
 
 def test_register_names_all_keys(small_results: Path, tmp_path: Path) -> None:

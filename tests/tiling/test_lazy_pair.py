@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.registration.displacement import DisplacementGrid
 from pipeline.registration.transform import Transform, write_transform
+from pipeline.slides.lazy_blocks import opened_once
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import read_record
 from pipeline.slides.tiff_reader import TiffSlide
@@ -25,8 +26,6 @@ from pipeline.tiling import lazy_pair
 from pipeline.tiling.grid import lattice
 from pipeline.tiling.lazy_pair import open_lazy_pair
 from pipeline.tiling.sampling import read_dense_patch, read_sparse_patch
-
-pytest.importorskip("dask")
 
 WIDTH, HEIGHT, MPP = 1200, 700, 0.5
 
@@ -44,7 +43,7 @@ def record(tmp_path: Path) -> Iterator[Path]:
         sheet = ["--slide", "a", "--patient", "p", "--sparse", "a.tif", "--dense", "a.ome.tif"]
         assert main(["inspect", *sheet, "--out", "a.json"]) == 0
         yield tmp_path / "a.json"
-    lazy_pair._opened.cache_clear()
+    opened_once.cache_clear()
 
 
 def _bent() -> Transform:

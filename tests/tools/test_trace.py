@@ -39,7 +39,7 @@ def test_the_report_leads_back_through_every_stage_to_the_slides(
     assert code == 0
     stages = {line.split()[1].rstrip(",") for line in lines if line.lstrip().startswith("stage ")}
     expected = {"inspect", "register", "tile", "split", "train", "embed", "embed_slides", "evaluate"}
-    expected |= {"evaluate_probe", "predict", "report"}
+    expected |= {"evaluate_probe", "predict", "report", "panel"}
     assert stages == expected
     for slide in ("a.tif", "a.ome.tif", "b.tif", "b.ome.tif"):
         assert any(line.endswith(f" {slide}: unchanged") for line in lines)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
-from pipeline.panel import Aliases
+from pipeline.marker_names import Aliases
 from pipeline.settings import RunSettings, build, load, to_json
 from pipeline.settings.branches import Branch
 from pipeline.store.patch_store import PatchStore

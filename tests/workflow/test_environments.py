@@ -17,7 +17,7 @@ from cohort import REPOSITORY
 from pipeline.provenance import SOURCE_ROOT
 
 ENVIRONMENT_OF = {
-    "slides": ("demo", "inspect", "register", "tile", "split", "warp_points"),
+    "slides": ("demo", "panel", "inspect", "register", "tile", "split", "warp_points"),
     "valis": ("register",),
     "torch": ("train", "embed", "embed_slides", "evaluate", "evaluate_probe", "predict", "report"),
 }

@@ -34,8 +34,36 @@ def test_a_cohort_is_planned_from_raw_slides_to_report(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     jobs = planned(done.stdout)
     expected = {"inspect": 3, "register": 2, "tile": 3, "split": 1, "train": 2, "embed": 5, "embed_slides": 1}
-    expected |= {"evaluate": 1, "evaluate_probe": 1, "predict": 3, "report": 1}
-    assert jobs == expected | {"default": 1, "total": 24}
+    expected |= {"evaluate": 1, "evaluate_probe": 1, "predict": 3, "report": 1, "panel": 2}
+    assert jobs == expected | {"default": 1, "total": 26}
+
+
+def test_only_dense_sides_that_may_be_fluorescence_are_checked_and_nothing_waits_for_it_unless_asked(
+    tmp_path: Path,
+) -> None:
+    rows = _slides(tmp_path)
+    rows[1]["dense_kind"] = "mask"
+    write_cohort(tmp_path, rows, {"runs": RUNS})
+    assert planned(snakemake(tmp_path, "-n", "panel_all").stdout)["panel"] == 1
+    assert "panel" not in planned(snakemake(tmp_path, "-n", "train_all").stdout)
+
+
+@pytest.mark.parametrize(
+    ("panel", "target", "waits"),
+    [
+        ({"background": "subtract"}, "tile_all", "--background results/panel/a.json"),
+        ({"drop": "auto"}, "train_all", "--checks results/panel"),
+    ],
+)
+def test_tile_and_train_wait_for_the_check_of_the_panel_where_its_section_says_so(
+    tmp_path: Path, panel: dict[str, str], target: str, waits: str
+) -> None:
+    write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS, "panel": panel})
+    done = snakemake(tmp_path, "-n", "-p", target)
+    assert done.returncode == 0, done.stdout
+    assert planned(done.stdout)["panel"] == 2
+    # A run that looks at no dense side leaves nothing out of it.
+    assert done.stdout.count(waits) == 1
 
 
 def test_the_smallest_cohort_takes_every_rule(tmp_path: Path) -> None:
@@ -139,13 +167,19 @@ def test_a_probe_from_elsewhere_predicts_without_training_or_dense_slides(tmp_pa
 
 @pytest.mark.parametrize(
     ("target", "last"),
-    [("inspect_all", "inspect"), ("register_all", "register"), ("tile_all", "tile"), ("train_all", "train")],
+    [
+        ("inspect_all", "inspect"),
+        ("panel_all", "panel"),
+        ("register_all", "register"),
+        ("tile_all", "tile"),
+        ("train_all", "train"),
+    ],
 )
 def test_each_stage_has_a_target_that_plans_nothing_beyond_it(tmp_path: Path, target: str, last: str) -> None:
     write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})
     done = snakemake(tmp_path, "-n", target)
     assert done.returncode == 0, done.stdout
-    stages = ["inspect", "register", "tile", "split", "train", "embed", "evaluate", "predict", "report"]
+    stages = ["inspect", "panel", "register", "tile", "split", "train", "embed", "evaluate", "predict", "report"]
     jobs = planned(done.stdout)
     assert last in jobs
     assert not set(stages[stages.index(last) + 1 :]) & set(jobs)

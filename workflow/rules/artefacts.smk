@@ -1,6 +1,11 @@
 """What each target stands for: every file that its stage leaves, so that one that was deleted is made again."""
 
 
+def panels(wildcards):
+    """Return the checks of every dense side that may be fluorescence."""
+    return collect("<results>/panel/{slide}.json", slide=CHECKED)
+
+
 def registrations(wildcards):
     """Return what register leaves of every pair."""
     names = ("transform.zarr", "transform.h5", "qc.json")

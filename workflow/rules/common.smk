@@ -10,7 +10,7 @@ from pipeline import settings as configuration
 from pipeline.embedding.given_encoder import encoder_digest, results_name
 from pipeline.errors import StatedError
 from pipeline.provenance import code_digest, file_digest
-from pipeline.settings import PROBE_KEYS, to_json
+from pipeline.settings import CHECK_KEYS, NAME_KEYS, PROBE_KEYS, to_json
 from pipeline.sheet import read_sheet
 from pipeline.slides.companions import slide_files_of
 from pipeline.slides.tenx_files import dense_file
@@ -74,6 +74,9 @@ if FROM_ELSEWHERE and (
 
 SLIDES = list(SHEET)
 PAIRED = [name for name, row in SHEET.items() if row.dense and not FROM_ELSEWHERE]
+
+# Those whose dense side is fluorescence or may be: of the others the sheet says that there is no panel to check.
+CHECKED = [name for name in PAIRED if SHEET[name].dense_kind in ("", "fluorescence")]
 
 # What one process of a training asks a cluster for; `--set-threads train=N` says otherwise.
 CLUSTER_THREADS = 8
@@ -145,6 +148,19 @@ def pair_files(wildcards):
         return {}
     folder = f"<results>/register/{wildcards.slide}"
     return {"transform": f"{folder}/transform.zarr", "qc": f"{folder}/qc.json"}
+
+
+def background_check(wildcards):
+    """The check that tile takes the factors from, where autofluorescence is to be subtracted."""
+    wanted = SETTINGS.panel.background == "subtract" and wildcards.slide in CHECKED
+    return [f"<results>/panel/{wildcards.slide}.json"] if wanted else []
+
+
+def dropped_channels(wildcards):
+    """The checks that say which channels a run leaves out, if it is to leave any out and looks at the dense side."""
+    looks = set(SETTINGS.runs[wildcards.run].modalities) != {"sparse"}
+    wanted = SETTINGS.panel.drop == "auto" and looks
+    return collect("<results>/panel/{slide}.json", slide=CHECKED) if wanted else []
 
 
 def paired_stores(wildcards):
@@ -228,7 +244,7 @@ def run_settings(wildcards):
 def run_panel(wildcards):
     """Return the aliases of markers as JSON for a run that looks at the dense side; others see no marker."""
     looks = set(SETTINGS.runs[wildcards.run].modalities) != {"sparse"}
-    return to_json(SETTINGS.panel) if looks else "{}"
+    return to_json(SETTINGS.panel, only=NAME_KEYS) if looks else "{}"
 
 
 def given_weights(wildcards):

@@ -49,7 +49,7 @@ rule evaluate:
             f"{Path(path).name}={path}" for path in input.probes
         ],
         settings=to_json(SETTINGS.evaluate),
-        panel=to_json(SETTINGS.panel),
+        panel=to_json(SETTINGS.panel, only=NAME_KEYS),
         stage=stage,
         code=code_digest("evaluate"),
     shell:
@@ -80,7 +80,7 @@ rule evaluate_probe:
         stores=lambda wildcards, input: str(Path(input.stores[0]).parent),
         embeddings=lambda wildcards, input: str(Path(input.features[0]).parents[1]),
         settings=to_json(SETTINGS.evaluate, only=PROBE_KEYS),
-        panel=to_json(SETTINGS.panel),
+        panel=to_json(SETTINGS.panel, only=NAME_KEYS),
         stage=stage,
         code=code_digest("evaluate_probe"),
     shell:

@@ -3,6 +3,7 @@ rule report:
         sheet=outside(SETTINGS.slides),
         embedding=embeddings,
         records=collect("<results>/inspect/{slide}.json", slide=SLIDES),
+        checks=panels,
         pairs=collect("<results>/register/{slide}/qc.json", slide=PAIRED),
         stores=collect("<results>/tile/{slide}.zarr", slide=SLIDES),
         encoders=trainings,

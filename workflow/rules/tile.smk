@@ -2,6 +2,7 @@ rule tile:
     input:
         unpack(pair_files),
         given_tissue,
+        background=background_check,
         record="<results>/inspect/{slide}.json",
     output:
         store=directory("<results>/tile/{slide}.zarr"),
@@ -29,11 +30,16 @@ rule tile:
             if SHEET[wildcards.slide].tissue
             else ""
         ),
+        background=lambda wildcards, input: (
+            f"--background {shlex.quote(input.background[0])}"
+            if input.background
+            else ""
+        ),
         settings=to_json(SETTINGS.tile),
         stage=stage,
         code=code_digest("tile"),
     shell:
-        "{params.stage} {log:q} tile --record {input.record:q} {params.pair} {params.tissue}"
+        "{params.stage} {log:q} tile --record {input.record:q} {params.pair} {params.tissue} {params.background}"
         " --out {output.store:q} --outlines {output.outlines:q}"
         " --threads {threads} --settings {params.settings:q}"
 

@@ -3,6 +3,7 @@ rule train:
         stores=paired_stores,
         split="<results>/split/patches.tsv",
         weights=given_weights,
+        checks=dropped_channels,
         # Train says of those that do not exist what is wrong with them.
         classes=lambda wildcards: [
             outside(path)
@@ -39,6 +40,11 @@ rule train:
             f"{name}={path}" for name, path in learned_classes(wildcards).items()
         ],
         panel=run_panel,
+        checks=lambda wildcards, input: (
+            f"--checks {shlex.quote(str(Path(input.checks[0]).parent))}"
+            if input.checks
+            else ""
+        ),
         weights=weights_hash,
         stage=stage,
         code=code_digest("train"),
@@ -47,7 +53,7 @@ rule train:
         "{params.stage} {log:q} train --run {wildcards.run} --stores {params.stores:q} --split {input.split:q}"
         " --out-encoder {output.encoder:q} --out-metrics {output.metrics:q} --out-curve {output.curve:q}"
         " --threads {threads} --processes $(( {resources.gpu} > 1 ? {resources.gpu} : 1 ))"
-        " --classes {params.classes:q} --panel {params.panel:q}"
+        " --classes {params.classes:q} --panel {params.panel:q} {params.checks}"
         " --settings {params.settings:q}"
 
 

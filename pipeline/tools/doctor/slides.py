@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import StatedError
-from pipeline.panel import Aliases, check_overlap, panel_of, respelt
+from pipeline.marker_names import Aliases, check_overlap, panel_of, respelt
 from pipeline.registration.stain import channel_named, nuclear_channel
 from pipeline.settings import Settings
 from pipeline.sheet import SheetRow

@@ -104,9 +104,15 @@ def _of_tile(result: Path, named: Mapping[str, str], settings: Settings) -> Iter
     if "transform" in named:
         path = root / "register" / slide / "transform.zarr"
         yield Input("transform", named["transform"], path, file_digest, leaf=False)
+    if "panel" in named:
+        yield Input("panel", named["panel"], root / "panel" / f"{slide}.json", file_digest, leaf=False)
     if "tissue" in named:
         # The sheet has its path, the store its hash only.
         yield Input("tissue", named["tissue"], None, file_digest, leaf=True)
+
+
+def _of_panel(result: Path, named: Mapping[str, str], settings: Settings) -> Iterator[Input]:
+    return _slides(results_folder(result, "panel") / "inspect" / result.name, named)
 
 
 def _of_split(result: Path, named: Mapping[str, str], settings: Settings) -> Iterator[Input]:
@@ -191,6 +197,7 @@ def _weights(encoder: Path) -> str:
 
 _FINDERS: Mapping[str, Finder] = {
     "inspect": _of_inspect,
+    "panel": _of_panel,
     "register": _of_register,
     "tile": _of_tile,
     "split": _of_split,

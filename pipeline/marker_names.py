@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pipeline.errors import StatedError
 
@@ -36,6 +37,9 @@ _REPRESENTATIVE = {name: names[0] for names in _KNOWN for name in names}
 _NUCLEAR = re.compile(r"(?:dapi|hoechst(?:33342|33258)?|dna)0*(\d*)")
 
 UNUSED = -1
+# By slide, names of channels that count as absent from it.
+LeftOut = Mapping[str, Sequence[str]]
+NOTHING_LEFT_OUT: LeftOut = MappingProxyType({})
 
 
 def spelling(name: str) -> str:
@@ -45,6 +49,11 @@ def spelling(name: str) -> str:
     """
     plain = unicodedata.normalize("NFKC", name).casefold()
     return "".join(_GREEK.get(letter, letter) for letter in plain if letter.isalnum())
+
+
+def is_nuclear(name: str) -> bool:
+    """Return whether a channel is, by its name, the nuclear stain of some cycle."""
+    return bool(_NUCLEAR.fullmatch(spelling(name)))
 
 
 @dataclass(frozen=True)
@@ -100,13 +109,20 @@ class Panel:
         return {marker: slides for marker, slides in lacking.items() if slides}
 
 
-def panel_of(channels: Mapping[str, Sequence[str]], aliases: Aliases, chosen: Sequence[str] = ()) -> Panel:
+def panel_of(
+    channels: Mapping[str, Sequence[str]],
+    aliases: Aliases,
+    chosen: Sequence[str] = (),
+    left_out: LeftOut = NOTHING_LEFT_OUT,
+) -> Panel:
     """Return the panel that slides make up.
 
     Args:
         channels: names of each slide's dense channels, slides in sheet order.
         aliases: which names mean the same.
         chosen: the markers to take, in this order; empty takes all, in order of appearance.
+        left_out: channels that count as absent from their slide; a marker that is left out of every slide is not
+            taken, chosen or not.
 
     Raises:
         StatedError: if two channels of a slide are the same marker, a chosen marker occurs in no slide or is chosen
@@ -117,7 +133,8 @@ def panel_of(channels: Mapping[str, Sequence[str]], aliases: Aliases, chosen: Se
     for slide, names in channels.items():
         for key, name in zip(keys[slide], names, strict=True):
             titles.setdefault(key, aliases.title(name))
-    taken = [aliases.key(name) for name in chosen] or list(titles)
+    nowhere = left_out_everywhere(channels, aliases, left_out)
+    taken = [key for key in ([aliases.key(name) for name in chosen] or titles) if key not in nowhere]
     unknown = [name for name in chosen if aliases.key(name) not in titles]
     if unknown or len(set(taken)) < len(taken):
         raise StatedError(
@@ -125,8 +142,22 @@ def panel_of(channels: Mapping[str, Sequence[str]], aliases: Aliases, chosen: Se
             found=f"{', '.join(unknown)} in no slide" if unknown else f"one twice in {', '.join(chosen)}",
         )
     place = {key: index for index, key in enumerate(taken)}
-    places = {slide: tuple(place.get(key, UNUSED) for key in found) for slide, found in keys.items()}
+    places = {
+        slide: tuple(
+            UNUSED if name in left_out.get(slide, ()) else place.get(key, UNUSED)
+            for key, name in zip(found, channels[slide], strict=True)
+        )
+        for slide, found in keys.items()
+    }
     return Panel(tuple(titles[key] for key in taken), places)
+
+
+def left_out_everywhere(channels: Mapping[str, Sequence[str]], aliases: Aliases, left_out: LeftOut) -> frozenset[str]:
+    """Return the keys of markers of which no slide keeps a channel."""
+    kept = {
+        aliases.key(name) for slide, names in channels.items() for name in names if name not in left_out.get(slide, ())
+    }
+    return frozenset({aliases.key(name) for names in left_out.values() for name in names} - kept)
 
 
 def check_overlap(panel: Panel, channels: Mapping[str, Sequence[str]]) -> None:
