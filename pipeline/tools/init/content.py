@@ -12,7 +12,8 @@ from pipeline.registration.coarse import search
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import overview, sparse_overview, without_glass
 from pipeline.registration.stain import nuclear_channel
-from pipeline.slides.opening import SHOWN_AS, open_slide
+from pipeline.slides.kinds import kind_named
+from pipeline.slides.opening import open_slide
 from pipeline.tools.init.recognise import Recognised
 
 # A comparison takes about 0.15 s.
@@ -52,7 +53,7 @@ def _nuclei(item: Recognised) -> NuclearImage | None:
     if item.mpp is None or item.needs:
         return None
     try:
-        with open_slide(item.path, shows=SHOWN_AS.get(item.dense_kind, "file")) as slide:
+        with open_slide(item.path, shows=kind_named(item.dense_kind).shows if item.dense_kind else "file") as slide:
             if slide.header.is_rgb:
                 return without_glass(sparse_overview(NuclearSource(slide, item.mpp, None)))
             return without_glass(overview(NuclearSource(slide, item.mpp, nuclear_channel(slide.header.channels, None))))
