@@ -28,7 +28,7 @@ from PIL import Image, PngImagePlugin
 from pipeline.embedding.pooling import SlideVector, write_slide_vectors
 from pipeline.prediction.table import PREFIX
 from pipeline.provenance import write_json
-from pipeline.registration.pictures import CLOSE_UPS_KEY, FIELD_KEY
+from pipeline.registration.overlay_text import CLOSE_UPS_KEY, FIELD_KEY
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord, SlideRecord, to_mapping
 from pipeline.store.patch_store import PatchTable, StoreAttributes

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from pipeline.registration.pictures import FIELD_KEY
+from pipeline.registration.overlay_text import FIELD_KEY
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord, SlideRecord, to_mapping
 from pipeline.store.patch_store import PatchTable, StoreAttributes

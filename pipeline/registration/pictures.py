@@ -18,6 +18,7 @@ from pipeline.registration.close_ups import SIDE_UM, CloseUp
 from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.matching import dense_under, laid_on
+from pipeline.registration.overlay_text import CLOSE_UPS_KEY, FIELD_KEY
 from pipeline.registration.pair import Pair
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform
@@ -25,8 +26,6 @@ from pipeline.registration.transform import Transform
 Picture = NDArray[np.uint8]
 
 SIDE_PX = 1024
-# Text chunks of overlay.png: where in it the slide and the close-ups stand, "left top width height".
-FIELD_KEY, CLOSE_UPS_KEY = "field_px", "close_ups_px"
 _BAND_PX = 44
 _INK = (40, 40, 46)
 _PAPER = (255, 255, 255)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.registration.class_map import class_colour
-from pipeline.registration.pictures import CLOSE_UPS_KEY, FIELD_KEY
+from pipeline.registration.overlay_text import CLOSE_UPS_KEY, FIELD_KEY
 from pipeline.report.dense_words import dense_kind, overlay_words, slide_words
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph

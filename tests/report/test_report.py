@@ -40,7 +40,7 @@ from pipeline.evaluation.probe_spec import ProbeSpec, marker_probe_spec
 from pipeline.prediction.colours import TABLE
 from pipeline.prediction.table import read_values
 from pipeline.provenance import file_digest
-from pipeline.registration.pictures import FIELD_KEY
+from pipeline.registration.overlay_text import FIELD_KEY
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
 from pipeline.report.evidence_views import evidence_parts, evidence_rows, listed_targets, probe_group, probe_title
 from pipeline.report.figures import COLOURS, MOST_LABELS, Estimate, forest, line_swatch, scatter, shape_of, swatch
