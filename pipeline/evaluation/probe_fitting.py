@@ -27,7 +27,7 @@ from pipeline.evaluation.probes import RidgeProbe
 from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
 from pipeline.json_file import MISFIT, read_json
 from pipeline.provenance import file_digest, record
-from pipeline.settings import PROBE_KEYS, EvaluateSettings, PanelSettings
+from pipeline.settings import NAME_KEYS, PROBE_KEYS, EvaluateSettings, PanelSettings
 from pipeline.training.feature_range import FeatureRange, fitted_range
 
 Floats = NDArray[np.float64]
