@@ -6,7 +6,7 @@ Draws five slides (55,000 patches of 18 markers and 9 classes in all, one slide 
 features of so many runs, which show the causes through noise; then runs `python -m pipeline evaluate` on them as the
 workflow does, in a process of its own. `--before` names a checkout of another version, which is timed on the same files
 for a ratio. Prints a table; the last line is JSON. With --check the exit code is 1 where the goal is missed: at most
-180 s for 6 runs.
+180 s for 6 runs of the size that stands there by default; smaller ones do not meet it.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def main() -> int:
     for name, found in (("now", now), ("before", before)):
         if found:
             print(f"{name:8} {found['wall_s']:8.1f} {found['cpu_s']:8.1f}")
+    whole = parsed.runs >= 6 and parsed.patches >= 55_000 and parsed.width >= 512
     result = {"benchmark": "probes", "runs": len(runs), "patches": parsed.patches, "now": now, "before": before}
-    result["goal_s"], result["met"] = GOAL_S, now["wall_s"] <= GOAL_S
+    result["goal_s"], result["met"] = GOAL_S, whole and now["wall_s"] <= GOAL_S
     print(json.dumps(result))
     return 1 if parsed.check and not result["met"] else 0
 
@@ -141,7 +142,7 @@ def write_store(path: Path, name: str, causes: Floats, side: int) -> None:
     ones = np.ones(count, np.float32)
     position = positions_px(side)
     means = np.exp(causes + 4).astype(np.float32)
-    patch_table = PatchTable(position, position * MPP, ones, ones, ones, means)
+    patch_table = PatchTable(position, (position * MPP).astype(np.float64), ones, ones, ones, means)
     writer.finish(attributes, patch_table, np.full((side, side, 3), 200, np.uint8), np.ones((side, side), np.bool_))
 
 

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments; an empty string counts as not given."""
     parser.add_argument("--slide", required=True, metavar="NAME", help="unique name of the slide")
     parser.add_argument("--patient", required=True, metavar="NAME", help="whom the slide comes from")
-    parser.add_argument("--sparse", required=True, metavar="FILE", help="the H&E slide")
-    parser.add_argument("--dense", default="", metavar="FILE", help="its multiplex partner")
+    parser.add_argument("--sparse", required=True, metavar="PATH", help="the H&E slide")
+    parser.add_argument("--dense", default="", metavar="PATH", help="its multiplex partner")
     parser.add_argument(
         "--transform", default="", metavar="PATH", help="identity, or a transform that is known already"
     )
@@ -74,6 +74,8 @@ def run(parsed: argparse.Namespace) -> None:
     packages: tuple[str, ...] = ("openslide-bin", "openslide-python", "tifffile")
     if kind:
         packages += kind.packages
+    if "zarr" in (inspected.sparse.reader, inspected.dense.reader if inspected.dense else ""):
+        packages += ("zarr",)
     write_json(parsed.out, to_mapping(inspected) | {"provenance": record("inspect", settings, inputs, packages)})
 
 

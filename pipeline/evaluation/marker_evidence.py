@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 METRIC = "pearson_r"
+_VALUES_AT_ONCE = 2**22  # 32 MB
 MOST_TARGETS = 64  # of which few-label probes tell each one; of more they tell the means
 
 
@@ -125,9 +126,10 @@ def _nearest(features: RunFeatures, training: FittingRows, neighbours: int) -> l
     return found
 
 
-def _means(values: Floats, nearest: Integers, rows_at_once: int = 1024) -> Floats:
+def _means(values: Floats, nearest: Integers) -> Floats:
     """Return the mean (n, T) of the values (m, T) of the nearest rows (n, k); a part at a time to bound memory."""
-    parts = [nearest[start : start + rows_at_once] for start in range(0, len(nearest), rows_at_once)]
+    rows = max(1, _VALUES_AT_ONCE // max(1, nearest.shape[1] * values.shape[1]))
+    parts = [nearest[start : start + rows] for start in range(0, len(nearest), rows)]
     return np.concatenate([np.asarray(values[part].mean(axis=1)) for part in parts])
 
 

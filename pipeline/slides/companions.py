@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.errors import StatedError
 from pipeline.slides.dicom_header import dicom_series
 from pipeline.slides.tenx_files import is_tenx, tenx_files
+from pipeline.slides.zarr_folder import is_zarr, metadata_files
 
 # Endings of files that are slides by themselves, so that they need not be opened.
 _ALONE = {
@@ -42,7 +43,7 @@ _VMS_FILE = re.compile(
 
 
 def slide_files_of(path: Path) -> tuple[Path, ...]:
-    """Return a slide's file and all others that belong to it, in a fixed order.
+    """Return a slide's file and all others that belong to it, in a fixed order; of OME-Zarr its metadata files.
 
     An MRXS slide keeps its pixels in the folder of its name, a VMS or VMU slide in files that it names, an OME-TIFF
     may be one of a set that its XML names, and a DICOM slide is all files of its folder of one series. Of an output
@@ -63,7 +64,7 @@ def slide_files_of(path: Path) -> tuple[Path, ...]:
     if _OME.search(path.name):
         return (path, *_existing(path, named_in_ome(path)))
     if ending in _ALONE or not path.is_file():
-        return (path,)
+        return metadata_files(path) if is_zarr(path) else (path,)
     return _dicom_files(path)
 
 

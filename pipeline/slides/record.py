@@ -18,14 +18,14 @@ class SideRecord:
     """One image of a slide, sparse or dense, as inspected.
 
     Attributes:
-        path: the file, relative to the working directory or absolute.
-        reader: `openslide` or `tifffile`; of a table of points what reads it.
+        path: the file, or the folder of OME-Zarr, relative to the working directory or absolute.
+        reader: `openslide`, `tifffile` or `zarr`; of a table of points what reads it.
         mpp: um per level-0 pixel, never missing here; of a table of points per unit of their positions.
         mpp_source: `file` or `sheet`.
         levels: finest first; none of a table of points.
         channels: names, `("R", "G", "B")`, the markers or the genes.
         dtype: numpy name of the pixel type.
-        sha256: hash of the file (of all files where a slide is several).
+        sha256: hash of the file (of all files where a slide is several; of metadata and list of chunks of OME-Zarr).
         kind: what the image shows, see `pipeline.slides.kinds`; an H&E is `brightfield`.
         classes: of a mask: label and name of each class; with one channel per class, labels are their numbers from 1.
         bounds_xy: upper-left level-0 pixel of the scanned part, from which QuPath counts; (0, 0) where none is stated.

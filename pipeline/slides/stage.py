@@ -20,6 +20,7 @@ from pipeline.slides.kinds.mask import LARGEST_LABEL
 from pipeline.slides.opening import open_slide
 from pipeline.slides.record import SideRecord, SlideRecord
 from pipeline.slides.tenx_files import dense_file, is_tenx
+from pipeline.slides.zarr_folder import folder_digest, is_zarr
 
 MPP_RANGE = (0.05, 50.0)
 
@@ -71,7 +72,12 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
 
 
 def source_digest(path: Path) -> str:
-    """Return the SHA-256 of a slide with all files that belong to it, whichever of them the sheet names."""
+    """Return the SHA-256 of a slide with all files that belong to it, whichever of them the sheet names.
+
+    Of OME-Zarr that of its metadata and of the list of its chunks; see `folder_digest`.
+    """
+    if is_zarr(path):
+        return folder_digest(path)
     files = slide_files_of(path)
     if len(files) == 1:
         return file_digest(path)

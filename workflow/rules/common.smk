@@ -85,7 +85,8 @@ CLUSTER_THREADS = 8
 def slide_files(wildcards):
     """Return the files of a slide that exist or can be drawn, with all that belong to an image beside it.
 
-    Inspect says of the others what is wrong with them.
+    Of an OME-Zarr folder these are its metadata: the time of a folder says nothing of what lies deeper in it. Inspect
+    says of the others what is wrong with them.
     """
     row = SHEET[wildcards.slide]
     images = [row.sparse, *([] if FROM_ELSEWHERE else [dense_image(row)])]
