@@ -16,6 +16,7 @@ from torch import nn
 from pipeline.provenance import file_digest, finished
 from pipeline.settings import RunSettings
 from pipeline.settings.branches import read_branches
+from pipeline.slides.kinds import kind_named
 from pipeline.training.encoders import (
     CONFIG_NAME,
     CONFIG_SCHEMA,
@@ -203,13 +204,12 @@ def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] 
         return f"A REFERENCE: it was trained, supervised, to tell the class of patches{other} ({', '.join(classes)})."
     if dense is None:
         return "It was trained on H&E patches only: a baseline without a privileged modality."
-    names = ", ".join(dense["panel"])
+    panel = dense["panel"]
     if "target" in settings["branches"]:
         what = "the class of patches" if settings["target"] == "class" else "of patches"
-        return f"A REFERENCE: it was trained, supervised, to predict {what}{other} ({names}) from the H&E patch."
-    if dense["kind"] == "counts":
-        names = f"counts of {len(dense['panel'])} genes"
-    names = {"mask": f"a mask of {names}", "brightfield": "a brightfield stain"}.get(dense["kind"], names)
+        named = ", ".join(panel)
+        return f"A REFERENCE: it was trained, supervised, to predict {what}{other} ({named}) from the H&E patch."
+    names = kind_named(dense["kind"]).beside(panel)
     if settings["pairing"] == "shuffled":
         return f"A CONTROL: beside it stood dense patches ({names}) of OTHER places, in a fixed random pairing."
     if settings["pairing"] == "blank":
