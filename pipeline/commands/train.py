@@ -58,7 +58,7 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.provenance import file_digest, record
     from pipeline.training.encoders import WEIGHTS_NAME
     from pipeline.training.processes import joined
-    from pipeline.training.rows import labelled_rows, left_out, read_training_rows
+    from pipeline.training.rows import labelled_rows, read_training_rows, without_class
     from pipeline.training.stage import TrainingOutputs, store_digests, train
 
     outputs = TrainingOutputs(parsed.out_encoder, parsed.out_metrics, parsed.out_curve)
@@ -75,8 +75,9 @@ def run(parsed: argparse.Namespace) -> None:
         )
         inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
         if settings.learns_labels:
-            labelled = labelled_rows(rows, tables, batch_size=settings.batch_size)
-            if processes.first and (told := left_out(rows, labelled)):
+            others = bool(settings.pairs)
+            labelled = labelled_rows(rows, tables, batch_size=settings.batch_size, keep_others=others)
+            if processes.first and (told := without_class(rows, labelled)):
                 say(f"train {parsed.name}: {told}")
             seen = [slide.store.attributes.slide for slide in rows.slides]
             inputs |= {f"classes/{name}": file_digest(tables[name]) for name in seen if name in tables}

@@ -20,9 +20,9 @@ def run_panel(
     markers: Sequence[str],
     branches: Sequence[str | Branch],
 ) -> tuple[Panel, Components]:
-    """Return the panel of a run, of what some dense branch sees, and its components.
+    """Return the panel of a run, of what some branch sees, and its components.
 
-    Without any where all see all of it.
+    Without any where all see all of it. A target branch is to predict all of the run's markers.
 
     Args:
         channels: names of each slide's dense channels, slides in sheet order.
@@ -34,11 +34,12 @@ def run_panel(
         StatedError: as `panel_of`, or if a branch names a marker that is not in the run's panel, or one twice.
     """
     panel = panel_of(channels, aliases, markers)
-    chosen = {branch.encoder: branch.markers for branch in branch_graph(branches) if branch.modality == "dense"}
+    graph = branch_graph(branches)
+    chosen = {branch.encoder: branch.markers for branch in graph if branch.modality == "dense"}
     keys = {encoder: tuple(aliases.key(name) for name in names) for encoder, names in chosen.items()}
     for encoder, names in chosen.items():
         _check_component(encoder, names, keys[encoder], panel, aliases)
-    if chosen and all(chosen.values()):
+    if chosen and all(chosen.values()) and all(branch.modality != "target" for branch in graph):
         seen = {key for found in keys.values() for key in found}
         panel = panel_of(channels, aliases, [name for name in panel.markers if aliases.key(name) in seen])
     place = {aliases.key(name): index for index, name in enumerate(panel.markers)}
