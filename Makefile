@@ -2,6 +2,7 @@
 # make test   everything that must hold before a change is submitted
 # make valis  makes .venv-valis, which register.engine: valis runs in where there is no conda (6.5 GB with PyTorch)
 # make peers  makes .venv-peers, in which tests open our files with the readers of SpatialData, LazySlide and others
+# make benchmarks  adds to .venv the peers that benchmarks/ compares with
 # The first two need Python 3.11 or newer and nothing else: the first call makes .venv with pinned versions.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ PEERS_PYTHON ?= python3.12
 PYTEST ?=
 bin := .venv/bin
 
-.PHONY: demo test valis peers lint format clean
+.PHONY: demo test valis peers benchmarks lint format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -22,6 +23,11 @@ test: lint
 valis: .venv-valis/ready
 
 peers: .venv-peers/ready
+
+# cuCIM's own requirements name cupy, which has no use without a GPU.
+benchmarks: .venv/ready
+	$(bin)/pip install --quiet --constraint envs/constraints.txt ".[benchmarks]"
+	$(bin)/pip install --quiet --constraint envs/constraints.txt --no-deps cucim-cu12
 
 lint: .venv/ready
 	$(bin)/ruff check .

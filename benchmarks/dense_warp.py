@@ -83,6 +83,9 @@ def main() -> int:
         print(f"one patch out of the ORION file: {milliseconds:.1f} ms of processor time, goal {PATCH_GOAL_MS}")
         result["one_patch_ms"] = round(milliseconds, 1)
         missed += [] if met else ["one patch out of the ORION file"]
+    else:
+        print("one patch out of the ORION file: not measured, MFL_REAL_DATA is not set")
+        missed.append("one patch out of the ORION file: not measured")
     result |= {"missed": missed, "versions": versions("numpy", "opencv-python-headless", "SimpleITK")}
     print(json.dumps(result))
     return 1 if parsed.check and missed else 0

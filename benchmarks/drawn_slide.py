@@ -89,9 +89,10 @@ def interleaved(work: dict[str, Callable[[], int]], repeats: int, clean: Callabl
 
 
 def judged(rates: Rates, goals: list[tuple[str, str, float]], unit: str) -> tuple[dict[str, object], list[str]]:
-    """Print median rates and the medians of each turn's ratios; returns them, and the goals that were missed.
+    """Print median rates and the medians of each turn's ratios; returns them, and the goals that were not met.
 
-    Goals are judged by the clock; the processor's time tells how much of a miss is a busy machine's.
+    Goals are judged by the clock; the processor's time tells how much of a miss is a busy machine's. A goal against a
+    peer that is not installed is "not measured", which is not met either: nothing passes by absence.
 
     Args:
         rates: by name.
@@ -108,11 +109,16 @@ def judged(rates: Rates, goals: list[tuple[str, str, float]], unit: str) -> tupl
     ratios, missed = [], []
     print(f"{'':66}{'clock':>8}{'cpu':>8}")
     for ours, theirs, wanted in goals:
+        sentence = f"{ours} / {theirs}"
+        if not {ours, theirs} <= rates.keys():
+            print(f"{sentence:66}{'':16}  goal {wanted:g}  NOT MEASURED")
+            ratios.append({"ratio": sentence, "clock": None, "cpu": None, "goal": wanted, "met": False})
+            missed.append(f"{sentence}: not measured")
+            continue
         turns = list(zip(rates[ours], rates[theirs], strict=True))
         clock = median(a.clock / b.clock for a, b in turns)
         processor = median(a.processor / b.processor for a, b in turns)
         met = clock >= wanted
-        sentence = f"{ours} / {theirs}"
         print(f"{sentence:66}{clock:8.2f}{processor:8.2f}  goal {wanted:g}  {'met' if met else 'MISSED'}")
         ratios.append(
             {"ratio": sentence, "clock": round(clock, 3), "cpu": round(processor, 3), "goal": wanted, "met": met}

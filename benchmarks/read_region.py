@@ -3,8 +3,8 @@
 Usage: python benchmarks/read_region.py [--slide FILE] [--reads N] [--repeats N] [--check]. Draws a slide of 256-px JPEG
 tiles (or takes one whose tiles OpenSlide reads), compares every reader's pixels with OpenSlide's, then times all in
 turn on one thread, each at the same places in random order and no place twice in a turn. Peers that are not installed
-are left out by name: `pip install .[benchmarks]` brings them. Prints a table; the last line is JSON. With --check the
-exit code is 1 where a goal is missed or a peer that a goal names is absent.
+are left out by name: `make benchmarks` brings them. Prints a table; the last line is JSON. With --check the exit code
+is 1 where a goal is missed, or not measured because a peer that it names is absent.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SIDE_PX = 20480
 Read = Callable[[int, int], NDArray[np.uint8]]
 FAST = ("fastslide", "cucim", "pyvips")
 BEST = "best of " + ", ".join(FAST)
+GOALS = [("ours", "openslide", 7.0), ("ours", "libjpeg-turbo, bytes in memory", 0.95), ("ours", BEST, 1.2)]
 
 
 def main() -> int:
@@ -60,18 +61,15 @@ def main() -> int:
         works["libjpeg-turbo, bytes in memory"] = lambda: decoded(streams)
         rates = interleaved(works, parsed.repeats)
     fast = [name for name in FAST if name in rates]
-    goals = [("ours", "openslide", 7.0), ("ours", "libjpeg-turbo, bytes in memory", 0.9)]
-    if fast:
+    if len(fast) == len(FAST):
         rates[BEST] = [
             max(turns, key=lambda rate: rate.clock) for turns in zip(*(rates[name] for name in fast), strict=True)
         ]
-        goals.append(("ours", BEST, 1.2))
     for name, difference in differences.items():
         print(f"{name}: largest difference from openslide {difference}")
-    measured, missed = judged(rates, goals, "regions")
+    measured, missed = judged(rates, GOALS, "regions")
     if differences["ours"]:
         missed.append("the same pixels")
-    missed += [f"{name} is not installed" for name in absent if name in FAST]
     packages = {"openslide": "openslide-python", "cucim": "cucim-cu12", "ours": "simplejpeg"}
     result = {
         "benchmark": "read_region",

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.embedding.anndata_file import write_anndata
+from pipeline.embedding.csv_file import write_csv
 from pipeline.embedding.features_file import FeaturesFile, open_features
 from pipeline.embedding.spatialdata_store import write_spatialdata
 from pipeline.errors import StatedError
@@ -132,6 +133,7 @@ def _square(row: int, position_px: NDArray[np.int64], side: int) -> str:
 FORMATS: dict[str, Writer] = {
     "anndata": write_anndata,
     "clam": write_clam,
+    "csv": write_csv,
     "geojson": write_geojson,
     "parquet": write_parquet,
     "spatialdata": write_spatialdata,

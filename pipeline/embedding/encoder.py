@@ -101,21 +101,37 @@ class Encoder:
         found = file_digest(path)
         if found != description.sha256:
             raise StatedError(file=path, expected=f"weights of SHA-256 {description.sha256}", found=found)
-        network = build_encoder(
-            description.architecture, in_chans=3, size_px=description.input_px, model_args=description.model_args
-        )
-        try:
-            # Torch raises RuntimeError for tensors of other names or shapes than the network's.
-            network.load_state_dict(load_file(path))
-        except (SafetensorError, OSError, LookupError, ValueError, RuntimeError) as error:
-            raise StatedError(
-                file=path, expected=f"weights of a {description.architecture}", found=str(error)
-            ) from None
         fitted = read_range(folder, description.sha256)
         if fitted is not None and len(fitted.mean) != description.feature_dim:
             expected = f"a range of {description.feature_dim} features"
             raise StatedError(file=folder / RANGE_NAME, expected=expected, found=str(len(fitted.mean)))
-        return cls(description, network, device or best_device(), fitted)
+        try:
+            # Torch raises RuntimeError for tensors of other names or shapes than the network's.
+            return cls.of_weights(description, load_file(path), device or best_device(), fitted)
+        except (SafetensorError, OSError, LookupError, ValueError, RuntimeError) as error:
+            raise StatedError(
+                file=path, expected=f"weights of a {description.architecture}", found=str(error)
+            ) from None
+
+    @classmethod
+    def of_weights(
+        cls,
+        description: EncoderDescription,
+        weights: dict[str, torch.Tensor],
+        device: torch.device,
+        fitted: FeatureRange | None = None,
+    ) -> Self:
+        """Return the encoder of these weights, by timm's names of the tensors.
+
+        Raises:
+            StatedError: if timm does not know the architecture.
+            RuntimeError: if the tensors are not those of the network.
+        """
+        network = build_encoder(
+            description.architecture, in_chans=3, size_px=description.input_px, model_args=description.model_args
+        )
+        network.load_state_dict(weights)
+        return cls(description, network, device, fitted)
 
     @property
     def network(self) -> nn.Module:

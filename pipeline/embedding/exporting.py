@@ -93,15 +93,24 @@ def export_timm(folder: Path, out: Path) -> None:
         StatedError: if `folder` is not an encoder's, `out` is in use for something else, or timm's features differ.
     """
     encoder = _load(folder)
-    _check_folder(folder, out)
+    check_out_folder(folder, out, _FOLDER_NAMES)
     with finished(out) as temporary:
         temporary.mkdir()
         for name in sorted(_FOLDER_NAMES):
             if name in _NEEDED_NAMES or (folder / name).is_file():
                 shutil.copyfile(folder / name, temporary / name)
-        network = timm.create_model(f"local-dir:{temporary.absolute()}", pretrained=True)
-        module = NormalisedEncoder(network, encoder.description).eval()
-        check_features(encoder, lambda pixels: _forward(module, pixels), out)
+        check_timm_folder(encoder, temporary, out)
+
+
+def check_timm_folder(encoder: Encoder, folder: Path, out: Path) -> None:
+    """Load the folder as timm does and compare its features.
+
+    Raises:
+        StatedError: if they are not the encoder's, naming `out`.
+    """
+    network = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True)
+    module = NormalisedEncoder(network, encoder.description).eval()
+    check_features(encoder, lambda pixels: _forward(module, pixels), out)
 
 
 def export_torchscript(folder: Path, out: Path) -> None:
@@ -166,9 +175,7 @@ def check_features(encoder: Encoder, embedding: Embedding, out: Path) -> None:
     Raises:
         StatedError: if a feature f of the encoder and the export's differ by more than 1e-4 (1 + abs(f)).
     """
-    side = encoder.description.patch_px
-    patches = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
-    patches[1] = 255 - patches[1] // 4
+    patches = check_patches(encoder.description.patch_px)
     expected = encoder.embed(patches)
     pixels = np.ascontiguousarray(patches.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
     for rows in (slice(0, 1), slice(0, 3)):
@@ -181,6 +188,13 @@ def check_features(encoder: Encoder, embedding: Embedding, out: Path) -> None:
                 f"a difference of {np.abs(found - expected[rows]).max():.2g}" if same else f"shape {found.shape}"
             )
             raise StatedError(file=out, expected=f"the encoder's features to {TOLERANCE:g}", found=difference)
+
+
+def check_patches(side_px: int) -> NDArray[np.uint8]:
+    """Return the RGB patches (3, side_px, side_px, 3) on which two forms of an encoder are compared."""
+    patches = np.random.default_rng(0).integers(0, 256, (3, side_px, side_px, 3), dtype=np.uint8)
+    patches[1] = 255 - patches[1] // 4
+    return patches
 
 
 def _load(folder: Path) -> Encoder:
@@ -252,8 +266,12 @@ def _check_file(out: Path) -> None:
         raise StatedError(file=out, expected="the name of a file to write", found="a folder")
 
 
-def _check_folder(folder: Path, out: Path) -> None:
-    """Refuse to replace a folder under the final name that no such export wrote."""
+def check_out_folder(folder: Path, out: Path, names: set[str]) -> None:
+    """Refuse to replace a folder under the final name that no such export, which writes `names`, has written.
+
+    Raises:
+        StatedError: if `out` is a link, a file, the encoder's own folder, or holds anything else.
+    """
     expected = "the name of a new folder, or of an earlier export"
     if out.is_symlink():
         raise StatedError(file=out, expected=expected, found="a link")
@@ -263,6 +281,6 @@ def _check_folder(folder: Path, out: Path) -> None:
         raise StatedError(file=out, expected=expected, found="a file")
     if out.samefile(folder):
         raise StatedError(file=out, expected=expected, found="the encoder's own folder")
-    foreign = sorted(item.name for item in out.iterdir() if item.name not in _FOLDER_NAMES)
+    foreign = sorted(item.name for item in out.iterdir() if item.name not in names)
     if foreign:
         raise StatedError(file=out, expected=expected, found=f"a folder with {foreign[0]}")

@@ -19,7 +19,7 @@ import pyarrow.parquet as parquet
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.embedding.anndata_layout import write_about, write_features
+from pipeline.embedding.anndata_layout import Category, write_about, write_features
 from pipeline.embedding.features_file import FeaturesFile
 from pipeline.provenance import finished
 
@@ -119,6 +119,7 @@ def _squares(opened: FeaturesFile) -> list[bytes]:
 def _write_table(group: zarr.Group, opened: FeaturesFile) -> None:
     rows = np.arange(len(opened), dtype=np.int64)
     annotates = {"region": TILES, "region_key": "library_id", "instance_key": "tile_id"}
-    write_features(group, opened, [str(row) for row in rows], {"tile_id": rows, "library_id": TILES})
+    library = Category([TILES], np.zeros(len(opened), dtype=np.int8))
+    write_features(group, [opened], [str(row) for row in rows], {"tile_id": rows, "library_id": library})
     write_about(group, "spatialdata_attrs", annotates)
     group.attrs.update({"spatialdata-encoding-type": "ngff:regions_table", **annotates, "version": _TABLES})

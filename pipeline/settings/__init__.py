@@ -1,6 +1,7 @@
 """The configuration: every key, its type, range, default and meaning, one module per section."""
 
 from pipeline.settings.configuration import Settings, build, load, read_mapping, to_json
+from pipeline.settings.containers import ContainerSettings
 from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import PROBE_KEYS, EvaluateSettings
 from pipeline.settings.inspect import InspectSettings
@@ -14,6 +15,7 @@ from pipeline.settings.train import RunSettings
 
 __all__ = [
     "PROBE_KEYS",
+    "ContainerSettings",
     "EmbedSettings",
     "EvaluateSettings",
     "InspectSettings",

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.errors import StatedError
 from pipeline.settings.closed import CLOSED
+from pipeline.settings.containers import ContainerSettings
 from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import EvaluateSettings, baseline_of
 from pipeline.settings.inspect import InspectSettings
@@ -48,6 +49,7 @@ class Settings:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    containers: ContainerSettings = field(default_factory=ContainerSettings)
 
     @field_validator("runs")
     @classmethod

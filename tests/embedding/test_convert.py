@@ -21,7 +21,7 @@ from pipeline.embedding import spatialdata_store
 from pipeline.embedding.features_file import open_features
 from pipeline.provenance import file_digest
 
-FORMATS = ("anndata", "clam", "geojson", "parquet", "spatialdata", "stamp")
+FORMATS = ("anndata", "clam", "csv", "geojson", "parquet", "spatialdata", "stamp")
 TRIDENT = {"patch_size": 32, "patch_size_level0": 64, "name": "s 1.a", "overlap": 0, "level0_magnification": 20.0}
 OURS = {**TRIDENT, "mpp": 1.0, "mpp_level0": 0.5, "patient": "p1", "encoder": "ab" * 32, "encoder_run": "distilled"}
 
@@ -363,7 +363,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
 
     (tmp_path / "s.h5").write_bytes(b"of yesterday")
     monkeypatch.setattr(features_file.FeaturesFile, "blocks", broken)
-    for to in ("stamp", "anndata", "parquet"):
+    for to in ("stamp", "anndata", "csv", "parquet"):
         assert _convert(features, to, tmp_path / "s.h5") == 1
         assert (tmp_path / "s.h5").read_bytes() == b"of yesterday"
     for to in ("clam", "spatialdata"):

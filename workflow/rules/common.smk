@@ -25,6 +25,20 @@ try:
 except StatedError as error:
     raise WorkflowError(str(error)) from None
 
+if WITH_CONTAINERS and not SETTINGS.containers.slides:
+    stop("containers.slides: expected an image, because of --sdm apptainer, found none")
+if WITH_CONTAINERS and SETTINGS.register.engine == "valis":
+    if not SETTINGS.containers.valis:
+        stop(
+            "containers.valis: expected an image, because of register.engine: valis, found none"
+        )
+
+
+def image_of(environment):
+    """Return the image that a rule runs in under `--sdm apptainer`, None without one."""
+    return getattr(SETTINGS.containers, environment) or None
+
+
 for name, row in SHEET.items():
     for path in row.files:
         if "{" in path or "}" in path:

@@ -14,6 +14,8 @@ rule demo:
         slide=one_of(name for name, row in SHEET.items() if row.dense),
     conda:
         "../../envs/slides.yaml"
+    container:
+        image_of("slides")
     resources:
         mem_mb=per_attempt(3000),
         runtime=10,
@@ -38,6 +40,8 @@ rule demo_sparse_only:
         slide=one_of(name for name, row in SHEET.items() if not row.dense),
     conda:
         "../../envs/slides.yaml"
+    container:
+        image_of("slides")
     resources:
         mem_mb=per_attempt(3000),
         runtime=10,

@@ -10,6 +10,8 @@ rule embed:
         "<logs>/embed/{name}/{slide}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
+    container:
+        image_of("torch")
     resources:
         gpu=1,
         mem_mb=per_attempt(4000),
@@ -38,6 +40,8 @@ rule embed_slides:
         "<logs>/embed_slides/{name}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
+    container:
+        image_of("torch")
     resources:
         mem_mb=per_attempt(2000),
         runtime=30,

@@ -25,6 +25,8 @@ rule evaluate:
         "<logs>/evaluate.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
+    container:
+        image_of("torch")
     resources:
         # Dense encoders look at as many patches as an embedding does; all else is light.
         gpu=int(SETTINGS.evaluate.dense_side),
@@ -64,6 +66,8 @@ rule evaluate_probe:
         "<logs>/evaluate/probes/{run}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
+    container:
+        image_of("torch")
     resources:
         mem_mb=per_attempt(4000),
         runtime=60,

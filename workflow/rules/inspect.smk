@@ -10,6 +10,8 @@ rule inspect:
         "<logs>/inspect/{slide}.benchmark.tsv"
     conda:
         "../../envs/slides.yaml"
+    container:
+        image_of("slides")
     resources:
         mem_mb=per_attempt(1000),
         runtime=30,

@@ -9,6 +9,9 @@ from snakemake.settings.types import DeploymentMethod
 from pipeline import provenance
 
 WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+WITH_CONTAINERS = (
+    DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+)
 # The cores of this machine that Snakemake may use; None on a cluster, where each job asks for its own.
 CORES = workflow.resource_settings.cores
 IN_A_CLUSTER_JOB = workflow.remote_exec
@@ -77,14 +80,15 @@ def _script(python):
 
 
 def stage(wildcards, output):
-    """Return the start of a stage: with the interpreter of Snakemake, or that of the conda environment."""
-    return _script("python" if WITH_CONDA else sys.executable)
+    """Return the start of a stage: with the interpreter of Snakemake, or that of the environment or container."""
+    return _script("python" if WITH_CONDA or WITH_CONTAINERS else sys.executable)
 
 
 def stage_of_register(wildcards, output):
-    """Return how register starts: without conda the engine valis has an interpreter of its own."""
+    """Return how register starts: without conda or a container the engine valis has an interpreter of its own."""
     own = provenance.SOURCE_ROOT / ".venv-valis" / "bin" / "python"
     # Where the folder is missing the stage itself says in one line what to do.
-    if WITH_CONDA or SETTINGS.register.engine != "valis" or not own.exists():
+    packaged = WITH_CONDA or WITH_CONTAINERS
+    if packaged or SETTINGS.register.engine != "valis" or not own.exists():
         return stage(wildcards, output)
     return _script(str(own))

@@ -11,6 +11,8 @@ rule predict:
         "<logs>/predict/{name}/{slide}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
+    container:
+        image_of("torch")
     resources:
         mem_mb=per_attempt(3000),
         runtime=30,

@@ -25,6 +25,8 @@ rule register:
             if SETTINGS.register.engine == "valis"
             else "../../envs/slides.yaml"
         )
+    container:
+        image_of("valis" if SETTINGS.register.engine == "valis" else "slides")
     threads: 2
     resources:
         mem_mb=per_attempt(6000),
@@ -48,6 +50,8 @@ rule register_all:
     localrule: True
     conda:
         "../../envs/slides.yaml"
+    container:
+        image_of("slides")
     params:
         stage=stage,
         folder=lambda wildcards, input: (

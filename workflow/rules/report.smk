@@ -20,6 +20,8 @@ rule report:
         "<logs>/report.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
+    container:
+        image_of("torch")
     threads: 2
     resources:
         mem_mb=per_attempt(4000),

@@ -10,6 +10,8 @@ rule split:
         "<logs>/split.benchmark.tsv"
     conda:
         "../../envs/slides.yaml"
+    container:
+        image_of("slides")
     resources:
         mem_mb=per_attempt(2000),
         runtime=30,

@@ -12,6 +12,8 @@ rule tile:
         "<logs>/tile/{slide}.benchmark.tsv"
     conda:
         "../../envs/slides.yaml"
+    container:
+        image_of("slides")
     threads: 2
     resources:
         mem_mb=per_attempt(3000),

@@ -25,6 +25,8 @@ rule train:
         "<logs>/train/{run}.benchmark.tsv"
     conda:
         "../../envs/torch.yaml"
+    container:
+        image_of("torch")
     threads: cores_per_run
     resources:
         gpu=1,
