@@ -13,7 +13,7 @@ from pipeline.settings.closed import CLOSED
 
 Seed = Annotated[int, Field(ge=0)]
 Width = Annotated[int, Field(ge=1)]
-# Of a target branch beside others: on ORION the features then predict markers as supervised ones do.
+# Of a target branch beside others: on ORION the features then predict markers at least as well as supervised ones.
 TARGET_WEIGHT = 5.0
 # What `augmentation: mfl` does not ask for.
 _OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "dense_colour", "channel_dropout", "blur")
