@@ -31,10 +31,10 @@ from typing import Any
 
 import yaml
 from evidence_tables import BASELINE, UNSEEN, judged, print_curves, print_markers, print_ratios, print_unseen
-from label_efficiency import Task, scores_by_labels
+from few_labels import Task, scores_by_labels
 
-from pipeline.evaluation.evidence import Scores
 from pipeline.evaluation.reading import encoder_of, read_cohort, read_features
+from pipeline.evaluation.scores import Scores
 from pipeline.provenance import file_digest
 from pipeline.settings import EvaluateSettings, RunSettings, build, to_json
 from pipeline.store.patch_store import PatchStore

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from label_efficiency import LabelRatio, Task, compared, label_ratio
+from few_labels import LabelRatio, Task, compared, label_ratio
 
+from pipeline.evaluation.aggregates import MEAN
 from pipeline.evaluation.bootstrap import Interval
-from pipeline.evaluation.evidence import MEAN, EvidenceRow, Scores
+from pipeline.evaluation.evidence_row import EvidenceRow
+from pipeline.evaluation.scores import Scores
 
 BASELINE = "sparse-only"
 UNSEEN = ("CD45", "CD20", "E-cadherin", "PD-1", "Ki67", "alpha-SMA")

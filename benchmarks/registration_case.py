@@ -24,7 +24,7 @@ from array_slide import ArraySlide
 from synthetic_pair import SyntheticPair, synthetic_pair
 
 from pipeline.registration import blocks_engine, sitk_engine, valis_engine
-from pipeline.registration.pair import Pair, centred
+from pipeline.registration.pair import Pair, centred, sparse_overview, tissue_of
 from pipeline.registration.transform import Transform
 from pipeline.registration.valis_import import valis_registration
 from pipeline.settings import RegisterSettings
@@ -36,6 +36,9 @@ LANDMARKS = {
     "kidney": ("Rat-Kidney_HE", "Rat-Kidney_PanCytokeratin", 4.54),
     "lesion": ("Izd2-29-041-w35_HE", "Izd2-29-041-w35_proSPC", 3.48),
 }
+
+
+AUTOFLUORESCENCE = "Autofluorescence"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ class Case:
 
 @contextmanager
 def opened(name: str) -> Iterator[Case]:
-    """Return the pair of a case: `synthetic-7`, `half-7`, `wrong-7`, `blank-7`, `orion`, `kidney` or `lesion`."""
+    """Return the pair of a case.
+
+    `synthetic-7`, `half-7`, `wrong-7`, `blank-7`, `orion`, `orion_tissue`, `west`, `kidney` or `lesion`.
+    """
     kind, _, seed = name.partition("-")
     if kind == "orion":
         folder = Path(os.environ["MFL_REAL_DATA"]) / "orion_crc01"
@@ -67,12 +73,36 @@ def opened(name: str) -> Iterator[Case]:
         with open_slide(folder / "centre_he.tif") as sparse, open_slide(folder / "centre_mif_moved.ome.tif") as dense:
             pair = Pair.of(sparse, dense, (1.3, 1.3), None)
             yield Case(pair, truth[:, :2], truth[:, 2:], RegisterSettings())
+    elif kind == "orion_tissue":
+        # The same by its autofluorescence, as a dense side without nuclei would be registered: `sitk` alone can.
+        folder = Path(os.environ["MFL_REAL_DATA"]) / "orion_crc01"
+        truth = np.loadtxt(folder / "centre_truth.csv", delimiter=",", skiprows=1)
+        with open_slide(folder / "centre_he.tif") as sparse, open_slide(folder / "centre_mif_moved.ome.tif") as dense:
+            pair = Pair.of(sparse, dense, (1.3, 1.3), None, AUTOFLUORESCENCE)
+            yield Case(pair, truth[:, :2], truth[:, 2:], RegisterSettings(engine="sitk", channel=AUTOFLUORESCENCE))
+    elif kind == "west":
+        folder = Path(os.environ["MFL_REAL_DATA"]) / "orion_crc01"
+        with open_slide(folder / "west_he.tif") as sparse, open_slide(folder / "west_mif.ome.tif") as dense:
+            pair = Pair.of(sparse, dense, (1.3, 1.3), None)
+            points = tissue_grid_um(pair)
+            yield Case(pair, points, points, RegisterSettings())
     elif kind in LANDMARKS:
         yield landmarks(Path(os.environ["MFL_REAL_DATA"]) / "landmarks", *LANDMARKS[kind])
     else:
         drawn = DRAWN[kind](int(seed))
         pair = Pair.of(drawn.sparse, drawn.dense, drawn.mpp, None)
         yield Case(pair, drawn.nuclei_um, drawn.truth(drawn.nuclei_um), RegisterSettings())
+
+
+def tissue_grid_um(pair: Pair) -> np.ndarray:
+    """Return the points (N, 2) of a grid of 100 um that lie on tissue of the H&E."""
+    tissue = tissue_of(sparse_overview(pair.sparse))
+    low, high = pair.sparse.extent_um
+    points = np.stack(np.meshgrid(*(np.arange(50, end, 100.0) for end in high - low)), axis=-1).reshape(-1, 2)
+    column, row = np.rint(tissue.to_px(points)).astype(int).T
+    return points[
+        tissue.inside[np.minimum(row, len(tissue.inside) - 1), np.minimum(column, tissue.inside.shape[1] - 1)]
+    ]
 
 
 def landmarks(folder: Path, sparse: str, dense: str, mpp: float) -> Case:

@@ -23,11 +23,12 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from pipeline.embedding.pooling import SlideVector, write_slide_vectors
 from pipeline.prediction.table import PREFIX
 from pipeline.provenance import write_json
+from pipeline.registration.pictures import CLOSE_UPS_KEY, FIELD_KEY
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord, SlideRecord, to_mapping
 from pipeline.store.patch_store import PatchTable, StoreAttributes
@@ -41,6 +42,7 @@ PATCHES, FEATURES = 4000, 512
 MARKERS = ("DAPI", "CD3", "CD8", "CD20", "CD68", "Ki67", "Pan-CK", "PD-L1")
 RUNS = ("distilled", "sparse-only", "shuffled")
 GOAL_SECONDS, GOAL_MB, GOAL_PAGE_MB = 60, 2000, 30
+CLOSE_UPS_PX = 516, 840
 PICTURES = ("overlay", "checkerboard", "residual", "deformation")
 
 
@@ -194,7 +196,13 @@ def draw_registration(folder: Path, overview: np.ndarray, seed: int) -> None:
         picture = np.roll(small, number, axis=2) if number != 2 else tissue(PICTURE_PX, 50 + seed) // 2 + 64
         page = np.full((PICTURE_PX[1] + 44, PICTURE_PX[0], 3), 255, np.uint8)
         page[44:] = picture
-        Image.fromarray(page).save(folder / f"{name}.png")
+        about = PngImagePlugin.PngInfo()
+        if name == "overlay":
+            about.add_text(FIELD_KEY, f"0 44 {PICTURE_PX[0]} {PICTURE_PX[1]}")
+            about.add_text(CLOSE_UPS_KEY, f"{PICTURE_PX[0] + 10} 0 {CLOSE_UPS_PX[0]} {CLOSE_UPS_PX[1]}")
+            page = np.pad(page, ((0, max(0, CLOSE_UPS_PX[1] - len(page))), (0, CLOSE_UPS_PX[0] + 10), (0, 0)))
+            page[: CLOSE_UPS_PX[1], -CLOSE_UPS_PX[0] :] = np.resize(small, (*CLOSE_UPS_PX[::-1], 3))
+        Image.fromarray(page).save(folder / f"{name}.png", pnginfo=about)
     steps = [
         {"name": step, "accepted": True, "after_um": {"median": 9.1, "p90": 14.2}, "seconds": 3.2}
         for step in ("initial", "coarse", "affine", "deformable")

@@ -27,8 +27,6 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from lightly.loss import VICRegLoss
-from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -181,6 +179,9 @@ def bare_step(
 
 def lightly_step(settings: RunSettings, views: list[Tensor]) -> Callable[[], None]:
     """Return a step as in lightly's VICReg example: encoder, head, loss, optimiser."""
+    from lightly.loss import VICRegLoss
+    from lightly.models.modules import BarlowTwinsProjectionHead
+
     encoder = timm.create_model(settings.encoder, num_classes=0)
     head = BarlowTwinsProjectionHead(encoder.num_features, 2048, 2048)
     model = nn.Sequential(encoder, head).to(views[0].device).train()

@@ -19,6 +19,13 @@ def patient_name(text: str) -> str:
 
 
 def look_alike(name: str) -> str:
-    """Return what two names share that a reader takes for one: case, width and kinds of dashes do not count."""
+    """Return what two names share that a reader takes for one.
+
+    Case, width, kinds of dashes and signs that print as nothing do not count.
+    """
     flat = unicodedata.normalize("NFKC", patient_name(name)).casefold()
-    return "".join("-" if unicodedata.category(sign) == "Pd" or sign == "\u2212" else sign for sign in flat)
+    kinds = ((sign, unicodedata.category(sign)) for sign in flat)
+    # Cf joins letters or turns the direction of writing, Cc controls terminals.
+    return "".join(
+        "-" if kind == "Pd" or sign == "\u2212" else sign for sign, kind in kinds if kind not in ("Cf", "Cc")
+    )

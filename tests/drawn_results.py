@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from pipeline.registration.pictures import FIELD_KEY
 from pipeline.slides.base import Level
 from pipeline.slides.record import SideRecord, SlideRecord, to_mapping
 from pipeline.store.patch_store import PatchTable, StoreAttributes
@@ -209,7 +210,9 @@ def _write_record(path: Path, slide: DrawnSlide) -> None:
 def draw_picture(path: Path, size: tuple[int, int] = (320, 240), seed: int = 0) -> None:
     noise = np.random.default_rng(seed).integers(0, 255, (size[1] // 8, size[0] // 8, 3), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise).resize(size).save(path)
+    about = PngImagePlugin.PngInfo()
+    about.add_text(FIELD_KEY, f"0 0 {size[0]} {size[1]}")
+    Image.fromarray(noise).resize(size).save(path, pnginfo=about)
 
 
 def draw_registration(drawn: DrawnResults, slide: DrawnSlide, reasons: tuple[str, ...] = ()) -> None:

@@ -12,6 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 
 Image = NDArray[Any]
+NM_PER_PX = 500
 
 
 def smooth_rgb(width: int, height: int) -> NDArray[np.uint8]:
@@ -128,6 +129,49 @@ def write_ome_set(folder: Path, image: Image, names: list[str]) -> list[Path]:
             writer.write(plane, subifds=1, description=description, **options)
             writer.write(halved(plane), subfiletype=1, **options)
     return files
+
+
+def _scn_image(name: str, size: tuple[int, int], corner: tuple[int, int], levels: list[tuple[int, int, int]]) -> str:
+    dimensions = "".join(
+        f'<dimension sizeX="{width}" sizeY="{height}" r="{number}" ifd="{page}"/>'
+        for number, (width, height, page) in enumerate(levels)
+    )
+    return (
+        f'<image name="{name}" uuid="urn:uuid:0"><creationDate>2020-01-01T00:00:00Z</creationDate>'
+        '<device model="Leica SCN400;Leica SCN" version="1.4"/>'
+        f'<pixels sizeX="{levels[0][0]}" sizeY="{levels[0][1]}">{dimensions}</pixels>'
+        f'<view sizeX="{size[0]}" sizeY="{size[1]}" offsetX="{corner[0]}" offsetY="{corner[1]}" spacingZ="0"/>'
+        "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>"
+        "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
+        "</illuminationSettings></scanSettings></image>"
+    )
+
+
+def write_scn(path: Path, image: Image, corner_xy: tuple[int, int], sheet_px: int) -> Path:
+    """Write a Leica slide of 0.5 um per pixel: an image with one further level, its corner there on a square sheet."""
+    height, width = image.shape[:2]
+    sheet = (sheet_px * NM_PER_PX, sheet_px * NM_PER_PX)
+    size, corner = (width * NM_PER_PX, height * NM_PER_PX), (corner_xy[0] * NM_PER_PX, corner_xy[1] * NM_PER_PX)
+    described = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:1">'
+        f'<collection name="c" uuid="urn:uuid:2" sizeX="{sheet[0]}" sizeY="{sheet[1]}">'
+        + _scn_image("macro", sheet, (0, 0), [(256, 256, 0)])
+        + _scn_image("main", size, corner, [(width, height, 1), (width // 2, height // 2, 2)])
+        + "</collection></scn>"
+    )
+    options: dict[str, Any] = {
+        "photometric": "rgb",
+        "tile": (256, 256),
+        "compression": "jpeg",
+        "compressionargs": {"level": 95},
+        "metadata": None,
+        "software": False,
+    }
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write(np.full((256, 256, 3), 230, np.uint8), description=described, **options)
+        for level in (image, image[::2, ::2]):
+            writer.write(level, resolution=(2e4, 2e4), resolutionunit="CENTIMETER", **options)
+    return path
 
 
 def write_dicom(path: Path, series: str, *, delimited: bool = False, implicit: bool = False) -> Path:

@@ -1,5 +1,7 @@
 """What the scripts in benchmarks/ share: how goals are judged."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from drawn_slide import Rate, judged
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def test_a_goal_against_a_peer_that_is_absent_is_not_met(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,3 +28,15 @@ def test_a_goal_is_judged_by_the_median_of_ratios_within_a_turn(theirs: float, m
     peer = [Rate(theirs, theirs), Rate(theirs, theirs), Rate(theirs / 10, theirs / 10)]
     _, found = judged({"ours": ours, "peer": peer}, [("ours", "peer", 1.5)], "patches")
     assert found == missed
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_on_a_processor_and_does_not_pass_there() -> None:
+    words = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--check"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=800)
+    assert done.returncode == 1, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "all goals: not measured on a GPU" in found["missed"]
+    assert found["resume"]["largest_difference"] == 0, "a training that was stopped ends in other weights"
+    assert found["resume"]["largest_difference_of_2_processes"] < 0.01
+    assert {"train, test_resnet", "embed, test_resnet", "loss", "decode"} <= found.keys()

@@ -136,7 +136,11 @@ def test_one_patient_has_one_spelling(tmp_path: Path, other: str) -> None:
     assert [row.patient for row in read_sheet(path)] == ["M\u00fcller 1"] * 2
 
 
-@pytest.mark.parametrize("other", ["p\u20111", "p\u22121", "P-1", "p-\uff11"], ids=ascii)
+@pytest.mark.parametrize(
+    "other",
+    ["p\u20111", "p\u22121", "P-1", "p-\uff11", "p\u200d-1", "\u202ap-1\u202c", "p-1\u2069", "p-1\x00"],
+    ids=ascii,
+)
 def test_patients_that_look_alike_are_refused(tmp_path: Path, other: str) -> None:
     path = write(tmp_path, "slide\tpatient\tsparse", "a\tp-1\ta.svs", f"b\t{other}\tb.svs")
     with pytest.raises(StatedError, match=r"line 3: patient .* differs only by"):

@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for the dense patch of an H&E patch",
     )
     add_classes(parser, "for the class probes")
+    parser.add_argument(
+        "--probes",
+        nargs="*",
+        default=[],
+        metavar="RUN=DIR",
+        help="ridge probes that evaluate-probe has fitted: they are scored as they are, not fitted again",
+    )
     parser.add_argument("--out-summary", type=Path, required=True, metavar="TSV", help="the table of scores")
     parser.add_argument("--out-details", type=Path, required=True, metavar="JSON", help="choices and further measures")
     add_panel(parser)
@@ -46,21 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Run the stage."""
     settings = settings_of(parsed, EvaluateSettings)
+    from pipeline.evaluation.inputs import EvaluationInputs
     from pipeline.evaluation.stage import evaluate
 
-    evaluate(
-        parsed.stores,
-        parsed.split,
-        parsed.embeddings,
-        parsed.runs,
-        settings,
-        parsed.out_summary,
-        parsed.out_details,
-        repeats_of(parsed.repeats),
-        panel_settings_of(parsed),
-        parsed.trainings,
-        class_tables_of(parsed),
+    inputs = EvaluationInputs(
+        stores=parsed.stores,
+        split=parsed.split,
+        embeddings=parsed.embeddings,
+        runs=parsed.runs,
+        repeats=repeats_of(parsed.repeats),
+        panel=panel_settings_of(parsed),
+        trainings=parsed.trainings,
+        classes=class_tables_of(parsed),
+        probes={run: Path(path) for run, path in pairs_of(parsed.probes, "--probes", "RUN=DIR").items()},
     )
+    evaluate(inputs, settings, parsed.out_summary, parsed.out_details)
 
 
 def repeats_of(words: Sequence[str]) -> dict[str, str]:

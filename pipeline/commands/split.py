@@ -24,11 +24,14 @@ def run(parsed: argparse.Namespace) -> None:
     """Write the table and its summary."""
     from pipeline.progress import say
     from pipeline.provenance import record, write_json
-    from pipeline.splitting.stage import read_slide_patches, same_images, split, summary, table_rows
+    from pipeline.splitting.stage import read_slide_patches, same_images, split, summary, table_rows, with_exports
     from pipeline.splitting.table import write_split_table
 
     settings = settings_of(parsed, SplitSettings)
-    patches = [read_slide_patches(parsed.stores / f"{slide}.zarr") for slide in parsed.slides]
+    stores = [parsed.stores / f"{slide}.zarr" for slide in parsed.slides]
+    patches, doubts = with_exports([read_slide_patches(store) for store in stores], stores)
+    for doubt in doubts:
+        say(f"split: {doubt}")
     result = split(patches, settings)
     for told in same_images(patches):
         say(f"split: {told}: its tissue counts twice")

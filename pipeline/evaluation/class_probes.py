@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
 
 from pipeline.evaluation.probes import centre_and_scale
 
@@ -54,32 +54,15 @@ def fit_logistic(standard: Floats, labels: Integers, classes: int) -> LogisticPr
 
     Args:
         standard: (n, D) standardised features.
-        labels: (n,) from 0 to K - 1.
+        labels: (n,) from 0 to K - 1, each class at least once.
         classes: K.
     """
-    size = standard.shape[1]
-    penalty = 100 / (size * classes)
-    count = np.bincount(labels, minlength=classes)
-    weight = len(labels) / (np.count_nonzero(count) * count[labels])
-    truth = np.eye(classes)[labels]
-
-    def loss(flat: Floats) -> tuple[float, Floats]:
-        weights, intercept = flat[:-classes].reshape(size, classes), flat[-classes:]
-        logits = standard @ weights + intercept
-        value = -(weight * log_softmax(logits, axis=1)[np.arange(len(labels)), labels]).sum()
-        slope = weight[:, None] * (softmax(logits, axis=1) - truth)
-        gradient = np.concatenate([(standard.T @ slope + penalty * weights).ravel(), slope.sum(axis=0)])
-        return float(value + penalty / 2 * (weights**2).sum()), gradient
-
-    start = np.zeros((size + 1) * classes)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}).x
-    return LogisticProbe(found[:-classes].reshape(size, classes), found[-classes:])
-
-
-def draw_shots(labels: Integers, classes: int, shots: int, seed: int) -> Integers | None:
-    """Return rows of `shots` patches of each class, drawn without replacement; None where a class has fewer."""
-    rng = np.random.default_rng([seed, shots])
-    rows = [np.flatnonzero(labels == index) for index in range(classes)]
-    if min(map(len, rows)) < shots:
-        return None
-    return np.concatenate([rng.choice(one, shots, replace=False) for one in rows])
+    strength = standard.shape[1] * classes / 100
+    if classes == 2:
+        # scikit-learn then fits the difference of the two classes' weights, whose square is twice that of both.
+        strength *= 2
+    found = LogisticRegression(C=strength, class_weight="balanced", max_iter=_ITERATIONS).fit(standard, labels)
+    weights, intercept = np.asarray(found.coef_.T, np.float64), np.asarray(found.intercept_, np.float64)
+    if classes == 2:
+        weights, intercept = np.hstack([-weights, weights]) / 2, np.concatenate([-intercept, intercept]) / 2
+    return LogisticProbe(weights, intercept)

@@ -12,32 +12,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.dense_patches import encoded, readable_slides
 from pipeline.evaluation.prediction import FittingRows, held_out
-from pipeline.evaluation.probing import ProbedRun, probe
+from pipeline.evaluation.probing import Probed, Questions
 from pipeline.evaluation.reading import Cohort, Features, SlidePairs
 from pipeline.progress import progress, say
-from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.settings import PanelSettings
 from pipeline.training.branch_checkpoint import BRANCHES_NAME, KeptBranches
 from pipeline.training.dense_description import DenseDescription
 from pipeline.training.precision import best_device
 
 Integers = NDArray[np.int64]
 
-PREFIX = "dense-"
-
 
 def probed_dense_sides(
     trainings: Path,
     stores: Path,
-    cohort: Cohort,
-    training: FittingRows,
-    tasks: Sequence[ClassTask],
+    questions: Questions,
     groups: Mapping[str, Sequence[str]],
-    settings: EvaluateSettings,
     panel: PanelSettings,
-) -> dict[str, ProbedRun]:
+) -> dict[str, Probed]:
     """Return for every training with a dense branch the probes of its dense encoder's features, of the same patches.
 
     Trainings whose dense branch saw blank patches tell nothing and are left out; so are runs of features from
@@ -46,11 +40,8 @@ def probed_dense_sides(
     Args:
         trainings: folder that holds RUN/encoder and RUN/branches.safetensors.
         stores: folder of the stores.
-        cohort: the pairs.
-        training: those that are fitted on.
-        tasks: the classes that are asked for.
+        questions: what every run is asked.
         groups: for each run the trainings that are its seeds.
-        settings: of the stage.
         panel: what slides call the same marker.
 
     Raises:
@@ -65,9 +56,11 @@ def probed_dense_sides(
     asked = {name: dense for name, dense in described.items() if dense and not dense.blank}
     found = {}
     for name, dense in progress(asked.items(), label="probing dense sides", unit="runs"):
-        features = _DenseFeatures.of(trainings / name / BRANCHES_NAME, dense, cohort, training, stores, panel)
+        features = _DenseFeatures.of(
+            trainings / name / BRANCHES_NAME, dense, questions.cohort, questions.training, stores, panel
+        )
         if features:
-            found[name] = probe(features, cohort, training, tasks, settings)
+            found[name] = questions.probed(features, "dense")
         else:
             say(f"evaluate: the dense branch of {name} cannot read the dense side of every slide; it is not asked")
     return found

@@ -1,4 +1,4 @@
-"""Scores of every run, probe and marker with intervals, and the verdict against the baseline run.
+"""Rows of evidence from the scores of all runs, with intervals, and the verdict against the baseline run.
 
 A run trained with several seeds is one row: the mean of its seeds' scores. Two spreads are told beside it, and kept
 apart: the interval from halves of the blocks of tissue (of the seeds' mean), and the lowest and highest seed. Runs are
@@ -9,117 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import (
-    FEWEST_BLOCKS,
-    UNKNOWN,
-    Interval,
-    Parts,
-)
+from pipeline.evaluation.aggregates import Targets
+from pipeline.evaluation.bootstrap import FEWEST_BLOCKS, Interval, Parts
+from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.held_out import Around, HeldOut, clipped
+from pipeline.evaluation.probe_spec import ProbeSpec
+from pipeline.evaluation.scores import FittedProbe, Scores
 
 Floats = NDArray[np.float64]
-
-MEAN = "mean"
-
-
-@dataclass(frozen=True)
-class EvidenceRow:
-    """One run, probe and target; floats are nan where nothing can be said.
-
-    Attributes:
-        run: name of the training; with several seeds, of the first.
-        probe: `ridge`, `knn`, or one of `class_evidence`; of a dense encoder's features with `dense-` before it.
-        target: a marker or class, or `mean` for the mean of their scores; see `target_names`.
-        metric: what the score is.
-        score: on held-out patches, the mean over seeds; Pearson r is taken within slides and averaged over them.
-        within: its 95 % interval.
-        difference: score minus the baseline run's.
-        difference_within: its 95 % interval, from what each block contributes to it.
-        verdict: `helped`, `no difference` or `harmed`; empty for the baseline and where nothing can be said.
-        r2: explained variance; nan for classes.
-        spearman: rank correlation, averaged as the score is; nan for classes.
-        penalty: the ridge penalty, the median of the seeds'; nan for other probes and for `mean`.
-        per_slide: the score of each held-out slide that shows the target, for `mean` all targets.
-        per_seed: the score of each seed.
-        difference_per_seed: its difference to the baseline's same seed; empty for the baseline.
-        disjoint: whether the intervals of this score and the baseline's share no value, a stricter demand than a
-            difference whose interval excludes 0; None for the baseline and where nothing can be said.
-        train_patches: patches fitted on.
-        test_patches: held-out patches scored.
-        test_slides: held-out slides scored.
-        draw_std: standard deviation of the score over draws of patches to fit on; nan where none are drawn.
-        blocks: of held-out tissue on which the target is shown.
-        correlation_um: distance from which contributions to the difference, or without one to the score, are unrelated.
-        note: why there is no score, interval or verdict; empty where nothing is missing.
-    """
-
-    run: str
-    probe: str
-    target: str
-    metric: str
-    score: float
-    within: Interval
-    difference: float
-    difference_within: Interval
-    verdict: str
-    r2: float
-    spearman: float
-    penalty: float
-    per_slide: dict[str, float]
-    per_seed: tuple[float, ...]
-    difference_per_seed: tuple[float, ...]
-    disjoint: bool | None
-    train_patches: int
-    test_patches: int
-    test_slides: int
-    draw_std: float
-    blocks: int = 0
-    correlation_um: float = math.nan
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of one run and probe, S seeds and T targets, whose mean comes last.
-
-    Attributes:
-        point: (S, T + 1).
-        contribution: (S, n, T + 1) of each held-out patch, see `Parts`.
-        influence: (S, n, T + 1).
-        share: (S, n, T + 1).
-        per_slide: (S, slides, T + 1), nan where a slide does not show the target, or the mean not all of them.
-        r2: (S, T + 1).
-        spearman: (S, T + 1).
-        draw_std: (S, T + 1), spread over draws of patches to fit on; nan where none are drawn.
-    """
-
-    point: Floats
-    contribution: Floats
-    influence: Floats
-    share: Floats
-    per_slide: Floats
-    r2: Floats
-    spearman: Floats
-    draw_std: Floats
-
-    @cached_property
-    def parts(self) -> Parts:
-        """Return what patches contribute to the mean over the seeds."""
-        return Parts(*(values.mean(axis=0) for values in (self.contribution, self.influence, self.share)))
-
-
-@dataclass(frozen=True)
-class FittedProbe:
-    """What a run's probes were fitted on: `train_patches` (T,), and the `penalty` (T,) chosen, where one is."""
-
-    train_patches: NDArray[np.int64]
-    penalty: Floats | None
 
 
 def seeds_of(runs: Sequence[str], repeats: Mapping[str, str]) -> dict[str, list[str]]:
@@ -128,20 +30,18 @@ def seeds_of(runs: Sequence[str], repeats: Mapping[str, str]) -> dict[str, list[
 
 
 def evidence_rows(
-    probe: str,
-    metrics: tuple[str, str],
-    targets: Sequence[str],
+    spec: ProbeSpec,
+    targets: Targets,
     scores: Mapping[str, Scores],
     fitted: Mapping[str, FittedProbe],
     baseline: str,
     tested: HeldOut,
 ) -> list[EvidenceRow]:
-    """Return the rows of one probe: runs in the given order, then targets with their mean last.
+    """Return the rows of one probe: runs in the given order, then targets with their means last.
 
     Args:
-        probe: its name.
-        metrics: name of the score of a target, and of their mean.
-        targets: names.
+        spec: the probe.
+        targets: what it predicts.
         scores: of every run.
         fitted: of every run.
         baseline: run that the others are compared with.
@@ -153,56 +53,14 @@ def evidence_rows(
         against = None if run == baseline else scores.get(baseline)
         parts = None if against is None else _difference(own, against)
         compared = None if parts is None else tested.around(parts, whole=True)
-        for column, target in enumerate(target_names(targets)):
-            is_mean = column == len(targets)
-            plain = _row(run, probe, target, metrics[is_mean], column, own, within[run][column], fitted[run], tested)
+        for column in range(len(targets.columns)):
+            plain = _row(run, spec, targets, column, own, within[run][column], fitted[run], tested)
             if against is None or compared is None:
                 rows.append(plain)
             else:
                 theirs = within[baseline][column].ends
                 rows.append(_compared(plain, column, own, against, compared[column], within[run][column].ends, theirs))
     return rows
-
-
-def missing_rows(
-    probe: str, metrics: tuple[str, str], targets: Sequence[str], groups: Mapping[str, Sequence[str]], note: str
-) -> list[EvidenceRow]:
-    """Return rows without a score, of a probe that could not be fitted, with the reason."""
-    return [
-        EvidenceRow(
-            run=run,
-            probe=probe,
-            target=target,
-            metric=metrics[column == len(targets)],
-            score=math.nan,
-            within=UNKNOWN,
-            difference=math.nan,
-            difference_within=UNKNOWN,
-            verdict="",
-            r2=math.nan,
-            spearman=math.nan,
-            penalty=math.nan,
-            per_slide={},
-            per_seed=(math.nan,) * len(names),
-            difference_per_seed=(),
-            disjoint=None,
-            train_patches=0,
-            test_patches=0,
-            test_slides=0,
-            draw_std=math.nan,
-            note=note,
-        )
-        for run, names in groups.items()
-        for column, target in enumerate(target_names(targets))
-    ]
-
-
-def target_names(targets: Sequence[str]) -> list[str]:
-    """Return how rows name the targets, and their mean last.
-
-    A marker or class that is itself called mean, in whatever case, gets a name that cannot be taken for theirs.
-    """
-    return [f"{name} (not the mean)" if name.strip().casefold() == MEAN else name for name in targets] + [MEAN]
 
 
 def verdict_of(difference: Interval, per_seed: Sequence[float]) -> str:
@@ -220,24 +78,10 @@ def verdict_of(difference: Interval, per_seed: Sequence[float]) -> str:
     return "no difference"
 
 
-def stacked(seeds: Sequence[Scores]) -> Scores:
-    """Return the scores of several seeds, of which each has S = 1 and no axis for it."""
-    return Scores(*(np.stack([getattr(one, item.name) for one in seeds]) for item in fields(Scores)))
-
-
-def with_mean(values: Floats) -> Floats:
-    """Return the columns (n, T) and, as one more, the mean of each row's known values."""
-    known = np.isfinite(values)
-    count = known.sum(axis=1)
-    mean = np.where(known, values, 0).sum(axis=1) / np.where(count > 0, count, np.nan)
-    return np.concatenate([values, mean[:, None]], axis=1)
-
-
 def _row(
     run: str,
-    probe: str,
-    target: str,
-    metric: str,
+    spec: ProbeSpec,
+    targets: Targets,
     column: int,
     scores: Scores,
     around: Around,
@@ -245,26 +89,27 @@ def _row(
     held: HeldOut,
 ) -> EvidenceRow:
     """Return the row of a score that is compared with nothing."""
-    is_mean, score = target == MEAN, float(scores.point[:, column].mean())
-    per_slide, shown = scores.per_slide[:, :, column].mean(axis=0), _shown(scores, column, is_mean=is_mean)
+    mean, score = column - len(targets.names), float(scores.point[:, column].mean())
+    per_slide = scores.per_slide[:, :, column].mean(axis=0)
+    shown = _shown(scores, column, targets)
+    of_patches = fitted.train_patches
+    if mean >= 0 and targets.names:
+        of_patches = of_patches[targets.members[mean]]
     return EvidenceRow(
         run=run,
-        probe=probe,
-        target=target,
-        metric=metric,
+        spec=spec,
+        target=targets.columns[column],
         score=score,
-        within=clipped(around.ends, metric),
-        difference=math.nan,
-        difference_within=UNKNOWN,
-        verdict="",
+        within=clipped(around.ends, spec.metric),
+        seeds=len(scores.point),
+        seed_low=float(scores.point[:, column].min()),
+        seed_high=float(scores.point[:, column].max()),
         r2=float(scores.r2[:, column].mean()),
         spearman=float(scores.spearman[:, column].mean()),
-        penalty=math.nan if is_mean or fitted.penalty is None else float(fitted.penalty[column]),
+        penalty=math.nan if mean >= 0 or fitted.penalty is None else float(fitted.penalty[column]),
         per_slide={slide: float(r) for slide, r in zip(held.slides, per_slide, strict=True) if math.isfinite(r)},
         per_seed=tuple(scores.point[:, column].tolist()),
-        difference_per_seed=(),
-        disjoint=None,
-        train_patches=int(fitted.train_patches.max(initial=0) if is_mean else fitted.train_patches[column]),
+        train_patches=int(of_patches.max(initial=0) if mean >= 0 else of_patches[column]),
         test_patches=sum(count for count, known in zip(held.patches, shown, strict=True) if known),
         test_slides=int(shown.sum()),
         draw_std=float(scores.draw_std[:, column].mean()),
@@ -291,13 +136,6 @@ def _compared(
     )
 
 
-def with_mean_of_all(values: Floats, scores: Floats) -> Floats:
-    """Return the columns (n, T) and each row's mean, nan where it lacks a target that has a score (T,)."""
-    scored = np.isfinite(scores)
-    mean = values[:, scored].mean(axis=1) if scored.any() else np.full(len(values), np.nan)
-    return np.concatenate([values, mean[:, None]], axis=1)
-
-
 def _difference(own: Scores, baseline: Scores) -> Parts | None:
     """Return what patches contribute to the differences; None where the two were not scored on the same targets."""
     if not np.array_equal(np.isfinite(own.point).all(axis=0), np.isfinite(baseline.point).all(axis=0)):
@@ -306,10 +144,13 @@ def _difference(own: Scores, baseline: Scores) -> Parts | None:
     return Parts(a.contribution - b.contribution, a.influence - b.influence, a.share)
 
 
-def _shown(scores: Scores, column: int, *, is_mean: bool) -> NDArray[np.bool_]:
-    """Return which slides show a target, or for the mean any of them."""
+def _shown(scores: Scores, column: int, targets: Targets) -> NDArray[np.bool_]:
+    """Return which slides show a target, or for a mean any of its targets."""
     shown = np.isfinite(scores.per_slide.sum(axis=0))
-    return np.asarray(shown[:, :-1].any(axis=1) if is_mean else shown[:, column], dtype=np.bool_)
+    mean = column - len(targets.names)
+    if mean < 0 or not targets.names:
+        return np.asarray(shown[:, column], dtype=np.bool_)
+    return np.asarray(shown[:, : len(targets.names)][:, targets.members[mean]].any(axis=1), dtype=np.bool_)
 
 
 def _note(score: float, around: Around) -> str:

@@ -25,7 +25,13 @@ from pipeline.evaluation.bootstrap import (
 )
 from pipeline.evaluation.prediction import held_out
 from pipeline.evaluation.reading import Cohort
-from pipeline.evaluation.tissue_correlation import UNRELATED, Correlation, Tissue
+from pipeline.evaluation.tissue_correlation import (
+    UNRELATED,
+    Correlation,
+    Tissue,
+    effective_blocks,
+    not_below_usual,
+)
 from pipeline.settings import EvaluateSettings
 
 Floats = NDArray[np.float64]
@@ -92,7 +98,7 @@ class HeldOut:
         """Return what stands around each score.
 
         Args:
-            parts: of the patches.
+            parts: of the patches, the mean of the targets last.
             whole: whether a block's contribution counts as a whole, as differences need, or as it varies about the
                 score of its slide and target.
         """
@@ -100,7 +106,8 @@ class HeldOut:
         shares = block_sums(parts.share, labels, self.halves.shape[1])
         shown = (shares > 0).sum(axis=0).tolist()
         values = parts.contribution if whole else parts.influence + parts.share * parts.contribution.sum(axis=0)
-        widening = np.array([one.widening(count) for one, count in zip(found, shown, strict=True)])
+        taken = [*not_below_usual(found[:-1]), *found[-1:]]
+        widening = np.array([one.widening(size) for one, size in zip(taken, effective_blocks(shares), strict=True)])
         ends = intervals(block_sums(values, labels, self.halves.shape[1]), shares, self.halves, widening)
         return [Around(*item) for item in zip(ends, found, shown, strict=True)]
 

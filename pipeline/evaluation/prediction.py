@@ -1,24 +1,22 @@
-"""From the features of one run to its predictions on the held-out patches."""
+"""Which patches probes are fitted and asked on, and the features of a run there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.evaluation.probes import KnnProbe, RidgeProbe, fit_knn, fit_ridge
+from pipeline.evaluation.probes import fit_knn
 from pipeline.evaluation.reading import Cohort, Features, FeaturesOf, SlidePairs
 from pipeline.settings import EvaluateSettings
 from pipeline.store.targets import comparable, standardised
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-PROBES = ("ridge", "knn")
 
 
 @dataclass(frozen=True)
@@ -37,19 +35,38 @@ class FittingRows:
 
 
 @dataclass(frozen=True)
-class RunPredictions:
-    """Predictions of one run on held-out pairs.
+class RunFeatures:
+    """The features of one run, read once for all probes.
 
     Attributes:
-        predicted: by probe, one array (n, T) per held-out slide, in standard deviations, nan where no slide to
-            fit on has the marker.
-        penalty: (T,) the ridge penalty chosen for each marker.
-        train_patches: (T,) patches that each marker's probes were fitted on.
+        training: (n, D) of the training rows, in their order.
+        held_out: of each held-out slide, those (m, D) of its held-out pairs.
     """
 
-    predicted: dict[str, list[Floats]]
-    penalty: Floats
-    train_patches: Integers
+    training: Features
+    held_out: tuple[Features, ...]
+    _nearest: dict[tuple[bytes, int], list[Integers]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, features_of: FeaturesOf, cohort: Cohort, training: FittingRows) -> RunFeatures:
+        """Return the features of a cohort's training rows and held-out pairs.
+
+        Raises:
+            StatedError: if a slide has no features there, or features of other patches.
+        """
+        held = tuple(features_of(slide, np.flatnonzero(slide.held_out)) for slide in held_out(cohort))
+        return cls(training_features(features_of, cohort, training), held)
+
+    def nearest(self, rows: Integers, neighbours: int) -> list[Integers]:
+        """Return of each held-out slide which of these training rows (m, k) are nearest to its pairs.
+
+        Several probes ask for the same, which is found once.
+        """
+        key = rows.tobytes(), neighbours
+        if key not in self._nearest:
+            probe = fit_knn(self.training[rows], np.empty((len(rows), 0)), neighbours)
+            self._nearest[key] = [probe.nearest(own) for own in self.held_out]
+        return self._nearest[key]
 
 
 def training_rows(cohort: Cohort, settings: EvaluateSettings) -> FittingRows:
@@ -73,32 +90,6 @@ def drawn_evenly(available: Sequence[Integers], most: int, seed: int) -> list[In
         wanted = min(len(rows), -(-len(rows) * most // max(total, 1)))
         drawn.append(np.sort(rng.choice(rows, wanted, replace=False)) if wanted < len(rows) else rows)
     return drawn
-
-
-def predict(
-    features_of: FeaturesOf, cohort: Cohort, training: FittingRows, settings: EvaluateSettings
-) -> RunPredictions:
-    """Fit the probes on the features of one run and predicts its held-out pairs, slide by slide.
-
-    Raises:
-        StatedError: if a slide has no features there, or features of other patches.
-    """
-    features = training_features(features_of, cohort, training)
-    count = len(cohort.markers)
-    fitted = list(_fit(features, training, settings))
-    penalty, patches = np.full(count, np.nan), np.zeros(count, dtype=np.int64)
-    for columns, ridge, knn in fitted:
-        penalty[columns], patches[columns] = ridge.penalty, len(knn.targets)
-    predicted: dict[str, list[Floats]] = {probe: [] for probe in PROBES}
-    for slide in held_out(cohort):
-        seen = features_of(slide, np.flatnonzero(slide.held_out))
-        values = {probe: np.full((len(seen), count), np.nan) for probe in PROBES}
-        for columns, ridge, knn in fitted:
-            values["ridge"][:, columns] = ridge.predict(seen)
-            values["knn"][:, columns] = knn.predict(seen)
-        for probe in PROBES:
-            predicted[probe].append(values[probe])
-    return RunPredictions(predicted, penalty, patches)
 
 
 def training_features(features_of: FeaturesOf, cohort: Cohort, training: FittingRows) -> Features:
@@ -132,15 +123,6 @@ def held_out(cohort: Cohort) -> list[SlidePairs]:
 def held_out_truth(slide: SlidePairs) -> Floats:
     """Return targets of the slide's held-out pairs (n, T), nan where it lacks the marker."""
     return comparable(slide.marker_mean[slide.held_out], slide.dense_kind)
-
-
-def _fit(
-    features: Features, training: FittingRows, settings: EvaluateSettings
-) -> Iterator[tuple[Integers, RidgeProbe, KnnProbe]]:
-    """Yield columns and their probes, fitted together for markers that the same patches have."""
-    for rows, columns in fitted_together(training):
-        x, y = features[rows], training.targets[np.ix_(rows, columns)]
-        yield columns, fit_ridge(x, y, training.groups[rows], settings.ridge), fit_knn(x, y, settings.neighbours)
 
 
 def _groups(cohort: Cohort, chosen: list[Integers]) -> Integers:

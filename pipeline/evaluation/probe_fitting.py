@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import Interval, correlation_parts, pearson
 from pipeline.evaluation.held_out import HeldOut, clipped
-from pipeline.evaluation.marker_evidence import METRIC
+from pipeline.evaluation.marker_evidence import METRIC, fit_markers
 from pipeline.evaluation.prediction import (
-    FittingRows,
+    RunFeatures,
     check_runs,
-    fitted_together,
     held_out,
     held_out_truth,
-    training_features,
     training_rows,
 )
-from pipeline.evaluation.probe_file import MarkerProbe, Probe
-from pipeline.evaluation.probes import RidgeProbe, fit_ridge
-from pipeline.evaluation.reading import Cohort, Features, encoder_of, features_in, read_cohort, read_features
+from pipeline.evaluation.probe_file import DESCRIPTION_NAME, MarkerProbe, Probe
+from pipeline.evaluation.probes import RidgeProbe
+from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
+from pipeline.json_file import MISFIT, read_json
 from pipeline.provenance import file_digest, record
 from pipeline.settings import PROBE_KEYS, EvaluateSettings, PanelSettings
 from pipeline.training.feature_range import FeatureRange, fitted_range
@@ -85,13 +87,14 @@ def save_probe(
     cohort, folder = read_cohort(split, stores, panel), embeddings / run
     encoder, _ = encoder_of(folder, [slide.slide for slide in cohort.slides])
     training = training_rows(cohort, settings)
-    features = training_features(features_in(folder), cohort, training)
-    fitted, patches = _fitted(features, training, len(cohort.markers), settings.ridge)
+    read = RunFeatures.read(features_in(folder), cohort, training)
+    features = read.training
+    fitted, patches = fit_markers(read, training, settings.ridge)
     on_training = fitted.predict(features)
     low, high = _percentiles(on_training, _SCALE_PERCENTILES)
     seen = [slide for slide, rows in zip(cohort.slides, training.chosen, strict=True) if len(rows)]
     feature_range = fitted_range(features, [slide.patient for slide in seen], encoder)
-    scored = _scored(folder, cohort, fitted, feature_range, settings)
+    scored = _scored(read, cohort, fitted, feature_range, settings)
     feature_range = feature_range.limited(scored.distances, "held-out patches")
     # Held-out predictions may be wider spread than those on the patches fitted on, or narrower.
     ranges = [_percentiles(values, _RANGE_PERCENTILES) for values in (on_training, np.concatenate(scored.predicted))]
@@ -113,31 +116,59 @@ def save_probe(
         )
         for column, marker in enumerate(cohort.markers)
     )
-    inputs = {split.name: file_digest(split)}
-    digests = {slide.slide: file_digest(folder / f"{slide.slide}.h5") for slide in cohort.slides}
-    for slide, digest in digests.items():
-        inputs[f"tile/{slide}.zarr"] = file_digest(stores / f"{slide}.zarr" / "zarr.json")
-        inputs[f"embed/{run}/{slide}.h5"] = digest
+    inputs = probe_inputs(split, stores, folder, cohort)
+    digests = {slide.slide: inputs[f"embed/{run}/{slide.slide}.h5"] for slide in cohort.slides}
     fitted_on = frozenset(digests[slide.slide] for slide in seen)
     probe = Probe(run, encoder, markers, fitted.weights, fitted.intercept, fitted_on, feature_range)
     packages = ("numpy", "scipy", "h5py", "zarr", "safetensors")
-    used = {key: getattr(settings, key) for key in PROBE_KEYS}
-    probe.write(out, record("evaluate_probe", used | {"panel": asdict(panel)}, inputs, packages))
+    probe.write(out, record("evaluate_probe", probe_settings(settings, panel), inputs, packages))
     return probe
 
 
-def _fitted(
-    features: Features, training: FittingRows, markers: int, penalties: Sequence[float]
+def probe_inputs(split: Path, stores: Path, features: Path, cohort: Cohort) -> dict[str, str]:
+    """Return the hash of all that the probe of a run is made from, by name; `features` is the run's folder."""
+    inputs = {split.name: file_digest(split)}
+    for slide in cohort.slides:
+        inputs[f"tile/{slide.slide}.zarr"] = file_digest(stores / f"{slide.slide}.zarr" / "zarr.json")
+        inputs[f"embed/{features.name}/{slide.slide}.h5"] = file_digest(features / f"{slide.slide}.h5")
+    return inputs
+
+
+def probe_settings(settings: EvaluateSettings, panel: PanelSettings) -> dict[str, Any]:
+    """Return the settings that the probe of a run depends on."""
+    return {key: getattr(settings, key) for key in PROBE_KEYS} | {"panel": asdict(panel)}
+
+
+def read_fit(
+    folder: Path, run: str, inputs: Mapping[str, str], settings: Mapping[str, Any]
 ) -> tuple[RidgeProbe, NDArray[np.int64]]:
-    """Return one probe of all markers, nan where none could be fitted, and how many patches each was fitted on."""
-    weights, intercept = np.full((features.shape[1], markers), np.nan), np.full(markers, np.nan)
-    penalty, patches = np.full(markers, np.nan), np.zeros(markers, dtype=np.int64)
-    for rows, columns in fitted_together(training):
-        targets = training.targets[np.ix_(rows, columns)]
-        found = fit_ridge(features[rows], targets, training.groups[rows], penalties)
-        weights[:, columns], intercept[columns], penalty[columns] = found.weights, found.intercept, found.penalty
-        patches[columns] = len(rows)
-    return RidgeProbe(weights, intercept, penalty), patches
+    """Return the ridge probes that evaluate-probe fitted for a run, and the patches (T,) that each was fitted on.
+
+    Args:
+        folder: the probe's.
+        run: the training.
+        inputs: what it must have been made from, see `probe_inputs`.
+        settings: that it must have been made with, see `probe_settings`.
+
+    Raises:
+        StatedError: if the folder is not a probe's, or one of another run, input or setting.
+    """
+    probe = Probe.load(folder)
+    try:
+        made = read_json(folder / DESCRIPTION_NAME)["provenance"]
+        found = {"run": probe.run, **made["inputs"], **made["settings"]}
+    except (OSError, *MISFIT) as error:
+        raise StatedError(file=folder, expected="a probe with its provenance", found=repr(error)) from None
+    wanted = json.loads(json.dumps({"run": run, **inputs, **settings}))
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            expected = (
+                f"the probe of run {run} as evaluate-probe fits it now, {name} {wanted.get(name, 'absent')!s:.60}"
+            )
+            raise StatedError(file=folder, expected=expected, found=f"{found.get(name, 'absent')!s:.60}")
+    penalty = np.array([item.penalty for item in probe.markers])
+    patches = np.array([item.train_patches for item in probe.markers], dtype=np.int64)
+    return RidgeProbe(probe.weights, probe.intercept, penalty), patches
 
 
 def _percentiles(values: Floats, wanted: tuple[float, float]) -> Floats:
@@ -149,12 +180,11 @@ def _percentiles(values: Floats, wanted: tuple[float, float]) -> Floats:
 
 
 def _scored(
-    folder: Path, cohort: Cohort, probe: RidgeProbe, fitted: FeatureRange, settings: EvaluateSettings
+    read: RunFeatures, cohort: Cohort, probe: RidgeProbe, fitted: FeatureRange, settings: EvaluateSettings
 ) -> _Scored:
     """Return what the probe says of held-out pairs, and how well, marker by marker."""
     held, slides = HeldOut.of(cohort, settings), held_out(cohort)
-    features = [read_features(folder, slide)[slide.held_out] for slide in slides]
-    predicted = [probe.predict(values) for values in features]
+    predicted = [probe.predict(values) for values in read.held_out]
     truths = [
         np.where(np.isfinite(values), held_out_truth(slide), np.nan)
         for slide, values in zip(slides, predicted, strict=True)
@@ -171,5 +201,5 @@ def _scored(
         patches=(parts.share > 0).sum(axis=0),
         patients=patients,
         predicted=predicted,
-        distances=[fitted.distance(values) for values in features],
+        distances=[fitted.distance(values) for values in read.held_out],
     )

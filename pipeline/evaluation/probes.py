@@ -13,6 +13,8 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.few_rows import CONSTANT, fit_on_few_rows
+
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -20,7 +22,6 @@ Integers = NDArray[np.int64]
 _ROWS_AT_ONCE = 4096
 # Spread of a feature over its largest value that float32 still tells from a constant.
 _RESOLVED = 8 * float(np.finfo(np.float32).eps)
-_CONSTANT = 1e-6  # spread of standardised features in a part of the rows below which they are constant there
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,17 @@ class KnnProbe:
 
     def predict(self, features: Features) -> Floats:
         """Return predicted targets (n, T) of features (n, D)."""
+        return np.asarray(self.targets[self.nearest(features)].mean(axis=1))
+
+    def nearest(self, features: Features) -> Integers:
+        """Return which training rows (n, k) are nearest to features (n, D), in no order."""
         k = min(self.neighbours, len(self.directions))
-        predicted = np.empty((len(features), self.targets.shape[1]))
+        found = np.empty((len(features), k), dtype=np.int64)
         for start in range(0, len(features), _ROWS_AT_ONCE // 4):
             part = slice(start, start + _ROWS_AT_ONCE // 4)
             likeness = _directions(features[part], self.centre, self.scale) @ self.directions.T
-            nearest = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
-            predicted[part] = self.targets[nearest].mean(axis=1)
-        return predicted
+            found[part] = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
+        return found
 
 
 def centre_and_scale(features: Features) -> tuple[Floats, Floats]:
@@ -142,6 +146,10 @@ def fit_ridge(features: Features, targets: Floats, groups: Integers, penalties: 
     """
     origin, scale = centre_and_scale(features)
     shifted = ((features - origin) / scale).astype(np.float32)  # sums of squares of large numbers lose digits
+    if len(features) < features.shape[1]:
+        weights, intercept, penalty = fit_on_few_rows(shifted.astype(np.float64), targets, groups, sorted(penalties))
+        chosen = weights / scale[:, None]
+        return RidgeProbe(chosen, intercept - origin @ chosen, penalty)
     parts = [moments(shifted[groups == group], targets[groups == group]) for group in np.unique(groups)]
     total = reduce(Moments.__add__, parts)
     ordered = sorted(penalties)
@@ -189,7 +197,7 @@ def _ridge_path(sums: Moments, penalties: Sequence[float]) -> tuple[Floats, Floa
     covariance = sums.xx - sums.count * np.outer(mean_x, mean_x)
     spread = np.sqrt(np.clip(np.diag(covariance) / sums.count, 0, None))
     # A feature that is constant in these rows has a spread of rounding error only; it must not be blown up to one.
-    usable = spread > _CONSTANT
+    usable = spread > CONSTANT
     inverse = np.where(usable, 1 / np.where(usable, spread, 1), 0.0)
     values, vectors = np.linalg.eigh(covariance * np.outer(inverse, inverse))
     values = np.clip(values, 0, None)

@@ -2,159 +2,116 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import StatedError
+from pipeline.evaluation.aggregates import MEAN
 from pipeline.evaluation.bootstrap import block_labels
-from pipeline.evaluation.classes import class_tasks
-from pipeline.evaluation.evidence import MEAN, EvidenceRow, seeds_of
-from pipeline.evaluation.held_out import HeldOut
+from pipeline.evaluation.classes import ClassTask, class_tasks
+from pipeline.evaluation.details import told_rows
+from pipeline.evaluation.evidence import seeds_of
+from pipeline.evaluation.evidence_row import EvidenceRow, write_summary
+from pipeline.evaluation.inputs import EvaluationInputs
 from pipeline.evaluation.marker_evidence import METRIC
 from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, training_rows
-from pipeline.evaluation.probing import ProbedRun, evidence, probe
+from pipeline.evaluation.probe_fitting import probe_inputs, probe_settings, read_fit
+from pipeline.evaluation.probing import Probed, Questions, evidence, with_seen
 from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
+from pipeline.evaluation.seen_markers import left_out, seen_markers
 from pipeline.evaluation.targets import DESCRIPTION
 from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record, write_json
-from pipeline.settings import EvaluateSettings, PanelSettings
+from pipeline.settings import EvaluateSettings
 from pipeline.settings.evaluate import baseline_of
 from pipeline.store.class_tables import CLASS_COLUMN
-
-COLUMNS = (
-    "run",
-    "probe",
-    "target",
-    "metric",
-    "score",
-    "low",
-    "high",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "verdict",
-    "seeds",
-    "train_patches",
-    "test_patches",
-    "test_slides",
-    "seed_low",
-    "seed_high",
-    "disjoint",
-    "blocks",
-    "note",
-)
-
 
 _MOST_NAMES = 8  # of targets in one message; genes are many
 
 
+@dataclass(frozen=True)
+class _Evidence:
+    """What was found.
+
+    Attributes:
+        rows: of the table.
+        retrieval: by run, see `retrieval`.
+        opened: trainings whose branches were read.
+    """
+
+    rows: list[EvidenceRow]
+    retrieval: dict[str, Any]
+    opened: tuple[str, ...]
+
+
 def evaluate(
-    stores: Path,
-    split: Path,
-    embeddings: Path,
-    runs: Sequence[str],
-    settings: EvaluateSettings,
-    out_summary: Path,
-    out_details: Path,
-    repeats: Mapping[str, str] | None = None,
-    panel: PanelSettings | None = None,
-    trainings: Path | None = None,
-    classes: Mapping[str, Path] | None = None,
+    inputs: EvaluationInputs, settings: EvaluateSettings, out_summary: Path, out_details: Path
 ) -> list[EvidenceRow]:
-    """Probe the frozen features of every run and writes `summary.tsv` and `details.json`.
+    """Probe the frozen features of every run and write `summary.tsv` and `details.json`.
 
     Args:
-        stores: folder of the stores `{slide}.zarr`.
-        split: `patches.tsv` of the stage split.
-        embeddings: folder that holds one folder of features per run.
-        runs: names of the runs, in the order of the table.
+        inputs: what is read.
         settings: of the stage.
-        out_summary: one row per run, probe and marker or class, and their mean.
+        out_summary: one row per run, probe and marker or class, and their means.
         out_details: the same with further measures, the choices made and the provenance.
-        repeats: for each run that repeats another one with a further seed, the name of that one; its scores join
-            those of the other.
-        panel: what slides call the same marker.
-        trainings: folder that holds, for every run, RUN/encoder and RUN/branches.safetensors; without it no dense
-            patches are looked for from H&E, and the dense side cannot be probed.
-        classes: for each slide that has one, the table of its classes.
 
     Raises:
-        StatedError: see `read_cohort`, `read_features`, `encoder_of`, `check_runs`, `class_tasks`, `probed_dense_sides`
-            and `retrieval`.
+        StatedError: see `read_cohort`, `read_features`, `encoder_of`, `check_runs`, `class_tasks`, `read_fit`,
+            `seen_markers`, `probed_dense_sides` and `retrieval`.
     """
-    repeats, panel = repeats or {}, panel or PanelSettings()
-    check_runs(embeddings, list(runs))
-    check_repeats(runs, repeats)
-    groups = seeds_of(list(runs), repeats)
+    check_runs(inputs.embeddings, list(inputs.runs))
+    check_repeats(inputs.runs, inputs.repeats)
+    groups = seeds_of(list(inputs.runs), inputs.repeats)
     try:
         baseline = baseline_of(settings.baseline, list(groups))
     except ValueError as error:
         raise StatedError(file="evaluate.baseline", expected="one of the runs", found=str(error)) from None
-    if settings.dense_side and trainings is None:
+    if settings.dense_side and inputs.trainings is None:
         raise StatedError(file="--trainings", expected="the folder of the trainings, for dense_side", found="none")
-    cohort = read_cohort(split, stores, panel)
+    cohort = read_cohort(inputs.split, inputs.stores, inputs.panel)
     names = [slide.slide for slide in cohort.slides]
-    encoders = {run: encoder_of(embeddings / run, names) for run in runs}
-    training = training_rows(cohort, settings)
-    tasks = class_tasks(cohort, training, classes or {}, settings.classes)
-    probed = {
-        run: probe(features_in(embeddings / run), cohort, training, tasks, settings)
-        for run in progress(runs, label="probing", unit="runs")
+    encoders = {run: encoder_of(inputs.embeddings / run, names) for run in inputs.runs}
+    seen = {
+        run: None
+        if inputs.trainings is None
+        else seen_markers(inputs.trainings / run / "encoder", cohort.markers, inputs.panel)
+        for run in groups
     }
-    tested = HeldOut.of(cohort, settings)
-    rows = evidence(cohort, probed, groups, tasks, tested, baseline)
-    dense_sides: dict[str, ProbedRun] = {}
-    if trainings and settings.dense_side:
-        # Here and not above, as below: without it this stage needs no torch.
-        from pipeline.evaluation.dense_side import PREFIX, probed_dense_sides
-
-        dense_sides = probed_dense_sides(trainings, stores, cohort, training, tasks, groups, settings, panel)
-        of_dense = {run: names for run, names in groups.items() if all(name in dense_sides for name in names)}
-        if of_dense:
-            # Nothing is compared with the baseline: at inference there is no dense side.
-            rows += evidence(cohort, dense_sides, of_dense, tasks, tested, "", PREFIX)
-    found = {}
-    if trainings and settings.retrieval_patches:
-        from pipeline.evaluation.retrieval_patches import retrieval
-
-        found = retrieval(trainings, embeddings, stores, cohort, groups, tested, settings, panel)
+    training = training_rows(cohort, settings)
+    tasks = class_tasks(cohort, training, inputs.classes, settings.classes)
+    questions = Questions.of(cohort, training, tasks, left_out(seen, cohort.markers), settings)
+    found = _evidence(inputs, questions, groups, baseline)
+    rows = with_seen(found.rows, seen, questions.markers)
     if not baseline:
         say(f"evaluate: no run to compare with (evaluate.baseline), so no verdicts; runs: {', '.join(groups)}")
     _say_what_is_missing(rows, settings)
     order = {run: index for index, run in enumerate(groups)}
     rows.sort(key=lambda row: order[row.run])  # stable: probes and targets keep their order
-    inputs = _hashed(stores, split, embeddings, runs, names) | {
-        f"classes/{name}": file_digest(path) for name, path in (classes or {}).items()
-    }
-    if trainings:
-        asked = dict.fromkeys([*(run for first in found for run in groups[first]), *dense_sides])
-        kept = {run: trainings / run / "branches.safetensors" for run in asked}
-        inputs |= {f"train/{run}/{path.name}": file_digest(path) for run, path in kept.items()}
-    told = {task.column: task.told() for task in tasks}
+    digests = inputs.digests(cohort)
+    for run in found.opened:
+        assert inputs.trainings is not None
+        path = inputs.trainings / run / "branches.safetensors"
+        digests[f"train/{run}/{path.name}"] = file_digest(path)
+    used = asdict(settings) | {"panel": asdict(inputs.panel)}
     details = {
-        "provenance": record(
-            "evaluate", asdict(settings) | {"panel": asdict(panel)}, inputs, packages=("numpy", "scipy", "h5py", "zarr")
-        ),
+        "provenance": record("evaluate", used, digests, packages=("numpy", "scipy", "scikit-learn", "h5py", "zarr")),
         "metric": METRIC,
         "target": DESCRIPTION,
         "baseline": baseline,
-        "repeats": dict(repeats),
+        "repeats": dict(inputs.repeats),
         "runs": {
             run: {"encoder": encoder, "features": width, "train_patches_at_most": settings.max_train_patches}
             for run, (encoder, width) in encoders.items()
         },
         "markers": list(cohort.markers),
-        "classes": told.get(CLASS_COLUMN),
-        "classes_of": {column: counts for column, counts in told.items() if column != CLASS_COLUMN},
+        **_classes(tasks),
         "held_out": _held_out(cohort, settings),
-        "retrieval": found,
-        "rows": [_details(row) for row in rows],
+        "retrieval": found.retrieval,
+        **told_rows(rows),
     }
     with finished(out_summary) as temporary:
         write_summary(temporary, rows)
@@ -162,26 +119,40 @@ def evaluate(
     return rows
 
 
-def write_summary(path: Path, rows: Sequence[EvidenceRow]) -> None:
-    """Write the table as tab-separated text; numbers with four decimals, empty where nothing can be said."""
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            numbers = (
-                row.score,
-                row.within.low,
-                row.within.high,
-                row.difference,
-                row.difference_within.low,
-                row.difference_within.high,
-            )
-            counts = (len(row.per_seed), row.train_patches, row.test_patches, row.test_slides)
-            seeds = (_decimals(min(row.per_seed)), _decimals(max(row.per_seed)))
-            disjoint = "" if row.disjoint is None else "yes" if row.disjoint else "no"
-            named = (row.run, row.probe, row.target, row.metric)
-            told = (row.verdict, *counts, *seeds, disjoint, row.blocks, row.note)
-            writer.writerow((*named, *map(_decimals, numbers), *told))
+def _evidence(
+    inputs: EvaluationInputs, questions: Questions, groups: Mapping[str, Sequence[str]], baseline: str
+) -> _Evidence:
+    """Return the rows of all probes, of the dense side too where that is asked for, and how retrieval went."""
+    settings, tested = questions.settings, questions.tested
+    probed = {run: _probed(inputs, run, questions) for run in progress(inputs.runs, label="probing", unit="runs")}
+    rows = evidence(probed, groups, tested, baseline, settings.seed)
+    dense_sides: dict[str, Probed] = {}
+    if inputs.trainings and settings.dense_side:
+        # Here and not above, as below: without it this stage needs no torch.
+        from pipeline.evaluation.dense_side import probed_dense_sides
+
+        dense_sides = probed_dense_sides(inputs.trainings, inputs.stores, questions, groups, inputs.panel)
+        of_dense = {run: names for run, names in groups.items() if all(name in dense_sides for name in names)}
+        if of_dense:
+            # Nothing is compared with the baseline: at inference there is no dense side.
+            rows += evidence(dense_sides, of_dense, tested, "", settings.seed)
+    retrieved: dict[str, Any] = {}
+    if inputs.trainings and settings.retrieval_patches:
+        from pipeline.evaluation.retrieval_patches import retrieval
+
+        known = (inputs.stores, questions.cohort, groups, tested, settings, inputs.panel)
+        retrieved = retrieval(inputs.trainings, inputs.embeddings, *known)
+    opened = dict.fromkeys([*(run for first in retrieved for run in groups[first]), *dense_sides])
+    return _Evidence(rows, retrieved, tuple(opened))
+
+
+def _probed(inputs: EvaluationInputs, run: str, questions: Questions) -> Probed:
+    """Return the probes of one training; its ridge probes as evaluate-probe fitted them, where it did."""
+    folder, fitted = inputs.embeddings / run, None
+    if run in inputs.probes:
+        made_from = probe_inputs(inputs.split, inputs.stores, folder, questions.cohort)
+        fitted = read_fit(inputs.probes[run], run, made_from, probe_settings(questions.settings, inputs.panel))
+    return questions.probed(features_in(folder), fitted=fitted)
 
 
 def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings) -> None:
@@ -202,13 +173,11 @@ def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings
         )
 
 
-def _hashed(stores: Path, split: Path, embeddings: Path, runs: Sequence[str], slides: Sequence[str]) -> dict[str, str]:
-    """Return the hash of the split, of each store and of each run's features, by name."""
-    inputs = {split.name: file_digest(split)}
-    for name in slides:
-        inputs[f"tile/{name}.zarr"] = file_digest(stores / f"{name}.zarr" / "zarr.json")
-        inputs |= {f"embed/{run}/{name}.h5": file_digest(embeddings / run / f"{name}.h5") for run in runs}
-    return inputs
+def _classes(tasks: Sequence[ClassTask]) -> dict[str, Any]:
+    """Return the patches of each class, those of the usual column apart from those of others."""
+    told = {task.column: task.told() for task in tasks}
+    others = {column: counts for column, counts in told.items() if column != CLASS_COLUMN}
+    return {"classes": told.get(CLASS_COLUMN), "classes_of": others}
 
 
 def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
@@ -224,18 +193,3 @@ def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
             "also_fitted_on": bool((~slide.held_out).any()),
         }
     return told
-
-
-def _details(row: EvidenceRow) -> dict[str, Any]:
-    """Return the row as JSON values: null for nan."""
-    values = {item.name: getattr(row, item.name) for item in fields(row)}
-    for name in ("per_seed", "difference_per_seed"):
-        values[name] = [None if math.isnan(value) else value for value in values[name]]
-    for name, prefix in (("within", ""), ("difference_within", "difference_")):
-        interval = values.pop(name)
-        values |= {f"{prefix}low": interval.low, f"{prefix}high": interval.high}
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
-
-
-def _decimals(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}"

@@ -38,6 +38,8 @@ WARN_AREA_SHARE = 0.05
 MAX_NAMED_AREAS = 3
 # Beyond the edge of the dense slide: less is the rim of a section, and not worth a sentence.
 SAID_OUTSIDE_SHARE = 0.05
+# Of the overview, mapped at a time.
+_STRIP_ROWS = 128
 
 
 def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
@@ -196,6 +198,15 @@ def quality_of(
     )
 
 
+def supported(
+    mode: str, found: Correspondences, final: Transform, step: Step, pose: coarse.Pose | None, margin: float | None
+) -> bool:
+    """Return whether blocks of a step say that a map may be used; see `believed`."""
+    within_um = step.reach_um * SUPPORT_FRACTION
+    support, chance = found.support(final, within_um), found.chance(final, within_um, step.independent)
+    return believed(mode, support, chance, pose, margin)
+
+
 def agrees(found: Correspondences, transform: Transform, step: Step) -> NDArray[np.bool_]:
     """Return which blocks (N,) show a clear peak where a map puts them."""
     with np.errstate(invalid="ignore"):
@@ -260,10 +271,13 @@ def held_out(measured: Measured, transform: Transform) -> Correspondences:
 
 def shared_area_um2(pair: Pair, transform: Transform, tissue: NuclearImage) -> float:
     """Return area of the tissue that a map puts on the dense slide."""
-    rows, columns = np.nonzero(tissue.inside)
-    there = transform.to_dense(tissue.to_um(np.stack([columns, rows], axis=1)))
-    low, high = pair.dense.extent_um
-    return float(np.count_nonzero(((there >= low) & (there <= high)).all(1))) * tissue.mpp**2
+    (height, width), (low, high), count = tissue.inside.shape, pair.dense.extent_um[..., None, None], 0
+    x = tissue.origin_um[0] + np.arange(width) * tissue.mpp
+    for top in range(0, height, _STRIP_ROWS):
+        held = tissue.inside[top : top + _STRIP_ROWS]
+        there = transform.lattice_to_dense(x, tissue.origin_um[1] + (np.arange(len(held)) + top) * tissue.mpp)
+        count += int(np.count_nonzero(((there >= low) & (there <= high)).all(axis=0) & held))
+    return count * tissue.mpp**2
 
 
 def _round_trip(pair: Pair, transform: Transform, seams: Seams | None = None) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,23 +15,25 @@ from pipeline.registration.assessment import (
     placed,
     quality_of,
     shared_area_um2,
+    supported,
     tissue_blocks,
     with_outside,
 )
-from pipeline.registration.deformable import SAME_SECTION, SERIAL, Step, extended, measure
+from pipeline.registration.deformable import SAME_SECTION, SERIAL, Fitted, Step, extended, measure
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.pair import (
     Pair,
-    box_under_dense,
     centred,
+    domain_of_map,
     overview,
     sparse_overview,
     tissue_of,
+    within_glass,
     without_glass,
 )
 from pipeline.registration.parts import described
-from pipeline.registration.pieces import find_pieces, labelled, own_blocks
-from pipeline.registration.piecewise import joined, with_inverse
+from pipeline.registration.pieces import Piece, find_pieces, labelled, own_blocks
+from pipeline.registration.piecewise import LabelGrid, joined, with_inverse
 from pipeline.registration.quality import MAX_CHANCE, MIN_MARGIN, MIN_NCC, Correspondences, Quality
 from pipeline.registration.scale import other_scales
 from pipeline.registration.transform import Transform
@@ -42,9 +45,10 @@ def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
     pair = pair.shown_for(settings.mode)
     whole = sparse_overview(pair.sparse)
     tissue = tissue_of(whole)
-    sparse, dense = without_glass(whole), without_glass(overview(pair.dense))
+    sparse, dense = without_glass(whole, tissue), without_glass(overview(pair.dense))
     poses = coarse.search(sparse, dense)
     refined = affine_step.refined(poses, sparse, dense)
+    tissue = within_glass(tissue)
     start = Transform(poses[0].affine) if poses else centred(pair)
     first = refined[0] if refined else None
     margin = coarse.margin(refined) if refined else None
@@ -91,7 +95,7 @@ def _deformed(
         area_um2 = shared_area_um2(pair, affine, tissue)
         steps = tuple(step.for_area(area_um2) for step in SAME_SECTION)
     measured, fitted, before = None, None, affine
-    domain_um = box_under_dense(pair, affine.affine)
+    domain_um = domain_of_map(pair, affine.affine, tissue)
     for step in steps:
         before = maps[-1][1]
         measured = measure(pair.sparse, pair.dense, before, step, tissue)
@@ -101,28 +105,66 @@ def _deformed(
     assert fitted is not None
     found = Correspondences.of(measured, before, measured.odd)
     judged = [*maps[:-1], (steps[-1].name, fitted.held_out, fitted.accepted)]
+    blocks = None
+    if settings.mode != "serial" and supported(settings.mode, found, fitted.held_out, steps[-1], pose, margin):
+        everywhere = Correspondences.of(measured, before, np.ones(len(measured.odd), np.bool_))
+        blocks = tissue_blocks(pair, steps[-1], tissue, fitted.transform, everywhere)
+        pieces, explained = find_pieces(pair, fitted.transform, steps[-1], blocks, tissue)
+        if pieces:
+            nodes = labelled(pair, fitted.transform, pieces, explained)
+            whole = _Whole(fitted, found, everywhere, judged, steps[-1], pose, margin)
+            return _joined(pair, settings, tissue, whole, pieces, nodes)
+    # The way back costs as much as a step does, so it is solved once it is known which map is stored.
     transform = Transform.with_inverse(fitted.transform.affine, fitted.transform.forward, pair.dense.extent_um)
     quality = quality_of(pair, settings, transform, found, judged, steps[-1], "blocks", pose, margin)
     quality = with_outside(quality, pair, transform, tissue)
-    if settings.mode == "serial" or not quality.supported:
-        return transform, quality
-    everywhere = Correspondences.of(measured, before, np.ones(len(measured.odd), np.bool_))
-    blocks = tissue_blocks(pair, steps[-1], tissue, transform, everywhere)
-    pieces, explained = find_pieces(pair, transform, steps[-1], blocks, tissue)
-    if not pieces:
-        return transform, placed(quality, blocks)
-    rest = fitted.transform
-    nodes = labelled(pair, rest, pieces, explained)
-    maps_of_parts = [rest, *(piece.transform for piece in pieces)]
-    transform, seams = with_inverse(maps_of_parts, nodes, pair.dense.extent_um)
-    halves = joined([fitted.held_out, *(piece.held_out for piece in pieces)], nodes)
-    found = own_blocks(found, [piece.blocks(held_out=True) for piece in pieces], nodes)
-    everywhere = own_blocks(everywhere, [piece.blocks() for piece in pieces], nodes)
-    judged.append(("pieces", halves, True))
-    quality = quality_of(pair, settings, transform, found, judged, steps[-1], "blocks", pose, margin, seams)
+    return transform, quality if blocks is None else placed(quality, blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """What the steps over the whole slide came to, before parts of it were searched by themselves.
+
+    Attributes:
+        fitted: the last step.
+        found: its held-out blocks.
+        everywhere: all of its blocks.
+        judged: name, map and whether it was kept, of every step.
+        step: the last one.
+        pose: of the search.
+        margin: of the search.
+    """
+
+    fitted: Fitted
+    found: Correspondences
+    everywhere: Correspondences
+    judged: list[tuple[str, Transform, bool]]
+    step: Step
+    pose: coarse.Pose | None
+    margin: float | None
+
+
+def _joined(
+    pair: Pair,
+    settings: RegisterSettings,
+    tissue: NuclearImage,
+    whole: _Whole,
+    pieces: Sequence[Piece],
+    nodes: LabelGrid,
+) -> tuple[Transform, Quality]:
+    """Return the map of the rest and the pieces as one, and how good it is."""
+    maps = [whole.fitted.transform, *(piece.transform for piece in pieces)]
+    transform, seams = with_inverse(maps, nodes, pair.dense.extent_um)
+    halves = joined([whole.fitted.held_out, *(piece.held_out for piece in pieces)], nodes)
+    found = own_blocks(whole.found, [piece.blocks(held_out=True) for piece in pieces], nodes)
+    everywhere = own_blocks(whole.everywhere, [piece.blocks() for piece in pieces], nodes)
+    judged = [*whole.judged, ("pieces", halves, True)]
+    quality = quality_of(
+        pair, settings, transform, found, judged, whole.step, "blocks", whole.pose, whole.margin, seams
+    )
     quality = with_outside(quality, pair, transform, tissue)
-    blocks = tissue_blocks(pair, steps[-1], tissue, transform, everywhere)
-    return transform, placed(quality, blocks, described(maps_of_parts, nodes, blocks))
+    blocks = tissue_blocks(pair, whole.step, tissue, transform, everywhere)
+    return transform, placed(quality, blocks, described(maps, nodes, blocks))
 
 
 def _second(

@@ -189,7 +189,7 @@ def _moved(transform: Transform, field: SplineField, domain_um: Floats) -> Trans
         GRID_SPACING_UM,
     )
     nodes = grid.nodes_um()
-    moved = transform.to_dense(nodes + field.at(nodes))
+    moved = transform.to_dense(nodes + field.on_lattice(*grid.axes_um()))
     without = nodes @ transform.affine[:, :2].T + transform.affine[:, 2]
     return Transform(transform.affine, grid.with_values(moved - without))
 

@@ -39,6 +39,15 @@ class DisplacementGrid:
         width, height = (int(np.ceil((high - low) / spacing_um)) + 1 for low, high in zip(low_um, high_um, strict=True))
         return cls(low_um, spacing_um, np.zeros((2, max(height, 2), max(width, 2)), np.float32))
 
+    def axes_um(self) -> tuple[Floats, Floats]:
+        """Return the x (W,) and the y (H,) of the nodes."""
+        _, height, width = self.values_um.shape
+        x, y = (
+            np.arange(count) * self.spacing_um + start
+            for count, start in zip((width, height), self.origin_um, strict=True)
+        )
+        return x, y
+
     def nodes_um(self) -> Floats:
         """Return positions (H*W, 2) of the nodes, row by row."""
         _, height, width = self.values_um.shape
@@ -94,11 +103,14 @@ def solve_inverse(affine: Floats, forward: DisplacementGrid, points_dense_um: Fl
     """
     back = np.linalg.inv(affine[:, :2])
     target = np.asarray(points_dense_um, np.float64) - affine[:, 2]
-    points = target @ back.T
+    points: Floats = target @ back.T
+    # A point that stands still has arrived; most do at once, those on a steep slope of the field take many steps.
+    moving = np.arange(len(points))
     for _ in range(INVERSE_STEPS):
-        moved = (target - forward.at(points)) @ back.T
-        change = float(np.abs(moved - points).max(initial=0.0))
-        points = moved
-        if change < INVERSE_TOLERANCE_UM:
+        moved = (target[moving] - forward.at(points[moving])) @ back.T
+        change = np.abs(moved - points[moving]).max(axis=1)
+        points[moving] = moved
+        moving = moving[change >= INVERSE_TOLERANCE_UM]
+        if not len(moving):
             break
     return points

@@ -156,7 +156,8 @@ def block_shift(
         shift xy in pixels (sub-pixel), the peak, and the highest rival.
     """
     scores = cv2.matchTemplate(search, template, cv2.TM_CCOEFF_NORMED)
-    return peak_of(np.where(np.isfinite(scores) & (np.abs(scores) <= 1.001), scores, 0), exclude_px)
+    # NaN, of a flat place, compares false.
+    return peak_of(np.where(np.abs(scores) <= 1.001, scores, np.float32(0)), exclude_px)
 
 
 def peak_of(scores: NDArray[Any], exclude_px: float) -> tuple[Floats, float, float]:
@@ -164,9 +165,14 @@ def peak_of(scores: NDArray[Any], exclude_px: float) -> tuple[Floats, float, flo
     row, column = np.unravel_index(int(np.argmax(scores)), scores.shape)
     peak = float(scores[row, column])
     radius_y, radius_x = (scores.shape[0] - 1) / 2, (scores.shape[1] - 1) / 2
-    y, x = np.ogrid[0 : scores.shape[0], 0 : scores.shape[1]]
-    far = (y - row) ** 2 + (x - column) ** 2 > exclude_px**2
-    rival = float(scores[far].max()) if far.any() else 1.0
+    near = int(exclude_px)
+    top, left = max(int(row) - near, 0), max(int(column) - near, 0)
+    away = scores.copy()
+    about = away[top : int(row) + near + 1, left : int(column) + near + 1]
+    y, x = np.arange(about.shape[0])[:, None] + (top - row), np.arange(about.shape[1]) + (left - column)
+    about[y**2 + x**2 <= exclude_px**2] = -np.inf
+    rival = float(away.max())
+    rival = rival if np.isfinite(rival) else 1.0
     fraction = _vertex(scores, int(row), int(column))
     return np.array([column - radius_x + fraction[0], row - radius_y + fraction[1]]), peak, rival
 
@@ -247,7 +253,7 @@ def compare_blocks(
             continue
         template = first[y - half : y + half + 1, x - half : x + half + 1]
         search = second[y - margin : y + margin + 1, x - margin : x + margin + 1]
-        if float(template.std()) < 1e-3 or float(search.std()) < 1e-3:
+        if min(float(cv2.meanStdDev(part)[1][0, 0]) for part in (template, search)) < 1e-3:
             continue
         shift, peak, rival = shift_of(template, search)
         kept.append(row)

@@ -169,12 +169,16 @@ def tissue_of(overview_image: NuclearImage) -> NuclearImage:
     return NuclearImage(overview_image.values, held, overview_image.origin_um, overview_image.mpp)
 
 
-def without_glass(image: NuclearImage) -> NuclearImage:
+def without_glass(image: NuclearImage, tissue: NuclearImage | None = None) -> NuclearImage:
     """Return the part of an overview that holds the tissue; all of it where glass is less than half.
 
     Specks do not widen it: a crumb at the far edge would make the pixels of a search as large as the whole glass does.
+
+    Args:
+        image: the overview.
+        tissue: of it, where it is known already.
     """
-    tissue = tissue_of(image)
+    tissue = tissue or tissue_of(image)
     count, _, boxes, _ = cv2.connectedComponentsWithStats(tissue.inside.view(np.uint8), connectivity=8)
     if count < 2:
         return image
@@ -186,17 +190,46 @@ def without_glass(image: NuclearImage) -> NuclearImage:
     return part if part.inside.size < image.inside.size / 2 else image
 
 
-def box_under_dense(pair: Pair, affine: Floats) -> Floats:
-    """Return the box (2, 2) of the sparse slide, in um, that an affine map puts on the dense one, and a wide margin.
+def within_glass(tissue: NuclearImage) -> NuclearImage:
+    """Return the part of a mask of tissue that holds all of it and a margin; the whole where glass is less than half.
 
-    A field reaches no farther: the rest of a whole glass would cost time and memory and say nothing. All of the sparse
-    slide where the map puts nothing of it on the dense one.
+    Args:
+        tissue: overview whose `inside` marks tissue.
+    """
+    rows, columns = np.nonzero(tissue.inside)
+    if not len(rows):
+        return tissue
+    box = tissue.to_um(np.array([[columns.min(), rows.min()], [columns.max(), rows.max()]]))
+    part = tissue.cropped(box, _TISSUE_MARGIN_UM)
+    return part if part.inside.size < tissue.inside.size / 2 else tissue
+
+
+def domain_of_map(pair: Pair, affine: Floats, tissue: NuclearImage) -> Floats:
+    """Return the box (2, 2) of the sparse slide, in um, over which a field is fitted.
+
+    What an affine map puts on the dense slide, and a wide margin; of that the tissue, where glass is more than half.
+    The rest of a whole glass would cost time and memory and say nothing. All of the sparse slide where the map puts
+    nothing of it on the dense one.
+
+    Args:
+        pair: the open pair.
+        affine: (2, 3), sparse um to dense um.
+        tissue: coarse sparse image whose `inside` marks tissue.
     """
     low, high = pair.sparse.extent_um
     corners = np.array([[x, y] for x in pair.dense.extent_um[:, 0] for y in pair.dense.extent_um[:, 1]])
     back = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
-    box = np.clip(np.stack([back.min(0) - _FIELD_MARGIN_UM, back.max(0) + _FIELD_MARGIN_UM]), low, high)
-    return box if (box[1] - box[0] > _FIELD_MARGIN_UM / 2).all() else pair.sparse.extent_um
+    box: Floats = np.clip(np.stack([back.min(0) - _FIELD_MARGIN_UM, back.max(0) + _FIELD_MARGIN_UM]), low, high)
+    if not (box[1] - box[0] > _FIELD_MARGIN_UM / 2).all():
+        return pair.sparse.extent_um
+    rows, columns = np.nonzero(tissue.inside)
+    places = tissue.to_um(np.stack([columns, rows], axis=1))
+    places = places[((places >= box[0]) & (places <= box[1])).all(axis=1)]
+    if not len(places):
+        return box
+    corners = np.stack([places.min(0) - _TISSUE_MARGIN_UM, places.max(0) + _TISSUE_MARGIN_UM])
+    held: Floats = np.clip(corners, box[0], box[1])
+    return held if np.prod(held[1] - held[0]) < np.prod(box[1] - box[0]) / 2 else box
 
 
 def centred(pair: Pair) -> Transform:

@@ -21,7 +21,7 @@ from pipeline.registration.displacement import DisplacementGrid, Floats
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.local_search import candidates
 from pipeline.registration.matching import dense_under, laid_on, nuclear_band
-from pipeline.registration.pair import Pair, overview, sparse_overview
+from pipeline.registration.pair import Pair, overview
 from pipeline.registration.parts import MIN_PIECE_UM2
 from pipeline.registration.piecewise import LabelGrid, filled
 from pipeline.registration.quality import MAX_CHANCE, MIN_SUPPORT, Correspondences
@@ -77,14 +77,14 @@ def find_pieces(
     """
     pieces: list[Piece] = []
     given_up = np.zeros_like(blocks.compared)
-    images: tuple[NuclearImage, NuclearImage] | None = None
+    dense: NuclearImage | None = None
     for _ in range(_MAX_SEARCHES):
         parts = blocks.parts(blocks.unexplained() & ~given_up)
         if not parts:
             break
-        images = images or (sparse_overview(pair.sparse), overview(pair.dense))
+        dense = dense or overview(pair.dense)
         area, part = parts[0]
-        piece = _searched(pair, rest, step, area, part, blocks, tissue, images)
+        piece = _searched(pair, rest, step, area, part, blocks, tissue, dense)
         if piece is None:
             given_up |= part
             continue
@@ -110,14 +110,13 @@ def _searched(
     part: NDArray[np.bool_],
     blocks: TissueBlocks,
     tissue: NuclearImage,
-    images: tuple[NuclearImage, NuclearImage],
+    dense: NuclearImage,
 ) -> Piece | None:
     """Return the piece that a part of the tissue is; None where nothing near matches it."""
     held = replace(tissue, inside=tissue.inside & blocks.covers(part, tissue))
     low, high = np.array(area.box_um).reshape(2, 2)
     domain = np.stack([low - _DOMAIN_MARGIN_UM, high + _DOMAIN_MARGIN_UM])
-    sought = replace(images[0], inside=held.inside)
-    for affine in candidates(sought, images[1], rest):
+    for affine in candidates(held, dense, rest):
         piece = _fitted(pair, Transform(affine), step, held, domain, part)
         if piece is not None:
             return piece

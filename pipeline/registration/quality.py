@@ -238,10 +238,11 @@ def verdict(
         (warns if believed(settings.mode, support, chance, pose, margin) else fails).append(doubt)
     elif support < GOOD_SUPPORT:
         warns.append(f"only {support:.0%} of the held-out blocks agree with the map")
-    if held_out.median_um > settings.fail_residual_um:
-        fails.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {settings.fail_residual_um:g} um")
-    elif held_out.median_um > settings.warn_residual_um:
-        warns.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {settings.warn_residual_um:g} um")
+    warn_um, fail_um = settings.limits_um
+    if held_out.median_um > fail_um:
+        fails.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {fail_um:g} um")
+    elif held_out.median_um > warn_um:
+        warns.append(f"median held-out residual {held_out.median_um:.1f} um exceeds {warn_um:g} um")
     if scale is not None and abs(scale - 1) > MAX_SCALE_ERROR:
         fails.append(
             f"the images match at {scale:.3f} times the stated dense um per pixel, "

@@ -13,6 +13,7 @@ from pipeline.errors import StatedError
 from pipeline.progress import say
 from pipeline.registration import blocks_engine, pictures, qc_file, quality, sitk_engine, valis_engine
 from pipeline.registration.assessment import assess, unmeasured
+from pipeline.registration.close_ups import close_ups
 from pipeline.registration.diagnosis import likely_mistakes
 from pipeline.registration.given_table import MppPair
 from pipeline.registration.itk import write_itk
@@ -59,9 +60,11 @@ def register(record: SlideRecord, settings: RegisterSettings, outputs: RegisterO
     with opened(record, settings) as pair:
         transform, found = ENGINES[settings.engine](pair, settings) if given is None else _judged(pair, given, settings)
         view = pictures.View.of(pair, transform)
-    pictures.write_png(outputs.overlay, pictures.overlay(view))
+        parts = close_ups(pair, transform, found)
+    title = f"{record.slide}: {found.verdict}"
+    pictures.write_overlay(outputs.overlay, pictures.overlay(view, title, parts))
     pictures.write_png(outputs.checkerboard, pictures.checkerboard(view))
-    pictures.write_png(outputs.residual, pictures.residual(view, found, limit_um=2 * settings.warn_residual_um))
+    pictures.write_png(outputs.residual, pictures.residual(view, found, limit_um=2 * settings.limits_um[0]))
     pictures.write_png(outputs.deformation, pictures.deformation(view, transform))
     origin = provenance.record("register", settings, inputs, _packages(found.engine))
     write_transform(outputs.transform, transform, origin)

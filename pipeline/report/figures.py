@@ -29,43 +29,107 @@ class Estimate:
     high: float
 
 
+@dataclass(frozen=True)
+class ForestRow:
+    """A target with its estimates; `counts` stand small below its name, and a `strong` one sums up others."""
+
+    label: str
+    estimates: Sequence[Estimate]
+    counts: str = ""
+    strong: bool = False
+
+
 def forest(
-    rows: Sequence[tuple[str, Sequence[Estimate]]],
+    rows: Sequence[ForestRow],
     *,
     name: str,
     axis_label: str,
     zero_line: bool,
-    bold: str = "",
+    counts: str = "",
     width: float = 460.0,
 ) -> Markup:
     """Return intervals row by row: a row is a target, its estimates are drawn below each other.
 
     Args:
-        rows: label and estimates.
+        rows: of the figure.
         name: what the figure shows, for screen readers.
         axis_label: quantity and unit.
         zero_line: whether 0 belongs to the picture as the line of no difference.
-        bold: label of the row that sums up the others.
+        counts: what the counts below the labels are; empty for none.
         width: of the picture in its own units; text is 12 of them high.
     """
     left, per_line = 118.0, 13.0
-    heights = [max(1, len(estimates)) * per_line + 12 for _, estimates in rows]
+    heights = [max(2 if row.counts else 1, len(row.estimates)) * per_line + 12 for row in rows]
     bottom = 14 + sum(heights)
-    ends = [end for _, estimates in rows for e in estimates for end in (e.value, e.low, e.high)]
+    ends = [end for row in rows for e in row.estimates for end in (e.value, e.low, e.high)]
     axis = linear(ends, left, width - 12, with_zero=zero_line)
     parts = [_vertical_grid(axis, 8, bottom)]
     if zero_line:
         parts.append(tag("line", x1=axis(0), x2=axis(0), y1=8.0, y2=bottom, class_="zero"))
     y = 14.0
-    for (label, estimates), height in zip(rows, heights, strict=True):
-        class_ = "label strong" if label == bold else "label"
-        parts.append(text(left - 10, y + (height - 12) / 2 + 4, _shortened(label, 16), class_, "end"))
-        for index, estimate in enumerate(estimates):
+    for row, height in zip(rows, heights, strict=True):
+        middle = y + (height - 12) / 2
+        class_ = "label strong" if row.strong else "label"
+        parts.append(text(left - 10, middle - (2 if row.counts else -4), _shortened(row.label, 16), class_, "end"))
+        if row.counts:
+            parts.append(text(left - 10, middle + 11, row.counts, "tick", "end"))
+        for index, estimate in enumerate(row.estimates):
             parts.append(_estimate(axis, estimate, y + index * per_line + per_line / 2))
         y += height
         parts.append(tag("line", x1=0.0, x2=width, y1=y - 6, y2=y - 6, class_="rule"))
     parts.append(text((left + width - 12) / 2, bottom + 34, axis_label, "axis", "middle"))
+    if counts:
+        parts.append(text(left - 10, bottom + 16, counts, "tick", "end"))
     return figure(width, bottom + 42, name, *parts)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A score with its interval at a number of labels."""
+
+    labels: int
+    value: float
+    low: float
+    high: float
+
+
+def label_curve(
+    runs: Mapping[str, Sequence[CurvePoint]], series: Mapping[str, int], *, name: str, quantity: str
+) -> Markup:
+    """Return scores over the number of labels, on a logarithmic axis, runs a little apart so that bars can be told."""
+    width, height, left, bottom = 520.0, 300.0, 52.0, 250.0
+    points = [point for own in runs.values() for point in own]
+    labels = sorted({point.labels for point in points})
+    across = Axis(labels[0] / 1.25, labels[-1] * 1.25, left, width - 14, logarithmic=True)
+    up = linear([end for point in points for end in (point.value, point.low, point.high)], bottom, 24)
+    parts = []
+    for tick in up.ticks(5):
+        parts.append(tag("line", x1=left, x2=width - 14, y1=up(tick), y2=up(tick), class_="grid"))
+        parts.append(text(left - 8, up(tick) + 4, tick_label(tick), "tick", "end"))
+    taken = -math.inf
+    for count in reversed(labels):
+        if abs(across(count) - taken) > 34:
+            parts.append(text(across(count), bottom + 18, str(count), "tick", "middle"))
+            taken = across(count)
+    for place, (run, own) in enumerate(runs.items()):
+        shift = 5 * (place - (len(runs) - 1) / 2)
+        line = " ".join(f"{across(point.labels) + shift:.1f},{up(point.value):.1f}" for point in own)
+        parts.append(tag("polyline", tag("title", run), points=line, class_=_line(series[run])))
+        parts += [_upright(point, across(point.labels) + shift, up, run, series[run]) for point in own]
+    parts.append(text((left + width) / 2, height - 12, "labelled training patches", "axis", "middle"))
+    parts.append(text(4, 10, quantity, "axis"))
+    return figure(width, height, name, *parts)
+
+
+def _upright(point: CurvePoint, x: float, up: Axis, run: str, series: int) -> Markup:
+    colour = f"s{series % COLOURS}"
+    told = f"{run}, {point.labels} labels: {signed(point.value, 3)}"
+    parts = []
+    if math.isfinite(point.low):
+        told += f" (95 % interval {signed(point.low, 3)} to {signed(point.high, 3)})"
+        parts.append(tag("line", x1=x, x2=x, y1=up(point.low), y2=up(point.high), class_=f"interval {colour}"))
+    parts.append(mark(shape_of(series), x, up(point.value), 4, f"mark {colour}"))
+    return tag("g", tag("title", told), *parts)
 
 
 def curves(

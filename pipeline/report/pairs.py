@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pipeline.registration.class_map import class_colour
+from pipeline.registration.pictures import CLOSE_UPS_KEY, FIELD_KEY
 from pipeline.report.dense_words import dense_kind, overlay_words, slide_words
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
@@ -17,9 +20,11 @@ from pipeline.report.results import Registration, SlideResults
 from pipeline.report.views import Badge, badge
 from pipeline.slides.record import SPOT
 
-TITLE_PX = 44  # height of the line with title and legend above the pictures of register
-PADDED_TO_PX = 720  # width that they are padded to, so that the line has room
 _RESIDUAL = "The shift left between the stains, in µm, where tissue was held out from fitting; even and small is good."
+_CLOSE_UPS = (
+    "H&E and overlay of three squares, by how far apart nuclei still are there. A shift shows as white nuclei with a "
+    "coloured rim on one side, the same one throughout a square."
+)
 _DEFORMATION = "How the grid of the slide is bent; smooth lines are plausible, folds are not."
 # Where nothing is registered, and classes or spots lie over the H&E instead.
 _OVERLAID = {"mask": "classes of the mask over", "counts": "spots of the gene counts over"}
@@ -77,10 +82,9 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
     registration = slide.registration
     if registration is None:
         return None
-    overlay = opened(registration.pictures["overlay"]) if "overlay" in registration.pictures else None
+    path = registration.pictures.get("overlay")
+    overlay, field = (opened(path), part_of(path, FIELD_KEY)) if path else (None, None)
     store = slide.store
-    width, height = store.attributes.size_level0_px if store else (1, 1)
-    field = _field(overlay, width / height) if overlay and store else None
     sparse = sparse_picture(store, overview, fitted(field.size, side_px)) if field and store and overview else None
     kind = dense_kind(slide)
     classes = {"mask": store.attributes.markers if store else (), "counts": (SPOT,)}.get(kind, ())
@@ -104,7 +108,24 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
     )
 
 
+def part_of(path: Path, key: str) -> Image.Image | None:
+    """Return the part of an overlay that its text chunk `key` names, left top width height; None without one."""
+    with Image.open(path) as picture:
+        text = str(picture.info.get(key, ""))
+        size = picture.size
+    if not re.fullmatch(r"\d{1,6}( \d{1,6}){3}", text):
+        return None
+    left, top, width, height = map(int, text.split())
+    if not 0 < width <= size[0] - left or not 0 < height <= size[1] - top:
+        return None
+    return opened(path).crop((left, top, left + width, top + height))
+
+
 def _others(slide: SlideResults, registration: Registration, side_px: int) -> Iterator[ExplainedPicture]:
+    path = registration.pictures.get("overlay")
+    if path and (close_ups := part_of(path, CLOSE_UPS_KEY)):
+        alt = f"close-ups of slide {slide.slide}"
+        yield ExplainedPicture("At the scale of nuclei", _CLOSE_UPS, alt, drawing(close_ups, side_px))
     explained = {"checkerboard": slide_words(slide).checkerboard, "residual": _RESIDUAL, "deformation": _DEFORMATION}
     if dense_kind(slide) in _OVERLAID:
         del explained["residual"]  # they show no nuclei by which any could be measured
@@ -127,20 +148,6 @@ def _facts(slide: SlideResults, registration: Registration) -> Iterator[tuple[st
             yield "In 90 % of the patches at most", f"{np.percentile(residual, 90):.2f} µm"
     if slide.pairs is not None:
         yield "Usable pairs", str(slide.pairs)
-
-
-def _field(picture: Image.Image, aspect: float) -> Image.Image | None:
-    """Return the part of a picture of register that shows the slide; None where none has the slide's proportions.
-
-    The slide is drawn from the lower left corner, below a line with title and legend where there is one.
-    """
-    for title in (TITLE_PX, 0):
-        height = picture.height - title
-        width = round(height * aspect)
-        padded = picture.width - width
-        if -0.01 * width <= padded and (padded <= 0.01 * width or picture.width <= PADDED_TO_PX):
-            return picture.crop((0, title, min(width, picture.width), picture.height))
-    return None
 
 
 def _rounded(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StatedError
+from pipeline.evaluation.evidence_row import read_summary
 from pipeline.json_file import read_json, read_json_as
-from pipeline.report.results import PICTURES, FoldSummary, Registration, Results, Score, SlideResults
+from pipeline.report.results import PICTURES, FoldSummary, Registration, Results, SlideResults
 from pipeline.sheet import SheetRow, read_sheet
 from pipeline.slides.record import read_record
 from pipeline.splitting.table import read_split_table
@@ -59,12 +59,13 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
     embedded = results / "embed" / embedding
     names = [row.slide for row in rows]
     vectors = embedded / "slides.parquet"
+    summary = results / "evaluate" / "summary.tsv"
     tested = _tested(results / "evaluate" / "details.json")
     return Results(
         slides=tuple(_slide(results, row, pairs, folds) for row in rows),
         split=_split(results / "split" / "split.json"),
         curves=_curves(results / "train"),
-        evidence=_evidence(results / "evaluate" / "summary.tsv"),
+        evidence=read_summary(summary) if summary.is_file() else (),
         baseline=_baseline(results / "evaluate" / "details.json"),
         features={name: path for name in names if (path := embedded / f"{name}.h5").is_file()},
         vectors=vectors if vectors.is_file() else None,
@@ -173,29 +174,6 @@ def _controls(folder: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _evidence(path: Path) -> tuple[Score, ...]:
-    if not path.is_file():
-        return ()
-    names = ("score", "low", "high", "difference", "difference_low", "difference_high", "seed_low", "seed_high")
-    counts = ("train_patches", "test_patches", "test_slides", "seeds")
-    words = ("run", "probe", "target", "verdict", "disjoint")
-    rows = []
-    for line, row in enumerate(_table(path, (*words, *names, *counts)), 2):
-        try:
-            if None in row.values():
-                raise ValueError(f"{sum(value is not None for value in row.values())} columns")
-            values: dict[str, Any] = {name: row[name] for name in words}
-            values["metric"] = row.get("metric") or "pearson_r"
-            values |= {name: float(row[name] or "nan") for name in names}
-            values |= {name: int(row[name]) for name in counts}
-            values |= {"blocks": int(row.get("blocks") or 0), "note": row.get("note") or ""}
-        except ValueError as error:
-            expected = "words and numbers as evaluate writes them"
-            raise StatedError(file=path, expected=expected, found=f"{error} in line {line}") from None
-        rows.append(Score(**values))
-    return tuple(rows)
-
-
 def _baseline(path: Path) -> str:
     return str(_json(path).get("baseline", "")) if path.is_file() else ""
 
@@ -214,19 +192,6 @@ def _tested(path: Path) -> tuple[_HeldOut, ...]:
     except (OSError, ValueError) as error:
         raise StatedError(file=path, expected="held-out slides as evaluate writes them", found=str(error)) from None
     return tuple(found)
-
-
-def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader((line for line in stream if not line.startswith("#")), delimiter="\t"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise StatedError(file=path, expected="a tab-separated table", found=str(error)) from None
-    missing = [name for name in columns if rows and name not in rows[0]]
-    if missing or not rows:
-        found = f"no {', '.join(missing)}" if missing else "no rows"
-        raise StatedError(file=path, expected=f"rows with the columns {', '.join(columns)}", found=found)
-    return rows
 
 
 def _json(path: Path) -> dict[str, Any]:

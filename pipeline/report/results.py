@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.slides.record import SlideRecord
 from pipeline.store.patch_store import PatchStore
 
@@ -59,35 +59,6 @@ class SlideResults:
 
 
 @dataclass(frozen=True)
-class Score:
-    """One row of evaluate's summary; nan where the table is empty. `disjoint` is `yes`, `no` or empty.
-
-    `blocks` of held-out tissue show the target; `note` says why there is no score or interval.
-    """
-
-    run: str
-    probe: str
-    target: str
-    score: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    verdict: str
-    train_patches: int
-    test_patches: int
-    test_slides: int
-    seeds: int
-    seed_low: float = math.nan
-    seed_high: float = math.nan
-    disjoint: str = ""
-    metric: str = "pearson_r"
-    blocks: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class FoldSummary:
     """How the folds came about.
 
@@ -127,7 +98,7 @@ class Results:
     slides: tuple[SlideResults, ...]
     split: FoldSummary | None
     curves: Mapping[str, tuple[Mapping[str, float], ...]]
-    evidence: tuple[Score, ...]
+    evidence: tuple[EvidenceRow, ...]
     baseline: str
     features: Mapping[str, Path]
     vectors: Path | None

@@ -12,15 +12,17 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import pipeline
+from pipeline.evaluation.aggregates import MEAN
 from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
 from pipeline.provenance import finished, record
-from pipeline.report import pairs, views, words
+from pipeline.report import evidence_views, pairs, views, words
 from pipeline.report.dense_words import DenseWords, cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swatch
+from pipeline.report.label_curves import LabelCurve, label_curves
 from pipeline.report.marker_maps import left_out_markers, most_markers, slides_out_of_range
 from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
@@ -53,10 +55,11 @@ class Page:
     cohort: list[views.CohortRow]
     failures: list[Failure]
     runs: Legend
-    evidence: list[views.EvidencePart]
-    evidence_means: list[views.ScoreView]
-    evidence_rows: list[views.ScoreView]
+    evidence: list[evidence_views.EvidencePart]
+    evidence_means: list[evidence_views.ScoreView]
+    evidence_rows: list[evidence_views.ScoreView]
     evidence_missing: list[str]
+    label_curves: list[LabelCurve]
     retrieval: str
     pairs: list[pairs.PairView]
     fates: list[tuple[int, str]]
@@ -78,12 +81,12 @@ class Page:
     @property
     def asks_classes(self) -> bool:
         """Whether there are probes that ask for the class of a patch."""
-        return any(row.measure != views.MEASURES["pearson_r"] for row in self.evidence_means)
+        return any(row.measure != evidence_views.MEASURES["pearson_r"] for row in self.evidence_means)
 
     @property
-    def evidence_groups(self) -> list[tuple[str, list[views.EvidencePart]]]:
+    def evidence_groups(self) -> list[tuple[str, list[evidence_views.EvidencePart]]]:
         """The figures of the probes, by the title under which they are folded, in the order of the table."""
-        groups: dict[str, list[views.EvidencePart]] = {}
+        groups: dict[str, list[evidence_views.EvidencePart]] = {}
         for part in self.evidence:
             groups.setdefault(part.group, []).append(part)
         return list(groups.items())
@@ -91,7 +94,17 @@ class Page:
     @property
     def asks_dense_side(self) -> bool:
         """Whether there are probes of the dense side's own features."""
-        return any(row.probe.startswith(words.DENSE_PROBE) for row in self.evidence_means)
+        return any(part.group == evidence_views.DENSE_GROUP for part in self.evidence)
+
+    @property
+    def parts_means(self) -> bool:
+        """Whether there are means over markers that some run left out."""
+        return any(row.target != MEAN for row in self.evidence_means)
+
+    @property
+    def tells_seen(self) -> bool:
+        """Whether anything tells which markers the trainings saw."""
+        return any(row.seen != views.NOTHING for row in self.evidence_means)
 
     @property
     def averaged(self) -> str:
@@ -171,13 +184,16 @@ def build_page(
         dense=cohort_words(results),
         summary=words.summary(results),
         headline=words.headline(results, embedding),
-        headline_figure=views.headline_figure(results, series, words.HEADLINE_PROBE),
+        headline_figure=evidence_views.headline_figure(results, series, words.HEADLINE_PROBE),
         cohort=[views.cohort_row(slide, slide.patient in results.trained_patients) for slide in results.slides],
         failures=failures(results, folder, embedding, logs),
         runs=_legend({row.run: series[row.run] for row in results.evidence}),
-        evidence=views.evidence_parts(results, series),
-        evidence_means=views.evidence_rows([row for row in results.evidence if row.target == words.MEAN]),
-        evidence_rows=views.evidence_rows([row for row in results.evidence if row.target != words.MEAN]),
+        evidence=evidence_views.evidence_parts(results, series),
+        evidence_means=evidence_views.evidence_rows(
+            [row for row in results.evidence if row.is_mean and row.spec.labels is None]
+        ),
+        evidence_rows=evidence_views.evidence_rows(evidence_views.listed_targets(results.evidence)),
+        label_curves=label_curves(results, series),
         evidence_missing=words.missing(results),
         retrieval=words.retrieval(results),
         pairs=pairs.by_urgency(view.pair for view in slides if view.pair),

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import StatedError
+from pipeline.evaluation.aggregates import MEAN, MEAN_UNSEEN
+from pipeline.evaluation.evidence_row import EvidenceRow
+from pipeline.evaluation.probe_spec import marker_probe_spec
 from pipeline.json_file import MISFIT
 from pipeline.report.dense_words import cohort_words, dense_kind
 from pipeline.report.figures import signed
-from pipeline.report.results import Results, Score
+from pipeline.report.results import Results
 
-HEADLINE_PROBE = "ridge"
-MEAN = "mean"
-# How the names of probes begin that were fitted to features of the dense side itself.
-DENSE_PROBE = "dense-"
+HEADLINE_PROBE = marker_probe_spec("ridge")
 # What controls are called where no encoder is there to tell them.
 CONTROLS = frozenset({"shuffled", "blank"})
 # On fewer blocks of drawn tissue half of the runs that were clearly better got no verdict (benchmarks/calibration.py).
@@ -43,7 +43,7 @@ def headline(results: Results, embedding: str) -> Headline | None:
 
     None where nothing was evaluated.
     """
-    rows = [row for row in results.evidence if row.probe == HEADLINE_PROBE and row.target == MEAN]
+    rows = [row for row in results.evidence if row.spec == HEADLINE_PROBE and row.target == MEAN]
     if not rows:
         return None
     compared = [row for row in rows if row.verdict]
@@ -63,7 +63,7 @@ def headline(results: Results, embedding: str) -> Headline | None:
         f"{with_interval(row)}."
     )
     seeds = min(row.seeds, baseline.seeds)
-    sentences = [measured, _rests_on(results, row, seeds)]
+    sentences = [measured, _rests_on(results, row, seeds), *_fewer_labels(row, baseline), *_unseen(results, row)]
     others = [one for one in compared if one.run != row.run]
     controls = results.controls | CONTROLS
     if others:
@@ -89,7 +89,31 @@ def headline(results: Results, embedding: str) -> Headline | None:
     return Headline(answer, tuple(sentences), kind)
 
 
-def _no_verdict(results: Results, rows: Sequence[Score], baseline: Score | None) -> Headline:
+def _fewer_labels(row: EvidenceRow, baseline: EvidenceRow) -> list[str]:
+    """Return how many labels the run saves, where it surely saves some."""
+    ends = row.fewer_labels_within
+    if not (row.verdict == "helped" and ends.low > 1):
+        return []
+    return [
+        f"“{row.run}” reaches the full score of “{baseline.run}”, which is fitted on {baseline.train_patches} labelled "
+        f"patches, with {row.fewer_labels:.2g} times fewer labels (95 % interval {ends.low:.2g} to {ends.high:.2g})."
+    ]
+
+
+def _unseen(results: Results, row: EvidenceRow) -> list[str]:
+    """Return what was found on markers that the run's training left out, where it left any."""
+    own = [one for one in results.evidence if one.spec == row.spec and one.run == row.run]
+    mean = next((one for one in own if one.target == MEAN_UNSEEN and one.seen == "no" and one.verdict), None)
+    if mean is None:
+        return []
+    names = [one.target for one in own if not one.is_mean and one.seen == "no"]
+    return [
+        f"On markers that its training never saw ({listed(names, 6)}) the difference is {with_interval(mean)}: "
+        f"{_OUTCOMES[mean.verdict]}."
+    ]
+
+
+def _no_verdict(results: Results, rows: Sequence[EvidenceRow], baseline: EvidenceRow | None) -> Headline:
     """Return what stands in the headline's place where no run was compared, or none could be."""
     scores = "; ".join(f"“{row.run}” {signed(row.score)}" for row in rows if math.isfinite(row.score))
     reached = f"Mean Pearson r on held-out patches: {scores}." if scores else "No marker could be scored."
@@ -107,7 +131,7 @@ def _no_verdict(results: Results, rows: Sequence[Score], baseline: Score | None)
     return Headline("No verdict", (why, reached), "none")
 
 
-def _rests_on(results: Results, row: Score, seeds: int) -> str:
+def _rests_on(results: Results, row: EvidenceRow, seeds: int) -> str:
     """Return what the verdict rests on, in numbers."""
     told = [counted(results.patients, "held-out patient")] if results.patients else []
     told.append(counted(seeds, "training") + " of each run")
@@ -117,17 +141,17 @@ def _rests_on(results: Results, row: Score, seeds: int) -> str:
     return f"This rests on {listed(told)}.{little}"
 
 
-def _is_little(results: Results, row: Score, seeds: int) -> bool:
+def _is_little(results: Results, row: EvidenceRow, seeds: int) -> bool:
     """Return whether a verdict rests on one patient, one training of each run or few blocks of tissue."""
     return results.patients == 1 or seeds == 1 or 0 < (row.blocks or results.blocks) < _FEW_BLOCKS
 
 
-def with_interval(row: Score) -> str:
+def with_interval(row: EvidenceRow) -> str:
     """Return the difference to the baseline with its interval."""
     gain = signed(row.difference, 3, plus=True)
-    if not math.isfinite(row.difference_low):
+    if not math.isfinite(row.difference_within.low):
         return gain
-    return f"{gain} (95 % interval {signed(row.difference_low, 3)} to {signed(row.difference_high, 3)})"
+    return f"{gain} (95 % interval {signed(row.difference_within.low, 3)} to {signed(row.difference_within.high, 3)})"
 
 
 def retrieval(results: Results) -> str:
@@ -231,7 +255,7 @@ def listed(names: Sequence[str], most: int = 12) -> str:
 
 def _blocks(results: Results) -> str:
     """Return what the intervals rest on."""
-    if not any(math.isfinite(row.low) for row in results.evidence):
+    if not any(math.isfinite(row.within.low) for row in results.evidence):
         return "There are no intervals and no verdicts: the held-out slides hold too few blocks of tissue."
     drawn = f"the {results.blocks} blocks" if results.blocks else "the blocks"
     few = " So few can show large differences only." if 0 < results.blocks < _FEW_BLOCKS else ""

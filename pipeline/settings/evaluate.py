@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
@@ -39,13 +39,17 @@ class EvaluateSettings:
         "side tells by itself, an upper reference. It costs a pass of that encoder over the dense side of all patches "
         "that are fitted or scored on",
     )
-    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 5, 10, 25),
-        description="patches of each class that the few-shot probes are fitted on, where there are classes: those of a "
-        "table or a mask",
+    labels: tuple[Annotated[int, Field(ge=2)] | Literal["all"], ...] = Field(
+        default=(30, 100, 300, 1000, 3000, "all"),
+        description="numbers of labelled training patches that the linear probes are fitted on, for the curve of "
+        "scores over labels: of markers drawn at random, of classes as evenly from each as there are. `all` is always "
+        "among them; numbers that reach it are left out",
     )
-    shot_draws: int = Field(
-        default=10, ge=1, description="how often such patches are drawn; the score is the mean over the draws"
+    label_draws: int = Field(
+        default=5,
+        ge=2,
+        description="how often fewer labels than all are drawn, the same patches for all runs; scores are the means "
+        "over the draws",
     )
     mlp_epochs: int = Field(
         default=0,
@@ -75,6 +79,13 @@ class EvaluateSettings:
         "dense patch of an H&E patch; 0 leaves it out",
     )
     seed: int = Field(default=0, ge=0, description="seed of the halves of blocks and of the draw of patches to fit on")
+
+    @field_validator("labels")
+    @classmethod
+    def _counts_once(cls, labels: tuple[int | Literal["all"], ...]) -> tuple[int | Literal["all"], ...]:
+        if len(set(labels)) < len(labels):
+            raise ValueError("labels must differ")
+        return labels
 
     @field_validator("classes")
     @classmethod

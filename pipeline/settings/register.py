@@ -9,6 +9,11 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.settings.closed import CLOSED
 
+# A nucleus is 6 to 10 um wide: a pair of one section under 3 um shows the same cells, one over 20 um other ones.
+# Neighbouring sections share regions. Where a person had marked both, the error was two to three times the residual:
+# some 40 um at 15, so that patches of 125 um still share most of what they show, and at 50 hardly anything.
+LIMITS_UM = {"same-section": (3.0, 20.0), "serial": (15.0, 50.0)}
+
 
 @dataclass(frozen=True, config=CLOSED)
 class RegisterSettings:
@@ -31,12 +36,25 @@ class RegisterSettings:
         description="dense channel that `engine: sitk` registers by, nuclei or not (autofluorescence, SHG, …); "
         "null takes the nuclear one",
     )
-    warn_residual_um: float = Field(
-        default=3.0, gt=0, description="median held-out residual in um above which the verdict is warn"
+    warn_residual_um: float | None = Field(
+        default=None,
+        gt=0,
+        description="median held-out residual in um above which the verdict is warn; null is 3, in mode serial 15",
     )
-    fail_residual_um: float = Field(
-        default=20.0, gt=0, description="median held-out residual in um above which the verdict is fail"
+    fail_residual_um: float | None = Field(
+        default=None,
+        gt=0,
+        description="median held-out residual in um above which the verdict is fail; null is 20, in mode serial 50",
     )
+
+    @property
+    def limits_um(self) -> tuple[float, float]:
+        """Median held-out residuals in um above which the verdict is warn and fail, as set or as the mode has them."""
+        warn, fail = LIMITS_UM[self.mode]
+        return (
+            warn if self.warn_residual_um is None else self.warn_residual_um,
+            fail if self.fail_residual_um is None else self.fail_residual_um,
+        )
 
     @model_validator(mode="after")
     def _registers_other_channels_by_sitk(self) -> Self:

@@ -14,8 +14,9 @@ from pipeline.slides.pyramid import Compare
 from pipeline.slides.tiff_segments import Plane
 from pipeline.slides.window import clip_window
 
-# Gives the pixels (h, w, channels) of a window by its corner and size, in pixels of the image.
-Read = Callable[[tuple[int, int], tuple[int, int]], Pixels]
+# Gives the pixels (h, w, channels) of a window by its corner and size, in pixels of the image; None where the file
+# leaves out some of them.
+Read = Callable[[tuple[int, int], tuple[int, int]], Pixels | None]
 
 _SIDE_PX, _LEAST_SIDE_PX = 32, 4
 _WINDOWS = 5
@@ -53,6 +54,9 @@ def correlation(coarse: Read, fine: Read, size_xy: tuple[int, int], downsample: 
         except StatedError:
             # A broken tile tells nothing of the others, and is met again by whoever needs it.
             continue
+        if pixels is None or finer is None:
+            # Levels need not leave out the same: what is drawn in its place would be taken for structure.
+            continue
         full = 255.0 if pixels.dtype == np.uint8 else 0.0
         seen.append(_grey(pixels))
         made.append(cv2.resize(_grey(finer), (width, height), interpolation=cv2.INTER_AREA))
@@ -86,10 +90,12 @@ def plane_reader(plane: Plane, paint: Callable[[Plane, Pixels, tuple[int, int], 
     page = plane.keyframe
     samples = list(range(3 if page.samplesperpixel >= 3 else 1))
 
-    def read(corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels:
+    def read(corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> Pixels | None:
         out: Pixels = np.zeros((size_xy[1], size_xy[0], len(samples)), page.dtype)
         window = clip_window(corner_xy, size_xy, (int(page.imagewidth), int(page.imagelength)))
         (left, top), (right, bottom) = window.start_xy, window.stop_xy
+        if plane.lacks(window.corner_xy, (right - left, bottom - top)):
+            return None
         if not window.is_empty:
             paint(plane, out[top:bottom, left:right], window.corner_xy, samples)
         return out

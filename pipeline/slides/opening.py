@@ -127,7 +127,8 @@ def _open_plain(path: Path, slide: str, image: str, levels: Sequence[Level], sho
         with TiffFile(path) as tif:
             images = images_of(tif, path)
             chosen = chosen_image(images, image, path)
-            if chosen.series.keyframe.index != 0:
+            if chosen.series.keyframe.index != 0 or tif.pages.first.subifds:
+                # OpenSlide does not look into SubIFDs, where some writers keep the levels.
                 return TiffSlide(path, slide, image, levels, shows)
             try:
                 opened = OpenSlideSlide(path, slide, levels, shows)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from openslide import OpenSlide, OpenSlideError
-from tifffile import TiffFile
+from tifffile import TiffFile, TiffPage
 
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import LEFT_OUT, STRAIGHT, alpha_of, on_white
@@ -29,6 +29,9 @@ from pipeline.slides.window import clip_window
 RGB = ("R", "G", "B")
 APART = ("red", "green", "blue")
 _PLAIN_TIFF = ("aperio", "generic-tiff")
+# OpenSlide decodes the tiles of these as the photometric tag says, whatever the tiles say: Philips' lie in a plain
+# mosaic, the others' where only OpenSlide knows. Streams of NDPI and MRXS it decodes as they say themselves.
+_PADDED_TIFF, _PLACED_TIFF = ("philips",), ("leica", "trestle", "ventana")
 # Aperio's JPEG 2000 of YCbCr: only this tag says so, and tifffile's decoder leaves the colours as they are.
 _JPEG_2000_YCBCR = 33003
 
@@ -89,7 +92,9 @@ class OpenSlideSlide(Closing):
         self._jpeg_levels: dict[int, JpegLevel | None] = {}
         self._is_plain = vendor in _PLAIN_TIFF
         self._lock = threading.Lock()
-        if self._is_plain:
+        if vendor in _PLACED_TIFF:
+            _refuse_other_colours(path, slide)
+        if self._is_plain or vendor in _PADDED_TIFF:
             self._exact, told = self._planes_read_exactly()
             self._segments = SegmentReader(path, slide) if self._exact else None
             self.header = replace(self.header, notes=(*notes, *told))
@@ -215,24 +220,29 @@ class OpenSlideSlide(Closing):
         return out
 
     def _planes_read_exactly(self) -> tuple[dict[int, Plane], tuple[str, ...]]:
-        """Return the levels of a plain tiled TIFF whose tiles are read directly, and what to tell of them.
+        """Return the levels of a tiled TIFF whose tiles are read directly, and what to tell of them.
 
-        OpenSlide would interpolate some, believes the photometric tag where the JPEG tiles state other colours, and
-        takes any fourth sample for premultiplied alpha.
+        OpenSlide would interpolate some of a plain one, believes the photometric tag where the JPEG tiles state other
+        colours, and takes any fourth sample for premultiplied alpha.
         """
         found: dict[int, Plane] = {}
         notes: list[str] = []
-        numbers = {size: index for index, size in enumerate(self.stored_sizes_xy)}
+        left = dict(enumerate(self.stored_sizes_xy))
         try:
             with TiffFile(self.header.path) as tif:
                 for number, page in enumerate(tif.pages):
                     frame = page.keyframe
-                    level = numbers.get((frame.imagewidth, frame.imagelength)) if frame else None
-                    if frame is None or level is None or level in found or not frame.is_tiled:
+                    if frame is None or not frame.is_tiled:
                         continue
-                    if frame.compression == _JPEG_2000_YCBCR or frame.samplesperpixel not in (3, 4):
+                    sizes_xy = {
+                        level: _page_size(frame, size, padded=not self._is_plain) for level, size in left.items()
+                    }
+                    same = [x for x, size in sizes_xy.items() if size == (frame.imagewidth, frame.imagelength)]
+                    if not same or frame.compression == _JPEG_2000_YCBCR or frame.samplesperpixel not in (3, 4):
                         continue
-                    is_rounded = not self._asked_downsamples[level].is_integer()
+                    level = same[0]
+                    del left[level]
+                    is_rounded = self._is_plain and not self._asked_downsamples[level].is_integer()
                     plane = Plane.of(page, (number, 0))
                     remark = plane.colour_remark()
                     if is_rounded or remark or frame.samplesperpixel == 4:
@@ -288,6 +298,34 @@ def _fluorescence(path: Path) -> str:
     except BROKEN_TIFF as error:
         reraise_bug(error)
         return ""
+
+
+def _page_size(page: TiffPage, size_xy: tuple[int, int], *, padded: bool) -> tuple[int, int]:
+    """Return the size of the page that stores a level of that size: as it is, or rounded up to whole tiles."""
+    tile_xy = (page.tilewidth, page.tilelength) if padded else (1, 1)
+    width, height = (-(-size // tile) * tile for size, tile in zip(size_xy, tile_xy, strict=True))
+    return width, height
+
+
+def _refuse_other_colours(path: Path, slide: str) -> None:
+    """Refuse a slide that OpenSlide would show in false colours.
+
+    Raises:
+        StatedError: if JPEG tiles state other colours than the photometric tag.
+    """
+    try:
+        with TiffFile(path) as tif:
+            pages = ((number, page, page.keyframe) for number, page in enumerate(tif.pages))
+            planes = (Plane.of(page, (number, 0)) for number, page, frame in pages if frame and frame.is_tiled)
+            remark = next(filter(None, (plane.colour_remark() for plane in planes)), "")
+    except BROKEN_TIFF as error:
+        reraise_bug(error)
+        # OpenSlide has opened it; what it shows must do.
+        return
+    if remark:
+        found = remark.partition(":")[0]
+        expected = "a photometric tag that says what the tiles do: write the slide again as a plain tiled TIFF"
+        raise StatedError(slide=slide, file=path, expected=expected, found=found)
 
 
 def _on_white(rgba: NDArray[np.uint8]) -> Pixels:

@@ -19,8 +19,10 @@ _ROUNDING = 0.001
 _PLAUSIBLE_TAG_UM = (0.05, 20.0)
 
 _UM = {
-    "m": 1e6, "cm": 1e4, "mm": 1e3, "μm": 1.0, "um": 1.0, "\ufffdm": 1.0, "?m": 1.0, "micron": 1.0, "microns": 1.0,
-    "micrometer": 1.0, "micrometre": 1.0, "nm": 1e-3, "å": 1e-4, "pm": 1e-6, "in": INCH_UM, "inch": INCH_UM,
+    "km": 1e9, "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "μm": 1.0, "um": 1.0, "\ufffdm": 1.0, "?m": 1.0, "nm": 1e-3,
+    "å": 1e-4, "pm": 1e-6, "micron": 1.0, "microns": 1.0, "meter": 1e6, "metre": 1e6, "centimeter": 1e4,
+    "centimetre": 1e4, "millimeter": 1e3, "millimetre": 1e3, "micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3,
+    "nanometre": 1e-3, "thou": INCH_UM / 1000, "in": INCH_UM, "inch": INCH_UM, "ft": 12 * INCH_UM, "yd": 36 * INCH_UM,
 }  # fmt: skip
 
 

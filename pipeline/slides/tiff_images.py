@@ -17,7 +17,7 @@ from pipeline.slides.tiff_metadata import mpp_of, tag_um
 from pipeline.slides.tiff_segments import BROKEN_TIFF
 
 # What scanners store beside the slide.
-_BESIDE = re.compile(r"\b(label|macro|thumb(nail)?|overview|barcode|map)\b", re.IGNORECASE)
+_BESIDE = re.compile(r"(?<![^\W\d_])(label|macro|thumb(nail)?|overview|barcode|map)(?![^\W\d_])", re.IGNORECASE)
 # Without a resolution of its own, an image smaller than this part of the slide is taken for a picture of the glass.
 _RIVAL_AREA = 0.25
 _HEIGHT = re.compile(r"\|\s*OffsetZ\s*=\s*([-+.\d]+)")
@@ -70,7 +70,7 @@ class TiffImage:
 def images_of(tif: TiffFile, file: Path) -> list[TiffImage]:
     """Return all images of a file, in its order; pages of colour are images, not channels of one."""
     found = []
-    for series in tif.series:
+    for series in _series_of(tif):
         for item in series.levels if is_guessed(series) else [series]:
             parts = _single_colour_pages(item)
             found += [TiffImage(0, "" if len(parts) > 1 else _name(item), x, mpp_of(tif, x, file)) for x in parts]
@@ -175,6 +175,21 @@ def check_focal_planes(path: Path) -> None:
     if len(planes) > 1:
         found = f"{len(planes)} (OffsetZ {', '.join(planes)})"
         raise StatedError(file=path, expected="a slide of one focal plane", found=found)
+
+
+def _series_of(tif: TiffFile) -> list[TiffPageSeries]:
+    """Return tifffile's series, also of OME-TIFF whose first plane lies in a later page and has levels in SubIFDs.
+
+    tifffile reads the SubIFDs of each plane as it has read those of the first one, which must be read in full for that.
+    """
+    try:
+        return list(tif.series)
+    except RuntimeError as error:
+        if "keyframe" not in str(error):
+            raise
+    for number in range(len(tif.pages)):
+        tif.pages.set_keyframe(number)
+    return list(tif.series)
 
 
 def _single_colour_pages(series: TiffPageSeries) -> list[TiffPageSeries]:

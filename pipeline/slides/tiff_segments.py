@@ -139,6 +139,19 @@ class Plane:
         """Whether the pixels lie in the file as they are in memory, row after row."""
         return bool(self.keyframe.is_final)
 
+    def lacks(self, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
+        """Return whether a window on the plane touches a tile or strip of the first sample that the file leaves out."""
+        (left, top), (width, height) = corner_xy, size_xy
+        if self.is_raw or not (width and height):
+            return False
+        rows, columns = self.segment_shape
+        across = self.grid[1]
+        return any(
+            not self.counts[row * across + column]
+            for row in range(top // rows, (top + height - 1) // rows + 1)
+            for column in range(left // columns, (left + width - 1) // columns + 1)
+        )
+
 
 class SegmentReader:
     """Reads planes of one file, from several threads at once; keeps a bounded number of decoded tiles."""

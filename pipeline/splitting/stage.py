@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.patients import patient_name
 from pipeline.settings import SplitSettings
+from pipeline.splitting.likeness import Structure, alike, is_same, slide_structure
 from pipeline.splitting.table import HELD_OUT_FOLD
 from pipeline.store.patch_store import PatchStore
 
-# Side of a slide, what it is called in a message.
-_SIDES = {"sparse": "H&E slide", "dense": "dense slide"}
+# What identifies an image of a slide: what it is called in a message, and what two slides of one identity share.
+EXPORTED = "exported"
+_SIDES = {
+    "sparse": ("H&E slide", "the same bytes"),
+    "dense": ("dense slide", "the same bytes"),
+    EXPORTED: ("H&E slide", "the same nuclei at the same places, written twice,"),
+}
 # Fold 0 leaves at least as many pairs to train on as it holds out.
 _LARGEST_HELD_OUT = 0.5
 # Where every group is larger than that, one of those that are smallest, give or take a quarter, is held out.
@@ -36,7 +42,8 @@ class SlidePatches:
         pair_quality: (N,) float32.
         digest: hash of positions and quality, for the provenance.
         images: what identifies the image of each side, `sparse` and `dense`: hash of its file, and the image chosen of
-            several in it; empty where it is not known.
+            several in it; empty where it is not known. Slides that show one section in several files share `exported`.
+        structure: of the whole slide, see `pipeline.splitting.likeness`; None where there is none to compare.
     """
 
     slide: str
@@ -45,6 +52,7 @@ class SlidePatches:
     pair_quality: NDArray[np.float32]
     digest: str
     images: Mapping[str, str] = field(default_factory=dict)
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,32 @@ def read_slide_patches(store: Path) -> SlidePatches:
     # A file may hold several images, of which the sheet chooses one.
     images = {side: f"{inputs[side]}{inputs.get(f'{side}_image', '')}" for side in _SIDES if inputs.get(side)}
     patient = patient_name(known.patient)
-    return SlidePatches(known.slide, patient, table.position_um, table.pair_quality, digest, images)
+    structure = slide_structure(opened.overview)
+    return SlidePatches(known.slide, patient, table.position_um, table.pair_quality, digest, images, structure)
+
+
+def with_exports(patches: Sequence[SlidePatches], stores: Sequence[Path]) -> tuple[list[SlidePatches], list[str]]:
+    """Return the slides, those that show one section in several files known as one, and what to tell of doubts.
+
+    Args:
+        patches: of each slide.
+        stores: of the same slides, of which patches are read where slides look alike.
+    """
+    found, doubts = list(patches), []
+    for first, second in alike([item.structure for item in patches]):
+        one, other = found[first], found[second]
+        if one.images.get("sparse") and one.images.get("sparse") == other.images.get("sparse"):
+            continue
+        same = is_same(PatchStore.open(stores[first]), PatchStore.open(stores[second]))
+        if same:
+            name = one.images.get(EXPORTED, one.slide)
+            for index in (first, second):
+                found[index] = replace(found[index], images={**found[index].images, EXPORTED: name})
+        elif same is None:
+            doubts.append(
+                f"slides {one.slide} and {other.slide} look alike, and no patches tell them apart: one slide?"
+            )
+    return found, doubts
 
 
 def split(patches: Sequence[SlidePatches], settings: SplitSettings) -> Split:
@@ -119,7 +152,7 @@ def summary(patches: Sequence[SlidePatches], result: Split) -> dict[str, Any]:
 def same_images(patches: Sequence[SlidePatches]) -> list[str]:
     """Return a sentence for each image that stands under two names of one patient, which counts its tissue twice."""
     return [
-        f"slides {first.slide} and {second.slide} are one {_SIDES[side]}" for side, first, second in _shared(patches)
+        f"slides {first.slide} and {second.slide} are one {_SIDES[side][0]}" for side, first, second in _shared(patches)
     ]
 
 
@@ -189,7 +222,7 @@ def _held_out(order: Sequence[str], weight: Mapping[str, int], folds: int) -> li
 
 
 def _shared(patches: Sequence[SlidePatches]) -> Iterator[tuple[str, SlidePatches, SlidePatches]]:
-    """Yield side and slides wherever two slides are one image, byte for byte."""
+    """Yield side and slides wherever two slides are one image, byte for byte or written twice."""
     for side in _SIDES:
         first: dict[str, SlidePatches] = {}
         for item in patches:
@@ -205,11 +238,12 @@ def _refuse_shared_images(patches: Sequence[SlidePatches], by: str) -> None:
         if by == "patient" and first.patient == second.patient:
             continue
         whom = f" (patients {first.patient} and {second.patient})" if first.patient != second.patient else ""
+        what, shared = _SIDES[side]
         raise StatedError(
             slide=second.slide,
-            expected=f"another {_SIDES[side]} than slide {first.slide} has, for a split by {by} may train on one and "
+            expected=f"another {what} than slide {first.slide} has, for a split by {by} may train on one and "
             "hold out the other",
-            found=f"the same bytes in both{whom}",
+            found=f"{shared} in both{whom}",
         )
 
 

@@ -156,12 +156,12 @@ class PatchStore:
     @property
     def overview(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8: the whole sparse slide at `overview_mpp`."""
-        return np.asarray(_array(self._group, "overview")[...])
+        return self._whole("overview")
 
     @property
     def overview_regions(self) -> NDArray[np.uint8]:
         """(h, w) uint8: what each pixel of the overview is, a code of `pipeline.tiling.regions`."""
-        return np.asarray(_array(self._group, "overview_regions")[...]).astype(np.uint8)
+        return self._whole("overview_regions").astype(np.uint8)
 
     @property
     def dense_dtype(self) -> np.dtype[Any]:
@@ -197,6 +197,13 @@ class PatchStore:
         for own in (self._rows["sparse"], self._rows["dense"] if dense else None):
             if own is not None:
                 own.read_ahead(rows)
+
+    def _whole(self, name: str) -> NDArray[Any]:
+        try:
+            with reading_zarr():
+                return np.asarray(_array(self._group, name)[...])
+        except ValueError as error:
+            raise StatedError(file=self.path / name, expected="intact chunks", found=str(error)) from None
 
     def _read(self, name: str, rows: Rows, out: NDArray[Any] | None, places: NDArray[np.int64] | None) -> NDArray[Any]:
         own = self._rows[name]

@@ -51,7 +51,7 @@ def _evaluate(folder: Path, out: Path, *more: str, **settings: object) -> int:
     words = ["evaluate", "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv"), "--runs", *RUNS]
     words += ["--embeddings", str(folder / "embed"), "--repeats", "distilled-seed1=distilled"]
     words += ["--out-summary", str(out / "summary.tsv"), "--out-details", str(out / "details.json"), *more]
-    known = {"bootstrap": 50, "block_um": 160, "retrieval_patches": 0, "shots": [5], "dense_side": True, **settings}
+    known = {"bootstrap": 50, "block_um": 160, "retrieval_patches": 0, "labels": [15], "dense_side": True, **settings}
     return main([*words, "--settings", json.dumps(known)])
 
 
@@ -83,7 +83,7 @@ def test_rows_of_the_dense_side_are_marked_and_have_no_verdict(evaluated: Path) 
     assert set(marked.index.get_level_values("run")) == {"distilled"}  # the blank branch saw nothing
     own = {probe.removeprefix("dense-") for probe in marked.index.get_level_values("probe")}
     assert own == set(table.loc["sparse-only"].index.get_level_values("probe"))
-    assert own >= {"ridge", "knn", "class-linear", "class-knn-auc", "class-5-shot"}
+    assert own >= {"ridge", "knn", "class-linear", "class-knn-auc", "class-linear-15-labels"}
     for column in ("verdict", "difference", "difference_low", "difference_high", "disjoint"):
         assert (marked[column] == "").all()
     assert (marked["seeds"] == 2).all()

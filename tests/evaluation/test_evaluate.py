@@ -15,7 +15,7 @@ from drawn_results import COHORT, MARKERS, DrawnResults, draw_features, draw_sto
 from pipeline.cli import main
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.evidence import verdict_of
-from pipeline.evaluation.stage import COLUMNS
+from pipeline.evaluation.evidence_row import COLUMNS
 
 RUNS = ("distilled", "sparse-only", "shuffled", "worse")
 
@@ -57,7 +57,8 @@ def test_the_table_has_a_row_for_every_run_probe_and_marker_and_their_mean(evalu
     rows = table(evaluated).reset_index()
     assert tuple(rows.columns[:3]) == COLUMNS[:3]
     assert set(rows.columns) == set(COLUMNS)
-    assert len(rows) == len(RUNS) * 2 * (len(MARKERS) + 1)
+    # 30, 100 and 300 labels besides all: of 1000 and more there are not enough patches.
+    assert len(rows) == len(RUNS) * (2 + 3) * (len(MARKERS) + 1)
 
 
 def test_the_better_features_are_found_to_help_and_equal_ones_not(evaluated: DrawnResults) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.evaluation.aggregates import Targets
 from pipeline.evaluation.bootstrap import block_labels, enough_blocks, resample_counts
-from pipeline.evaluation.class_evidence import class_evidence
+from pipeline.evaluation.class_evidence import probed_class
 from pipeline.evaluation.classes import ClassTask
-from pipeline.evaluation.evidence import target_names
 from pipeline.evaluation.held_out import HeldOut
+from pipeline.evaluation.probe_spec import ProbeSpec
+from pipeline.evaluation.probing import evidence
 
 POSITION_UM = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2) * 100.0
 
@@ -31,9 +33,13 @@ def test_the_balanced_accuracy_of_a_rare_class_is_not_that_of_the_others_in_any_
     blocks = [block_labels(POSITION_UM, 500.0)]
     held = HeldOut(("s",), (len(labels),), tuple(blocks), tuple(resample_counts([16], 1000, 0)), enough_blocks(blocks))
     task = ClassTask("class", ("a", "b", "rare"), labels, (labels,))
-    predicted = {run: {"class-linear": [np.eye(3)[guess]]} for run, guess in (("base", never), ("other", always))}
-    groups = {run: [run] for run in predicted}
-    rows = {(row.run, row.probe, row.target): row for row in class_evidence(predicted, task, groups, held, "base")}
+    spec, targets, fitted_on = ProbeSpec("sparse", "class", "linear", "recall"), Targets.of(task.names), np.full(3, 9)
+    probed = {
+        run: {spec: probed_class(spec, targets, task, [np.eye(3)[guess]], fitted_on, held)}
+        for run, guess in (("base", never), ("other", always))
+    }
+    found = evidence(probed, {run: [run] for run in probed}, held, "base", 0)
+    rows = {(row.run, row.probe, row.target): row for row in found}
     mean, rare = rows["base", "class-linear", "mean"], rows["other", "class-linear", "rare"]
     recall = [float((never[labels == index] == index).mean()) for index in range(3)]
     assert mean.score == pytest.approx(np.mean(recall))
@@ -49,4 +55,9 @@ def test_the_balanced_accuracy_of_a_rare_class_is_not_that_of_the_others_in_any_
 
 
 def test_a_target_called_mean_is_told_from_the_mean() -> None:
-    assert target_names(["CD3", "mean", "MEAN "]) == ["CD3", "mean (not the mean)", "MEAN  (not the mean)", "mean"]
+    assert Targets.of(["CD3", "mean", "MEAN "]).columns == (
+        "CD3",
+        "mean (not the mean)",
+        "MEAN  (not the mean)",
+        "mean",
+    )

@@ -19,6 +19,7 @@ from pipeline.errors import StatedError
 from pipeline.registration import affine, coarse
 from pipeline.registration.assessment import assess
 from pipeline.registration.blocks_engine import align
+from pipeline.registration.close_ups import close_ups
 from pipeline.registration.deformable import BLOCKS, FINE, measure
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview, tissue_of
@@ -234,7 +235,7 @@ def test_pictures_read_the_dense_slide_only_under_the_sparse_one(kind: str) -> N
     assert all(width < 200 and height < 200 for _, (width, height) in dense.reads)
     beside = View.of(pair, Transform(np.array([[1.0, 0, 9000.0], [0, 1, 300.0]])))
     assert not (beside.number if beside.dense is None else beside.dense.inside).any()
-    assert overlay(beside).shape[2] == 3
+    assert overlay(beside).picture.shape[2] == 3
 
 
 def test_windows_do_not_change_what_is_measured(plain: SyntheticPair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +265,16 @@ def test_smooth_field_ignores_wrong_shifts() -> None:
     left = np.linalg.norm(field.at(points) - shifts, axis=1)
     assert np.median(left) < 0.3
     assert np.percentile(left, 95) < 1.5
+
+
+def test_smooth_field_is_the_same_on_a_lattice_and_at_its_points() -> None:
+    rng, domain = np.random.default_rng(3), np.array([[-300.0, 100.0], [1500.0, 1300.0]])
+    points = rng.uniform(*domain, (80, 2))
+    field = fit_field(points, rng.normal(0, 9, (80, 2)), np.ones(80), domain, knot_um=250, stiffness=0.01)
+    # Beyond the domain too, where the field is clamped.
+    x, y = np.arange(-500.0, 1700.0, 16.0), np.arange(0.0, 1400.0, 16.0)
+    lattice = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    np.testing.assert_allclose(field.on_lattice(x, y), field.at(lattice), atol=1e-9)
 
 
 @pytest.mark.parametrize("degree", [0, 1])
@@ -324,9 +335,13 @@ def test_door_writes_everything_twice_the_same(plain: SyntheticPair, tmp_path: P
     assert first["verdict"] == "pass"
     assert first["channel"] == "DAPI"
     assert set(first) >= {"slide", "mode", "engine", "coarse", "steps", "det_j", "fold_fraction", "provenance"}
-    picture = np.asarray(Image.open(tmp_path / "a" / "overlay.png"))
-    assert picture.shape[2] == 3
-    assert 900 <= max(picture.shape) <= 1200
+    with Image.open(tmp_path / "a" / "overlay.png") as picture:
+        left, top, width, height = map(int, picture.info["field_px"].split())
+        assert max(width, height) == pytest.approx(1024, rel=0.1)
+        beside_px = list(map(int, picture.info["close_ups_px"].split()))
+        assert beside_px[0] >= left + width
+        assert beside_px[2:] == [516, 3 * 280]
+        assert picture.size[1] >= top + height
 
     taken = tmp_path / "taken"
     assert run_register(tmp_path, taken, str(tmp_path / "a" / "transform.zarr")) == 0
@@ -338,6 +353,31 @@ def test_door_writes_everything_twice_the_same(plain: SyntheticPair, tmp_path: P
 
     assert run_register(tmp_path, tmp_path / "same", "identity") == 0
     assert json.loads((tmp_path / "same" / "qc.json").read_text())["verdict"] == "fail"
+
+
+def test_close_ups_stand_at_the_median_and_the_largest_shift(plain: SyntheticPair) -> None:
+    pair = opened(plain)
+    truth = Transform(np.column_stack([plain.truth.matrix, plain.truth(np.zeros((1, 2)))[0]]))
+    found = assess(pair, truth, SETTINGS)
+    residual_um = found.block_residual_um[np.isfinite(found.block_residual_um)]
+    shown = close_ups(pair, truth, found)
+    assert [item.caption.split(": ")[0] for item in shown] == ["median shift", "9 in 10 below", "largest shift"]
+    assert shown[2].caption == f"largest shift: {residual_um.max():.2g} um"
+    worst_um = found.block_um[np.nanargmax(found.block_residual_um)]
+    corner_um = np.array(shown[2].sparse.origin_um)
+    assert ((corner_um <= worst_um) & (worst_um <= corner_um + 130)).all()
+    for item in shown:
+        assert item.rgb.shape[:2] == item.dense.values.shape
+    # At the median both sides show the same nuclei in the same places.
+    assert np.corrcoef(shown[0].sparse.values.ravel(), shown[0].dense.values.ravel())[0, 1] > 0.3
+
+
+def test_unmeasured_blocks_are_shown_where_none_could_be_measured(plain: SyntheticPair) -> None:
+    found = assess(opened(plain), Transform.identity(), SETTINGS)
+    nothing = replace(found, block_residual_um=np.full(len(found.block_um), np.nan))
+    assert {item.caption for item in close_ups(opened(plain), Transform.identity(), nothing)} <= {"no clear peak"}
+    none = replace(nothing, block_um=np.zeros((0, 2)), block_residual_um=np.zeros(0))
+    assert close_ups(opened(plain), Transform.identity(), none) == ()
 
 
 def test_no_nuclear_channel_is_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.registration.blocks_engine import align
 from pipeline.registration.deformable import NEIGHBOURS, SAME_SECTION
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.pair import Pair, overview
-from pipeline.registration.quality import Correspondences
+from pipeline.registration.quality import Correspondences, Residual, verdict
 from pipeline.registration.scale import scale_between
 from pipeline.registration.stain import tissue_presence
 from pipeline.registration.transform import Transform
@@ -152,6 +153,33 @@ def test_tissue_shows_alike_in_pale_and_dark_stains() -> None:
     assert tissue_presence(dark)[0, 0] - tissue_presence(pale)[0, 0] < 0.4
 
 
+@pytest.mark.parametrize(
+    ("mode", "residual_um", "word"),
+    [
+        ("same-section", 2.9, "pass"),
+        ("same-section", 3.1, "warn"),
+        ("same-section", 20.1, "fail"),
+        ("serial", 14.9, "pass"),
+        ("serial", 15.1, "warn"),
+        ("serial", 50.1, "fail"),
+    ],
+)
+def test_a_nucleus_is_no_measure_of_neighbouring_sections(
+    mode: Literal["same-section", "serial"], residual_um: float, word: str
+) -> None:
+    known = {"support": 0.8, "chance": 0.0, "scale": 1.0, "folds": 0.0, "determinants": (0.9, 1.1)}
+    told, reasons = verdict(
+        RegisterSettings(mode=mode),
+        held_out=Residual(residual_um, 2 * residual_um),
+        pose=None,
+        margin=None,
+        searched=False,
+        **known,  # type: ignore[arg-type]
+    )
+    assert told == word
+    assert (word == "pass") == (not reasons)
+
+
 def landmarks(folder: Path, name: str) -> tuple[ArraySlide, NDArray[np.float64]]:
     points = np.loadtxt(folder / f"{name}.csv", delimiter=",", skiprows=1, usecols=(1, 2))
     pixels = np.asarray(Image.open(folder / f"{name}.jpg").convert("RGB"))
@@ -174,6 +202,8 @@ def test_neighbours_with_landmarks_lie_as_near_as_landmarks_can_tell(
     count = min(len(here), len(there))
     transform, quality = align(Pair.of(first, second, (4.0, 4.0), None), RegisterSettings(mode="serial"))
     error_px = np.linalg.norm(transform.to_dense(here[:count] * 4.0) / 4.0 - there[:count], axis=1)
-    assert quality.verdict == "warn"
+    assert quality.verdict in ("pass", "warn")
+    assert not any("residual" in reason for reason in quality.reasons)
+    assert quality.outside_share is not None
     assert np.median(error_px) < median_px
     assert np.percentile(error_px, 90) < p90_px

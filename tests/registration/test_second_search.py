@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -15,7 +16,7 @@ from synthetic_pair import smooth_noise
 
 from pipeline.registration import second_search
 from pipeline.registration.images import NuclearImage, NuclearSource
-from pipeline.registration.pair import Pair, box_under_dense, sparse_overview, tissue_of, without_glass
+from pipeline.registration.pair import Pair, domain_of_map, sparse_overview, tissue_of, within_glass, without_glass
 
 _MPP = 8.0
 _SIDE_PX = 400
@@ -125,19 +126,44 @@ def test_ink_shows_no_nuclei() -> None:
     assert not tissue_of(image).inside[:140].any()
 
 
-def test_field_reaches_no_farther_than_the_dense_slide() -> None:
+def _glass_pair() -> tuple[Pair, NuclearImage]:
+    """Return a glass of 24 x 16 mm with tissue of 1 mm at (9, 9) mm, and a dense slide of 2 mm."""
     sparse = ArraySlide(np.full((4000, 6000, 3), 243, np.uint8), mpp=4.0)
     dense = ArraySlide(np.full((500, 500, 3), 243, np.uint8), mpp=4.0)
     pair = Pair(NuclearSource(sparse, 4.0, None), NuclearSource(dense, 4.0, None), "DAPI")
-    low, high = box_under_dense(pair, np.array([[1.0, 0, -8000], [0, 1.0, -8000]]))
+    inside = np.zeros((4000, 6000), np.bool_)
+    inside[2125:2375, 2125:2375] = True
+    return pair, NuclearImage(inside.astype(np.float32), inside, (0.0, 0.0), 4.0)
+
+
+def test_field_reaches_no_farther_than_the_dense_slide() -> None:
+    pair, tissue = _glass_pair()
+    everywhere = replace(tissue, inside=np.ones_like(tissue.inside))
+    low, high = domain_of_map(pair, np.array([[1.0, 0, -8000], [0, 1.0, -8000]]), everywhere)
     assert (low < 7000).all()
     assert (low > 6000).all()
     assert (high > 11000).all()
     assert (high < 12000).all()
     # A map that puts nothing on the dense slide bounds nothing.
-    np.testing.assert_array_equal(
-        box_under_dense(pair, np.array([[1.0, 0, 90000], [0, 1.0, 0]])), pair.sparse.extent_um
-    )
+    away = np.array([[1.0, 0, 90000], [0, 1.0, 0]])
+    np.testing.assert_array_equal(domain_of_map(pair, away, everywhere), pair.sparse.extent_um)
+
+
+def test_field_on_a_glass_covers_the_tissue_and_a_margin() -> None:
+    pair, tissue = _glass_pair()
+    low, high = domain_of_map(pair, np.array([[1.0, 0, -8000], [0, 1.0, -8000]]), tissue)
+    np.testing.assert_allclose(low, 8500 - 300)
+    np.testing.assert_allclose(high, 9496 + 300)
+
+
+def test_glass_around_a_tissue_mask_is_cut_off_without_moving_the_rest() -> None:
+    _, tissue = _glass_pair()
+    part = within_glass(tissue)
+    assert part.inside.size < tissue.inside.size / 50
+    held, whole = (image.to_um(np.argwhere(image.inside)[:, ::-1]) for image in (part, tissue))
+    np.testing.assert_allclose(held, whole)
+    full = replace(tissue, inside=np.ones_like(tissue.inside))
+    assert within_glass(full) is full
 
 
 @pytest.mark.slow

@@ -30,23 +30,28 @@ from drawn_results import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
+from pipeline.evaluation.bootstrap import UNKNOWN, Interval
+from pipeline.evaluation.evidence_row import COLUMNS, EvidenceRow
+from pipeline.evaluation.probe_spec import ProbeSpec, marker_probe_spec
 from pipeline.prediction.colours import TABLE
 from pipeline.prediction.table import read_values
 from pipeline.provenance import file_digest
+from pipeline.registration.pictures import FIELD_KEY
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
+from pipeline.report.evidence_views import evidence_parts, evidence_rows, listed_targets, probe_group, probe_title
 from pipeline.report.figures import COLOURS, MOST_LABELS, Estimate, forest, line_swatch, scatter, shape_of, swatch
+from pipeline.report.label_curves import label_sentence
 from pipeline.report.mosaic import sparse_picture
-from pipeline.report.pairs import _field, quantity
+from pipeline.report.pairs import part_of, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
 from pipeline.report.reading import read_results
-from pipeline.report.results import Results, Score
+from pipeline.report.results import Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
-from pipeline.report.views import evidence_rows, probe_group, probe_title
 from pipeline.report.words import headline, limits, missing
 from pipeline.store.patch_store import PatchStore
 
@@ -331,7 +336,7 @@ def test_a_patch_far_out_does_not_leave_the_map_almost_empty() -> None:
 
 
 def test_the_evidence_table_tells_the_spread_of_seeds_and_whether_intervals_lie_apart() -> None:
-    several = replace(evidence("distilled", 0.1, "helped"), seeds=3, seed_low=0.55, seed_high=0.64, disjoint="yes")
+    several = replace(evidence("distilled", 0.1, "helped"), seeds=3, seed_low=0.55, seed_high=0.64, disjoint=True)
     single = evidence("sparse-only", float("nan"), "")
     assert [(row.seeds, row.apart) for row in evidence_rows([several, single])] == [
         ("3: 0.55 to 0.64", "yes"),
@@ -340,36 +345,35 @@ def test_the_evidence_table_tells_the_spread_of_seeds_and_whether_intervals_lie_
 
 
 @pytest.mark.parametrize(
-    ("probe", "title"),
+    ("spec", "title", "group"),
     [
-        ("ridge", "Ridge probe"),
-        ("class-linear", "Which class: linear probe"),
-        ("class-mlp", "Which class: MLP head"),
-        ("class-mlp-auc", "Which class: MLP head, area under the ROC curve"),
-        ("class-1-shot", "Which class: linear probe on 1 patch of each"),
-        ("class-25-shot", "Which class: linear probe on 25 patches of each"),
-        ("cell-linear", "Which cell: linear probe"),
-        ("cell-knn-auc", "Which cell: nearest-neighbour probe, area under the ROC curve"),
-        ("dense-ridge", "The dense side itself: ridge probe"),
-        ("dense-knn", "The dense side itself: nearest-neighbour probe"),
-        ("dense-cell-5-shot", "The dense side itself: which cell: linear probe on 5 patches of each"),
+        (ProbeSpec("sparse", "markers", "ridge", "pearson_r"), "Ridge probe", ""),
+        (ProbeSpec("sparse", "markers", "knn", "pearson_r"), "Nearest-neighbour probe", ""),
+        (ProbeSpec("sparse", "class", "linear", "recall"), "Which class: linear probe", "Which class"),
+        (
+            ProbeSpec("sparse", "class", "mlp", "auc"),
+            "Which class: MLP head, area under the ROC curve",
+            "Which class",
+        ),
+        (ProbeSpec("sparse", "cell", "knn", "recall"), "Which cell: nearest-neighbour probe", "Which cell"),
+        # A column may be called as anything else is.
+        (ProbeSpec("sparse", "knn", "linear", "recall"), "Which knn: linear probe", "Which knn"),
+        (
+            ProbeSpec("dense", "markers", "ridge", "pearson_r"),
+            "The dense side itself: ridge probe",
+            "The dense side itself",
+        ),
+        (
+            ProbeSpec("dense", "cell", "linear", "recall"),
+            "The dense side itself: which cell: linear probe",
+            "The dense side itself",
+        ),
     ],
 )
-def test_every_probe_of_evaluate_has_a_name_in_words(probe: str, title: str) -> None:
-    assert probe_title(probe) == title
-
-
-@pytest.mark.parametrize(
-    ("group", "probes"),
-    [
-        ("", ("ridge", "knn")),
-        ("Which class", ("class-linear", "class-mlp-auc", "class-25-shot")),
-        ("Which cell", ("cell-linear", "cell-knn-auc")),
-        ("The dense side itself", ("dense-ridge", "dense-cell-5-shot")),
-    ],
-)
-def test_figures_of_probes_that_ask_for_the_same_are_folded_together(group: str, probes: tuple[str, ...]) -> None:
-    assert {probe_group(probe) for probe in probes} == {group}
+def test_every_probe_has_a_title_and_figures_that_ask_for_the_same_are_folded_together(
+    spec: ProbeSpec, title: str, group: str
+) -> None:
+    assert (probe_title(spec), probe_group(spec)) == (title, group)
 
 
 def test_the_dense_side_is_shown_as_a_reference_and_never_as_a_contender(tmp_path: Path) -> None:
@@ -385,7 +389,9 @@ def test_the_dense_side_is_shown_as_a_reference_and_never_as_a_contender(tmp_pat
     for line in list(lines):
         cells = line.split("\t")
         if cells[:2] == ["distilled", "ridge"]:
-            lines.append("\t".join([cells[0], "dense-ridge", *cells[2:4], "0.99", *cells[5:7], *[""] * 4, *cells[11:]]))
+            side = COLUMNS.index("side")
+            changed = [cells[0], "dense-ridge", *cells[2:4], "0.99", *cells[5:7], *[""] * 4, *cells[11:]]
+            lines.append("\t".join([*changed[:side], "dense", *changed[side + 1 :]]))
     summary.write_text("\n".join(lines) + "\n")
     document = Document(write(results, sheet).read_text())
     assert "The dense side itself: ridge probe" in document.words
@@ -521,7 +527,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
                 "the share of each class",
                 "Mean over classes",
                 "the mask’s classes",
-                "Which class: linear probe on 5 patches",
+                "Which class: linear probe. Further up is better",
             ),
             ("marker", "intensity", "nuclei must stay", "Residual.", "stains"),
         ),
@@ -597,9 +603,11 @@ def test_a_table_that_somebody_altered_is_a_stated_error(
     assert not out.exists()
 
 
-def evidence(run: str, difference: float, verdict: str) -> Score:
-    ends = (float("nan"), float("nan")) if run == "sparse-only" else (difference - 0.02, difference + 0.02)
-    return Score(run, "ridge", "mean", 0.5 + difference, 0.4, 0.6, difference, *ends, verdict, 900, 300, 2, 1)
+def evidence(run: str, difference: float, verdict: str) -> EvidenceRow:
+    ends = UNKNOWN if run == "sparse-only" else Interval(difference - 0.02, difference + 0.02)
+    score, counts = 0.5 + difference, {"train_patches": 900, "test_patches": 300, "test_slides": 2}
+    row = EvidenceRow(run, marker_probe_spec("ridge"), "mean", score, Interval(0.4, 0.6), difference, ends, verdict)
+    return replace(row, **counts)
 
 
 @pytest.mark.parametrize(
@@ -706,7 +714,7 @@ def test_what_has_no_score_or_interval_is_listed_with_the_reason() -> None:
     ],
 )
 def test_the_limits_say_on_how_much_tissue_the_intervals_rest(blocks: int, low: float, told: str) -> None:
-    rows = (replace(evidence("distilled", 0.1, "helped"), low=low),)
+    rows = (replace(evidence("distilled", 0.1, "helped"), within=Interval(low, 0.6)),)
     sentences = limits(Results((), None, {}, rows, "", {}, None, blocks=blocks), "")
     assert told in sentences[0]
     assert sentences[0].endswith("each run was trained once.")
@@ -797,23 +805,26 @@ def test_a_large_picture_is_reduced_to_no_less_than_twice_what_is_shown() -> Non
 
 
 @pytest.mark.parametrize(
-    ("slide", "picture", "expected"),
+    ("text", "expected"),
     [
-        ((1024, 700), (1024, 744), (1024, 700)),  # with a title line above
-        ((1024, 700), (1024, 700), (1024, 700)),  # without
-        ((400, 1024), (720, 1068), (400, 1024)),  # a narrow slide, padded on the right
-        ((1024, 700), (1024, 300), None),  # another field
+        ("0 44 400 300", (400, 300)),
+        ("", None),  # a picture of an earlier version
+        ("0 44 400 301", None),  # beyond the picture
+        ("0 44 0 300", None),
+        ("0 44 400", None),
+        ("a b c d", None),
     ],
 )
-def test_the_slide_is_found_inside_the_overlay(
-    slide: tuple[int, int], picture: tuple[int, int], expected: tuple[int, int] | None
-) -> None:
-    page = Image.new("RGB", picture, "white")
-    page.paste(Image.new("RGB", slide, (200, 30, 30)), (0, picture[1] - slide[1]))
-    field = _field(page, slide[0] / slide[1])
+def test_the_slide_is_found_inside_the_overlay(tmp_path: Path, text: str, expected: tuple[int, int] | None) -> None:
+    page = Image.new("RGB", (720, 344), "white")
+    page.paste(Image.new("RGB", (400, 300), (200, 30, 30)), (0, 44))
+    about = PngImagePlugin.PngInfo()
+    about.add_text(FIELD_KEY, text)
+    page.save(tmp_path / "overlay.png", pnginfo=about)
+    field = part_of(tmp_path / "overlay.png", FIELD_KEY)
     assert (field.size if field else None) == expected
     if field:
-        assert field.getcolors() == [(slide[0] * slide[1], (200, 30, 30))]
+        assert field.getcolors() == [(400 * 300, (200, 30, 30))]
 
 
 def test_a_small_slide_is_shown_as_sharp_as_its_patches(written: Path) -> None:
@@ -985,3 +996,55 @@ i.dispatchEvent(new Event('input')); }}); location.hash = 'registration';</scrip
         shown.append(np.asarray(Image.open(picture).convert("RGB"), dtype=np.int16))
     changed = (np.abs(shown[0] - shown[1]).max(axis=-1) > 40).sum()
     assert changed > 5000
+
+
+def _saves(ratio: float, low: float, high: float) -> tuple[EvidenceRow, ...]:
+    saved = {"fewer_labels": ratio, "fewer_labels_within": Interval(low, high), "seeds": 3, "blocks": 30}
+    return (
+        replace(evidence("distilled", 0.1, "helped"), **saved),
+        replace(evidence("sparse-only", float("nan"), ""), seeds=3),
+        replace(evidence("shuffled", 0.0, "no difference"), seeds=3),
+    )
+
+
+@pytest.mark.parametrize(("low", "told"), [(4.0, True), (0.0, False)])
+def test_the_headline_tells_how_many_labels_are_saved_where_some_surely_are(low: float, told: bool) -> None:
+    results = Results((), None, {}, _saves(8.0, low, 20.0), "sparse-only", {}, None, patients=3)
+    found = headline(results, "distilled")
+    assert found is not None
+    sentence = (
+        "“distilled” reaches the full score of “sparse-only”, which is fitted on 900 labelled patches, with 8 times "
+        "fewer labels (95 % interval 4 to 20)."
+    )
+    assert (sentence in found.sentences) == told
+
+
+@pytest.mark.parametrize(
+    ("ratio", "told"),
+    [(8.3, "with 8.3 times fewer labels (95 % interval"), (0.0, "does not reach"), (1.0, "with as many labels")],
+)
+def test_what_labels_a_run_saves_is_told_below_the_curve(ratio: float, told: str) -> None:
+    assert told in label_sentence(_saves(ratio, 0.0, 20.0)[0], "sparse-only")
+
+
+def test_the_headline_tells_what_was_found_on_markers_that_training_left_out() -> None:
+    rows = _saves(8.0, 4.0, 20.0)
+    unseen = replace(rows[0], target="mean of unseen", seen="no")
+    single = replace(rows[0], target="CD45", seen="no")
+    for extra, told in (((unseen, single), True), ((replace(unseen, seen="yes"), single), False), ((), False)):
+        results = Results((), None, {}, (*rows, *extra), "sparse-only", {}, None, patients=3)
+        found = headline(results, "distilled")
+        assert found is not None
+        assert any("On markers that its training never saw (CD45)" in one for one in found.sentences) == told
+
+
+def test_of_thousands_of_targets_the_best_are_drawn_and_listed() -> None:
+    names = [f"gene{number}" for number in range(500)]
+    single = evidence("distilled", 0.1, "helped")
+    rows = tuple(replace(single, target=name, score=number / 500) for number, name in enumerate(names))
+    listed = evidence_rows(listed_targets((*rows, single)))
+    assert {row.target for row in listed} == set(names[-24:])
+    (part,) = evidence_parts(Results((), None, {}, (*rows, single), "sparse-only", {}, None), {"distilled": 0})
+    assert part.shown == "The 24 best of 500 by held-out score are drawn."
+    assert "gains on 500 and loses on 0 of 500" in part.counted
+    assert len(part.scores) < 20_000

@@ -95,7 +95,7 @@ def test_a_slide_behind_a_smaller_first_page_is_the_slide(tmp_path: Path) -> Non
         assert slide.header.notes == ("leaves out image 0: 64 x 64 px, which is not a level of image 1: 400 x 300 px",)
 
 
-@pytest.mark.parametrize("name", ["label image", "Macro", "thumbnail"])
+@pytest.mark.parametrize("name", ["label image", "Macro", "thumbnail", "overview_image"])
 def test_pictures_of_the_glass_are_left_aside_by_their_names(tmp_path: Path, name: str) -> None:
     images = [("slide", smooth_rgb(256, 192), UM), (name, smooth_rgb(128, 96)[::-1].copy(), {})]
     with open_slide(write_images(tmp_path / "s.ome.tif", images)) as slide:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,59 @@ def test_levels_of_a_plain_tiff_without_own_tags_stay(tmp_path: Path) -> None:
     with open_slide(path) as slide:
         assert [level.downsample for level in slide.header.levels] == [1, 2, 4]
         assert slide.header.notes == ()
+
+
+def _some_tiles(image: Image) -> Iterator[Image | None]:
+    """Each tile of an image but every fifth, which lie elsewhere on each level."""
+    for y in range(0, image.shape[0], TILE):
+        for x in range(0, image.shape[1], TILE):
+            whole = np.zeros((TILE, TILE, 3), np.uint8)
+            part = image[y : y + TILE, x : x + TILE]
+            whole[: part.shape[0], : part.shape[1]] = part
+            yield None if (x // TILE + y // TILE) % 5 == 4 else whole
+
+
+@pytest.mark.parametrize("compression", [None, "jpeg", "deflate"])
+def test_a_level_stays_where_the_file_leaves_out_other_tiles_than_at_the_finer_one(
+    tmp_path: Path, compression: str | None
+) -> None:
+    path = tmp_path / "s.tif"
+    whole = np.full((1024, 1024, 3), 255, np.uint8)
+    whole[320:704, 320:704] = textured_rgb(384, 384)
+    with tifffile.TiffWriter(path) as writer:
+        for index, image in enumerate(pyramid(whole, 2)):
+            writer.write(
+                _some_tiles(image),
+                shape=image.shape,
+                dtype=image.dtype,
+                tile=(TILE, TILE),
+                photometric="rgb",
+                compression=compression,
+                subfiletype=1 if index else 0,
+                metadata=None,
+                resolution=(2e4, 2e4),
+                resolutionunit="CENTIMETER",
+            )
+    with open_slide(path) as slide:
+        assert [level.downsample for level in slide.header.levels] == [1, 2]
+        assert slide.header.notes == ()
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+def test_levels_of_a_plain_tiff_in_subifds_are_read(tmp_path: Path, compression: str) -> None:
+    levels = pyramid(smooth_rgb(403, 302), 3)
+    path = tmp_path / "s.tif"
+    options: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "compression": compression, "metadata": None}
+    with tifffile.TiffWriter(path) as writer:
+        for index, image in enumerate(levels):
+            more = {"subfiletype": 1} if index else {"subifds": 2}
+            writer.write(image, resolution=(2e4, 2e4), resolutionunit="CENTIMETER", **more, **options)
+    with open_slide(path) as slide:
+        assert [level.downsample for level in slide.header.levels] == [1, 2, 4]
+        assert slide.header.notes == ()
+        for index, image in enumerate(levels):
+            found = slide.read_region(index, (0, 0), (image.shape[1], image.shape[0]))
+            assert np.abs(found.astype(int) - image).mean() < (3 if compression == "jpeg" else 1e-9)
 
 
 def test_structureless_levels_stay_where_their_size_is_certain(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from imagecodecs import jpeg8_decode, jpeg8_encode
 from numpy.typing import NDArray
-from slide_files import channels_image, halved, smooth_rgb
+from slide_files import channels_image, halved, smooth_rgb, write_scn
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
@@ -159,6 +159,113 @@ def test_copied_tiles_keep_the_colours_that_they_state(
     expected = _truth(space, "444", _noisy(), space)
     for (x, y), patch in zip(store.table.position_px.astype(int), store.read_sparse(slice(None)), strict=True):
         np.testing.assert_array_equal(patch, expected[y : y + SIDE, x : x + SIDE])
+
+
+def _philips_level(number: int, width: int, height: int) -> str:
+    spacing = f"&quot;{0.0005 * 2**number}&quot;"
+    return (
+        '<DataObject ObjectType="PixelDataRepresentation">'
+        f'<Attribute Name="DICOM_PIXEL_SPACING" PMSVR="IDoubleArray">{spacing} {spacing}</Attribute>'
+        f'<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_NUMBER" PMSVR="IUInt16">{number}</Attribute>'
+        f'<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_COLUMNS" PMSVR="IUInt32">{width}</Attribute>'
+        f'<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_ROWS" PMSVR="IUInt32">{height}</Attribute></DataObject>'
+    )
+
+
+def _write_philips(path: Path, space: str, tag: int, levels: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Write a Philips TIFF, its levels padded to whole tiles; return what they show."""
+    described = "".join(_philips_level(i, level.shape[1], level.shape[0]) for i, level in enumerate(levels))
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">'
+        '<Attribute Name="DICOM_MANUFACTURER" PMSVR="IString">PHILIPS</Attribute>'
+        '<Attribute Name="PIM_DP_SCANNED_IMAGES" PMSVR="IDataObjectArray"><Array>'
+        '<DataObject ObjectType="DPScannedImage">'
+        '<Attribute Name="PIM_DP_IMAGE_TYPE" PMSVR="IString">WSI</Attribute>'
+        '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" PMSVR="IDataObjectArray">'
+        f"<Array>{described}</Array></Attribute></DataObject></Array></Attribute></DataObject>"
+    )
+    shown: list[NDArray[np.uint8]] = []
+    with tifffile.TiffWriter(path) as writer:
+        for index, level in enumerate(levels):
+            height, width = level.shape[:2]
+            padded = np.zeros((-(-height // SIDE) * SIDE, -(-width // SIDE) * SIDE, 3), np.uint8)
+            padded[:height, :width] = level
+            corners = [(y, x) for y in range(0, padded.shape[0], SIDE) for x in range(0, padded.shape[1], SIDE)]
+            cut = [np.ascontiguousarray(padded[y : y + SIDE, x : x + SIDE]) for y, x in corners]
+            writer.write(
+                iter(
+                    [
+                        jpeg8_encode(tile, level=95, colorspace="RGB", outcolorspace=space, subsampling="444")
+                        for tile in cut
+                    ]
+                ),
+                shape=padded.shape,
+                dtype="uint8",
+                tile=(SIDE, SIDE),
+                photometric="ycbcr",
+                compression="jpeg",
+                subsampling=(1, 1),
+                software="Philips DP v1.0",
+                description=f"level={index}" if index else xml,
+                subfiletype=1 if index else 0,
+                metadata=None,
+            )
+            # The first page counts with its padding, and as much of the others as shows it.
+            whole = shown[0] if shown else padded
+            height, width = (side // 2**index for side in whole.shape[:2])
+            shown.append(_truth(space, "444", padded, space)[:height, :width])
+    _overwrite_photometric(path, tag)
+    return shown
+
+
+def _overwrite_photometric(path: Path, tag: int) -> None:
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        for page in tif.pages:
+            page.aspage().tags[262].overwrite(tag)
+
+
+@pytest.mark.parametrize(("space", "tag"), [("YCBCR", 2), ("RGB", 6), ("YCBCR", 6)])
+def test_philips_tiles_show_the_colours_that_they_state(tmp_path: Path, space: str, tag: int) -> None:
+    whole = _noisy(300, 200)
+    expected = _write_philips(tmp_path / "s.tiff", space, tag, [whole, halved(whole)])
+    for level, pixels in enumerate(expected):
+        np.testing.assert_array_equal(_whole(tmp_path / "s.tiff", level=level), pixels)
+    with open_slide(tmp_path / "s.tiff") as slide:
+        assert slide.header.reader == "openslide"
+        assert any("the tiles are believed" in note for note in slide.header.notes) == ((space, tag) != ("YCBCR", 6))
+
+
+def test_tiles_that_only_openslide_can_place_are_refused_where_it_would_show_false_colours(tmp_path: Path) -> None:
+    image = smooth_rgb(512, 512)
+    path = write_scn(tmp_path / "s.scn", image, (256, 256), 1024)
+    assert np.abs(_whole(path)[256:768, 256:768].astype(int) - image).mean() < 3
+    _overwrite_photometric(path, 2)
+    with pytest.raises(StatedError, match="JPEG tiles state YCbCr, the photometric tag RGB"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize(("space", "markers"), [("YCBCR", JFIF), ("RGB", ADOBE["RGB"])])
+@pytest.mark.parametrize("tag", [2, 6])
+def test_ndpi_shows_the_colours_that_its_stream_states(tmp_path: Path, space: str, markers: bytes, tag: int) -> None:
+    path, image = tmp_path / "s.ndpi", _noisy()
+    coded = jpeg8_encode(image, level=95, colorspace="RGB", outcolorspace=space, subsampling="444")
+    flags = [(number, "i", 1, 0, True) for number in (65422, 65423, 65424)]
+    tifffile.imwrite(
+        tmp_path / "s.tif",
+        iter([b"\xff\xd8" + markers + _without_markers(coded)[2:]]),
+        shape=image.shape,
+        dtype="uint8",
+        photometric="ycbcr",
+        compression="jpeg",
+        subsampling=(1, 1),
+        rowsperstrip=image.shape[0],
+        extratags=[(65420, "I", 1, 1, True), (65421, "f", 1, 20.0, True), *flags],
+        **PLAIN,
+    )
+    _overwrite_photometric(tmp_path / "s.tif", tag)
+    (tmp_path / "s.tif").rename(path)
+    expected = jpeg8_decode(_without_markers(coded), colorspace=space, outcolorspace="RGB")
+    np.testing.assert_array_equal(_whole(path), expected)
 
 
 # The fourth sample.

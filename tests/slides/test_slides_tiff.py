@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,25 @@ def test_strips_and_tiles_of_all_codecs(tmp_path: Path, options: dict[str, Any])
         assert slide.header.channels == ("C0", "C1")
         assert slide.header.mpp is None
         assert_equals(slide, [np.moveaxis(image, 0, -1)], fill=0)
+
+
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 3, 0, 2)])
+def test_levels_of_planes_in_another_order_than_their_pages_are_read(tmp_path: Path, order: tuple[int, ...]) -> None:
+    levels = cyx_pyramid(4, 203, 151, 2)
+    whole = write_ome(tmp_path / "whole.ome.tif", [levels[0]], ["a", "b", "c", "d"])
+    with tifffile.TiffFile(whole) as tif:
+        text = str(tif.ome_metadata)
+    planes = "".join(f'<TiffData IFD="{page}" FirstC="{c}" PlaneCount="1"/>' for page, c in enumerate(order))
+    text = re.sub(r"<TiffData.*?/>|<TiffData.*?</TiffData>", planes, text, count=1, flags=re.S)
+    options: dict[str, Any] = {"tile": (64, 64), "compression": "zlib", "photometric": "minisblack", "metadata": None}
+    path = tmp_path / "s.ome.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for page, c in enumerate(order):
+            writer.write(levels[0][c], subifds=1, description=None if page else text.encode(), **options)
+            writer.write(levels[1][c], subfiletype=1, **options)
+    with open_slide(path) as slide:
+        assert slide.header.channels == ("a", "b", "c", "d")
+        assert_equals(slide, [np.moveaxis(level, 0, -1) for level in levels], 0)
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
@@ -253,6 +273,9 @@ def test_only_the_touched_tiles_are_decoded(tmp_path: Path, monkeypatch: pytest.
         ("nm", 500, 0.5),
         ("mm", 0.0005, 0.5),
         ("Å", 5000, 0.5),
+        ("dm", 5e-6, 0.5),
+        ("thou", 0.5 / 25.4, 0.5),
+        ("nanometer", 500, 0.5),
         ("pixel", 1, None),
         ("reference frame", 1, None),
     ],

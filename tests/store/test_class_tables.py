@@ -117,12 +117,12 @@ def test_tables_of_some_slides_make_class_probes_of_their_patches(tmp_path: Path
     draw_features(drawn, "distilled", 0.5)
     draw_features(drawn, "sparse-only", 8.0)
     arguments = [*drawn.arguments("distilled", "sparse-only"), "--classes", *_tables(drawn, tmp_path)]
-    assert main(["evaluate", *arguments, "--settings", '{"bootstrap": 200, "shots": [5], "shot_draws": 3}']) == 0
+    assert main(["evaluate", *arguments, "--settings", '{"bootstrap": 200, "labels": [15], "label_draws": 3}']) == 0
     folder = drawn.results / "evaluate"
     rows = pd.read_csv(folder / "summary.tsv", sep="\t").set_index(["run", "probe", "target"]).sort_index()
     assert set(rows.loc["distilled", "class-linear"].index) == {"high", "low", "mean"}
     assert rows.loc[("distilled", "class-linear", "mean"), "score"] > 0.95
-    for probe in ("class-linear", "class-knn-auc", "class-5-shot"):
+    for probe in ("class-linear", "class-knn-auc", "class-linear-15-labels"):
         assert rows.loc[("distilled", probe, "mean"), "verdict"] == "helped"
     details = json.loads((folder / "details.json").read_text())
     assert "classes/a1" in details["provenance"]["inputs"]
@@ -157,16 +157,16 @@ def test_every_column_that_is_asked_for_is_a_task_of_its_own(
         table["void"] = ""
         table.to_csv(path, index=False)
     words = [*drawn.arguments("distilled"), "--classes", *tables, "--settings"]
-    asked = {"bootstrap": 20, "shots": [5], "shot_draws": 2, "classes": ["class", "cell", "void"]}
+    asked = {"bootstrap": 20, "labels": [10], "label_draws": 2, "classes": ["class", "cell", "void"]}
     assert main(["evaluate", *words, json.dumps(asked)]) == 0
     assert "fewer than two classes of the tables, column void" in capsys.readouterr().err
     folder = drawn.results / "evaluate"
     rows = pd.read_csv(folder / "summary.tsv", sep="\t").set_index(["probe", "target"]).sort_index()
     assert set(rows.loc["class-linear"].index) == {"high", "low", "mean"}
     assert set(rows.loc["cell-linear"].index) == {"fibroblast", "lymphocyte", "mean"}
-    assert {"cell-knn", "cell-knn-auc", "cell-5-shot"} <= set(rows.index.get_level_values("probe"))
+    assert {"cell-knn", "cell-knn-auc", "cell-linear-10-labels"} <= set(rows.index.get_level_values("probe"))
     assert rows.loc[("cell-linear", "mean"), "score"] > 0.9
-    assert rows.loc[("cell-5-shot", "mean"), "train_patches"] == 10
+    assert rows.loc[("cell-linear-10-labels", "mean"), "train_patches"] == 10
     details = json.loads((folder / "details.json").read_text())
     assert set(details["classes"]) == {"high", "low"}
     assert set(details["classes_of"]) == {"cell"}

@@ -205,3 +205,15 @@ def test_imagecodecs_zarr_reads_a_jpeg_store_without_us(tmp_path: Path, peers_py
     rows = ShardedRows.open(path / "sparse")
     assert rows is not None
     assert done.stdout == rows.read(slice(None)).tobytes()
+
+
+@pytest.mark.parametrize("name", ["overview", "overview_regions"])
+def test_an_overview_that_is_damaged_is_named(tmp_path: Path, name: str) -> None:
+    sparse = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+    write_store(tmp_path / "s.zarr", sparse=sparse)
+    opened = PatchStore.open(tmp_path / "s.zarr")
+    for chunk in (tmp_path / "s.zarr" / name / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged" * 10)
+    with pytest.raises(StatedError, match=f"{name}: expected intact chunks"):
+        getattr(opened, name)

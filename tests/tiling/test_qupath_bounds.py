@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 from numpy.typing import NDArray
+from slide_files import write_scn
 
 from pipeline.cli import main
 from pipeline.json_file import read_json
@@ -21,57 +21,19 @@ from pipeline.store.patch_store import PatchStore
 # The scanned part, level-0 pixels on a sheet of 2048 x 2048; tissue is the right half of its height.
 LEFT, TOP, WIDTH, HEIGHT, SHEET = 512, 768, 1024, 768, 2048
 TISSUE_LEFT = 512
-_NM_PER_PX = 500
 
 
-def _image_xml(name: str, size: tuple[int, int], corner: tuple[int, int], levels: list[tuple[int, int, int]]) -> str:
-    dimensions = "".join(
-        f'<dimension sizeX="{width}" sizeY="{height}" r="{number}" ifd="{page}"/>'
-        for number, (width, height, page) in enumerate(levels)
-    )
-    return (
-        f'<image name="{name}" uuid="urn:uuid:0"><creationDate>2020-01-01T00:00:00Z</creationDate>'
-        '<device model="Leica SCN400;Leica SCN" version="1.4"/>'
-        f'<pixels sizeX="{levels[0][0]}" sizeY="{levels[0][1]}">{dimensions}</pixels>'
-        f'<view sizeX="{size[0]}" sizeY="{size[1]}" offsetX="{corner[0]}" offsetY="{corner[1]}" spacingZ="0"/>'
-        "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>"
-        "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
-        "</illuminationSettings></scanSettings></image>"
-    )
-
-
-def _write_scn(path: Path) -> None:
+def _draw_slide(path: Path) -> None:
     rng = np.random.default_rng(0)
     image = np.full((HEIGHT, WIDTH, 3), 243.0)
     image[:, TISSUE_LEFT:] = (190, 120, 170)
-    image = np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
-    sheet = (SHEET * _NM_PER_PX, SHEET * _NM_PER_PX)
-    size, corner = (WIDTH * _NM_PER_PX, HEIGHT * _NM_PER_PX), (LEFT * _NM_PER_PX, TOP * _NM_PER_PX)
-    described = (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:1">'
-        f'<collection name="c" uuid="urn:uuid:2" sizeX="{sheet[0]}" sizeY="{sheet[1]}">'
-        + _image_xml("macro", sheet, (0, 0), [(256, 256, 0)])
-        + _image_xml("main", size, corner, [(WIDTH, HEIGHT, 1), (WIDTH // 2, HEIGHT // 2, 2)])
-        + "</collection></scn>"
-    )
-    options: dict[str, Any] = {
-        "photometric": "rgb",
-        "tile": (256, 256),
-        "compression": "jpeg",
-        "compressionargs": {"level": 95},
-        "metadata": None,
-        "software": False,
-    }
-    with tifffile.TiffWriter(path, bigtiff=True) as writer:
-        writer.write(np.full((256, 256, 3), 230, np.uint8), description=described, **options)
-        for level in (image, image[::2, ::2]):
-            writer.write(level, resolution=(2e4, 2e4), resolutionunit="CENTIMETER", **options)
+    write_scn(path, np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8), (LEFT, TOP), SHEET)
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bounds")
-    _write_scn(folder / "s.scn")
+    _draw_slide(folder / "s.scn")
     words = ["inspect", "--slide", "s", "--patient", "p", "--sparse", str(folder / "s.scn")]
     assert main([*words, "--out", str(folder / "r.json")]) == 0
     return folder / "r.json"

@@ -93,7 +93,7 @@ def test_nct_crc_beside_masks(tmp_path: Path) -> None:
         assert store.table.marker_mean[row, 0] == pytest.approx(mask.mean(), rel=1e-6)
     summary = run_all(tmp_path / "out", "crc-val-he-7k", size_px=64)
     assert set(summary["target"]) == {"mask", "mean", *CLASSES}
-    assert set(summary[summary.target == "TUM"]["probe"]) >= {"class-linear", "class-knn", "class-1-shot"}
+    assert set(summary[summary.target == "TUM"]["probe"]) >= {"class-linear", "class-knn", "class-linear-30-labels"}
 
 
 def test_als_st_beside_gene_counts(tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_an_experiment_with_a_tiny_encoder_ends_in_its_evidence(name: str, probe
     config = yaml.safe_load((REPOSITORY / "config" / "experiments" / f"{name}.yaml").read_text())
     for run in config["runs"].values():
         run |= {"encoder": "test_resnet", "projector": [16, 16], "epochs": 1, "batch_size": 8}
-    config["evaluate"] = config.get("evaluate", {}) | {"bootstrap": 20, "shots": [1], "shot_draws": 2}
+    config["evaluate"] = config.get("evaluate", {}) | {"bootstrap": 20, "labels": [30], "label_draws": 2}
     if "mlp_epochs" in config["evaluate"]:
         config["evaluate"]["mlp_epochs"] = 1
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))

@@ -66,6 +66,27 @@ def test_a_sound_cohort_passes_with_one_line_per_finding(
     assert any(line.startswith("ok       runs: 3") for line in lines)
 
 
+def test_a_slide_that_is_taken_for_tissue_as_a_whole_is_told(
+    cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    # Uneven over tens of um, as tissue is and glass is not.
+    cells = np.random.default_rng(0).integers(90, 190, (38, 32, 3), dtype=np.uint8)
+    stained = cells.repeat(16, axis=0).repeat(16, axis=1)[:600, :500]
+    on_glass = np.full_like(stained, 243)
+    on_glass[200:400, 150:350] = stained[200:400, 150:350]
+    for name, image in (("a", stained), ("b", on_glass)):
+        write_rgb(tmp_path / f"{name}.tif", [image])
+    _, lines = _findings(capsys)
+    told = [line for line in lines if "of the slide taken for tissue" in line]
+    assert len(told) == 1
+    assert told[0].startswith("warning  slide a: ")
+    ring = [[0, 0], [400, 0], [400, 400], [0, 400], [0, 0]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    _changed([cohort[0] | {"tissue": "a.geojson"}, cohort[1]])
+    assert not any("taken for tissue" in line for line in _findings(capsys)[1])
+
+
 def test_everything_that_is_wrong_is_said_in_one_go(
     cohort: list[dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

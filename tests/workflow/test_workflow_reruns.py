@@ -100,12 +100,12 @@ def test_a_slide_without_dense_partner_retrains_nothing(cohort: Path, source: Pa
     ("change", "expected"),
     [
         ({"embed": {"encoder": "sparse-only"}}, {"embed": 1, "embed_slides": 1, "evaluate_probe": 1, "predict": 3}),
-        ({"evaluate": {"shots": [2]}}, {"evaluate": 1}),
+        ({"evaluate": {"labels": [20]}}, {"evaluate": 1}),
         ({"evaluate": {"ridge": [2.0]}}, {"evaluate": 1, "evaluate_probe": 1, "predict": 3}),
         ({"split": {"test": ["p2", "p3"]}}, {}),
         ({"panel": {"aliases": {"CD3": ["CD3e"]}}}, None),
     ],
-    ids=["encoder", "shots", "ridge", "held out without partner", "aliases"],
+    ids=["encoder", "labels", "ridge", "held out without partner", "aliases"],
 )
 def test_a_key_reruns_what_it_decides(
     cohort: Path, source: Path, change: dict[str, Any], expected: dict[str, int] | None

@@ -9,20 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import StatedError
 from pipeline.settings import Settings
-from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
-from pipeline.tissue.mask import read_overview, tissue_mask
 from pipeline.tools.doctor.findings import Finding, ok, problem, warning
+from pipeline.tools.doctor.tissue import tissue_share
 
 # What is left of a byte of pixels by zstd after bitshuffle: 0.85 to 0.92 on H&E (the demo, ORION), 0.05 to 0.62 on
 # multiplex of 16 bits. The larger ones, for a disk that is too large does no harm.
 _SPARSE_PACKED, _DENSE_PACKED = 0.92, 0.65
 # Features of 2048 float32 per patch, as the widest usual encoders give.
 _FEATURE_BYTES = 4 * 2048
-# Overviews of slides with a pyramid cost seconds; a slide without one would be read as a whole.
-_CHEAP_LEVEL_MPP = 2.0
 _GB = 1e9
 # What the largest rules ask of a cluster (resources mem_mb in workflow/rules).
 _LARGEST_JOB_BYTES = 6000 * 2**20
@@ -53,25 +49,13 @@ def store_bytes(record: SlideRecord, settings: Settings) -> float:
     side, tile = record.sparse, settings.tile
     mpp = side.mpp if tile.mpp == "native" else float(tile.mpp)
     width_um, height_um = side.extent_um
-    patches = width_um * height_um / (tile.size_px * mpp) ** 2 * _tissue_share(record)
+    share = tissue_share(record)
+    patches = width_um * height_um / (tile.size_px * mpp) ** 2 * (1.0 if share is None else share)
     pixel = 3 * _SPARSE_PACKED
     if record.dense is not None and record.dense.kind != "counts":  # those weigh next to nothing
         pixel += len(record.dense.channels) * np.dtype(record.dense.dtype).itemsize * _DENSE_PACKED
     features = _FEATURE_BYTES * max(1, len(settings.runs))
     return patches * (tile.size_px**2 * pixel + features)
-
-
-def _tissue_share(record: SlideRecord) -> float:
-    """Return the part of a slide that is tissue; 1 where a look would cost more than it tells."""
-    side = record.sparse
-    if side.mpp * side.levels[-1].downsample < _CHEAP_LEVEL_MPP:
-        return 1.0
-    try:
-        with open_side(side, slide=record.slide) as opened:
-            return float(tissue_mask(read_overview(opened, side.mpp)).mean())
-    except StatedError:
-        # What is wrong with the pixels is for tile to say; here it only makes the estimate coarse.
-        return 1.0
 
 
 def examine_memory() -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.stage import FINER_TOLERANCE, qupath_origin
 from pipeline.tools.doctor.findings import Finding, ok, problem, warning
 from pipeline.tools.doctor.shared_images import shared_images
+from pipeline.tools.doctor.tissue import examine_tissue
 from pipeline.training.components import component_panel, run_panel
 from pipeline.training.rows import MPP_TOLERANCE
 
@@ -138,8 +139,10 @@ def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
 
 
 def _tissue(record: SlideRecord, row: SheetRow, settings: Settings) -> Iterator[Finding]:
-    """Yield the annotations of a slide, read as tile will read them."""
-    if row.tissue:
+    """Yield the annotations of a slide, read as tile will read them, or what it will find without."""
+    if not row.tissue:
+        yield from examine_tissue(record)
+    else:
         try:
             origin_px = qupath_origin(record, settings.tile)
             read_annotations(Path(row.tissue), record.sparse.size_xy, slide=record.slide, origin_px=origin_px)

@@ -10,21 +10,21 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pipeline.evaluation.evidence import Scores
 from pipeline.evaluation.reading import Cohort, SlidePairs
+from pipeline.evaluation.scores import Scores
 from pipeline.settings import EvaluateSettings
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks/label_efficiency.py"
+PATH = Path(__file__).resolve().parents[2] / "benchmarks/few_labels.py"
 SIDE, MARKERS = 24, ("A", "B", "C")
 
 
 @pytest.fixture(scope="module")
-def label_efficiency() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("label_efficiency", PATH)
+def few_labels() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("few_labels", PATH)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["label_efficiency"] = module
+    sys.modules["few_labels"] = module
     spec.loader.exec_module(module)
     return module
 
@@ -47,9 +47,9 @@ def _slide(name: str, fold: int, seed: int) -> SlidePairs:
 
 
 @pytest.fixture(scope="module")
-def task(label_efficiency: ModuleType) -> object:
+def task(few_labels: ModuleType) -> object:
     cohort = Cohort(MARKERS, (_slide("fit", 1, 0), _slide("test", 0, 1)))
-    return label_efficiency.Task.of(cohort, EvaluateSettings(bootstrap=200))
+    return few_labels.Task.of(cohort, EvaluateSettings(bootstrap=200))
 
 
 def _features(noise: float, seed: int, shown: tuple[int, ...] = (0, 1, 2)) -> object:
@@ -64,12 +64,12 @@ def _features(noise: float, seed: int, shown: tuple[int, ...] = (0, 1, 2)) -> ob
 
 
 def test_draws_are_of_training_patches_the_same_each_time_and_others_in_each_draw(
-    label_efficiency: ModuleType, task: object
+    few_labels: ModuleType, task: object
 ) -> None:
-    again = label_efficiency.Task.of(task.cohort, EvaluateSettings(bootstrap=200))
+    again = few_labels.Task.of(task.cohort, EvaluateSettings(bootstrap=200))
     assert list(task.draws) == [30, 100, 300]
     for count, draws in task.draws.items():
-        assert len(draws) == label_efficiency.DRAWS[count]
+        assert len(draws) == few_labels.DRAWS[count]
         assert len({draw.chosen.tobytes() for draw in draws}) == len(draws)
         for draw, same in zip(draws, again.draws[count], strict=True):
             np.testing.assert_array_equal(draw.chosen, same.chosen)
@@ -79,35 +79,32 @@ def test_draws_are_of_training_patches_the_same_each_time_and_others_in_each_dra
             assert all(x[draw.strip == i].max() <= x[draw.strip == i + 1].min() for i in range(4))
 
 
-def test_scores_rise_with_labels_and_the_better_features_need_fewer(label_efficiency: ModuleType, task: object) -> None:
+def test_scores_rise_with_labels_and_the_better_features_need_fewer(few_labels: ModuleType, task: object) -> None:
     penalties = EvaluateSettings().ridge
     plain, better = (
-        {n: [s] for n, s in label_efficiency.scores_by_labels(task, _features(noise, 3), penalties).items()}
+        {n: [s] for n, s in few_labels.scores_by_labels(task, _features(noise, 3), penalties).items()}
         for noise in (2.5, 1.0)
     )
     for found in (plain, better):
         means = [found[count][0].point[-1] for count in (30, 100, 300)]
         assert means == sorted(means)
-    rows = label_efficiency.compared(
-        task, {"plain": plain[100], "better": better[100]}, 100, "plain", markers=MARKERS[:2]
-    )
+    rows = few_labels.compared(task, {"plain": plain[100], "better": better[100]}, 100, "plain", markers=MARKERS[:2])
     row = rows["better", "mean"]
     assert row.verdict == "helped"
     expected = np.mean([better[100][0].point[i] - plain[100][0].point[i] for i in (0, 1)])
     assert row.difference == pytest.approx(expected)
-    ratio = label_efficiency.label_ratio(task, better, plain[300])
+    ratio = few_labels.label_ratio(task, better, plain[300])
     assert 1 < ratio.low <= ratio.ratio <= ratio.high <= ratio.most == pytest.approx(10)
 
 
-def test_the_ratio_is_that_of_the_labels_where_scores_are_the_same(label_efficiency: ModuleType, task: object) -> None:
-    found = label_efficiency.scores_by_labels(task, _features(1.5, 4), EvaluateSettings().ridge)
+def test_the_ratio_is_that_of_the_labels_where_scores_are_the_same(few_labels: ModuleType, task: object) -> None:
+    found = few_labels.scores_by_labels(task, _features(1.5, 4), EvaluateSettings().ridge)
     own = {count: [scores] for count, scores in found.items()}
-    same = label_efficiency.label_ratio(task, own, [found[100]])
+    same = few_labels.label_ratio(task, own, [found[100]])
     assert (same.ratio, same.low, same.high) == pytest.approx((3, 3, 3))  # 300 is the most, 100 suffice
-    itself = label_efficiency.label_ratio(task, own, [found[300]])
+    itself = few_labels.label_ratio(task, own, [found[300]])
     assert itself.ratio == pytest.approx(1)
     none: dict[int, list[Scores]] = {
-        count: [s]
-        for count, s in label_efficiency.scores_by_labels(task, _features(40, 5), EvaluateSettings().ridge).items()
+        count: [s] for count, s in few_labels.scores_by_labels(task, _features(40, 5), EvaluateSettings().ridge).items()
     }
-    assert label_efficiency.label_ratio(task, none, [found[300]]).ratio == 1
+    assert few_labels.label_ratio(task, none, [found[300]]).ratio == 1

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.aggregates import Targets
 from pipeline.evaluation.bootstrap import Parts, around, block_sums, correlation_parts, joined_blocks, pearson
-from pipeline.evaluation.evidence import EvidenceRow, FittedProbe, Scores, evidence_rows, stacked, with_mean
+from pipeline.evaluation.evidence import evidence_rows
+from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.prediction import held_out, held_out_truth
+from pipeline.evaluation.probe_spec import marker_probe_spec
 from pipeline.evaluation.probes import fit_ridge
 from pipeline.evaluation.reading import Cohort, SlidePairs
+from pipeline.evaluation.scores import FittedProbe, Scores, stacked
 from pipeline.settings import EvaluateSettings
 from pipeline.store.targets import comparable, standardised
 
@@ -112,7 +116,7 @@ def _scores(truths: Sequence[Floats], draws: Sequence[Sequence[Floats]]) -> Scor
         contribution=np.mean([one.contribution for one in parts], axis=0),
         influence=np.mean([one.influence for one in parts], axis=0),
         share=parts[0].share,
-        per_slide=with_mean(np.mean(r, axis=0)),
+        per_slide=_with_mean(np.mean(r, axis=0)),
         r2=nothing,
         spearman=nothing,
         draw_std=each.std(axis=0, ddof=1),
@@ -139,15 +143,19 @@ def compared(
     columns = [task.cohort.markers.index(name) for name in names]
     chosen = {run: stacked([_of_markers(one, columns) for one in seeds]) for run, seeds in scores.items()}
     fitted = {run: FittedProbe(np.full(len(names), labels), None) for run in scores}
-    rows = evidence_rows("ridge", ("pearson_r", "pearson_r"), names, chosen, fitted, baseline, task.tested)
+    rows = evidence_rows(marker_probe_spec("ridge"), Targets.of(names), chosen, fitted, baseline, task.tested)
     return {(row.run, row.target): row for row in rows}
+
+
+def _with_mean(values: Floats) -> Floats:
+    return np.concatenate([values, values.mean(axis=1, keepdims=True)], axis=1)
 
 
 def _of_markers(scores: Scores, columns: Sequence[int]) -> Scores:
     """Return the scores of some markers, and their mean."""
     parts = Parts(scores.contribution[:, columns], scores.influence[:, columns], scores.share[:, columns]).with_mean()
     nothing = np.full(len(columns) + 1, np.nan)
-    per_slide = with_mean(scores.per_slide[:, columns])
+    per_slide = _with_mean(scores.per_slide[:, columns])
     return Scores(parts.score, parts.contribution, parts.influence, parts.share, per_slide, nothing, nothing, nothing)
 
 
