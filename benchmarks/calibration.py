@@ -1,7 +1,7 @@
 """How often equal runs are told apart: false verdicts of evaluate on drawn tissue, and its power.
 
-Usage: python benchmarks/calibration.py [--check] [--repeats N] [--blocks N ...] [--seed N] [--block-um X]
-[--cores N]
+Usage: python benchmarks/calibration.py [--check] [--repeats N] [--blocks N ...] [--tissue NAME ...] [--seed N]
+[--block-um X] [--cores N]
 
 Draws the truth and the errors of two runs on one slide of square blocks, patch by patch, and asks evaluate's own
 functions for the verdict on ridge and few-shot probes. `independent`: patches have nothing in common. `correlated`:
@@ -115,12 +115,15 @@ def main() -> int:
     parser.add_argument(
         "--blocks", type=int, nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="blocks of tissue"
     )
+    names = [case.name for case in CASES]
+    parser.add_argument("--tissue", nargs="+", choices=names, default=names, help="kinds of tissue")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--block-um", type=float, default=500.0, help="side of a block")
     parser.add_argument("--cores", type=int, default=2, help="processes")
     parsed = parser.parse_args()
     print(f"{'tissue':20}{'blocks':>8}{'marker':>9}{'mean':>9}{'class':>9}{'mean':>9}{'none':>8}{'power':>9}{'s':>7}")
-    jobs = [(case, blocks, parsed.repeats, parsed.seed, parsed.block_um) for case in CASES for blocks in parsed.blocks]
+    cases = [case for case in CASES if case.name in parsed.tissue]
+    jobs = [(case, blocks, parsed.repeats, parsed.seed, parsed.block_um) for case in cases for blocks in parsed.blocks]
     with ProcessPoolExecutor(parsed.cores) as pool:
         rows = list(map(shown, pool.map(measured, jobs)))
     print(json.dumps({"benchmark": "calibration", "repeats": parsed.repeats, "rows": rows}))

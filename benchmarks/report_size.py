@@ -226,10 +226,11 @@ def draw_record(path: Path, name: str, number: int) -> None:
     width, height = (round(side * OVERVIEW_MPP / MPP) for side in OVERVIEW_PX)
     level = (Level((width, height), 1.0),)
 
-    def side(channels: tuple[str, ...]) -> SideRecord:
-        return SideRecord(f"slides/{name}", "openslide", MPP, "file", level, channels, "uint8", "0")
+    def side(kind: str, channels: tuple[str, ...]) -> SideRecord:
+        return SideRecord(f"slides/{name}", "openslide", MPP, "file", level, channels, "uint8", "0", kind)
 
-    write_json(path, to_mapping(SlideRecord(name, f"p{number // 2}", side(("R", "G", "B")), side(MARKERS), "")))
+    sparse, dense = side("brightfield", ("R", "G", "B")), side("fluorescence", MARKERS)
+    write_json(path, to_mapping(SlideRecord(name, f"p{number // 2}", sparse, dense, "")))
 
 
 def draw_tables(results: Path, names: list[str], patches: int) -> None:

@@ -17,7 +17,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _REQUIRED = ("slide", "patient", "sparse")
 _MPP = ("sparse_mpp", "dense_mpp")
 
-DENSE_KINDS = ("fluorescence", "brightfield", "mask", "counts")
+DENSE_KINDS = ("fluorescence", "brightfield", "mask", "counts", "cells")
 
 Line = tuple[int, list[str]]
 
@@ -33,9 +33,9 @@ class SheetRow:
         dense: path of its dense partner; empty where there is none.
         transform: empty (to be registered), `identity`, or the path of a transform.
         sparse_mpp: um per pixel of the sparse slide, which overrules what the file says; None where not given.
-        dense_mpp: the same of the dense slide; of gene counts um per unit of their positions.
+        dense_mpp: the same of the dense slide; of a table of points um per unit of their positions.
         markers: path of a CSV that names the dense channels; empty where there is none.
-        dense_kind: `fluorescence`, `brightfield`, `mask` or `counts`; empty where the file leaves no doubt.
+        dense_kind: `fluorescence`, `brightfield`, `mask`, `counts` or `cells`; empty where the file leaves no doubt.
         tissue: path of a GeoJSON of annotations that say where tissue is or what to leave out; empty: as found.
         classes: path of a table of classes of the slide, which evaluate asks for; empty where there is none.
         sparse_image: name or number (from 0) of the image in the sparse file, where it holds several; empty: the one.

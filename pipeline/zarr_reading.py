@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Broken metadata: ValueError; TypeError or KeyError for a missing entry, AttributeError where a number takes the place
-# of a mapping, IndexError where shapes do not match. Broken chunks: RuntimeError.
-_RAISED_BY_ZARR = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
+# of a mapping, IndexError where shapes do not match. Broken chunks: RuntimeError, and what Python's own decoders raise.
+_RAISED_BY_ZARR = (
+    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, EOFError, zlib.error,
+    lzma.LZMAError,
+)  # fmt: skip
 
 
 @contextmanager

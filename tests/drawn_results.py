@@ -191,18 +191,18 @@ def _values(slide: DrawnSlide, causes: NDArray[np.float64]) -> NDArray[np.float3
 def _write_record(path: Path, slide: DrawnSlide) -> None:
     size = (round(slide.columns * SIDE_UM / MPP), round(slide.rows * SIDE_UM / MPP))
 
-    def side(channels: tuple[str, ...], classes: tuple[str, ...] = ()) -> SideRecord:
+    def side(kind: str, channels: tuple[str, ...], classes: tuple[str, ...] = ()) -> SideRecord:
         numbered = tuple(enumerate(classes, start=1))
         path, levels = f"slides/{slide.slide}", (Level(size, 1.0),)
-        return SideRecord(path, "openslide", MPP, "file", levels, channels, "uint8", "0", numbered)
+        return SideRecord(path, "openslide", MPP, "file", levels, channels, "uint8", "0", kind, numbered)
 
     kinds = {
         "fluorescence": (slide.markers, ()),
         "brightfield": (("R", "G", "B"), ()),
         "mask": (slide.markers, slide.markers),
     }
-    dense = side(*kinds[slide.kind]) if slide.markers else None
-    record = SlideRecord(slide.slide, slide.patient, side(("R", "G", "B")), dense, "")
+    dense = side(slide.kind, *kinds[slide.kind]) if slide.markers else None
+    record = SlideRecord(slide.slide, slide.patient, side("brightfield", ("R", "G", "B")), dense, "")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(to_mapping(record)))
 

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments; an empty string counts as not given."""
     parser.add_argument("--slide", required=True, metavar="NAME", help="unique name of the slide")
     parser.add_argument("--patient", required=True, metavar="NAME", help="whom the slide comes from")
-    parser.add_argument("--sparse", required=True, metavar="FILE", help="the H&E slide")
-    parser.add_argument("--dense", default="", metavar="FILE", help="its multiplex partner")
+    parser.add_argument("--sparse", required=True, metavar="PATH", help="the H&E slide")
+    parser.add_argument("--dense", default="", metavar="PATH", help="its multiplex partner")
     parser.add_argument(
         "--transform", default="", metavar="PATH", help="identity, or a transform that is known already"
     )
@@ -44,6 +44,7 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.progress import say
     from pipeline.provenance import file_digest, record, write_json
     from pipeline.sheet import SheetRow
+    from pipeline.slides.kinds import kind_named
     from pipeline.slides.record import to_mapping
     from pipeline.slides.stage import inspect_slide
 
@@ -62,16 +63,19 @@ def run(parsed: argparse.Namespace) -> None:
         dense_kind=parsed.dense_kind,
     )
     inspected = inspect_slide(row, settings)
-    if inspected.dense and inspected.dense.kind == "brightfield" and not row.dense_kind:
-        say(f"inspect {row.slide}: dense side taken as brightfield, for it is RGB")
+    kind = kind_named(inspected.dense.kind) if inspected.dense else None
+    if kind and kind.shows == "colours" and not row.dense_kind:
+        say(f"inspect {row.slide}: dense side taken as {kind.name}, for it is RGB")
     inputs = {"sparse": inspected.sparse.sha256}
     if inspected.dense:
         inputs["dense"] = inspected.dense.sha256
     if row.markers:
         inputs["markers"] = file_digest(Path(row.markers))
     packages: tuple[str, ...] = ("openslide-bin", "openslide-python", "tifffile")
-    if inspected.dense and inspected.dense.kind == "counts":
-        packages += ("h5py", "scipy")
+    if kind:
+        packages += kind.packages
+    if "zarr" in (inspected.sparse.reader, inspected.dense.reader if inspected.dense else ""):
+        packages += ("zarr",)
     write_json(parsed.out, to_mapping(inspected) | {"provenance": record("inspect", settings, inputs, packages)})
 
 

@@ -28,16 +28,17 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 |---|---|
 | `slide` | unique name, whatever its case: letters, digits, `_`, `-` |
 | `patient` | whom the slide comes from, always written alike; a split never parts a patient |
-| `sparse` | path of the H&E slide |
-| `dense` | path of its multiplex partner, or empty |
+| `sparse` | path of the H&E slide: a file, or a folder of OME-Zarr |
+| `dense` | path of its multiplex partner, a file or a folder (docs/formats.md), or empty |
 | `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
 | `sparse_mpp`, `dense_mpp` | um per pixel, where the file does not say or is wrong: the sheet has the last word. \
-Of gene counts `dense_mpp` is required: um per unit of `obsm/spatial` |
-| `markers` | path of a CSV `channel,marker` that names or renames the dense channels, or the labels of a mask |
-| `dense_kind` | `fluorescence`, `brightfield`, `mask`, `counts` (docs/markers.md); empty: RGB is brightfield, \
-else fluorescence |
+Of gene counts and cells `dense_mpp` is required: um per unit of their places, unless a folder states it |
+| `markers` | path of a CSV `channel,marker` that names or renames the dense channels or the labels of a mask, \
+or chooses columns of a table of cells |
+| `dense_kind` | `fluorescence`, `brightfield`, `mask`, `counts`, `cells` (docs/markers.md); empty: RGB is \
+brightfield, else fluorescence |
 | `tissue` | path of a GeoJSON of annotations, see below; empty: tissue as found |
-| `sparse_image`, `dense_image` | name or number (from 0) of the image, where a file holds several that may be meant; \
+| `sparse_image`, `dense_image` | name or number (from 0) of the image, where a file or folder holds several that may be meant; \
 inspect names them |
 | `classes` | path of a table of classes for the class probes of evaluate (docs/markers.md); empty: none |
 

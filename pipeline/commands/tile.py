@@ -54,6 +54,7 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
         StatedError: if there is a transform and no dense side that it could lead to.
     """
     from pipeline.provenance import file_digest, record
+    from pipeline.slides.kinds import kind_named
     from pipeline.tiling.annotations import read_annotations
     from pipeline.tiling.pairing import read_pairing
     from pipeline.tiling.stage import qupath_origin, tile
@@ -85,8 +86,8 @@ def _write(parsed: argparse.Namespace, settings: TileSettings, slide: SlideRecor
         "tifffile",
         "zarr",
     )
-    if slide.dense and slide.dense.kind == "counts":
-        packages += ("h5py", "scipy")
+    if slide.dense:
+        packages += kind_named(slide.dense.kind).packages
     provenance = record("tile", settings, inputs, packages)
     tile(
         slide,

@@ -14,6 +14,7 @@ from pipeline.errors import StatedError
 from pipeline.evaluation.prediction import FittingRows, held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.progress import say
+from pipeline.slides.kinds import kind_named
 from pipeline.store.class_tables import CLASS_COLUMN, NO_NAME, numbered, read_classes
 from pipeline.store.targets import NO_CLASS, majority_class
 
@@ -64,7 +65,7 @@ def class_tasks(
     Raises:
         StatedError: see `read_classes`, and for a table of a slide that has no pairs.
     """
-    if not tables and any(slide.dense_kind != "mask" for slide in cohort.slides):
+    if not tables and not all(kind_named(slide.dense_kind).values_are_shares for slide in cohort.slides):
         return []
     found = []
     for column in columns:

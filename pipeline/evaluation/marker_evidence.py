@@ -55,23 +55,31 @@ def probed_markers(
         return marker_scores(truths, predicted, targets, patches, whole=whole)
 
     def probed(
-        spec: ProbeSpec, draws: Sequence[Scores], fitted_on: Integers, penalty: Floats | None = None
+        spec: ProbeSpec,
+        draws: Sequence[Scores],
+        fitted_on: Integers,
+        penalty: Floats | None = None,
+        shown: Targets = targets,
     ) -> ProbedTargets:
-        point = None if spec.kind == "knn" else curve_point(draws, targets, fitted_on, tested)
-        return ProbedTargets(spec, targets, over_draws(draws), FittedProbe(fitted_on, penalty), patches, point)
+        point = None if spec.kind == "knn" else curve_point(draws, shown, fitted_on, tested)
+        return ProbedTargets(spec, shown, over_draws(draws), FittedProbe(fitted_on, penalty), patches, point)
 
     ridge, fitted_on = fitted or fit_markers(features, training, settings.ridge)
     spec, near = marker_probe_spec("ridge", side), marker_probe_spec("knn", side)
     predicted = [ridge.predict(own) for own in features.held_out]
     yield probed(spec, [scored(predicted, whole=True)], fitted_on, ridge.penalty)
     yield probed(near, [scored(_nearest(features, training, settings.neighbours), whole=True)], fitted_on)
+    many = len(targets.names) > MOST_TARGETS
     for count in draws.counts:
         few, labelled = [], np.zeros(len(targets.names), dtype=np.int64)
         for draw in range(len(draws.ranks)):
             probe, labelled = fit_markers(features, training, settings.ridge, draws, draw, count)
-            few.append(scored([probe.predict(own) for own in features.held_out], whole=False))
-        told = probed(spec.on(count), few, labelled)
-        yield told if len(targets.names) <= MOST_TARGETS else told.means_only()
+            found = scored([probe.predict(own) for own in features.held_out], whole=False)
+            few.append(found.last(len(targets.means)) if many else found)
+        if many:
+            yield probed(spec.on(count), few, labelled.max(keepdims=True), shown=targets.only_means())
+        else:
+            yield probed(spec.on(count), few, labelled)
 
 
 def fit_markers(

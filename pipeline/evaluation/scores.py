@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -80,15 +80,6 @@ class ProbedTargets:
     patches: tuple[int, ...]
     curve: CurvePoint | None = None
 
-    def means_only(self) -> ProbedTargets:
-        """Return the same without single targets."""
-        means = len(self.targets.means)
-        most = FittedProbe(np.array([self.fitted.train_patches.max(initial=0)]), None)
-        curve = self.curve.last(means) if self.curve else None
-        return replace(
-            self, targets=self.targets.only_means(), scores=self.scores.last(means), fitted=most, curve=curve
-        )
-
 
 def stacked(seeds: Sequence[Scores]) -> Scores:
     """Return the scores of several seeds, of which each has S = 1 and no axis for it."""
@@ -105,7 +96,17 @@ def over_draws(draws: Sequence[Scores]) -> Scores:
 
 
 def curve_point(draws: Sequence[Scores], targets: Targets, fitted_on: NDArray[np.int64], tested: HeldOut) -> CurvePoint:
-    """Return the place on the curve over labels of scores with each draw, fitted on so many patches (T,)."""
-    means = [fitted_on[member].max(initial=0) for member in targets.members]
-    labels = np.concatenate([fitted_on, np.array(means, dtype=np.int64)])
+    """Return the place on the curve over labels of scores with each draw.
+
+    Args:
+        draws: the scores, without an axis for seeds.
+        targets: their columns.
+        fitted_on: (T,) patches that each target was fitted on; of means without targets one number.
+        tested: the held-out patches.
+    """
+    if targets.names:
+        means = [fitted_on[member].max(initial=0) for member in targets.members]
+        labels = np.concatenate([fitted_on, np.array(means, dtype=np.int64)])
+    else:
+        labels = np.repeat(fitted_on, len(targets.means))
     return CurvePoint.of(labels, [one.contribution for one in draws], draws[0].share, tested)

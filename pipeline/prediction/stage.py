@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.embedding.features_file import FeaturesFile, open_features
 from pipeline.errors import StatedError
 from pipeline.evaluation.probe_file import UNIT, UNIT_EXPLAINED, Probe
-from pipeline.prediction.choice import Choice, by_reason, choose
+from pipeline.prediction.choice import MOST_DRAWN, Choice, best_columns, by_reason, choose, listed
 from pipeline.prediction.marker_image import write_marker_image
 from pipeline.prediction.out_of_range import (
     MarkerRange,
@@ -70,22 +70,35 @@ def predict(features: Path, store_path: Path, probe_folder: Path, settings: Pred
     fitted_on = digest in probe.fitted_on
     about = _about(found, fitted_on)
     predictions = Predictions(slide, choice.markers, found.values, found.distance, " ".join(about))
-    say(f"predict {slide}: {found.range.words}")
-    for item, known in zip(choice.markers, found.marker_ranges, strict=True):
-        if known.beyond > _WORTH_TELLING:
-            say(f"predict {slide}: {item.marker}: {beyond_in_words(item, known)}")
-    for reason, names in by_reason(choice.left_out).items():
-        say(f"predict {slide}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not predicted: {reason}")
+    drawn = predictions.only(best_columns(choice.markers))
+    _say(slide, found, len(drawn.markers))
     with finished(out) as folder:
         folder.mkdir()
         write_table(predictions, store, folder / "patches.parquet", provenance)
         if choice.markers:
-            write_overlay(predictions, store, folder / "markers.png")
+            write_overlay(drawn, store, folder / "markers.png")
             identity = json.dumps([slide, provenance["inputs"], provenance["settings"]], sort_keys=True)
-            write_marker_image(predictions, store, folder / "markers.ome.tif", identity)
-            write_tiles(predictions, store, folder / "tiles.geojson")
+            write_marker_image(drawn, store, folder / "markers.ome.tif", identity)
+            write_tiles(drawn, store, folder / "tiles.geojson")
         text = json.dumps(_described(slide, probe, found, fitted_on, provenance), indent=2, ensure_ascii=False)
         (folder / "markers.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _say(slide: str, found: _Found, drawn: int) -> None:
+    """Print how the slide lies to what was fitted, and which markers are not predicted, in a line per reason."""
+    say(f"predict {slide}: {found.range.words}")
+    markers = found.choice.markers
+    beyond = [pair for pair in zip(markers, found.marker_ranges, strict=True) if pair[1].beyond > _WORTH_TELLING]
+    if len(beyond) > MOST_DRAWN:
+        names = listed([item.marker for item, _ in beyond])
+        say(f"predict {slide}: {names}: more than {_WORTH_TELLING:.0%} of the predictions leave the range of the fit")
+    else:
+        for item, known in beyond:
+            say(f"predict {slide}: {item.marker}: {beyond_in_words(item, known)}")
+    for reason, left in by_reason(found.choice.left_out).items():
+        say(f"predict {slide}: {listed(left)} {'is' if len(left) == 1 else 'are'} not predicted: {reason}")
+    if drawn < len(markers):
+        say(f"predict {slide}: {len(markers)} are predicted; the {drawn} best by held-out score are drawn")
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,7 @@ def _about(found: _Found, fitted_on: bool) -> list[str]:
     scored = dict.fromkeys(scored_on(marker) for marker in found.choice.markers)
     told += [f"Scores were measured {words}." for words in scored] if len(scored) == 1 else []
     if found.choice.left_out:
-        reasons = (f"{', '.join(names)} ({reason})" for reason, names in by_reason(found.choice.left_out).items())
+        reasons = (f"{listed(names)} ({reason})" for reason, names in by_reason(found.choice.left_out).items())
         told.append(f"Not drawn: {'; '.join(reasons)}.")
     return told
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class Predictions:
     values: NDArray[np.float32]
     distance: NDArray[np.float32] | None
     range: str
+
+    def only(self, columns: Sequence[int]) -> Predictions:
+        """Return those of some markers, by their places among them."""
+        markers = tuple(self.markers[column] for column in columns)
+        return replace(self, markers=markers, values=self.values[:, list(columns)])
 
 
 def write_table(predictions: Predictions, store: PatchStore, path: Path, provenance: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.registration.deformable import Step, block_lattice
 from pipeline.registration.displacement import Floats
-from pipeline.registration.images import NuclearImage
+from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.matching import nuclear_detail
 from pipeline.registration.pair import Pair
 from pipeline.registration.transform import Transform
@@ -98,6 +98,8 @@ class TissueBlocks:
         margin = step.block_um / 2 + step.reach_um
         there, (low, high) = transform.to_dense(centres), pair.dense.extent_um
         on_dense = ((there >= low + margin) & (there <= high - margin)).all(1)
+        if pair.dense.imaged is not None:
+            on_dense &= _whole_imaged(pair.dense, transform, centres, step.block_um / 2)
         here, (first_um, last_um) = centres, pair.sparse.extent_um
         on_sparse = ((here >= first_um + margin) & (here <= last_um - margin)).all(1)
         held = _sampled(tissue.inside, tissue, centres)
@@ -171,6 +173,14 @@ class TissueBlocks:
         ends = np.array([[columns.min() - 0.5, rows.min() - 0.5], [columns.max() + 0.5, rows.max() + 0.5]])
         box: Floats = self.first_um + ends * self.spacing_um
         return box
+
+
+def _whole_imaged(dense: NuclearSource, transform: Transform, centres_um: Floats, half_um: float) -> NDArray[np.bool_]:
+    """Return which blocks (N,) the dense slide shows whole: at their middle, edges and corners."""
+    y, x = np.mgrid[-1:2, -1:2] * half_um
+    around = np.stack([x.ravel(), y.ravel()], axis=1)
+    there = transform.to_dense((centres_um[:, None] + around).reshape(-1, 2))
+    return np.asarray(dense.imaged_at(there).reshape(-1, len(around)).all(axis=1))
 
 
 def place_words(box_um: Floats, centre_um: Floats, share: float, tissue_um: Floats) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.registration import coarse
-from pipeline.registration.areas import TissueBlocks
+from pipeline.registration.areas import TissueBlocks, place_words
 from pipeline.registration.deformable import GIVEN, SERIAL, STRUCTURES, Measured, Step, measure
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.pair import Pair, sparse_overview, tissue_of
@@ -38,8 +38,8 @@ WARN_AREA_SHARE = 0.05
 MAX_NAMED_AREAS = 3
 # Beyond the edge of the dense slide: less is the rim of a section, and not worth a sentence.
 SAID_OUTSIDE_SHARE = 0.05
-# Of the overview, mapped at a time.
-_STRIP_ROWS = 128
+# Of the overview, rows and pixels mapped at a time.
+_STRIP_ROWS, _PLACES = 128, 1 << 18
 
 
 def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
@@ -88,16 +88,15 @@ def judging_step(pair: Pair, transform: Transform, settings: RegisterSettings, t
 
 
 def unmeasured(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
-    """Return what can be said of a transform to a mask or spots, which show no nuclei.
+    """Return what can be said of a transform to a mask or points, which show no nuclei.
 
     How it bends, that it is untested.
     """
-    what = "spots show" if pair.channel == "spots" else "a mask shows"
     return Quality(
         mode=settings.mode,
         engine="given",
         verdict="warn",
-        reasons=(f"{what} no nuclei by which the given transform could be measured; look at the pictures",),
+        reasons=(f"{pair.no_nuclei} by which the given transform could be measured; look at the pictures",),
         channel=pair.channel,
         pose=None,
         margin=None,
@@ -237,6 +236,7 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     reasons += [
         f"{piece.area.share:.0%} of the tissue ({piece.area.place}) lies {piece.shift_um:.0f} um from where the "
         f"largest part would put it, turned {piece.degrees:.1f} degrees, and is registered by itself"
+        + (f"; it ends along {piece.straight_edge} of the dense slide: wrong stitching" if piece.straight_edge else "")
         for piece in largest[:MAX_NAMED_AREAS]
     ]
     if others := len(largest[MAX_NAMED_AREAS:]):
@@ -250,9 +250,9 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
 
 
 def with_outside(quality: Quality, pair: Pair, transform: Transform, tissue: NuclearImage) -> Quality:
-    """Return the quality with the share of the tissue that lies beyond the edge of the dense slide.
+    """Return the quality with the shares of the tissue beyond the edge of the dense slide, and where it was not imaged.
 
-    A large one is among the reasons and leaves the verdict as it is: a region that was scanned is not an error.
+    Large ones are among the reasons and leave the verdict as it is: a region that was scanned is not an error.
     """
     area_um2 = float(np.count_nonzero(tissue.inside)) * tissue.mpp**2
     if not quality.supported or not area_um2:
@@ -261,7 +261,32 @@ def with_outside(quality: Quality, pair: Pair, transform: Transform, tissue: Nuc
     reasons = quality.reasons
     if share > SAID_OUTSIDE_SHARE:
         reasons = (*reasons, f"{share:.0%} of the tissue lies beyond the edge of the dense slide")
-    return replace(quality, outside_share=share, reasons=reasons)
+    missed = _not_imaged(pair, transform, tissue)
+    missed_share = float(np.count_nonzero(missed.inside)) * tissue.mpp**2 / area_um2
+    if missed_share > SAID_OUTSIDE_SHARE:
+        place = _place(missed, tissue, missed_share)
+        reasons = (*reasons, f"{missed_share:.0%} of the tissue ({place}) lies where the dense slide was never imaged")
+    return replace(quality, outside_share=share, not_imaged_share=missed_share, reasons=reasons)
+
+
+def _not_imaged(pair: Pair, transform: Transform, tissue: NuclearImage) -> NuclearImage:
+    """Return the tissue that a map puts within the dense slide, where that was never imaged."""
+    inside = np.zeros_like(tissue.inside)
+    if pair.dense.imaged is not None:
+        (rows, columns), (low, high) = np.nonzero(tissue.inside), pair.dense.extent_um
+        for start in range(0, len(rows), _PLACES):
+            row, column = rows[start : start + _PLACES], columns[start : start + _PLACES]
+            there = transform.to_dense(tissue.to_um(np.stack([column, row], axis=1)))
+            within = ((there >= low) & (there <= high)).all(axis=1)
+            inside[row, column] = within & ~pair.dense.imaged_at(there)
+    return replace(tissue, inside=inside)
+
+
+def _place(part: NuclearImage, tissue: NuclearImage, share: float) -> str:
+    """Return where a part of the tissue lies, in words."""
+    held, whole = (image.to_um(np.argwhere(image.inside)[:, ::-1]) for image in (part, tissue))
+    box, around = (np.stack([points.min(0), points.max(0)]) for points in (held, whole))
+    return place_words(box, held.mean(0), share, around)
 
 
 def held_out(measured: Measured, transform: Transform) -> Correspondences:

@@ -137,6 +137,15 @@ class NuclearSource:
         image = NuclearImage(blank, inside, (float(origin[0]), float(origin[1])), fine_mpp * factor)
         return values, image if self.imaged is None else replace(image, inside=inside & self.imaged.held_at(image))
 
+    def imaged_at(self, points_um: Floats) -> NDArray[np.bool_]:
+        """Return which points (N, 2) were imaged; all of them where nothing is known to be left out."""
+        if self.imaged is None:
+            return np.ones(len(points_um), np.bool_)
+        height, width = self.imaged.inside.shape
+        x, y = np.rint(self.imaged.to_px(points_um)).astype(int).T
+        held: NDArray[np.bool_] = self.imaged.inside[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
+        return held
+
     def without_void(self, mpp: float) -> NuclearSource:
         """Return the source that counts as inside only what was imaged, as looked at `mpp` tells."""
         pixels, image = self._averaged(mpp, None, colour=True)

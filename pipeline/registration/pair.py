@@ -16,9 +16,11 @@ from pipeline.registration.stain import channel_named, nuclear_channel, shows_nu
 from pipeline.registration.transform import Transform
 from pipeline.settings import RegisterSettings
 from pipeline.slides.base import Slide
+from pipeline.slides.kinds import kind_named
+from pipeline.slides.kinds.base import DenseKind, PointKind
 from pipeline.slides.opening import open_side
-from pipeline.slides.record import SPOT, SlideRecord
-from pipeline.slides.spot_map import SpotMap
+from pipeline.slides.point_map import PointMap
+from pipeline.slides.record import SideRecord, SlideRecord
 from pipeline.tissue.artefacts import pen_mask
 from pipeline.tissue.mask import Overview
 
@@ -44,9 +46,11 @@ class Pair:
         sparse: H&E.
         dense: nuclear channel of the multiplex image.
         channel: its name.
-        classes: of a mask: label and name of each class; of gene counts their spots as the one class.
+        classes: of a mask: label and name of each class; of a table its points as the one class.
         nuclei: whether the channel shows nuclei; otherwise the map is judged by whatever structures it shows.
         compared: both sides as the engine sitk compares them, where that is not by nuclei.
+        no_nuclei: of a kind that shows none: the clause that says so.
+        legend_title: of the same, heading of the legend of its classes.
     """
 
     sparse: NuclearSource
@@ -55,6 +59,8 @@ class Pair:
     classes: tuple[tuple[int, str], ...] = ()
     nuclei: bool = True
     compared: tuple[NuclearSource, NuclearSource] | None = None
+    no_nuclei: str = ""
+    legend_title: str = ""
 
     @classmethod
     def of(
@@ -107,18 +113,23 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
     """
     if record.dense is None:
         raise StatedError(slide=record.slide, expected="a slide with a dense partner", found="none in the sheet")
-    if record.dense.kind == "counts":
-        with open_side(record.sparse, slide=record.slide) as sparse, SpotMap(record.dense) as spots:
-            dots = NuclearSource(spots, spots.mpp, None, "labels")
-            yield Pair(NuclearSource(sparse, record.sparse.mpp, None), dots, "spots", ((1, SPOT),))
-        return
+    kind = kind_named(record.dense.kind)
     with (
         open_side(record.sparse, slide=record.slide) as sparse,
-        open_side(record.dense, slide=record.slide) as dense,
+        _drawn_or_open(record.dense, kind, record.slide) as dense,
     ):
-        if record.dense.kind == "mask":
-            labels = NuclearSource(dense, record.dense.mpp, None, "labels")
-            yield Pair(NuclearSource(sparse, record.sparse.mpp, None), labels, "mask", record.dense.classes)
+        if not kind.is_registered:
+            labels = NuclearSource(dense, dense.header.mpp or record.dense.mpp, None, "labels")
+            classes = record.dense.classes or tuple(enumerate(kind.legend(()), start=1))
+            sparse_side = NuclearSource(sparse, record.sparse.mpp, None)
+            yield Pair(
+                sparse_side,
+                labels,
+                kind.channel,
+                classes,
+                no_nuclei=kind.words.no_nuclei,
+                legend_title=kind.words.legend_title,
+            )
             return
         try:
             mpp = record.sparse.mpp, record.dense.mpp
@@ -128,6 +139,11 @@ def opened(record: SlideRecord, settings: RegisterSettings) -> Iterator[Pair]:
                 slide=record.slide, file=record.dense.path, expected=error.expected, found=error.found
             ) from None
         yield replace(pair, dense=pair.dense.without_void(_overview_mpp(pair.dense)))
+
+
+def _drawn_or_open(side: SideRecord, kind: DenseKind, slide: str) -> PointMap | Slide:
+    """Return the dense image, open; of a table of points a drawing of them."""
+    return PointMap(side, kind) if isinstance(kind, PointKind) else open_side(side, slide=slide)
 
 
 def overview(source: NuclearSource) -> NuclearImage:

@@ -29,6 +29,9 @@ _MAX_STRAIN = 0.15
 _SAME_PLACE_UM = 16.0
 # Parts that moved and turned by less are in place: what lies between them moved.
 _MOVED_UM, _TURNED_DEGREES = 8.0, 1.0
+# A field put down wrong by more than this is found by no stitching; it is not turned, and its edge is some blocks long.
+_STITCHED_UM, _STITCHED_DEGREES = 150.0, 0.3
+_MIN_BORDER, _MOST_ASTRAY = 8, 0.2
 
 
 def described(maps: Sequence[Transform], nodes: LabelGrid, blocks: TissueBlocks) -> list[PieceQuality]:
@@ -62,8 +65,48 @@ def described(maps: Sequence[Transform], nodes: LabelGrid, blocks: TissueBlocks)
         degrees = float(np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])))
         shift_um = float(np.linalg.norm((own - usual) @ middle))
         if shift_um > _MOVED_UM or abs(degrees) > _TURNED_DEGREES:
-            found.append(PieceQuality(blocks.area(part), shift_um, degrees))
+            edge = ""
+            if shift_um <= _STITCHED_UM and abs(degrees) <= _STITCHED_DEGREES:
+                edge = _straight_edge(blocks, part, groups, usual)
+            found.append(PieceQuality(blocks.area(part), shift_um, degrees, edge))
     return found
+
+
+def _straight_edge(blocks: TissueBlocks, part: NDArray[np.bool_], groups: Labels, affine: Floats) -> str:
+    """Return the lines of the dense slide along which a part ends, in words; empty where one or two do not do.
+
+    A mosaic is laid along the axes of its own slide, so a field put down wrong ends along these.
+
+    Args:
+        blocks: what the tissue shows.
+        part: (rows, columns) of them.
+        groups: (rows, columns) the part of each block.
+        affine: (2, 3) of the largest part.
+    """
+    border = []
+    for axis in (0, 1):
+        one, other = np.s_[:-1], np.s_[1:]
+        first, second = ((one, np.s_[:]), (other, np.s_[:])) if axis == 0 else ((np.s_[:], one), (np.s_[:], other))
+        both = blocks.compared[first] & blocks.compared[second] & (groups[first] != groups[second])
+        row, column = np.nonzero(both & (part[first] | part[second]))
+        border.append(np.stack([column + 0.5 * (axis == 1), row + 0.5 * (axis == 0)], axis=1))
+    places = blocks.first_um + np.concatenate(border) * blocks.spacing_um
+    if len(places) < _MIN_BORDER:
+        return ""
+    there = places @ affine[:, :2].T + affine[:, 2]
+    for name, along in zip("xy", there.T, strict=True):
+        left, lines = along, []
+        for _ in range(2):
+            near = np.abs(left[:, None] - left) <= blocks.spacing_um
+            line = near[int(near.sum(axis=1).argmax())]
+            if np.count_nonzero(line) >= _MIN_BORDER // 2:
+                lines.append(float(np.median(left[line])))
+            left = left[~line]
+            if not len(left):
+                break
+        if lines and len(left) <= _MOST_ASTRAY * len(along):
+            return " and ".join(f"{name} = {line:.0f} um" for line in sorted(lines))
+    return ""
 
 
 def _without_jumps(

@@ -21,7 +21,6 @@ from pipeline.registration.matching import dense_under, laid_on
 from pipeline.registration.pair import Pair
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform
-from pipeline.slides.record import SPOT
 
 Picture = NDArray[np.uint8]
 
@@ -55,6 +54,7 @@ class View:
         dense: the dense nuclear signal under the transform; None for a mask.
         number: of a mask: uint8 (H, W), i + 1 where there is class i, 0 where there is none.
         classes: names of the classes of a mask.
+        titled: heading of their legend.
     """
 
     rgb: Picture
@@ -62,6 +62,7 @@ class View:
     dense: NuclearImage | None
     number: NDArray[np.uint8] | None = None
     classes: tuple[str, ...] = ()
+    titled: str = ""
 
     @classmethod
     def of(cls, pair: Pair, transform: Transform) -> View:
@@ -70,7 +71,7 @@ class View:
         rgb, signal = pair.sparse.read_colour(max(mpp, pair.sparse.mpp))
         if pair.classes:
             labels, names = zip(*pair.classes, strict=True)
-            return cls(rgb, signal, None, classes_on(pair.dense, labels, transform, signal), names)
+            return cls(rgb, signal, None, classes_on(pair.dense, labels, transform, signal), names, pair.legend_title)
         # The dense slide may be far larger than a region of H&E: read whole, at this resolution, it fits no memory.
         under = dense_under(pair.dense, transform, signal, max(mpp, pair.dense.mpp))
         if under is None:
@@ -101,8 +102,9 @@ def overlay(view: View, title: str = "Overlay", close_ups: Sequence[CloseUp] = (
     height, width = view.rgb.shape[:2]
     field = 0, _BAND_PX, width, height
     if view.number is not None:
-        what = "spots" if view.classes == (SPOT,) else "classes"
-        return Overlay(_framed(outlined(view.rgb, view.number), view, f"{title}: {what}", view.legend), field, None)
+        return Overlay(
+            _framed(outlined(view.rgb, view.number), view, f"{title}: {view.titled}", view.legend), field, None
+        )
     assert view.dense is not None
     beyond = np.where(view.dense.inside, np.float32(1), np.float32(_BEYOND))
     picture = _both(_even(_contrast(view.sparse)) * beyond, _even(_contrast(view.dense)))

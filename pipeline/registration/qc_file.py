@@ -52,9 +52,15 @@ def to_mapping(quality: Quality) -> dict[str, Any]:
         "fold_fraction": round(quality.fold_fraction, 6),
         "round_trip_um": round(quality.round_trip_um, 4),
         "outside_share": None if quality.outside_share is None else round(quality.outside_share, 4),
+        "not_imaged_share": None if quality.not_imaged_share is None else round(quality.not_imaged_share, 4),
         "areas": [_area_mapping(area) for area in quality.areas],
         "pieces": [
-            _area_mapping(piece.area) | {"shift_um": round(piece.shift_um, 1), "degrees": round(piece.degrees, 2)}
+            _area_mapping(piece.area)
+            | {
+                "shift_um": round(piece.shift_um, 1),
+                "degrees": round(piece.degrees, 2),
+                "straight_edge": piece.straight_edge,
+            }
             for piece in quality.pieces
         ],
     }

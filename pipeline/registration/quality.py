@@ -66,11 +66,14 @@ class PieceQuality:
         area: how much tissue it is, and where.
         shift_um: how far it lies from where the map of the largest part would put it.
         degrees: how far it is turned against the largest part.
+        straight_edge: the lines of the dense slide along which it ends, as a field of a mosaic does (`x = 1800 um and
+            x = 3100 um`); empty where it ends otherwise.
     """
 
     area: Area
     shift_um: float
     degrees: float
+    straight_edge: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,7 @@ class Quality:
         pieces: parts that are registered by themselves.
         outside_share: of the tissue, what the map puts beyond the edge of the dense slide; None for a map that the
             blocks do not support.
+        not_imaged_share: of the tissue, what the map puts where the dense slide was never imaged; None likewise.
     """
 
     mode: str
@@ -125,6 +129,7 @@ class Quality:
     pieces: tuple[PieceQuality, ...] = ()
     nuclei: bool = True
     outside_share: float | None = None
+    not_imaged_share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

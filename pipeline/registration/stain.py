@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-
-# Optical densities of hematoxylin, eosin and a residual (Ruifrok and Johnston 2001), one stain per row.
-_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+from pipeline.slides.kinds.brightfield import RGB_FROM_HED
 
 # A counterstain alone, as IHC shows it between its positive cells, has this sum over the three colours.
 _PALE_DENSITY = 0.25
@@ -40,7 +38,7 @@ def hematoxylin(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         float32 (H, W), 0 where there is none.
     """
-    unmix = np.linalg.inv(_STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True))[:, 0]
+    unmix = np.linalg.inv(RGB_FROM_HED / np.linalg.norm(RGB_FROM_HED, axis=1, keepdims=True))[:, 0]
     # One table per colour holds -log10 of the intensity times the weight: three look-ups instead of logarithms.
     density = -np.log10(np.maximum(np.arange(256), 1) / 255.0)
     tables = (density[:, None] * unmix).astype(np.float32)

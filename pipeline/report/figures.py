@@ -79,7 +79,7 @@ def forest(
         parts.append(tag("line", x1=0.0, x2=width, y1=y - 6, y2=y - 6, class_="rule"))
     parts.append(text((left + width - 12) / 2, bottom + 34, axis_label, "axis", "middle"))
     if counts:
-        parts.append(text(left - 10, bottom + 16, counts, "tick", "end"))
+        parts.append(text(left - 10, bottom + 34, counts, "tick", "end"))
     return figure(width, bottom + 42, name, *parts)
 
 

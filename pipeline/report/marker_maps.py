@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,21 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.evaluation.probe_file import MarkerProbe, marker_probe
 from pipeline.json_file import MISFIT, read_json
+from pipeline.prediction.choice import MOST_DRAWN, by_reason, listed
 from pipeline.prediction.colours import TABLE, shades
 from pipeline.prediction.out_of_range import scored_on
 from pipeline.prediction.table import read_values
 from pipeline.report.figures import signed
 from pipeline.report.pictures import Picture, palette
 from pipeline.report.results import Results, SlideResults
+from pipeline.splitting.table import HELD_OUT_FOLD
 from pipeline.store.patch_indices import PatchPlaces, patch_places
+from pipeline.store.targets import comparable
 
 # A cohort of 200 slides still fits a page that opens at once.
 _MOST_MAPS = 200
+_MEASURED_PERCENTILES = (2.0, 98.0)  # as the scales of predictions
+_MOST_REASONS = 8  # of one slide
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class MarkerMap:
         scored: the held-out score, in words.
         scored_on: the patients that the score comes from, in words.
         colours: one pixel per patch.
+        measured: the same of the dense side, in its own range; None where no held-out pair shows the marker.
         low: lower end of the colour scale.
         high: upper end.
     """
@@ -42,6 +49,7 @@ class MarkerMap:
     scored: str
     scored_on: str
     colours: Picture
+    measured: Picture | None
     low: str
     high: str
 
@@ -52,14 +60,14 @@ class MarkerMaps:
 
     Attributes:
         shown: those that are drawn, best score first.
-        others: names of those that were predicted but are not drawn in the report.
+        others: those that were predicted but are not drawn in the report, in words.
         fitted_on: whether the probe was fitted on this slide.
         range: how much of the slide is unlike what the probe was fitted on, in a sentence.
         places: where the patches lie on the slide.
     """
 
     shown: tuple[MarkerMap, ...]
-    others: tuple[str, ...]
+    others: str
     fitted_on: bool
     range: str
     places: PatchPlaces
@@ -78,7 +86,7 @@ class _Told:
 
 def most_markers(slides: int) -> int:
     """Return how many markers are drawn of each slide at most, so that the page stays bounded."""
-    return max(1, _MOST_MAPS // max(slides, 1))
+    return min(MOST_DRAWN, max(1, _MOST_MAPS // max(slides, 1)))
 
 
 def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps | None:
@@ -101,23 +109,43 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
         expected = f"predictions of the store's {len(places.row)} patches"
         raise StatedError(slide=slide.slide, file=folder, expected=expected, found=str(len(values)))
     return MarkerMaps(
-        shown=tuple(_map(item, values[:, column], places) for column, item in enumerate(shown)),
-        others=tuple(item.marker for item in markers[most:]),
+        shown=tuple(
+            _map(item, values[:, column], places, _measured(slide, item.marker, places))
+            for column, item in enumerate(shown)
+        ),
+        others=listed([item.marker for item in markers[most:]]),
         fitted_on=told.fitted_on,
         range=told.range,
         places=places,
     )
 
 
+def marker_switch(maps: Sequence[MarkerMaps], nuclear: Collection[str]) -> list[str]:
+    """Return the markers that one switch draws over all slides, as it lists them.
+
+    Best score first, but it opens on one that is not of nuclei where there is one: nuclei are plain in H&E.
+
+    Args:
+        maps: of the slides.
+        nuclear: names of markers of nuclei.
+    """
+    names = list(dict.fromkeys(item.marker for one in maps for item in one.shown))
+    first = next((name for name in names if name not in nuclear), None)
+    return names if first is None else [first, *(name for name in names if name != first)]
+
+
 def left_out_markers(results: Results) -> tuple[tuple[str, str], ...]:
-    """Return names and reasons of the markers that predict left out on every slide: one probe speaks for all.
+    """Return markers and the reason why predict left them out on every slide: one probe speaks for all.
+
+    Those with the same reason stand together, of many the first and their number.
 
     Raises:
         StatedError: if what predict wrote cannot be read.
     """
     for slide, folder in results.predictions.items():
         told = _read(slide, folder)
-        return tuple(item for item in told.left_out if item[0] not in told.out_of_range)
+        reasons = by_reason({name: reason for name, reason in told.left_out if name not in told.out_of_range})
+        return tuple((listed(names), reason) for reason, names in reasons.items())
     return ()
 
 
@@ -133,7 +161,7 @@ def slides_out_of_range(results: Results) -> tuple[tuple[str, str, str], ...]:
         if told.out_of_range:
             # Of a slide that is unlike as a whole the reason is the same for every marker.
             reasons = dict.fromkeys(reason for name, reason in told.left_out if name in told.out_of_range)
-            found.append((slide, ", ".join(told.out_of_range), "; ".join(reasons)))
+            found.append((slide, listed(told.out_of_range), "; ".join(list(reasons)[:_MOST_REASONS])))
     return tuple(found)
 
 
@@ -155,10 +183,33 @@ def _read(slide: str, folder: Path) -> _Told:
         raise StatedError(slide=slide, file=path, expected="what predict wrote", found=repr(error)) from None
 
 
-def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces) -> MarkerMap:
-    """Return 254 shades of the scale; the last entry of the palette is not a patch."""
-    index = np.full(places.shape, 255, dtype=np.uint8)
-    index[places.row, places.column] = np.rint(shades(values, marker) * 254).astype(np.uint8)
-    colours = palette(index, TABLE, transparent=255)
+def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces, measured: Picture | None) -> MarkerMap:
+    colours = _picture(shades(values, marker), places)
     ends = signed(marker.scale_low), signed(marker.scale_high)
-    return MarkerMap(marker.marker, marker.scored(), scored_on(marker), colours, *ends)
+    return MarkerMap(marker.marker, marker.scored(), scored_on(marker), colours, measured, *ends)
+
+
+def _measured(slide: SlideResults, marker: str, places: PatchPlaces) -> Picture | None:
+    """Return what the dense side shows of a marker on the pairs of a held-out slide, from 2nd to 98th percentile."""
+    store = slide.store
+    if store is None or not store.has_dense or slide.folds != (HELD_OUT_FOLD,):
+        return None
+    if marker not in store.attributes.markers:
+        return None
+    column = store.attributes.markers.index(marker)
+    means = store.table.marker_mean[:, [column]].astype(np.float64)
+    values = comparable(means, store.attributes.dense_kind)[:, 0]
+    values[store.table.pair_quality <= 0] = np.nan
+    known = values[np.isfinite(values)]
+    if not len(known) or known.min() == known.max():
+        return None
+    low, high = np.percentile(known, _MEASURED_PERCENTILES)
+    return _picture(np.clip((values - low) / max(high - low, 1e-300), 0, 1), places)
+
+
+def _picture(shares: NDArray[np.float64], places: PatchPlaces) -> Picture:
+    """Return shares (N,) of the scale in 254 shades, one pixel per patch; what is no patch or nan is transparent."""
+    index = np.full(places.shape, 255, dtype=np.uint8)
+    known = np.isfinite(shares)
+    index[places.row[known], places.column[known]] = np.rint(shares[known] * 254).astype(np.uint8)
+    return palette(index, TABLE, transparent=255)

@@ -18,7 +18,6 @@ from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
 from pipeline.report.results import Registration, SlideResults
 from pipeline.report.views import Badge, badge
-from pipeline.slides.record import SPOT
 
 _RESIDUAL = "The shift left between the stains, in µm, where tissue was held out from fitting; even and small is good."
 _CLOSE_UPS = (
@@ -26,8 +25,6 @@ _CLOSE_UPS = (
     "coloured rim on one side, the same one throughout a square."
 )
 _DEFORMATION = "How the grid of the slide is bent; smooth lines are plausible, folds are not."
-# Where nothing is registered, and classes or spots lie over the H&E instead.
-_OVERLAID = {"mask": "classes of the mask over", "counts": "spots of the gene counts over"}
 _UNITS = {"um": "µm", "mm": "mm", "px": "px", "mpp": "µm/px", "deg": "°", "degrees": "°", "seconds": "s", "s": "s"}
 _UNITS |= {"mb": "MB", "mib": "MiB", "gb": "GB", "bytes": "bytes"}
 _ORDER = {"fail": 0, "warn": 1}
@@ -87,7 +84,7 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
     store = slide.store
     sparse = sparse_picture(store, overview, fitted(field.size, side_px)) if field and store and overview else None
     kind = dense_kind(slide)
-    classes = {"mask": store.attributes.markers if store else (), "counts": (SPOT,)}.get(kind, ())
+    classes = kind.legend(store.attributes.markers if store else ()) if kind else ()
     retry = f"snakemake --cores all --forcerun register -- {shlex.quote(f'results/register/{slide.slide}/qc.json')}"
     return PairView(
         slide=slide.slide,
@@ -97,7 +94,7 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
         facts=tuple(_facts(slide, registration)),
         sparse=photograph(sparse, side_px) if sparse else None,
         overlay=photograph(field or overlay, side_px) if overlay else None,
-        overlay_alt=f"{_OVERLAID.get(kind, 'overlay of the registered dense slide on')} slide {slide.slide}",
+        overlay_alt=f"{slide_words(slide).laid_over or 'overlay of the registered dense slide on'} slide {slide.slide}",
         how=overlay_words(slide),
         classes=tuple((name, "#{:02x}{:02x}{:02x}".format(*class_colour(i))) for i, name in enumerate(classes)),
         others=tuple(_others(slide, registration, side_px)),
@@ -127,7 +124,7 @@ def _others(slide: SlideResults, registration: Registration, side_px: int) -> It
         alt = f"close-ups of slide {slide.slide}"
         yield ExplainedPicture("At the scale of nuclei", _CLOSE_UPS, alt, drawing(close_ups, side_px))
     explained = {"checkerboard": slide_words(slide).checkerboard, "residual": _RESIDUAL, "deformation": _DEFORMATION}
-    if dense_kind(slide) in _OVERLAID:
+    if slide_words(slide).laid_over:
         del explained["residual"]  # they show no nuclei by which any could be measured
     for name, how in explained.items():
         if name in registration.pictures:

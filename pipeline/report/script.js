@@ -4,10 +4,8 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   const slider = viewer.querySelector("input[type=range]");
   const button = viewer.querySelector("button");
   if (!stage || !slider) continue;
-  viewer.querySelector("select")?.addEventListener("change", (event) => {
-    for (const part of viewer.querySelectorAll("[data-marker]")) part.hidden = part.dataset.marker !== event.target.value;
-  });
-  const show = () => stage.style.setProperty("--at", slider.value + "%");
+  const stages = viewer.querySelectorAll(".stage");
+  const show = () => stages.forEach((one) => one.style.setProperty("--at", slider.value + "%"));
   slider.addEventListener("input", show);
   show();
   if (!button) continue;
@@ -26,6 +24,9 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   stage.addEventListener("pointermove", drag);
   stage.addEventListener("dragstart", (event) => event.preventDefault());
 }
+document.querySelector("select#marker")?.addEventListener("change", (event) => {
+  for (const part of document.querySelectorAll("[data-marker]")) part.hidden = part.dataset.marker !== event.target.value;
+});
 const dialog = document.querySelector("dialog");
 for (const zoom of document.querySelectorAll("button.zoom")) {
   zoom.addEventListener("click", () => {

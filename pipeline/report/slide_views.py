@@ -42,6 +42,16 @@ class MarkersView:
     maps: MarkerMaps
     trained: bool
 
+    @property
+    def measured(self) -> bool:
+        """Whether what the dense side shows stands beside the predictions."""
+        return any(item.measured for item in self.maps.shown)
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Names of the markers that are drawn."""
+        return tuple(item.marker for item in self.maps.shown)
+
 
 @dataclass(frozen=True)
 class SlideViews:

@@ -17,13 +17,13 @@ from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
 from pipeline.provenance import finished, record
 from pipeline.report import evidence_views, pairs, views, words
-from pipeline.report.dense_words import DenseWords, cohort_words
+from pipeline.report.dense_words import cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swatch
 from pipeline.report.label_curves import LabelCurve, label_curves
-from pipeline.report.marker_maps import left_out_markers, most_markers, slides_out_of_range
+from pipeline.report.marker_maps import left_out_markers, marker_switch, most_markers, slides_out_of_range
 from pipeline.report.patch_map import PatchMap, patch_map
 from pipeline.report.pictures import Picture, longest_side_px
 from pipeline.report.reading import read_results
@@ -31,6 +31,7 @@ from pipeline.report.results import Results
 from pipeline.report.slide_views import MapView, MarkersView, SlideViews, slide_views
 from pipeline.report.sources import sources
 from pipeline.settings import ReportSettings
+from pipeline.slides.kinds.base import DenseWords
 
 # The colour scale of predicted markers, lowest to highest.
 _STOPS = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in TABLE[::15].tolist())
@@ -74,6 +75,7 @@ class Page:
     slide_scatter: Markup | None
     maps: list[MapView]
     markers: list[MarkersView]
+    drawn_markers: list[str]
     left_out: tuple[tuple[str, str], ...]
     out_of_range: tuple[tuple[str, str, str], ...]
     limits: list[str]
@@ -175,6 +177,8 @@ def build_page(
     components = fit_components(results.features, settings.map_patches)
     embedded = _embedding_views(results, components)
     slides = _drawn(results, components, side_px, threads)
+    # First those with what was measured beside them, which is what a reader looks for.
+    shown = sorted((view.markers for view in slides if view.markers), key=lambda view: not view.measured)
     return Page(
         title=settings.title,
         note=settings.note,
@@ -208,7 +212,8 @@ def build_page(
         patch_map=embedded.patch_map,
         slide_scatter=embedded.slide_scatter,
         maps=[view.embedding for view in slides if view.embedding],
-        markers=[view.markers for view in slides if view.markers],
+        markers=shown,
+        drawn_markers=marker_switch([view.maps for view in shown], _nuclear(results)),
         left_out=left_out_markers(results),
         out_of_range=slides_out_of_range(results),
         limits=words.limits(results, settings.note),
@@ -264,6 +269,12 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
         else None,
         patch_map=patch_map(results, components),
     )
+
+
+def _nuclear(results: Results) -> frozenset[str]:
+    """Return the names of the channels that show nuclei."""
+    stores = [slide.store.attributes for slide in results.slides if slide.store]
+    return frozenset(known.markers[known.nuclear_channel] for known in stores if known.nuclear_channel is not None)
 
 
 def _series(results: Results) -> dict[str, int]:

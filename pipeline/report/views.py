@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from pipeline.report.figures import curves, fates
 from pipeline.report.results import Results, SlideResults
+from pipeline.slides.kinds import kind_named
 
 # Panels of antibodies are listed whole.
 _MOST_NAMES = 64
@@ -83,7 +84,7 @@ def cohort_row(slide: SlideResults, trained: bool) -> CohortRow:
         patient=slide.patient,
         size_mm=size,
         sparse_mpp=f"{record.sparse.mpp:.3g}" if record else NOTHING,
-        dense_mpp=f"{dense.mpp:.3g}" if dense and dense.kind != "counts" else NOTHING,
+        dense_mpp=f"{dense.mpp:.3g}" if dense and kind_named(dense.kind).is_image else NOTHING,
         markers=_listed(markers) or ("not read" if slide.has_dense else "H&E only"),
         patches=str(len(store)) if store else NOTHING,
         pairs=NOTHING if slide.pairs is None or not slide.has_dense else str(slide.pairs),

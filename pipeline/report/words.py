@@ -11,7 +11,7 @@ from pipeline.evaluation.aggregates import MEAN, MEAN_UNSEEN
 from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.probe_spec import marker_probe_spec
 from pipeline.json_file import MISFIT
-from pipeline.report.dense_words import cohort_words, dense_kind
+from pipeline.report.dense_words import cohort_words, slide_words
 from pipeline.report.figures import signed
 from pipeline.report.results import Results
 
@@ -209,12 +209,9 @@ def limits(results: Results, note: str) -> list[str]:
             f"The intervals of single {many} are not corrected for the number of {many}; the mean over {many} is the "
             "one comparison to go by.",
         ]
-    kinds = {dense_kind(slide) for slide in results.slides if slide.registration}
-    if "mask" in kinds:
-        told.append("How well a mask lies on its H&E slide was not measured: it shows no nuclei to go by.")
-    if "counts" in kinds:
-        told.append("How well the spots of gene counts lie on their H&E slide was not measured: they show no nuclei.")
-    if kinds - {"mask", "counts"}:
+    unmeasured = {slide_words(slide).unmeasured for slide in results.slides if slide.registration}
+    told += sorted(filter(None, unmeasured))
+    if "" in unmeasured:
         told.append(
             "Registration residuals measure how well the two stains agree with each other on tissue that was not used "
             "for fitting. They are not a comparison with landmarks placed by a person."

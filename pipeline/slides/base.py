@@ -19,6 +19,15 @@ Pixels = NDArray[Any]
 # brightfield image, or channels that have nothing to do with each other.
 Shows = Literal["file", "colours", "channels"]
 
+# Pixel types of files, and the one in which every value of theirs is read exactly.
+DTYPES = {
+    "uint8": "uint8", "uint16": "uint16", "float32": "float32",
+    "bool": "uint8", "int8": "float32", "int16": "float32", "float16": "float32",
+}  # fmt: skip
+# Of what a file makes one decode at once: a tile, a strip, a chunk.
+MAX_SEGMENT_BYTES = 2 * 2**30
+RGB = ("R", "G", "B")
+
 
 class CorruptTileError(StatedError):
     """One tile of a slide cannot be decoded; the others may be."""
@@ -42,8 +51,8 @@ class SlideHeader:
     """What a file says of itself.
 
     Attributes:
-        path: the file.
-        reader: name of the library that reads it: `openslide` or `tifffile`.
+        path: the file, or the folder of OME-Zarr.
+        reader: name of the library that reads it: `openslide`, `tifffile` or `zarr`.
         mpp: micrometres per level-0 pixel; None where the file does not say.
         levels: finest first; never empty.
         channels: names in file order; `("R", "G", "B")` for a brightfield image.
@@ -71,7 +80,7 @@ class SlideHeader:
     @property
     def is_rgb(self) -> bool:
         """Whether the image is an ordinary colour image, as H&E is."""
-        return self.channels == ("R", "G", "B")
+        return self.channels == RGB
 
 
 class Slide(Protocol):

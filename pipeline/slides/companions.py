@@ -12,10 +12,27 @@ import struct
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline.errors import StatedError
 from pipeline.slides.dicom_header import dicom_series
+from pipeline.slides.tenx_files import is_tenx, tenx_files
+from pipeline.slides.zarr_folder import is_zarr, metadata_files
 
 # Endings of files that are slides by themselves, so that they need not be opened.
-_ALONE = {".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".qptiff", ".h5ad", ".btf"}
+_ALONE = {
+    ".svs",
+    ".tif",
+    ".tiff",
+    ".ndpi",
+    ".scn",
+    ".bif",
+    ".qptiff",
+    ".btf",
+    ".czi",
+    ".h5ad",
+    ".parquet",
+    ".csv",
+    ".gz",
+}
 _OME = re.compile(r"\.ome\.(tiff?|btf|tf[28])$", re.IGNORECASE)
 _DESCRIPTION = 270
 _LARGEST_XML = 32 * 2**20
@@ -26,11 +43,18 @@ _VMS_FILE = re.compile(
 
 
 def slide_files_of(path: Path) -> tuple[Path, ...]:
-    """Return a slide's file and all others that belong to it, in a fixed order.
+    """Return a slide's file and all others that belong to it, in a fixed order; of OME-Zarr its metadata files.
 
     An MRXS slide keeps its pixels in the folder of its name, a VMS or VMU slide in files that it names, an OME-TIFF
-    may be one of a set that its XML names, and a DICOM slide is all files of its folder of one series.
+    may be one of a set that its XML names, and a DICOM slide is all files of its folder of one series. Of an output
+    folder of 10x Genomics, those that counts are read from.
     """
+    if path.is_dir() and is_tenx(path):
+        try:
+            return tenx_files(path).all
+        except StatedError:
+            # Inspect says what is missing.
+            return (path,)
     ending = path.suffix.lower()
     if ending == ".mrxs":
         folder = path.with_suffix("")
@@ -40,7 +64,7 @@ def slide_files_of(path: Path) -> tuple[Path, ...]:
     if _OME.search(path.name):
         return (path, *_existing(path, named_in_ome(path)))
     if ending in _ALONE or not path.is_file():
-        return (path,)
+        return metadata_files(path) if is_zarr(path) else (path,)
     return _dicom_files(path)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import StatedError
 
 _COLUMNS = ["channel", "marker"]
+# Of thousands of genes an error lists the first.
+_MOST_LISTED = 64
 
 
 def named_channels(channels: Sequence[str], markers: Path | None, *, file: Path) -> tuple[str, ...]:
@@ -24,29 +27,55 @@ def named_channels(channels: Sequence[str], markers: Path | None, *, file: Path)
         StatedError: naming every unknown or twice listed channel, and names that repeat.
     """
     names = list(channels)
-    if markers is not None:
-        faults: list[str] = []
-        seen: set[int] = set()
-        for line, channel, marker in _read(markers):
-            index = _index(channel, channels)
-            if index is None:
-                faults.append(f"line {line}: channel {channel!r}")
-            elif not marker or index in seen:
-                faults.append(f"line {line}: {'no marker' if not marker else 'again'} for channel {channel!r}")
-            else:
-                seen.add(index)
-                names[index] = marker
-        if faults:
-            listed = ", ".join(f"{i} {name}" for i, name in enumerate(channels))
-            raise StatedError(file=markers, expected=f"each channel at most once, of {listed}", found="; ".join(faults))
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    for index, marker in _listed(channels, markers).items() if markers else ():
+        names[index] = marker
+    _check_unique(names, markers or file)
+    return tuple(names)
+
+
+def chosen_channels(
+    channels: Sequence[str], markers: Path | None, *, file: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return those channels that a CSV as of `named_channels` lists, in its order, and their names; all without one.
+
+    Raises:
+        StatedError: as `named_channels` does, and where the CSV lists none.
+    """
+    listed = _listed(channels, markers) if markers else dict(enumerate(channels))
+    if not listed:
+        raise StatedError(file=markers or file, expected="a line for each channel to take", found="none")
+    _check_unique(list(listed.values()), markers or file)
+    return tuple(channels[index] for index in listed), tuple(listed.values())
+
+
+def _listed(channels: Sequence[str], markers: Path) -> dict[int, str]:
+    """Return by index the names that a CSV gives channels, in its order."""
+    faults: list[str] = []
+    found: dict[int, str] = {}
+    for line, channel, marker in _read(markers):
+        index = _index(channel, channels)
+        if index is None:
+            faults.append(f"line {line}: channel {channel!r}")
+        elif not marker or index in found:
+            faults.append(f"line {line}: {'no marker' if not marker else 'again'} for channel {channel!r}")
+        else:
+            found[index] = marker
+    if faults:
+        listed = ", ".join(f"{i} {name}" for i, name in enumerate(channels[:_MOST_LISTED]))
+        more = f" and {len(channels) - _MOST_LISTED} others" if len(channels) > _MOST_LISTED else ""
+        expected = f"each channel at most once, of {listed}{more}"
+        raise StatedError(file=markers, expected=expected, found="; ".join(faults))
+    return found
+
+
+def _check_unique(names: Sequence[str], file: Path) -> None:
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise StatedError(
-            file=markers or file,
+            file=file,
             expected="a different name for each channel (a markers CSV can rename them by index)",
             found=f"{', '.join(repr(name) for name in repeated)} more than once",
         )
-    return tuple(names)
 
 
 def _read(path: Path) -> list[tuple[int, str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tifffile import TiffFile
 
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.base import Level, Shows, Slide
+from pipeline.slides.kinds import kind_named
 from pipeline.slides.openslide_reader import OpenSlideSlide
 from pipeline.slides.record import SideRecord
 from pipeline.slides.tiff_images import check_focal_planes, chosen_image, images_of, notes_on_others
@@ -20,15 +21,13 @@ from pipeline.slides.tiff_metadata import check_xml
 from pipeline.slides.tiff_reader import TiffSlide
 from pipeline.slides.tiff_segments import BROKEN_TIFF
 from pipeline.slides.tiff_structure import MAX_SIDE_PX, check_whole, is_tiff
+from pipeline.slides.zarr_folder import is_zarr
 
 # What tifffile logs of odd tags would reach the terminal; what matters of it is checked here and stated.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
-
-# What an image of a kind is opened to show.
-SHOWN_AS: Mapping[str, Shows] = {"brightfield": "colours", "fluorescence": "channels"}
 
 
 def open_slide(
@@ -37,7 +36,7 @@ def open_slide(
     """Open any supported file.
 
     Args:
-        path: an SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, QPTIFF, inForm or other TIFF file.
+        path: an SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, QPTIFF, inForm or other TIFF file, or an OME-Zarr folder.
         slide: name of the slide, for errors.
         image: name or number of the image, where the file holds several; empty takes the largest.
         levels: as inspected; empty finds them.
@@ -63,7 +62,7 @@ def open_side(side: SideRecord, *, slide: str = "") -> Slide:
         StatedError: if it cannot be opened or is no longer what was inspected.
     """
     path = Path(side.path)
-    shows = SHOWN_AS.get(side.kind, "file")
+    shows = kind_named(side.kind).shows
     opened = open_slide(path, slide=slide, image=side.image, levels=side.levels, shows=shows)
     header = opened.header
     found = (tuple(x.size_xy for x in header.levels), len(header.channels), header.dtype)
@@ -76,8 +75,13 @@ def open_side(side: SideRecord, *, slide: str = "") -> Slide:
 
 
 def _open(path: Path, slide: str, image: str, levels: Sequence[Level], shows: Shows) -> Slide:
+    opened: Slide
+    if path.is_dir():
+        opened = _open_folder(path, slide, image, levels, shows)
+        _check_size(opened)
+        return opened
     if not path.is_file():
-        raise StatedError(expected="a slide file", found="a folder" if path.is_dir() else "no such file")
+        raise StatedError(expected="a slide file", found="no such file")
     try:
         if path.stat().st_size == 0:
             raise StatedError(expected="a slide file", found="an empty file")
@@ -95,7 +99,6 @@ def _open(path: Path, slide: str, image: str, levels: Sequence[Level], shows: Sh
         if beginning.startswith(_PICTURES):
             expected += " (make a tiled TIFF of a PNG or JPEG: vips tiffsave in.png out.tif --tile --pyramid)"
         raise StatedError(expected=expected, found=f"a file of another kind, which begins with {beginning!r}")
-    opened: Slide
     if vendor is None or (vendor == "generic-tiff" and (shows == "channels" or not _is_plain_rgb(path))):
         opened = TiffSlide(path, slide, image, levels, shows)
     elif vendor == "generic-tiff":
@@ -106,11 +109,29 @@ def _open(path: Path, slide: str, image: str, levels: Sequence[Level], shows: Sh
         if vendor == "aperio":
             check_focal_planes(path)
         opened = OpenSlideSlide(path, slide, levels, shows)
+    _check_size(opened)
+    return opened
+
+
+def _check_size(opened: Slide) -> None:
     width, height = opened.header.size_xy
     if max(width, height) > MAX_SIDE_PX:
         opened.close()
         raise StatedError(expected=f"sides of at most {MAX_SIDE_PX} px", found=f"{width} x {height} px")
-    return opened
+
+
+def _open_folder(path: Path, slide: str, image: str, levels: Sequence[Level], shows: Shows) -> Slide:
+    """Open an OME-Zarr folder; the package zarr is imported for it only, for the VALIS engine runs without."""
+    if not is_zarr(path):
+        raise StatedError(expected="a slide file or an OME-Zarr folder (zarr.json or .zattrs in it)", found="a folder")
+    try:
+        from pipeline.slides.zarr_reader import ZarrSlide
+    except ModuleNotFoundError as error:
+        if error.name != "zarr":
+            raise
+        expected = "the package zarr, which the environment of register.engine valis lacks: choose another engine"
+        raise StatedError(expected=expected, found="an OME-Zarr folder without it") from None
+    return ZarrSlide(path, slide, image, levels, shows)
 
 
 def _refuse_incomplete(path: Path) -> None:

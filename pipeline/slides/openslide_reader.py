@@ -17,7 +17,7 @@ from tifffile import TiffFile, TiffPage
 
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import LEFT_OUT, STRAIGHT, alpha_of, on_white
-from pipeline.slides.base import CorruptTileError, Level, Pixels, Shows, SlideHeader
+from pipeline.slides.base import RGB, CorruptTileError, Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_level import JpegLevel
 from pipeline.slides.openslide_levels import comparison, stored_levels
@@ -26,7 +26,6 @@ from pipeline.slides.stated_mpp import StatedMpp, stated_by_tag, stated_mpp
 from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
 from pipeline.slides.window import clip_window
 
-RGB = ("R", "G", "B")
 APART = ("red", "green", "blue")
 _PLAIN_TIFF = ("aperio", "generic-tiff")
 # OpenSlide decodes the tiles of these as the photometric tag says, whatever the tiles say: Philips' lie in a plain

@@ -12,28 +12,25 @@ from pipeline.slides.base import Level
 
 SCHEMA_VERSION = 1
 
-# What reads gene counts, and nothing else.
-COUNTS_READER = "h5py"
-# What their places are called in pictures.
-SPOT = "spot"
-
 
 @dataclass(frozen=True)
 class SideRecord:
     """One image of a slide, sparse or dense, as inspected.
 
     Attributes:
-        path: the file, relative to the working directory or absolute.
-        reader: `openslide` or `tifffile`; of gene counts `h5py`.
-        mpp: um per level-0 pixel, never missing here; of gene counts per unit of their positions.
+        path: the file, or the folder of OME-Zarr, relative to the working directory or absolute.
+        reader: `openslide`, `tifffile` or `zarr`; of a table of points what reads it.
+        mpp: um per level-0 pixel, never missing here; of a table of points per unit of their positions.
         mpp_source: `file` or `sheet`.
-        levels: finest first; none of gene counts.
+        levels: finest first; none of a table of points.
         channels: names, `("R", "G", "B")`, the markers or the genes.
         dtype: numpy name of the pixel type.
-        sha256: hash of the file (of all files where a slide is several).
+        sha256: hash of the file (of all files where a slide is several; of metadata and list of chunks of OME-Zarr).
+        kind: what the image shows, see `pipeline.slides.kinds`; an H&E is `brightfield`.
         classes: of a mask: label and name of each class; with one channel per class, labels are their numbers from 1.
         bounds_xy: upper-left level-0 pixel of the scanned part, from which QuPath counts; (0, 0) where none is stated.
         image: name or number of the image that the sheet chooses among several of the file; empty: the largest.
+        columns: of a table, those that hold the first of `channels`, under the file's own names; empty: all of it.
     """
 
     path: str
@@ -44,18 +41,11 @@ class SideRecord:
     channels: tuple[str, ...]
     dtype: str
     sha256: str
+    kind: str
     classes: tuple[tuple[int, str], ...] = ()
     image: str = ""
     bounds_xy: tuple[int, int] = (0, 0)
-
-    @property
-    def kind(self) -> str:
-        """`counts` of genes, `mask` where there are classes, `brightfield` for RGB, else `fluorescence`."""
-        if self.reader == COUNTS_READER:
-            return "counts"
-        if self.classes:
-            return "mask"
-        return "brightfield" if self.channels == ("R", "G", "B") else "fluorescence"
+    columns: tuple[str, ...] = ()
 
     @property
     def size_xy(self) -> tuple[int, int]:
@@ -130,4 +120,5 @@ def _side_mapping(side: SideRecord) -> dict[str, Any]:
         "classes": [list(item) for item in side.classes],
         "image": side.image,
         "bounds_xy": list(side.bounds_xy),
+        "columns": list(side.columns),
     }

@@ -69,17 +69,26 @@ def read_spots(path: Path) -> Spots:
     except (AttributeError, *HDF5_ERRORS) as error:
         reraise_bug(error)
         raise StatedError(file=path, expected=expected, found=repr(error)) from None
-    near = (np.abs(position) <= _FARTHEST).all(axis=1)
-    if not near.all():
-        spot = int(np.argmin(near))
-        found = f"{position[spot].tolist()} of spot {spot}"
-        raise StatedError(file=path, expected="finite positions on a slide in obsm/spatial", found=found)
+    checked_places(position, path, "obsm/spatial")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         more = f" and {len(repeated) - 4} others" if len(repeated) > 4 else ""
         found = f"{', '.join(map(repr, repeated[:4]))}{more} more than once"
         raise StatedError(file=path, expected="a different name for each gene in var", found=found)
     return Spots(position, names)
+
+
+def checked_places(position: NDArray[np.float64], path: Path, where: str) -> None:
+    """Refuse places of spots that are not finite, or on no slide.
+
+    Raises:
+        StatedError: naming the first.
+    """
+    near = (np.abs(position) <= _FARTHEST).all(axis=1)
+    if not near.all():
+        spot = int(np.argmin(near))
+        found = f"{position[spot].tolist()} of spot {spot}"
+        raise StatedError(file=path, expected=f"finite positions on a slide in {where}", found=found)
 
 
 def read_counts(path: Path) -> Any:
@@ -127,9 +136,24 @@ def _of_array(values: h5py.Dataset, path: Path) -> Any:
 def _of_sparse(group: h5py.Group, path: Path) -> Any:
     kind = group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", ""))
     form = {"csr": csr_matrix, "csc": csc_matrix}[str(kind)[:3]]
-    data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
+    return sparse_counts(form, tuple(group[name] for name in ("data", "indices", "indptr")), _shape(group), path)
+
+
+def sparse_counts(form: Any, parts: tuple[Any, Any, Any], shape: tuple[int, int], path: Path) -> Any:
+    """Return a CSR matrix of uint32 from datasets of a file.
+
+    Args:
+        form: csr_matrix or csc_matrix, as they are compressed.
+        parts: data, indices, indptr.
+        shape: spots, genes.
+        path: the file, for errors.
+
+    Raises:
+        StatedError: if a value is no count, or too many are not 0.
+        ValueError, TypeError: if the parts do not belong together.
+    """
+    data, indices, indptr = parts
     _check_nonzero(data.size, path)
-    shape = _shape(group)
     rows = shape[0] if form is csr_matrix else shape[1]
     if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
         raise TypeError(f"indices of {indices.dtype}, indptr of {indptr.dtype}")

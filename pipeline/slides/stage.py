@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import StatedError
@@ -11,13 +11,16 @@ from pipeline.progress import say
 from pipeline.provenance import file_digest
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
-from pipeline.slides.base import SlideHeader
+from pipeline.slides.base import Shows, SlideHeader
 from pipeline.slides.brightness import is_on_black, is_on_white, sampled_pixels
 from pipeline.slides.companions import slide_files_of
-from pipeline.slides.dense_kind import Described, described_counts, described_dense
-from pipeline.slides.opening import SHOWN_AS, open_slide
-from pipeline.slides.record import COUNTS_READER, SideRecord, SlideRecord
-from pipeline.slides.spots import read_counts, read_spots
+from pipeline.slides.kinds import kind_named, point_kinds
+from pipeline.slides.kinds.base import DenseKind, Described, PointKind, needs_transform
+from pipeline.slides.kinds.mask import LARGEST_LABEL
+from pipeline.slides.opening import open_slide
+from pipeline.slides.record import SideRecord, SlideRecord
+from pipeline.slides.tenx_files import dense_file, is_tenx
+from pipeline.slides.zarr_folder import folder_digest, is_zarr
 
 MPP_RANGE = (0.05, 50.0)
 
@@ -37,8 +40,7 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
     Raises:
         StatedError: if an image cannot be opened or is cut off, if its mpp is unknown or absurd, if the sparse image is
             not RGB of 8 bits, if channel names repeat, or if the dense image is not of the kind that the sheet says,
-            could be of several, or is a mask without names of classes or a transform, or gene counts of which
-            `read_spots` or `read_counts` refuses something.
+            could be of several, or lacks what its kind asks for, as names of classes or a transform.
     """
     sparse = _side(row, settings, "sparse", tell, hashed=hashed)
     if (sparse.channels, sparse.dtype) != (("R", "G", "B"), "uint8"):
@@ -61,14 +63,21 @@ def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = Tr
         raise StatedError(slide=row.slide, file=row.transform, expected="a transform", found="no such file or folder")
     dense = None
     if row.dense:
-        dense = (
-            _counts(row, hashed=hashed) if _holds_counts(row) else _side(row, settings, "dense", tell, hashed=hashed)
-        )
+        table = _point_kind(row)
+        if table:
+            dense = _points(row, table, settings.mpp_tolerance, tell, hashed=hashed)
+        else:
+            dense = _side(row, settings, "dense", tell, hashed=hashed)
     return SlideRecord(row.slide, row.patient, sparse, dense, row.transform)
 
 
 def source_digest(path: Path) -> str:
-    """Return the SHA-256 of a slide with all files that belong to it, whichever of them the sheet names."""
+    """Return the SHA-256 of a slide with all files that belong to it, whichever of them the sheet names.
+
+    Of OME-Zarr that of its metadata and of the list of its chunks; see `folder_digest`.
+    """
+    if is_zarr(path):
+        return folder_digest(path)
     files = slide_files_of(path)
     if len(files) == 1:
         return file_digest(path)
@@ -79,11 +88,12 @@ def source_digest(path: Path) -> str:
 
 
 def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, hashed: bool) -> SideRecord:
-    path = Path(row.sparse if side == "sparse" else row.dense)
+    path = Path(row.sparse) if side == "sparse" else _dense_file(row)
     told = row.sparse_mpp if side == "sparse" else row.dense_mpp
-    kind = "brightfield" if side == "sparse" else row.dense_kind
+    told_kind = "brightfield" if side == "sparse" else row.dense_kind
     image = row.sparse_image if side == "sparse" else row.dense_image
-    with open_slide(path, slide=row.slide, image=image, shows=SHOWN_AS.get(kind, "file")) as opened:
+    shows: Shows = kind_named(told_kind).shows if told_kind else "file"
+    with open_slide(path, slide=row.slide, image=image, shows=shows) as opened:
         header = opened.header
         for index, level in enumerate(header.levels):
             # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
@@ -93,7 +103,8 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
     if side == "sparse" or not row.dense_kind:
         _check_light(row, header, side, image)
     mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
-    described = Described(header.channels, ()) if side == "sparse" else described_dense(row, header)
+    kind = kind_named(told_kind or ("brightfield" if header.is_rgb else "fluorescence"))
+    described = Described(header.channels) if side == "sparse" else _described(row, header, kind)
     return SideRecord(
         path=str(path),
         reader=header.reader,
@@ -103,6 +114,7 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
         channels=described.channels,
         dtype=header.dtype,
         sha256=source_digest(path) if hashed else "",
+        kind=kind.name,
         classes=described.classes,
         image=image,
         bounds_xy=header.bounds_xy,
@@ -136,44 +148,91 @@ def _check_light(row: SheetRow, header: SlideHeader, side: str, image: str) -> N
             )
 
 
-def _holds_counts(row: SheetRow) -> bool:
-    is_anndata = Path(row.dense).suffix.lower() == ".h5ad"
-    if is_anndata and row.dense_kind != "counts":
+def _described(row: SheetRow, header: SlideHeader, kind: DenseKind) -> Described:
+    """Return what the sheet and the file say of the dense image together.
+
+    Raises:
+        StatedError: if they contradict each other, or it cannot be told from the file what kind it is.
+    """
+    for expected, found in (*kind.contradictions(row, header), *_undeclared(row, header)):
+        raise StatedError(slide=row.slide, file=row.dense, expected=expected, found=found)
+    try:
+        return kind.described(row, header)
+    except StatedError as error:
+        raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+
+
+def _undeclared(row: SheetRow, header: SlideHeader) -> Iterator[tuple[str, str]]:
+    unnamed = header.channels == ("C0",) and not row.markers and header.dtype in LARGEST_LABEL
+    if unnamed and not row.dense_kind:
+        yield "dense_kind in the sheet (fluorescence or mask)", "one channel without a name, which could be either"
+
+
+def _point_kind(row: SheetRow) -> PointKind | None:
+    """Return what kind of table the dense side is; None where it is an image.
+
+    Raises:
+        StatedError: if the file is a table and the sheet does not say of what.
+    """
+    declared = kind_named(row.dense_kind) if row.dense_kind else None
+    if declared is None and Path(row.dense).is_dir() and is_tenx(Path(row.dense)):
+        expected = "dense_kind in the sheet, for a folder of Xenium or Visium (counts; of Xenium fluorescence or cells)"
+        raise StatedError(slide=row.slide, file=row.dense, expected=expected, found="none")
+    if isinstance(declared, PointKind):
+        return declared
+    name = Path(row.dense).name.lower()
+    possible = [kind.name for kind in point_kinds() if name.endswith(kind.endings)]
+    if possible:
         raise StatedError(
             slide=row.slide,
             file=row.dense,
-            expected="dense_kind counts in the sheet, for an AnnData file",
+            expected=f"dense_kind {' or '.join(possible)} in the sheet, for a table",
             found=row.dense_kind or "none",
         )
-    return row.dense_kind == "counts"
+    return None
 
 
-def _counts(row: SheetRow, *, hashed: bool) -> SideRecord:
-    """Return the record of gene counts; without a hash their values are not looked at either."""
-    path = Path(row.dense)
+def _dense_file(row: SheetRow) -> Path:
+    """Return the file of the dense side, which the sheet may name by its folder."""
     try:
-        if row.dense_mpp is None:
-            raise StatedError(
-                file=path,
-                expected="dense_mpp in the sheet, um per unit of obsm/spatial: 1 where it is in um",
-                found="none",
-            )
-        if not MPP_RANGE[0] <= row.dense_mpp <= MPP_RANGE[1]:
-            raise StatedError(file=path, expected="0.05 to 50 um per unit of obsm/spatial", found=f"{row.dense_mpp:g}")
-        described = described_counts(row, read_spots(path).genes)
-        if hashed:
-            read_counts(path)
+        return dense_file(Path(row.dense), row.dense_kind)
     except StatedError as error:
         raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+
+
+def _points(row: SheetRow, kind: PointKind, tolerance: float, tell: Tell, *, hashed: bool) -> SideRecord:
+    """Return the record of a table of points; without a hash their values are not looked at either."""
+    path = _dense_file(row)
+    try:
+        for expected, found in needs_transform(row, kind.words.side):
+            raise StatedError(file=path, expected=expected, found=found)
+        points = kind.read_points(path)
+        mpp = row.dense_mpp or points.mpp
+        if mpp is None:
+            expected = f"dense_mpp in the sheet, um per unit of {kind.unit}: 1 where it is in um"
+            raise StatedError(file=path, expected=expected, found="none")
+        if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+            raise StatedError(file=path, expected=f"0.05 to 50 um per unit of {kind.unit}", found=f"{mpp:g}")
+        chosen = kind.chosen(points, Path(row.markers) if row.markers else None, path)
+        if hashed:
+            kind.read_table(path, chosen.columns)
+    except StatedError as error:
+        raise StatedError(slide=row.slide, file=error.file, expected=error.expected, found=error.found) from None
+    if points.mpp and row.dense_mpp and abs(row.dense_mpp - points.mpp) > tolerance * points.mpp:
+        tell(f"slide {row.slide}, file {path}: {points.mpp:.6g} um/px in the file; takes dense_mpp {row.dense_mpp:g}")
+    for note in points.notes:
+        tell(f"slide {row.slide}, file {path}: {note}")
     return SideRecord(
         path=str(path),
-        reader=COUNTS_READER,
-        mpp=row.dense_mpp,
-        mpp_source="sheet",
+        reader=kind.reader,
+        mpp=mpp,
+        mpp_source="sheet" if row.dense_mpp else "file",
         levels=(),
-        channels=described.channels,
-        dtype="uint32",
+        channels=chosen.channels,
+        dtype=kind.dtype,
         sha256=source_digest(path) if hashed else "",
+        kind=kind.name,
+        columns=chosen.columns,
     )
 
 

@@ -23,6 +23,7 @@ _UM = {
     "å": 1e-4, "pm": 1e-6, "micron": 1.0, "microns": 1.0, "meter": 1e6, "metre": 1e6, "centimeter": 1e4,
     "centimetre": 1e4, "millimeter": 1e3, "millimetre": 1e3, "micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3,
     "nanometre": 1e-3, "thou": INCH_UM / 1000, "in": INCH_UM, "inch": INCH_UM, "ft": 12 * INCH_UM, "yd": 36 * INCH_UM,
+    "angstrom": 1e-4, "picometer": 1e-6,
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from pipeline.slides.tiff_segments import BROKEN_TIFF
 # What scanners store beside the slide.
 _BESIDE = re.compile(r"(?<![^\W\d_])(label|macro|thumb(nail)?|overview|barcode|map)(?![^\W\d_])", re.IGNORECASE)
 # Without a resolution of its own, an image smaller than this part of the slide is taken for a picture of the glass.
-_RIVAL_AREA = 0.25
+RIVAL_AREA = 0.25
 _HEIGHT = re.compile(r"\|\s*OffsetZ\s*=\s*([-+.\d]+)")
 # Kinds of files whose levels tifffile finds by their sizes only.
 _GUESSED = ("generic", "uniform", "shaped")
@@ -64,7 +64,7 @@ class TiffImage:
         one, two = self.mpp.um, other.mpp.um
         if one is not None and two is not None:
             return abs(one - two) <= SAME_UM * two
-        return area_of(self.series) >= _RIVAL_AREA * area_of(other.series)
+        return area_of(self.series) >= RIVAL_AREA * area_of(other.series)
 
 
 def images_of(tif: TiffFile, file: Path) -> list[TiffImage]:

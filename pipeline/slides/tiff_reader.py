@@ -6,7 +6,6 @@ level-0 coordinates that it rounds, where several channels and exact coordinates
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,8 +18,9 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import LEFT_OUT, alpha_of
 from pipeline.slides.apart_channels import apart_channels
-from pipeline.slides.base import Level, Pixels, Shows, SlideHeader
+from pipeline.slides.base import DTYPES, MAX_SEGMENT_BYTES, RGB, Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
+from pipeline.slides.colour_names import may_be_colours
 from pipeline.slides.level_content import Read, compare_by, plane_reader
 from pipeline.slides.pyramid import Compare, kept_levels, notes_on_levels, recorded_levels
 from pipeline.slides.tiff_images import (
@@ -35,16 +35,10 @@ from pipeline.slides.tiff_images import (
     stored_level,
 )
 from pipeline.slides.tiff_metadata import channel_names, check_xml
-from pipeline.slides.tiff_segments import BROKEN_TIFF, MAX_SEGMENT_BYTES, Plane
+from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane
 from pipeline.slides.tiff_set import SegmentSet, check_set, files_of, opened_plane, set_files
 from pipeline.slides.window import clip_window
 
-# Pixel types of files, and the one in which every value of theirs is read exactly.
-DTYPES = {
-    "uint8": "uint8", "uint16": "uint16", "float32": "float32",
-    "bool": "uint8", "int8": "float32", "int16": "float32", "float16": "float32",
-}  # fmt: skip
-RGB = ("R", "G", "B")
 # What the samples of an RGB image are called where they are channels that have nothing to do with each other.
 _SAMPLES = ("red", "green", "blue", "C3")
 # Viewers of imaging mass cytometry store channels as points in time.
@@ -53,7 +47,6 @@ _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 1, 2, 3, 6
 # JPEG, WebP, PNG, JPEG XR and JPEG XL say themselves whether they hold YCbCr; of other codecs the tag alone does.
 _OWN_COLOURS = {6, 7, 22610, 33007, 34892, 34933, 34934, 50001, 50002, 52546}
 _JPEG_2000_YCBCR = 33003
-_UNNAMED = re.compile(r"(?:c|ch|channel)[\s:_-]*(?:0:)?\d+", re.IGNORECASE)
 
 
 class TiffSlide(Closing):
@@ -243,9 +236,7 @@ def _channels(
         remarks.append(f"pixels of {series.dtype.name} read as {DTYPES[series.dtype.name]}")
     if page.photometric == _PALETTE:
         remarks.append("the colour table is left out: pixels are the numbers that it colours")
-    is_unnamed = all(_UNNAMED.fullmatch(name) for name in found)
-    is_named_rgb = [name.lower() for name in found] in (["r", "g", "b"], ["red", "green", "blue"])
-    if shows == "colours" and count == 3 and series.dtype.name == "uint8" and (is_unnamed or is_named_rgb):
+    if shows == "colours" and may_be_colours(found, series.dtype.name):
         return RGB, (*remarks, "three grey planes taken as red, green and blue")
     return found, tuple(remarks)
 

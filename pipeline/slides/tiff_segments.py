@@ -22,7 +22,6 @@ from pipeline.slides.base import CorruptTileError, Pixels
 from pipeline.slides.jpeg_markers import RGB, YCBCR, stated_transform
 
 CACHE_BYTES = 64 * 2**20
-MAX_SEGMENT_BYTES = 2 * 2**30
 # No codec makes pixels twice as large; what claims to be is not a tile.
 _LARGEST_EXPANSION = 2
 _EXPANSION_SLACK = 2**16

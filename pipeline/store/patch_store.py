@@ -21,6 +21,7 @@ from pipeline.errors import StatedError
 from pipeline.json_file import checked_as
 from pipeline.limits import LARGEST_PATCH_PX, MAX_MARKERS, MAX_PATCHES
 from pipeline.sheet import DENSE_KINDS
+from pipeline.slides.kinds import kind_named
 from pipeline.store.sharded_rows import Rows, ShardedRows
 from pipeline.store.shards import shard_path
 from pipeline.zarr_reading import reading_zarr
@@ -74,12 +75,12 @@ class StoreAttributes:
     @property
     def dense_channels(self) -> int:
         """Number of channels of `dense`."""
-        return len(self.markers) and {"brightfield": 3, "mask": 1}.get(self.dense_kind, len(self.markers))
+        return len(self.markers) and kind_named(self.dense_kind).stored_channels(len(self.markers))
 
     @property
     def dense_size_px(self) -> int:
         """Side of a patch of `dense`."""
-        return 1 if self.dense_kind == "counts" else self.size_px
+        return kind_named(self.dense_kind).stored_size_px(self.size_px)
 
 
 @dataclass(frozen=True)

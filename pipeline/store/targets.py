@@ -6,36 +6,23 @@ Gene counts: counts of each gene per 10,000 of the patch.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.slides.kinds import kind_named
 
 Floats = NDArray[np.float64]
 
 NO_CLASS = -1
-# Counts of a patch after the normalisation of its library size, the usual choice for single cells and spots.
-LIBRARY_SIZE = 10_000
 _MAJORITY = 0.5
 
 
 def comparable(values: Floats, dense_kind: str) -> Floats:
-    """Return log(1 + x) of intensities and of normalised counts (n, T).
+    """Return values (n, T) of a kind of dense side on the scale on which they are predicted and compared.
 
-    Negative ones, which background-corrected images have, are taken as 0.
-
-    Densities and shares, of the other kinds, are on scales of their own already and stay as they are.
+    log(1 + x) of intensities and normalised counts; densities and shares are on scales of their own already.
     """
-    return np.log1p(np.clip(values, 0, None)) if dense_kind in ("fluorescence", "counts") else values
-
-
-def per_library(counts: NDArray[Any]) -> NDArray[np.float32]:
-    """Return counts (n, G, ...) of patches scaled to 10,000 each, float32; a patch without counts stays 0.
-
-    The normalisation of library sizes as in scanpy's `normalize_total(target_sum=1e4)`, which `log1p` follows there.
-    """
-    total = counts.reshape(len(counts), -1).sum(axis=1, dtype=np.float64).reshape(-1, *[1] * (counts.ndim - 1))
-    return np.asarray(counts * (LIBRARY_SIZE / np.maximum(total, 1)), dtype=np.float32)
+    return kind_named(dense_kind).comparable(values)
 
 
 def standardised(values: Floats) -> Floats:

@@ -17,21 +17,15 @@ from pipeline.registration.stain import hematoxylin
 from pipeline.settings import TileSettings
 from pipeline.slides.base import CorruptTileError, Slide
 from pipeline.slides.imaged import LARGEST_SPECKS
+from pipeline.slides.kinds import kind_named
+from pipeline.slides.kinds.base import DenseKind
 from pipeline.slides.record import SideRecord
 from pipeline.store.writer import JpegEncoding, StoreWriter
-from pipeline.tiling.dense_values import (
-    patch_values,
-    stored_channels,
-    stored_dtype,
-    stored_pixels,
-    stored_size_px,
-    value_names,
-)
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.pairing import Pairing
+from pipeline.tiling.point_patches import PointPatches
 from pipeline.tiling.sampling import DensePatch, read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide
-from pipeline.tiling.spot_counts import SpotCounts
 
 # Share of a patch, of which nothing else could be told from what was never imaged.
 ALL_VOID = 0.99
@@ -39,11 +33,21 @@ ALL_VOID = 0.99
 
 @dataclass(frozen=True)
 class DenseSide:
-    """The open dense slide or the counts of genes, its record, and how it is paired with the sparse one."""
+    """The open dense slide or the points of a table, its record, and how it is paired with the sparse one."""
 
-    slide: Slide | SpotCounts
+    slide: Slide | PointPatches
     record: SideRecord
     pairing: Pairing
+
+    @property
+    def kind(self) -> DenseKind:
+        """What it is."""
+        return kind_named(self.record.kind)
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """Names of the values of a patch."""
+        return self.kind.value_names(self.record)
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,9 @@ def write_patches(
         out,
         patches=len(sparse.grid.position_px),
         size_px=sparse.grid.size_px,
-        dense_channels=stored_channels(dense.record) if dense else 0,
-        dense_dtype=stored_dtype(dense.record) if dense else "uint8",
-        dense_size_px=stored_size_px(dense.record, sparse.grid.size_px) if dense else None,
+        dense_channels=dense.kind.stored_channels(len(dense.value_names)) if dense else 0,
+        dense_dtype=dense.kind.stored_dtype(dense.record) if dense else "uint8",
+        dense_size_px=dense.kind.stored_size_px(sparse.grid.size_px) if dense else None,
         copied=sparse.transform is not None,
         jpeg=JpegEncoding(settings.jpeg_quality, settings.jpeg_subsampling) if settings.codec == "jpeg" else None,
     )
@@ -133,10 +137,10 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
         corrupt = corrupt | np.array([patch is None for patch in patches])
     planes = np.stack([patch.pixels for patch in patches if patch]) if any(patches) else None
     if dense is not None and planes is not None:
-        planes = stored_pixels(dense.record, planes)
+        planes = dense.kind.stored_pixels(dense.record, planes)
     if corrupt.any():
         writer.skip(start, count)
-        columns = len(value_names(dense.record)) if dense else 0
+        columns = len(dense.value_names) if dense else 0
         return _no_evidence(count, columns, corrupt)
     if streams is None:
         writer.write(start, pixels, planes)
@@ -148,7 +152,7 @@ def _write_block(writer: StoreWriter, sparse: SparseSide, dense: DenseSide | Non
     found = np.array([*_residuals(pixels, planes, finite, dense, grid.mpp)], dtype=np.float32)
     seen = [(patch.inside, patch.void, patch.specks) for patch in patches if patch]
     inside, void, specks = np.array(seen, dtype=np.float32).T
-    values = patch_values(dense.record, planes)
+    values = dense.kind.patch_values(dense.record, planes)
     return Evidence(found[:, :2], found[:, 2], found[:, 3], inside, values, corrupt, finite, void, specks)
 
 
@@ -161,7 +165,7 @@ def _no_evidence(count: int, columns: int, corrupt: NDArray[np.bool_]) -> Eviden
 
 def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> DensePatch | None:
     """Return the dense side of the square at `corner_px`; None where it cannot be decoded."""
-    if isinstance(dense.slide, SpotCounts):
+    if isinstance(dense.slide, PointPatches):
         return dense.slide.patch(grid, corner_px)
     try:
         return read_dense_patch(
@@ -170,7 +174,7 @@ def _dense_patch(dense: DenseSide, grid: Grid, corner_px: NDArray[np.int64]) -> 
             grid,
             corner_px,
             dense.pairing.transform,
-            labels=dense.record.kind == "mask",
+            labels=dense.kind.labels,
         )
     except CorruptTileError:
         return None
@@ -182,7 +186,7 @@ def _residuals(
     """Yield shift xy, confidence and contrast of each patch."""
     for rgb, planes, known in zip(sparse, planes_of_all, finite, strict=True):
         channel = dense.pairing.nuclear_channel
-        if (channel is None and dense.record.kind != "brightfield") or not known:
+        if (channel is None and dense.kind.nuclei != "hematoxylin") or not known:
             yield float("nan"), float("nan"), 0.0, float("nan")
             continue
         # patch_residual takes intensities, of which it draws the root; hematoxylin is a density already.

@@ -18,8 +18,9 @@ from pipeline.registration.given_table import MppPair
 from pipeline.registration.transform import Transform
 from pipeline.registration.transform_file import read_transform
 from pipeline.slides.base import Pixels, Slide
+from pipeline.slides.kinds import kind_named
 from pipeline.slides.opening import open_side
-from pipeline.slides.record import COUNTS_READER, SideRecord, SlideRecord, read_record
+from pipeline.slides.record import SideRecord, SlideRecord, read_record
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.sampling import read_dense_patch, read_sparse_patch
 
@@ -68,8 +69,8 @@ def open_lazy_pair(record: Path, transform: Path, *, mpp: float | None = None) -
     """
     slide = read_record(record)
     dense = slide.dense
-    if dense is None or dense.reader == COUNTS_READER:
-        found = "none" if dense is None else "gene counts"
+    if dense is None or not kind_named(dense.kind).is_image:
+        found = "none" if dense is None else kind_named(dense.kind).words.side
         raise StatedError(slide=slide.slide, file=record, expected="a slide with a dense image", found=found)
     mpp_level0 = slide.sparse.mpp
     mpp = mpp_level0 if mpp is None else mpp
@@ -110,7 +111,7 @@ class _DenseBlock:
 
     def __call__(self, corner_px: NDArray[np.int64]) -> Pixels:
         opened = _opened(self.side, self.record.slide)
-        labels = self.side.kind == "mask"
+        labels = kind_named(self.side.kind).labels
         return read_dense_patch(opened, self.side.mpp, self.grid, corner_px, self.transform, labels=labels).pixels
 
 

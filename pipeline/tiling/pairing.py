@@ -13,6 +13,7 @@ from pipeline.errors import StatedError
 from pipeline.json_file import read_json
 from pipeline.registration.transform import Transform
 from pipeline.registration.transform_file import read_transform
+from pipeline.slides.kinds import kind_named
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.agreement import Agreement
 
@@ -64,13 +65,13 @@ def read_pairing(record: SlideRecord, transform: Path, qc: Path) -> Pairing:
         found = f"verdict {verdict!r} of slide {about!r}"
         raise StatedError(slide=record.slide, file=qc, expected=expected, found=found)
     shares_nuclei = known.get("mode") != "serial"
-    channels, kind = (record.dense.channels, record.dense.kind) if record.dense else ((), "")
-    if kind == "fluorescence" and channel in channels:
+    index = None
+    if record.dense and kind_named(record.dense.kind).nuclei == "channel":
+        channels = record.dense.channels
+        if channel not in channels:
+            raise StatedError(slide=record.slide, file=qc, expected=expected, found=f"nuclear channel {channel}")
         index = channels.index(channel) if by_nuclei else None
-        return Pairing(read_transform(transform), verdict, index, shares_nuclei)
-    if kind == "fluorescence":
-        raise StatedError(slide=record.slide, file=qc, expected=expected, found=f"nuclear channel {channel}")
-    return Pairing(read_transform(transform), verdict, None, shares_nuclei)
+    return Pairing(read_transform(transform), verdict, index, shares_nuclei)
 
 
 def pair_quality(

@@ -17,22 +17,23 @@ from pipeline.progress import say
 from pipeline.provenance import finished
 from pipeline.registration.transform import Transform
 from pipeline.settings import TileSettings
+from pipeline.slides.kinds import kind_named
+from pipeline.slides.kinds.base import PointKind
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SideRecord, SlideRecord
 from pipeline.store.patch_store import PatchTable, StoreAttributes
 from pipeline.tiling.agreement import Measurements, agreement
 from pipeline.tiling.annotations import GivenRegions, write_annotations
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
-from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.layers import layered_share
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
+from pipeline.tiling.point_patches import PointPatches
 from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, dropped, fates
 from pipeline.tiling.slide_regions import check_annotated, regions_of
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
-from pipeline.tiling.spot_counts import SpotCounts
 from pipeline.tissue.mask import Overview, read_overview
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
@@ -69,8 +70,8 @@ def tile(
 
     Raises:
         StatedError: if the slide has no tissue, its resolution is coarser than the patches', or more of its patches
-            than `tile.max_corrupt` cannot be decoded, no patch of its dense side is all numbers, or gene counts have
-            no spot in any of them.
+            than `tile.max_corrupt` cannot be decoded, no patch of its dense side is all numbers, or a table of
+            points has none in any of them.
     """
     cv2.setNumThreads(1)
     with ExitStack() as stack:
@@ -120,11 +121,13 @@ def qupath_origin(record: SlideRecord, settings: TileSettings) -> tuple[int, int
 
 def _dense_side(record: SlideRecord, side: SideRecord, pairing: Pairing, grid: Grid, stack: ExitStack) -> DenseSide:
     """Return the dense side, open until the stack closes."""
-    if side.kind != "counts":
+    kind = kind_named(side.kind)
+    if not isinstance(kind, PointKind):
         return DenseSide(stack.enter_context(open_side(side, slide=record.slide)), side, pairing)
-    counts = SpotCounts.open(record, pairing.transform)
-    counts.check_any_in(grid)
-    return DenseSide(counts, side, pairing)
+    points = PointPatches.open(record, side, kind, pairing.transform)
+    points.check_any_in(grid)
+    points.check_on_tissue(grid, pairing.transform, side.mpp)
+    return DenseSide(points, side, pairing)
 
 
 def _squares(record: SlideRecord, settings: TileSettings) -> Grid:
@@ -304,7 +307,7 @@ def _attributes(
         size_level0_px=record.sparse.size_xy,
         patch_size_level0=round(grid.size_level0_px),
         overview_mpp=overview.mpp,
-        markers=value_names(dense.record) if dense else (),
+        markers=dense.value_names if dense else (),
         nuclear_channel=dense.pairing.nuclear_channel if dense else None,
         verdict=pairing.verdict if pairing else "",
         counts=counts,

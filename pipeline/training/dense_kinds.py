@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import StatedError
 from pipeline.panel import Panel
-from pipeline.store.targets import per_library
+from pipeline.slides.kinds.counts import per_library
 from pipeline.training.augmentation import Augmentation, drop_channels, jitter_intensity, jitter_stain
 from pipeline.training.draws import Draws
 from pipeline.training.encoders import GENE_FEATURES, build_encoder, build_gene_encoder, feature_width
@@ -35,8 +35,8 @@ Resampling = Literal["bilinear", "nearest"]
 Measured = tuple[tuple[MarkerStatistics, ...], ColourStatistics | None]
 
 
-class DenseKind(Protocol):
-    """What training asks of a kind of dense side."""
+class DenseInput(Protocol):
+    """What training asks of a kind of dense side; `pipeline.slides.kinds.base.DenseKind` is what all others ask."""
 
     @property
     def has_panel(self) -> bool:
@@ -88,7 +88,7 @@ class DenseKind(Protocol):
         """Return an untrained encoder and the length of its feature vectors."""
 
 
-class _Image:
+class _ImageInput:
     """What the kinds have in common whose patches are images of the panel's markers."""
 
     has_panel = True
@@ -116,7 +116,7 @@ class _Image:
         return built, feature_width(built, in_chans=channels, size_px=size_px)
 
 
-class Fluorescence(_Image):
+class FluorescenceInput(_ImageInput):
     """Raw intensities of the panel's markers, compressed and standardised by marker."""
 
     normalised_by: NormalisedBy = "markers"
@@ -139,7 +139,7 @@ class Fluorescence(_Image):
         return normalisation.dense(view, indices)
 
 
-class Brightfield(_Image):
+class BrightfieldInput(_ImageInput):
     """R, G, B of an immunohistochemical slide, 0 to 255, standardised by colour."""
 
     has_panel = False
@@ -171,7 +171,7 @@ class Brightfield(_Image):
         return normalisation.brightfield(view / 255)
 
 
-class Mask(_Image):
+class MaskInput(_ImageInput):
     """1 where the panel's class is, 0 elsewhere."""
 
     normalised_by: NormalisedBy = "nothing"
@@ -202,20 +202,13 @@ class Mask(_Image):
         return view / 255
 
 
-class Counts(Fluorescence):
-    """Counts of genes per 10,000 of all that the patch has, compressed by log(1 + x): a vector, no image."""
+class CellsInput(FluorescenceInput):
+    """Values of the cells of a patch, compressed and standardised one by one: a vector, no image."""
 
     resampling = None
 
     def side_px(self, size_px: int) -> int:
         return 1
-
-    def of_panel(self, stored: NDArray[Any], used: NDArray[np.int64]) -> NDArray[Any]:
-        found: NDArray[Any] = per_library(stored[None])[0, used]
-        return found
-
-    def measure(self, markers: Sequence[str], blocks: Blocks, total: Sum) -> Measured:
-        return marker_statistics(markers, blocks, total, cofactor_of_all=1.0), None
 
     def recolour(
         self, view: Tensor, present: Tensor, augmentation: Augmentation, normalisation: Normalisation, draws: Draws
@@ -228,17 +221,29 @@ class Counts(Fluorescence):
         return build_gene_encoder(channels), GENE_FEATURES
 
 
-_KINDS: dict[str, DenseKind] = {
-    "fluorescence": Fluorescence(),
-    "brightfield": Brightfield(),
-    "mask": Mask(),
-    "counts": Counts(),
+class CountsInput(CellsInput):
+    """Counts of genes per 10,000 of all that the patch has, compressed by log(1 + x): a vector, no image."""
+
+    def of_panel(self, stored: NDArray[Any], used: NDArray[np.int64]) -> NDArray[Any]:
+        found: NDArray[Any] = per_library(stored[None])[0, used]
+        return found
+
+    def measure(self, markers: Sequence[str], blocks: Blocks, total: Sum) -> Measured:
+        return marker_statistics(markers, blocks, total, cofactor_of_all=1.0), None
+
+
+_KINDS: dict[str, DenseInput] = {
+    "fluorescence": FluorescenceInput(),
+    "brightfield": BrightfieldInput(),
+    "mask": MaskInput(),
+    "counts": CountsInput(),
+    "cells": CellsInput(),
     # Of runs without a dense branch, whose panel is empty.
-    "": Fluorescence(),
+    "": FluorescenceInput(),
 }
 
 
-def dense_kind(name: str) -> DenseKind:
+def dense_kind(name: str) -> DenseInput:
     """Return the kind of that name.
 
     Raises:

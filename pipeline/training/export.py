@@ -17,6 +17,7 @@ from pipeline.provenance import file_digest, finished
 from pipeline.settings import RunSettings
 from pipeline.settings.branches import read_branches
 from pipeline.settings.train import TARGET_WEIGHT
+from pipeline.slides.kinds import kind_named
 from pipeline.training.encoders import (
     CONFIG_NAME,
     CONFIG_SCHEMA,
@@ -217,16 +218,12 @@ def _task(settings: dict[str, Any], dense: dict[str, Any] | None, classes: Seque
     if "target" not in settings["branches"] or dense is None:
         return ""
     what = "the class of patches" if settings["target"] == "class" else "the values of patches"
-    return f"predict {what}{other} ({_names(dense)}) from the H&E patch"
-
-
-def _names(dense: dict[str, Any]) -> str:
-    return f"counts of {len(dense['panel'])} genes" if dense["kind"] == "counts" else ", ".join(dense["panel"])
+    named = f"{len(dense['panel'])} markers" if len(dense["panel"]) > _MOST_NAMES else ", ".join(dense["panel"])
+    return f"predict {what}{other} ({named}) from the H&E patch"
 
 
 def _what_stood_beside_it(settings: dict[str, Any], dense: dict[str, Any]) -> str:
-    names = _names(dense)
-    names = {"mask": f"a mask of {names}", "brightfield": "a brightfield stain"}.get(dense["kind"], names)
+    names = kind_named(dense["kind"]).beside(dense["panel"])
     if settings["pairing"] == "shuffled":
         return f"A CONTROL: beside it stood dense patches ({names}) of OTHER places, in a fixed random pairing."
     if settings["pairing"] == "blank":

@@ -12,6 +12,7 @@ from torch.nn.functional import log_softmax
 
 from pipeline.errors import StatedError
 from pipeline.panel import UNUSED
+from pipeline.slides.kinds import kind_named
 from pipeline.store.targets import NO_CLASS, comparable, majority_class, standardised
 from pipeline.training.rows import TrainingRows
 
@@ -33,7 +34,7 @@ def training_targets(rows: TrainingRows, target: str) -> Floats:
     if target == "label":
         labels = [slide.labels for slide in rows.slides if slide.labels is not None]
         return _one_hot(np.concatenate(labels), len(rows.classes)).astype(np.float32)
-    if target == "class" and rows.dense_kind != "mask":
+    if target == "class" and not kind_named(rows.dense_kind).values_are_shares:
         raise StatedError(expected="a mask as the dense side, for target is class", found=rows.dense_kind)
     parts = []
     for slide in rows.slides:

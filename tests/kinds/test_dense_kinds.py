@@ -25,21 +25,23 @@ from pipeline.registration.class_map import class_colour, classes_on, outlined
 from pipeline.registration.images import NuclearImage, NuclearSource
 from pipeline.registration.transform import Transform
 from pipeline.settings import InspectSettings
-from pipeline.sheet import SheetRow
+from pipeline.sheet import DENSE_KINDS, SheetRow
 from pipeline.slides.base import Level
+from pipeline.slides.kinds import kind_named
 from pipeline.slides.record import SideRecord
 from pipeline.slides.stage import inspect_slide
 from pipeline.store.patch_store import PatchStore
-from pipeline.tiling.dense_values import patch_values, stored_pixels
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.sampling import read_dense_patch
 from pipeline.training.augmentation import Augmentation
+from pipeline.training.dense_kinds import dense_kind
 from pipeline.training.draws import Draws
 from pipeline.training.normalisation import ColourStatistics, Normalisation
 from pipeline.training.patches import TrainingPatches
 from pipeline.training.rows import read_training_rows
 from pipeline.training.views import Batch, ViewMaker
 
+MASK = kind_named("mask")
 SIDE_PX = 512
 MPP = 0.5
 CLASSES = ("tumour", "stroma")
@@ -50,7 +52,7 @@ def _side(kind: str, channels: tuple[str, ...] = ("label",), dtype: str = "uint8
     channels = ("R", "G", "B") if kind == "brightfield" else channels
     classes = tuple(enumerate(CLASSES, start=1)) if kind == "mask" else ()
     values = {"classes": classes} | changes
-    return SideRecord("d.tif", "tifffile", MPP, "file", (Level((9, 9), 1.0),), channels, dtype, "", **values)
+    return SideRecord("d.tif", "tifffile", MPP, "file", (Level((9, 9), 1.0),), channels, dtype, "", kind, **values)
 
 
 def _draw(folder: Path, name: str, seed: int) -> dict[str, NDArray[np.uint8]]:
@@ -205,15 +207,15 @@ def test_beyond_a_brightfield_slide_is_white() -> None:
 def test_stored_labels_are_numbers_of_classes_and_unknown_ones_are_refused() -> None:
     side = _side("mask", classes=((10, "tumour"), (0, "glass"), (200, "stroma")))
     planes = np.array([[[[0, 10], [200, 10]]]], np.uint8)
-    stored = stored_pixels(side, planes)
+    stored = MASK.stored_pixels(side, planes)
     assert stored.tolist() == [[[[2, 1], [3, 1]]]]
-    np.testing.assert_allclose(patch_values(side, stored), [[0.5, 0.25, 0.25]])
+    np.testing.assert_allclose(MASK.patch_values(side, stored), [[0.5, 0.25, 0.25]])
     with pytest.raises(StatedError, match=r"the labels 10, 0, 200 of the markers CSV, 0 for none, found 11"):
-        stored_pixels(side, planes + np.uint8(1) * (planes == 10))
+        MASK.stored_pixels(side, planes + np.uint8(1) * (planes == 10))
     hot = _side("mask", CLASSES)
-    assert stored_pixels(hot, np.array([[[[9, 0]], [[0, 0]]]], np.uint16)).tolist() == [[[[1, 0]]]]
+    assert MASK.stored_pixels(hot, np.array([[[[9, 0]], [[0, 0]]]], np.uint16)).tolist() == [[[[1, 0]]]]
     with pytest.raises(StatedError, match="at most one class per pixel"):
-        stored_pixels(hot, np.array([[[[9, 0]], [[1, 0]]]], np.uint16))
+        MASK.stored_pixels(hot, np.array([[[[9, 0]], [[1, 0]]]], np.uint16))
 
 
 def test_masks_are_read_as_one_channel_per_class_and_seen_without_mixing(drawn: Any) -> None:
@@ -310,3 +312,14 @@ def test_a_store_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(StatedError, match="dense_kind 'photograph'"):
         PatchStore.open(tmp_path / "s.zarr")
+
+
+def test_every_kind_of_the_sheet_is_known_to_all_stages() -> None:
+    for name in DENSE_KINDS:
+        kind, trained = kind_named(name), dense_kind(name)
+        assert kind.name == name
+        assert kind.stored_size_px(64) == trained.side_px(64)
+        assert kind.is_registered or kind.words.laid_over
+        assert kind.is_registered or kind.words.no_nuclei
+    with pytest.raises(StatedError, match=r"fluorescence, brightfield, mask.*'elsewhere'"):
+        kind_named("elsewhere")

@@ -26,13 +26,15 @@ from pipeline.registration.transform import Transform
 from pipeline.settings import InspectSettings, Settings, TileSettings
 from pipeline.sheet import SheetRow, read_sheet
 from pipeline.slides import spots as spots_module
+from pipeline.slides.kinds.base import PointTable
+from pipeline.slides.kinds.counts import Counts, summed_counts
 from pipeline.slides.record import read_record, to_mapping
 from pipeline.slides.spots import read_counts, read_spots
 from pipeline.slides.stage import inspect_slide
 from pipeline.store.patch_store import PatchStore
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.pairing import Pairing
-from pipeline.tiling.spot_counts import SpotCounts
+from pipeline.tiling.point_patches import PointPatches
 from pipeline.tiling.stage import tile
 from pipeline.tools.doctor.slides import examine_slides
 from pipeline.training.augmentation import Augmentation
@@ -140,9 +142,12 @@ def test_every_spot_on_the_grid_is_in_one_patch() -> None:
     # Spots on all corners and edges of squares of 0.2527 um pixels: none is lost or counted twice.
     mpp, size_px = 0.2527, 224
     corners = np.stack(np.meshgrid(np.arange(5), np.arange(5)), axis=-1).reshape(-1, 2) * size_px
-    counts = SpotCounts("a", Path("a.h5ad"), csr_matrix(np.ones((25, 1), np.uint32)), (corners - 0.5) * mpp, mpp)
+    position_um = (corners - 0.5) * mpp
+    counts = csr_matrix(np.ones((25, 1), np.uint32))
+    table = PointTable(position_um, 1, lambda rows: summed_counts(counts, rows, Path("a.h5ad")))
+    points = PointPatches("a", Path("a.h5ad"), Counts(), table, position_um, mpp)
     grid = Grid(size_px, mpp, mpp, corners.astype(np.int64))
-    found = [counts.patch(grid, corner) for corner in grid.position_px]
+    found = [points.patch(grid, corner) for corner in grid.position_px]
     assert [int(item.pixels.sum()) for item in found] == [1] * 25
 
 
@@ -167,7 +172,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"transform": ""}, "a transform.*gene counts cannot be registered"),
     ({}, {"dense_mpp": None}, "dense_mpp in the sheet, um per unit of obsm/spatial"),
     ({}, {"dense_mpp": 5000.0}, "0.05 to 50 um per unit"),
-    ({}, {"dense_kind": ""}, "dense_kind counts in the sheet, for an AnnData file"),
+    ({}, {"dense_kind": ""}, "dense_kind counts or cells in the sheet, for a table"),
     ({}, {"dense": "{folder}/a.tif"}, "an AnnData file"),
 ]
 
@@ -208,7 +213,9 @@ def test_indices_beyond_the_genes_are_refused(tmp_path: Path) -> None:
 
 def test_spots_in_another_unit_are_refused(slide: Path) -> None:
     write_h5ad(slide / "a.h5ad", np.ones((2, 3), np.uint8), np.array([[5000.0, 5000], [6000, 7000]]))
-    with pytest.raises(StatedError, match=r"a spot in some patch.*x 5000 to 6000, y 5000 to 7000 um") as refused:
+    with pytest.raises(
+        StatedError, match=r"spots on the slide of 128 x 128 um.*2 of 2 outside, at x 5000 to 6000, y 5000 to 7000"
+    ) as refused:
         _tiled(slide)
     assert "\n" not in str(refused.value)
 

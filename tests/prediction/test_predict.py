@@ -411,3 +411,36 @@ def test_a_probe_that_was_altered_and_a_marker_that_it_lacks_are_refused(
     assert predict(fitted, "d1", tmp_path / "out", probe=copy) == 1
     assert "expected a probe's folder as evaluate-probe writes it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_thousands_of_markers_the_best_are_drawn_and_the_rest_is_told_in_a_line(
+    fitted: DrawnResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe = Probe.load(probe_of(fitted))
+    shown = MARKERS.index("DAPI")
+    markers = tuple(
+        replace(probe.markers[shown], marker=f"gene{number}", score=number / 1000) for number in range(1000)
+    )
+    wide = replace(
+        probe,
+        markers=markers,
+        weights=np.repeat(probe.weights[:, [shown]], 1000, axis=1),
+        intercept=np.repeat(probe.intercept[[shown]], 1000),
+    )
+    wide.write(tmp_path / "probe", {"stage": "evaluate_probe"})
+    capsys.readouterr()
+    assert predict(fitted, "d1", tmp_path / "d1", tmp_path / "probe", min_score=0.9) == 0
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 3
+    assert "gene7 and 892 more are not predicted: held-out r is below predict.min_score 0.9" in lines[1]
+    assert "100 are predicted; the 24 best by held-out score are drawn" in lines[2]
+    names = [f"predicted gene{number}" for number in range(900, 1000)]
+    table = parquet.read_table(tmp_path / "d1/patches.parquet")
+    assert [name for name in table.column_names if name.startswith("predicted")] == names
+    with tifffile.TiffFile(tmp_path / "d1/markers.ome.tif") as image:
+        assert image.series[0].shape[0] == 24
+    assert len(told(tmp_path / "d1")["left_out"]) == 900
+    assert (tmp_path / "d1/markers.png").stat().st_size < 3_000_000
+    measured = json.loads((tmp_path / "d1/tiles.geojson").read_text())["features"][0]["properties"]["measurements"]
+    assert sum(name.startswith("gene") for name in measured) == 24

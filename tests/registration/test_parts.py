@@ -64,6 +64,24 @@ def test_of_a_mosaic_with_one_column_put_down_wrong_only_that_column_moved() -> 
     found = described([Transform(np.eye(2, 3)), lower], _nodes(label), _blocks(np.ones(COLUMNS, np.bool_)))
     assert [round(part.shift_um) for part in found] == [70]
     assert abs(found[0].area.share - 6 / COLUMNS) < 0.05
+    assert found[0].straight_edge == "x = 1550 um and x = 2150 um"
+
+
+def test_an_edge_across_the_axes_of_the_dense_slide_is_no_stitching() -> None:
+    """The same column on a dense slide that is turned by 25 degrees: a mosaic is laid along its own axes."""
+    angle = np.deg2rad(25.0)
+    base = np.array([[np.cos(angle), -np.sin(angle), 0.0], [np.sin(angle), np.cos(angle), 0.0]])
+    label = np.where((np.arange(COLUMNS) >= 16) & (np.arange(COLUMNS) < 22), 1, 0)
+    moved = Transform(base + np.array([[0, 0, 0], [0, 0, 70.0]]))
+    found = described([Transform(base), moved], _nodes(label), _blocks(np.ones(COLUMNS, np.bool_)))
+    assert [(round(part.shift_um), part.straight_edge) for part in found] == [(70, "")]
+
+
+def test_a_part_that_moved_farther_than_fields_do_is_no_stitching() -> None:
+    away = Transform(np.array([[1.0, 0, 400.0], [0, 1, 0]]))
+    label = np.where(np.arange(COLUMNS) < 25, 0, 1)
+    found = described([Transform(np.eye(2, 3)), away], _nodes(label), _blocks(np.ones(COLUMNS, np.bool_)))
+    assert [(round(part.shift_um), part.straight_edge) for part in found] == [(400, "")]
 
 
 def test_blocks_that_agree_by_chance_are_no_parts() -> None:

@@ -86,6 +86,19 @@ def test_lost_tissue_is_named_with_its_share_and_place(drawn: SyntheticPair, noi
     assert to_mapping(quality)["areas"][0]["box_um"][1] > SIDE_UM * 0.5
 
 
+def test_tissue_that_was_never_imaged_is_not_told_as_lost(drawn: SyntheticPair) -> None:
+    stack = _whole(drawn).copy()
+    cut = int(drawn.truth(np.array([[SIDE_UM / 2, SIDE_UM * 0.62]]))[0, 1])
+    stack[cut:] = 0
+    pair = _changed(drawn, stack)
+    _, quality = align(replace(pair, dense=pair.dense.without_void(4.0)), RegisterSettings())
+    share = np.mean(drawn.truth(drawn.nuclei_um)[:, 1] >= cut)
+    assert quality.not_imaged_share == pytest.approx(share, abs=0.12)
+    assert (quality.verdict, quality.areas) == ("pass", ())
+    assert any("(lower" in reason and reason.endswith("never imaged") for reason in quality.reasons)
+    assert to_mapping(quality)["not_imaged_share"] == round(quality.not_imaged_share, 4)
+
+
 def test_an_intact_pair_has_no_areas_and_no_pieces(drawn: SyntheticPair) -> None:
     _, quality = align(Pair.of(drawn.sparse, drawn.dense, drawn.mpp, None), RegisterSettings())
     assert (quality.verdict, quality.areas, quality.pieces) == ("pass", (), ())

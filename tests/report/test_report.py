@@ -175,7 +175,7 @@ def test_controls_are_labelled_ids_are_unique_and_links_lead_somewhere(document:
     sliders = document.all("input")
     assert len(sliders) == 4 + 5 + 5
     selects = document.all("select")
-    assert len(selects) == 5
+    assert len(selects) == 1, "one switch for all slides"
     assert all(control["id"] in labels and control["aria-label"] for control in (*sliders, *selects))
     buttons = [button for button in document.all("button") if button.get("class") == "zoom"]
     assert all(button["aria-label"] and button["type"] == "button" for button in buttons)
@@ -245,7 +245,22 @@ def test_predicted_markers_stand_with_their_scores_their_scale_and_what_was_left
     assert "Not drawn: CD45 (not among predict.markers)" in section
     assert section.count("The probe was fitted on patches of this slide") == 3
     hidden = [picture for picture in document.all("img") if "data-marker" in picture and "hidden" in picture]
-    assert len(hidden) == 5, "of two markers one is shown first"
+    assert len(hidden) == 5 + 1, "of two markers one is shown first, predicted and, where a slide is held out, measured"
+    assert {picture["data-marker"] for picture in hidden} == {"DAPI"}, "nuclei are plain in H&E"
+
+
+def test_on_held_out_pairs_what_was_measured_stands_beside_the_prediction(written: Path, document: Document) -> None:
+    alts = [item["alt"] for item in document.all("img") if item["alt"].startswith("measured")]
+    assert sorted(alts) == ["measured DAPI over slide a1", "measured Pan-CK over slide a1"]
+    picture = next(item for item in document.all("img") if item["alt"] == "measured DAPI over slide a1")
+    with Image.open(BytesIO(base64.b64decode(picture["src"].partition(",")[2]))) as image:
+        pixels = np.asarray(image.convert("RGBA")).reshape(256, 4)
+    assert (pixels[:3, 3] == 0).all(), "what is no pair is not drawn"
+    values = np.log1p(PatchStore.open(written.parents[1] / "tile/a1.zarr").table.marker_mean[3:, 0].astype(np.float64))
+    low, high = np.percentile(values, (2, 98))
+    share = np.clip((values - low) / (high - low), 0, 1)
+    np.testing.assert_array_equal(pixels[3:, :3], TABLE[np.rint(share * 254).astype(int)])
+    assert "Left predicted from H&E, right measured" in document.words
 
 
 def test_a_predicted_marker_has_the_colour_of_its_value_at_the_place_of_its_patch(
@@ -913,11 +928,11 @@ frame.onload = () => {{
   told.swipe = [shape(10), shape(90)];
   inner.querySelector(".viewer button").click();
   told.fade = [shape(10), shape(90)];
-  const markers = inner.querySelector("#markers .viewer"), choice = markers.querySelector("select");
-  const shown = () => [...markers.querySelectorAll("[data-marker]")]
-    .filter((part) => view.getComputedStyle(part).display !== "none").map((part) => part.dataset.marker);
+  const markers = inner.querySelector("#markers"), choice = markers.querySelector("select");
+  const shown = () => [...new Set([...markers.querySelectorAll("[data-marker]")]
+    .filter((part) => view.getComputedStyle(part).display !== "none").map((part) => part.dataset.marker))];
   told.markers = [shown()];
-  choice.value = "2"; choice.dispatchEvent(new view.Event("change"));
+  choice.value = "DAPI"; choice.dispatchEvent(new view.Event("change"));
   told.markers.push(shown());
   const patch = inner.querySelector(".patch-map button");
   patch.focus();
@@ -966,7 +981,7 @@ def test_the_page_works_in_a_browser(written: Path, tmp_path: Path, scheme: int,
     assert "CONSOLE" not in found.stderr
     patches = len(re.findall(r'alt="patch \d+ of slide', written.read_text(encoding="utf-8")))
     assert told["pictures"] == PICTURES + patches
-    assert told["markers"] == [["1", "1"], ["2", "2"]], "the picture and its caption change together"
+    assert told["markers"] == [["Pan-CK"], ["DAPI"]], "pictures and captions of all slides change together"
     assert told["focused"]
     assert told["overflow"] <= 0, "the page scrolls sideways at 360 px"
     assert told["table"] == [100, 0], "the table scrolls in its own box, and the names of the slides stay"

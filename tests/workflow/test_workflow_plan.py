@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import zarr
 from cohort import REPOSITORY, planned, snakemake, write_cohort
 from slide_files import channels_image, smooth_rgb, write_dicom, write_ome_set, write_rgb
+from zarr_files import change, write_zarr
 
 from pipeline.sheet import read_sheet
 
@@ -101,6 +103,25 @@ def test_a_file_that_belongs_to_a_slide_and_changes_reruns_its_inspection(tmp_pa
     assert done.returncode == 0, done.stdout
     assert "inspect" not in planned(snakemake(tmp_path, "-n", "inspect_all").stdout)
     write_ome_set(tmp_path / "again", channels_image(2, 128, 96)[::-1], ["DAPI", "CD3"])[1].replace(files[1])
+    assert planned(snakemake(tmp_path, "-n", "inspect_all").stdout)["inspect"] == 1
+
+
+def test_of_ome_zarr_the_workflow_looks_at_the_metadata_and_a_change_there_reruns_the_inspection(
+    tmp_path: Path,
+) -> None:
+    write_zarr(tmp_path / "he.zarr", [channels_image(3, 128, 96, "uint8")], mpp=0.5)
+    write_zarr(tmp_path / "raw" / "0", [channels_image(2, 128, 96)], ["DAPI", "CD3"], version="0.4")
+    zarr.open_group(tmp_path / "raw", zarr_format=2).attrs["bioformats2raw.layout"] = 3
+    rows = [{"slide": "a", "patient": "p1", "sparse": "he.zarr", "dense": "raw"}]
+    write_cohort(tmp_path, rows, {"runs": RUNS})
+    (inputs,) = re.findall(r"^ +input: (.+)$", snakemake(tmp_path, "-n", "inspect_all").stdout, flags=re.MULTILINE)[:1]
+    metadata = ["raw/.zattrs", "raw/.zgroup", "raw/0/.zattrs", "raw/0/.zgroup", "raw/0/0/.zarray"]
+    assert set(inputs.split(", ")) >= {"he.zarr/zarr.json", "he.zarr/0/zarr.json", *metadata}
+    assert not {"he.zarr", "raw"} & set(inputs.split(", "))
+    done = snakemake(tmp_path, "--cores", "1", "inspect_all")
+    assert done.returncode == 0, done.stdout
+    assert "inspect" not in planned(snakemake(tmp_path, "-n", "inspect_all").stdout)
+    change(tmp_path / "raw" / "0", lambda own: own.update(omero={"channels": [{"label": "DNA"}, {"label": "CD8"}]}))
     assert planned(snakemake(tmp_path, "-n", "inspect_all").stdout)["inspect"] == 1
 
 

@@ -13,6 +13,7 @@ from pipeline.provenance import code_digest, file_digest
 from pipeline.settings import PROBE_KEYS, to_json
 from pipeline.sheet import read_sheet
 from pipeline.slides.companions import slide_files_of
+from pipeline.slides.tenx_files import dense_file
 
 try:
     # Snakemake has read these files already, but of a key that is given twice it took the last without a word.
@@ -81,20 +82,31 @@ CLUSTER_THREADS = 8
 def slide_files(wildcards):
     """Return the files of a slide that exist or can be drawn, with all that belong to an image beside it.
 
-    Inspect says of the others what is wrong with them.
+    Of an OME-Zarr folder these are its metadata: the time of a folder says nothing of what lies deeper in it. Inspect
+    says of the others what is wrong with them.
     """
     row = SHEET[wildcards.slide]
-    images = [row.sparse, *([] if FROM_ELSEWHERE else [row.dense])]
+    images = [row.sparse, *([] if FROM_ELSEWHERE else [dense_image(row)])]
     named = [*images, *([] if FROM_ELSEWHERE else [row.markers])]
     there = [path for path in named if path and (Path(path).exists() or is_demo(path))]
     beside = [
         str(path)
         for image in images
         if image in there
-        for path in slide_files_of(Path(image))[1:]
-        if not set("{}") & set(str(path))
+        for path in slide_files_of(Path(image))
+        if path != Path(image) and not set("{}") & set(str(path))
     ]
-    return [outside(path) for path in dict.fromkeys([*there, *beside])]
+    # Of a folder its files are the inputs.
+    files = [path for path in there if not Path(path).is_dir()]
+    return [outside(path) for path in dict.fromkeys([*files, *beside])]
+
+
+def dense_image(row):
+    """Return the file of the dense side, which the sheet may name by its folder; inspect says so where there is none."""
+    try:
+        return str(dense_file(Path(row.dense), row.dense_kind)) if row.dense else ""
+    except StatedError:
+        return row.dense
 
 
 def given_transform(wildcards):

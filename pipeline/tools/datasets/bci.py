@@ -52,6 +52,7 @@ def _part(source: Path, part: str, mpp: float) -> PatchSet:
         patient=f"bci-{part}",
         side_px=SIDE_PX,
         mpp=mpp,
+        kind="brightfield",
         channels=("R", "G", "B"),
         files=tuple(f"HE/{part}/{path.name}" for path in sparse.values()),
         labels=tuple(labels),

@@ -75,6 +75,7 @@ def _part(folder: Path, masks: Path, types: Path | None, sparse: str) -> PatchSe
         patient=part.lower(),
         side_px=SIDE_PX,
         mpp=MPP,
+        kind="fluorescence",
         channels=("mask",),
         files=tuple(f"{part}/{label}/{path.name}" for label, path in shown),
         labels=tuple(image.label for image in images),

@@ -81,6 +81,7 @@ def _case(source: Path, case: str, part: str, tiles: Sequence[_Tile]) -> PatchSe
         patient=case,
         side_px=side_px,
         mpp=MPP,
+        kind="fluorescence",
         channels=MARKERS,
         files=tuple(tile.sparse.relative_to(source).as_posix() for tile in ordered),
         labels=("",) * len(ordered),

@@ -61,6 +61,7 @@ def _fold(source: Path, fold: int) -> PatchSet:
         patient=f"pannuke-fold{fold}",
         side_px=SIDE_PX,
         mpp=MPP,
+        kind="mask",
         channels=("nuclei",),
         classes=NUCLEI,
         files=tuple(f"Fold {fold}/images/fold{fold}/images.npy#{number}" for number in range(len(images))),

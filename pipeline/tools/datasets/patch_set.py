@@ -25,7 +25,8 @@ class PatchSet:
         patient: what a split must keep together: the finest unit that the publisher tells.
         side_px: side of an image.
         mpp: um per pixel, as published.
-        channels: names of the dense channels; R, G, B is brightfield.
+        kind: of the dense side.
+        channels: names of the dense channels.
         classes: of a mask of labels 1, 2, …, their names; empty for anything else.
         files: by image, the file that it comes from, below the source folder.
         labels: by image, the class that the publisher gives it; empty where there is none.
@@ -40,6 +41,7 @@ class PatchSet:
     patient: str
     side_px: int
     mpp: float
+    kind: str
     channels: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[str, ...]
@@ -61,6 +63,7 @@ class PatchSet:
             channels=self.channels,
             dtype="uint8",
             sha256="",
+            kind=self.kind,
             classes=tuple(enumerate(self.classes, start=1)),
         )
 

@@ -79,6 +79,7 @@ def _part(
         patient=f"segpath-{part}",
         side_px=SIDE_PX,
         mpp=MPP,
+        kind="mask",
         channels=("mask",),
         classes=(cell_type,),
         files=tuple(f"{folder.name}/{sparse[name].name}" for name in names),

@@ -17,16 +17,17 @@ from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record
 from pipeline.slides.base import Level, SlideHeader
 from pipeline.slides.closing import Closing
-from pipeline.slides.record import COUNTS_READER, SideRecord
+from pipeline.slides.kinds.counts import Counts
+from pipeline.slides.record import SideRecord
 from pipeline.slides.window import clip_window
 from pipeline.store.patch_store import PatchTable, StoreAttributes
 from pipeline.store.writer import StoreWriter
-from pipeline.tiling.dense_values import patch_values
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.regions import TISSUE
 from pipeline.tiling.sampling import read_sparse_patch
 from pipeline.tools.datasets.writing import all_kept
 
+COUNTS = Counts()
 DEFAULT_SIZE_PX = 256
 _OVERVIEW_MPP = 8.0
 _OVERVIEW_SIDE_PX = 4096
@@ -65,7 +66,7 @@ class SpotSet:
     @property
     def dense(self) -> SideRecord:
         """The counts as inspect would describe them."""
-        return SideRecord(self.file, COUNTS_READER, 1.0, "file", (), self.genes, "uint32", "")
+        return SideRecord(self.file, COUNTS.reader, 1.0, "file", (), self.genes, COUNTS.dtype, "", COUNTS.name)
 
     def corners_px(self, size_px: int) -> NDArray[np.int64]:
         """Return (S, 2) xy of the image's pixel at the upper left of the patch about each spot."""
@@ -118,8 +119,8 @@ def write_spots(spots: SpotSet, out: Path, table: Path, *, dataset: str, size_px
                 patches=len(kept),
                 size_px=size_px,
                 dense_channels=len(spots.genes),
-                dense_dtype="uint32",
-                dense_size_px=1,
+                dense_dtype=COUNTS.dtype,
+                dense_size_px=COUNTS.stored_size_px(size_px),
             )
             counts = spots.read_counts()[kept][:, :, None, None]
             starts = range(0, len(kept), writer.block_rows)
@@ -129,7 +130,7 @@ def write_spots(spots: SpotSet, out: Path, table: Path, *, dataset: str, size_px
                 writer.write(first, patches, counts[rows])
             overview, regions, overview_mpp = _overview(picture, grid)
             attributes = _attributes(spots, grid, picture.header.size_xy, overview_mpp, settings, provenance)
-            writer.finish(attributes, _table(grid, patch_values(spots.dense, counts)), overview, regions)
+            writer.finish(attributes, _table(grid, COUNTS.patch_values(spots.dense, counts)), overview, regions)
 
 
 class _Picture(Closing):
@@ -198,7 +199,7 @@ def _attributes(
         counts=all_kept(len(grid.position_px)),
         recipe=recipe,
         provenance=provenance,
-        dense_kind="counts",
+        dense_kind=COUNTS.name,
     )
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.progress import progress
 from pipeline.provenance import file_digest, finished, record
+from pipeline.slides.kinds import kind_named
 from pipeline.store.patch_store import PatchTable, StoreAttributes
 from pipeline.store.writer import StoreWriter
-from pipeline.tiling.dense_values import patch_values, stored_channels, stored_dtype, stored_pixels, value_names
 from pipeline.tiling.regions import REASONS, TISSUE
 from pipeline.tools.datasets.patch_set import PatchSet
 
@@ -98,21 +98,22 @@ def write_set(patches: PatchSet, out: Path, *, dataset: str, size_px: int | None
     settings = {"dataset": dataset, "sparse": patches.sparse, "size_px": cutting.size_px, "mpp": patches.mpp}
     provenance = record("dataset", settings, {"files": _digest(patches)}, ("numpy", "pillow", "scikit-image", "zarr"))
     count, side = cutting.images * cutting.per_image, patches.dense
-    names = value_names(side)
+    kind = kind_named(side.kind)
+    names = kind.value_names(side)
     mosaic = _Mosaic(cutting, patches.mpp)
     with finished(out) as temporary:
         writer = StoreWriter(
             temporary,
             patches=count,
             size_px=cutting.size_px,
-            dense_channels=stored_channels(side),
-            dense_dtype=stored_dtype(side),
+            dense_channels=kind.stored_channels(len(names)),
+            dense_dtype=kind.stored_dtype(side),
         )
         values = np.empty((count, len(names)), dtype=np.float32)
         for first, sparse, dense in _blocks(patches, cutting, mosaic, writer.block_rows):
-            stored = stored_pixels(side, dense)
+            stored = kind.stored_pixels(side, dense)
             writer.write(first, sparse, stored)
-            values[first : first + len(stored)] = patch_values(side, stored)
+            values[first : first + len(stored)] = kind.patch_values(side, stored)
         corners = cutting.corners_px()
         table = PatchTable(
             position_px=corners,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.settings import Settings
+from pipeline.slides.kinds import kind_named
 from pipeline.slides.record import SlideRecord
 from pipeline.tools.doctor.findings import Finding, ok, problem, warning
 from pipeline.tools.doctor.tissue import tissue_share
@@ -52,7 +53,7 @@ def store_bytes(record: SlideRecord, settings: Settings) -> float:
     share = tissue_share(record)
     patches = width_um * height_um / (tile.size_px * mpp) ** 2 * (1.0 if share is None else share)
     pixel = 3 * _SPARSE_PACKED
-    if record.dense is not None and record.dense.kind != "counts":  # those weigh next to nothing
+    if record.dense is not None and kind_named(record.dense.kind).is_image:  # those weigh next to nothing
         pixel += len(record.dense.channels) * np.dtype(record.dense.dtype).itemsize * _DENSE_PACKED
     features = _FEATURE_BYTES * max(1, len(settings.runs))
     return patches * (tile.size_px**2 * pixel + features)

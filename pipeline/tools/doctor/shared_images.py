@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.settings import Settings
 from pipeline.sheet import SheetRow
 from pipeline.slides.stage import source_digest
+from pipeline.slides.zarr_folder import is_zarr
 from pipeline.tools.doctor.findings import Finding, problem, warning
 
 # Read of each end of two files of one size, before a comparison that reads them whole.
@@ -21,7 +22,7 @@ def shared_images(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Find
         seen: list[tuple[SheetRow, Path]] = []
         for row in rows:
             path = Path(getattr(row, side))
-            if not path.is_file():
+            if not path.is_file() and not is_zarr(path):
                 continue
             same = next((earlier for earlier, other in seen if _same_bytes(path, other)), None)
             if same is None:
@@ -44,7 +45,9 @@ def _finding(side: str, earlier: SheetRow, row: SheetRow, settings: Settings) ->
 def _same_bytes(one: Path, other: Path) -> bool:
     if os.path.realpath(one) == os.path.realpath(other):
         return True
-    if one.stat().st_size != other.stat().st_size or _ends(one) != _ends(other):
+    if one.is_dir() != other.is_dir():
+        return False
+    if one.is_file() and (one.stat().st_size != other.stat().st_size or _ends(one) != _ends(other)):
         return False
     return source_digest(one) == source_digest(other)
 

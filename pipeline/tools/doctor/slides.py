@@ -12,10 +12,11 @@ from pipeline.panel import Aliases, check_overlap, panel_of, respelt
 from pipeline.registration.stain import channel_named, nuclear_channel
 from pipeline.settings import Settings
 from pipeline.sheet import SheetRow
+from pipeline.slides.kinds import kind_named
+from pipeline.slides.kinds.base import PointKind
 from pipeline.slides.record import SlideRecord
 from pipeline.slides.stage import Tell, inspect_slide
 from pipeline.tiling.annotations import read_annotations
-from pipeline.tiling.dense_values import value_names
 from pipeline.tiling.stage import FINER_TOLERANCE, qupath_origin
 from pipeline.tools.doctor.findings import Finding, ok, problem, warning
 from pipeline.tools.doctor.shared_images import shared_images
@@ -74,7 +75,7 @@ def _examined(row: SheetRow, settings: Settings, tell: Tell) -> tuple[SlideRecor
         return inspect_slide(row, settings.inspect, hashed=False, tell=tell), []
     except StatedError as error:
         faults = [_without_slide(error)]
-    if row.dense and row.dense_kind != "counts":
+    if row.dense and not (row.dense_kind and isinstance(kind_named(row.dense_kind), PointKind)):
         # The sparse side may have hidden a second fault: the pair is looked at once more from the other side.
         for alone in (
             replace(row, dense="", dense_mpp=None, markers="", transform="", dense_kind="", dense_image=""),
@@ -111,7 +112,7 @@ def _resolution(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
     mpp = record.sparse.mpp if wanted == "native" else float(wanted)
     if mpp < record.sparse.mpp * FINER_TOLERANCE:
         yield problem(subject, f"expected tile.mpp {record.sparse.mpp:g} or coarser, found {mpp:g} um/px")
-    is_image = record.dense is not None and record.dense.kind != "counts"
+    is_image = record.dense is not None and kind_named(record.dense.kind).is_image
     if record.dense is not None and is_image and record.dense.mpp > mpp * _COARSE_DENSE:
         found = f"dense side of {record.dense.mpp:g} um/px for patches of {mpp:g} um/px: too coarse to show cells"
         yield warning(subject, found)
@@ -122,7 +123,7 @@ def _resolution(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
 
 
 def _nuclei(record: SlideRecord, settings: Settings) -> Iterator[Finding]:
-    if record.dense is None or record.dense.kind != "fluorescence":
+    if record.dense is None or kind_named(record.dense.kind).nuclei != "channel":
         return
     try:
         if settings.register.channel is not None:
@@ -186,7 +187,8 @@ def markers_agree(records: Sequence[SlideRecord], settings: Settings) -> Iterato
 
     Those that a run chooses are looked for among them.
     """
-    channels = {record.slide: value_names(record.dense) for record in records if record.dense is not None}
+    sides = {record.slide: record.dense for record in records if record.dense is not None}
+    channels = {slide: kind_named(side.kind).value_names(side) for slide, side in sides.items()}
     if not channels:
         return
     aliases = Aliases(settings.panel.aliases, settings.panel.known_aliases)

@@ -1,4 +1,4 @@
-"""The spots of gene counts as an image of dots, for the pictures by which a person checks where they lie."""
+"""Points of a table as an image of dots, for the pictures by which a person checks where they lie."""
 
 from __future__ import annotations
 
@@ -12,30 +12,28 @@ from numpy.typing import NDArray
 
 from pipeline.slides.base import Level, Pixels, SlideHeader
 from pipeline.slides.closing import Closing
-from pipeline.slides.record import COUNTS_READER, SPOT, SideRecord
-from pipeline.slides.spots import read_spots
+from pipeline.slides.kinds.base import PointKind
+from pipeline.slides.record import SideRecord
 
 _SIDE_PX = 2048
-# Radius of a dot, as a share of the mean distance between spots.
+# Radius of a dot, as a share of the mean distance between points.
 _DOT = 0.3
 _LARGEST_DOT_PX = 64
 
 
-class SpotMap(Closing):
-    """A slide of one channel, 1 in a dot about each spot and 0 elsewhere; `read_region` as of any slide.
-
-    Attributes:
-        mpp: um per pixel.
+class PointMap(Closing):
+    """A slide of one channel, 1 in a dot about each point and 0 elsewhere; `read_region` as of any slide.
 
     Args:
-        side: the gene counts, as inspected. Spots left of or above the frame's origin are not drawn.
+        side: the table of points, as inspected. Points left of or above the frame's origin are not drawn.
+        kind: what it is.
     """
 
-    def __init__(self, side: SideRecord) -> None:
-        position_um = read_spots(Path(side.path)).position * side.mpp
+    def __init__(self, side: SideRecord, kind: PointKind) -> None:
+        position_um = kind.read_points(Path(side.path)).position * side.mpp
         extent_um = float(np.maximum(position_um.max(axis=0), 1.0).max())
-        self.mpp = extent_um / _SIDE_PX
-        position = position_um / self.mpp
+        mpp = extent_um / _SIDE_PX
+        position = position_um / mpp
         ends = np.maximum(position.max(axis=0), 1.0)
         spacing = float(np.sqrt(ends.prod() / len(position)))
         radius = min(max(1, round(_DOT * spacing)), _LARGEST_DOT_PX)
@@ -44,7 +42,7 @@ class SpotMap(Closing):
         for x, y in np.rint(position[(position >= 0).all(axis=1)]).astype(int).tolist():
             cv2.circle(self._labels, (x, y), radius, 1, -1)
         self.header = SlideHeader(
-            Path(side.path), COUNTS_READER, self.mpp, (Level((width, height), 1.0),), (SPOT,), "uint8"
+            Path(side.path), side.reader, mpp, (Level((width, height), 1.0),), (kind.point,), "uint8"
         )
 
     def read_region(
