@@ -3,6 +3,7 @@
 # make valis  makes .venv-valis, which register.engine: valis runs in where there is no conda (6.5 GB with PyTorch)
 # make peers  makes .venv-peers, in which tests open our files with the readers of SpatialData, LazySlide and others
 # make benchmarks  adds to .venv the peers that benchmarks/ compares with
+# make docs   makes a site of the pages of docs, in site/; once installed it needs no network
 # The first two need Python 3.11 or newer and nothing else: the first call makes .venv with pinned versions.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PEERS_PYTHON ?= python3.12
 PYTEST ?=
 bin := .venv/bin
 
-.PHONY: demo test valis peers benchmarks lint format clean
+.PHONY: demo test valis peers benchmarks docs lint format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -28,6 +29,11 @@ peers: .venv-peers/ready
 benchmarks: .venv/ready
 	$(bin)/pip install --quiet --constraint envs/constraints.txt ".[benchmarks]"
 	$(bin)/pip install --quiet --constraint envs/constraints.txt --no-deps cucim-cu12
+
+docs: .venv/ready
+	$(bin)/pip install --quiet --constraint envs/constraints.txt --editable ".[docs]"
+	$(bin)/mkdocs build --quiet
+	@echo "The pages are in site/index.html."
 
 lint: .venv/ready
 	$(bin)/ruff check .

@@ -17,6 +17,9 @@ from pipeline import __version__
 from pipeline.errors import StatedError
 
 VERBS = {
+    "init": "look through folders of slides and write the sheet and the configuration of a cohort",
+    "run": "run the workflow on a cohort: Snakemake, with a line per slide and stage",
+    "status": "say how far a cohort is: done, failed, running, left and about how long",
     "demo": "draw one synthetic slide pair with known truth",
     "inspect": "read size, resolution, levels and channels of a slide pair",
     "register": "find the transform between a sparse slide and its dense partner",

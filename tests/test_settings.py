@@ -86,6 +86,17 @@ def test_a_key_given_twice_is_an_error_and_not_the_last_of_them(tmp_path: Path, 
         load(path)
 
 
+def test_an_unknown_key_of_a_mapping_that_runs_share_is_told_once_with_the_key_that_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("runs:\n  a: &a {epoch: 3}\n  b: {<<: *a, seed: 1}\ntile: {mmp: 0.5, zzz: 1}\nembeds: {}\n")
+    with pytest.raises(StatedError) as caught:
+        load(path)
+    assert caught.value.found.split("; ") == [
+        "tile.mmp: unknown key", "did you mean mpp?", "tile.zzz: unknown key",
+        "runs.a.epoch, runs.b.epoch: unknown key", "did you mean epochs?", "embeds: unknown key", "did you mean embed?",
+    ]  # fmt: skip
+
+
 def test_what_a_merged_mapping_gives_may_be_given_anew(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("runs:\n  a: &a {epochs: 3, seed: 1}\n  b: &b {<<: *a, seed: 2}\n  c: {<<: *b, epochs: 5}\n")

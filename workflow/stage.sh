@@ -6,9 +6,25 @@
 set -euo pipefail
 python=$1 log=$2
 shift 2
-PYTHONPATH=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ -d $root/pipeline ]]; then
+    PYTHONPATH=$root
+elif [[ $python == */* ]]; then
+    # Installed from a wheel: the package lies beside the workflow's folder.
+    PYTHONPATH=${root%/*}
+else
+    # A conda environment takes the package alone, and none of its neighbours, which are another interpreter's.
+    PYTHONPATH=$(mktemp -d)
+    trap 'rm -r -- "$PYTHONPATH"' EXIT
+    ln -s -- "${root%/*}/pipeline" "$PYTHONPATH/pipeline"
+fi
 export PYTHONPATH
 if [[ $python == */* ]]; then
     PATH=$(dirname -- "$python"):$PATH
 fi
-"$python" -P -m pipeline "$@" 2>&1 | tee -- "$log"
+if [[ -n ${MFL_QUIET:-} ]]; then
+    # `mfl run` tells of each stage in a line of its own.
+    "$python" -P -m pipeline "$@" >"$log" 2>&1
+else
+    "$python" -P -m pipeline "$@" 2>&1 | tee -- "$log"
+fi

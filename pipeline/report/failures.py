@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.report.results import Results, SlideResults
-
-_ERROR = "error: "
-_MOST_LETTERS = 400
-_LAST_BYTES = 2**16
+from pipeline.stage_log import last_error
 
 
 @dataclass(frozen=True)
@@ -99,17 +96,3 @@ def _lost_of_cohort(embedding: str, logs: Path) -> Iterator[tuple[str, _Missing]
     for log in sorted((logs / "evaluate" / "probes").glob("*.log")):
         result, told = f"evaluate/probes/{log.stem}", f"evaluate/probes/{log.name}"
         yield f"run {log.stem}", _Missing("evaluate-probe", result, told)
-
-
-def last_error(log: Path) -> str:
-    """Return the last stated error of a log, or the last line of a traceback; empty where there is neither."""
-    if not log.is_file():
-        return ""
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - _LAST_BYTES))
-        lines = [line.strip() for line in stream.read().decode("utf-8", errors="replace").splitlines()]
-    lines = [line for line in lines if line]
-    stated = next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), "")
-    if not stated and any(line.startswith("Traceback") for line in lines):
-        stated = lines[-1]
-    return stated if len(stated) <= _MOST_LETTERS else stated[:_MOST_LETTERS] + "…"

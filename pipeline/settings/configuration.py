@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, field, is_dataclass, replace
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, field, fields, is_dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
@@ -110,11 +112,30 @@ def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
     try:
         return TypeAdapter(kind).validate_python(_words(values))
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']}{_shown(item['input'])}"
-            for item in error.errors(include_url=False)
-        ]
+        # What several runs have from one mapping (`<<: *training`) is one mistake.
+        places: dict[str, list[str]] = defaultdict(list)
+        for item in error.errors(include_url=False):
+            places[_problem(kind, item)].append(".".join(str(part) for part in item["loc"]) or "(top)")
+        problems = [f"{', '.join(where)}: {problem}" for problem, where in places.items()]
         raise StatedError(file=source, expected="a valid configuration", found="; ".join(problems)) from None
+
+
+def _problem(kind: Any, item: Any) -> str:
+    """Return what is wrong by one of pydantic's errors; of an unknown key, the known one that looks like it."""
+    if item["type"] != "unexpected_keyword_argument":
+        return f"{item['msg']}{_shown(item['input'])}"
+    *section, key = (str(part) for part in item["loc"])
+    near = get_close_matches(key, _keys_of(kind, section), n=1)
+    return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+
+
+def _keys_of(kind: Any, section: Sequence[str]) -> list[str]:
+    """Return the keys of a section, which is named by the path to it."""
+    for part in section:
+        hint = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+        # The name of a run leads from the mapping of runs to a run.
+        kind = get_args(kind)[1] if hint is None and get_origin(kind) is dict else hint
+    return [item.name for item in fields(kind)] if is_dataclass(kind) else []
 
 
 def _shown(value: Any) -> str:

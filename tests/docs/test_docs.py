@@ -7,6 +7,8 @@ import csv
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import yaml
 import zarr
 from cohort import REPOSITORY
 
@@ -198,6 +201,8 @@ def _commands() -> Iterator[tuple[str, list[str]]]:
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"^ *(?:cd \S+ && )?python -m pipeline (.+)$", text, flags=re.MULTILINE)
         found += re.findall(r"`python -m pipeline ([^`]+)`", text)
+        found += re.findall(r"^ *mfl (?!VERB)(.+)$", text, flags=re.MULTILINE)
+        found += re.findall(r"`mfl (?!VERB)([^`]+)`", text)
         for command in found:
             words = shlex.split(re.sub(r"[\[\]…]", "", command.partition("#")[0]))
             if len(words) > 1 and words[1] != "--help":
@@ -207,6 +212,22 @@ def _commands() -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize(("name", "words"), list(_commands()))
 def test_a_command_is_one_that_the_program_takes(name: str, words: list[str]) -> None:
     _parser(words[0]).parse_args([{"UM": "0.5"}.get(word, word) for word in words])
+
+
+def test_the_page_of_messages_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "troubleshooting.py")], capture_output=True, text=True, check=True
+    )
+    written = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert written == done.stdout, "run: python docs/troubleshooting.py > docs/troubleshooting.md"
+    assert written.count("\n| `") >= 60
+
+
+def test_the_site_lists_every_page_once() -> None:
+    site = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
+    first, *groups = site["nav"]
+    listed = [first, *(path for group in groups for paths in group.values() for path in paths)]
+    assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 
 def test_the_page_on_architecture_names_modules_that_exist() -> None:

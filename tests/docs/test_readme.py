@@ -1,4 +1,7 @@
-"""What README.md tells a user to write and to run plans as it stands; the tutorial is run for real by its own test."""
+"""What README.md and the pages of its first steps tell a user to write and to run plans as it stands.
+
+The tutorial is run for real by its own test.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +21,36 @@ from conda_stand_in import write_conda
 from safetensors.torch import load_file
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+_PAGES = ("cohort", "workflow", "cluster", "conda", "limits", "demo")
+PAGES = {name: (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in _PAGES}
+OUTPUTS = (REPOSITORY / "docs" / "outputs.md").read_text(encoding="utf-8")
+ALL = "\n".join([README, *PAGES.values()])
 # Said in the README not to have been run: their plugins are not among our dependencies.
 _NOT_RUN = ("cluster-generic", "kubernetes", "--executor")
 
 
-def _section(title: str) -> str:
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
 def _blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of one language, without the indentation of the list that they stand in."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
-    return [re.sub(rf"^{indentation}", "", content, flags=re.MULTILINE) for indentation, content in found]
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = [(indentation, content) for indentation, known, content in found if known == language]
+    return [re.sub(rf"^{indentation}", "", content, flags=re.MULTILINE) for indentation, content in blocks]
 
 
 def _commands() -> list[str]:
-    """Every Snakemake command of the README that runs jobs, in blocks and in the text."""
-    lines = [line.partition("#")[0].strip() for block in _blocks(README, "sh") for line in block.splitlines()]
-    inline = re.findall(r"`([^`]+)`", _without_blocks(README))
+    """Every command that runs jobs, by Snakemake itself or by `mfl run`, in blocks and in the text."""
+    lines = [line.partition("#")[0].strip() for block in _blocks(ALL, "sh") for line in block.splitlines()]
+    inline = re.findall(r"`([^`]+)`", _without_blocks(ALL))
     found = [
         text
         for text in (*lines, *inline)
-        if text.startswith("snakemake -") and text.split()[1] not in ("--unlock", "--lint")
+        if text.startswith(("snakemake -", "mfl run --directory ")) and not {"--unlock", "--lint"} & set(text.split())
     ]
     return list(dict.fromkeys(found))
 
 
 def _options() -> list[str]:
     """The options that the sections on clusters and conda tell a user to add."""
-    texts = re.findall(r"`(--[^`]+)`", _without_blocks(_section("On a cluster") + _section("With conda")))
+    texts = re.findall(r"`(--[^`]+)`", _without_blocks(PAGES["cluster"] + PAGES["conda"]))
     wanted = [text for text in texts if not any(name in text for name in _NOT_RUN) and text != "--conda-prefix"]
     return list(dict.fromkeys(wanted))
 
@@ -61,9 +65,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("Snakefile", "workflow", "config", "envs"):
         (folder / name).symlink_to(REPOSITORY / name)
-    section = _section("Your own cohort")
-    (sheet,) = (block for block in _blocks(section, "") if block.startswith("slide\tpatient\t"))
-    first, new = _blocks(section, "yaml")
+    (sheet,) = (block for block in _blocks(PAGES["cohort"], "") if block.startswith("slide\tpatient\t"))
+    first, new = _blocks(PAGES["cohort"], "yaml")
     for name, configuration in (("cohort", first), ("newcohort", new)):
         (folder / name / "config").mkdir(parents=True)
         (folder / name / "config" / "slides.tsv").write_text(sheet)
@@ -78,9 +81,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _plan(checkout: Path, words: list[str]) -> str:
+def _plan(checkout: Path, words: list[str], program: str = "snakemake") -> str:
+    command = [sys.executable, "-m", *(["pipeline", "run"] if program == "mfl" else ["snakemake"]), *words]
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *words, "--dry-run"],
+        [*command, "--dry-run"],
         cwd=checkout,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
@@ -94,14 +98,18 @@ def _plan(checkout: Path, words: list[str]) -> str:
 
 def test_the_readme_has_the_commands_this_file_looks_for() -> None:
     commands = " ".join(_commands())
-    assert len(_commands()) >= 5
+    assert len(_commands()) >= 8
     assert all(words in commands for words in ("--use-conda", "register_all", "predict_all", "profiles/slurm"))
     assert {"--set-resources train:gpu=4", "--slurm-status-command squeue --slurm-no-account"} <= set(_options())
 
 
 @pytest.mark.parametrize("command", _commands())
 def test_a_command_of_the_readme_plans_jobs(checkout: Path, command: str) -> None:
-    assert planned(_plan(checkout, shlex.split(command)[1:]))["total"] > 1
+    program, *words = shlex.split(command)
+    if program == "mfl":
+        words = words[1:] if "--" in words or len(words) > 3 else [*words[1:], "--"]
+        words = [word for word in words if word != "--dry-run"]
+    assert planned(_plan(checkout, words, program))["total"] > 1
 
 
 @pytest.mark.slow
@@ -119,14 +127,21 @@ def test_commands_of_the_readme_run_one_after_the_other_in_one_shell(checkout: P
         "python": f'exec "{sys.executable}" -P "$@"',
         "snakemake": f'exec "{sys.executable}" -m snakemake "$@" --dry-run',
         "make": "exit 0",
+        # Runs are planned; of what needs slides that are more than empty files, only the arguments are looked at.
+        "mfl": f"""case "$1 $*" in
+            run*" -- "*) exec "{sys.executable}" -P -m pipeline "$@" --dry-run ;;
+            run*) exec "{sys.executable}" -P -m pipeline "$@" -- --dry-run ;;
+            init*|doctor*) exec "{sys.executable}" -P -m pipeline "$@" --help ;;
+            *) exec "{sys.executable}" -P -m pipeline "$@" ;;
+        esac""",
     }
     for name, text in stand_ins.items():
         (binaries / name).write_text(f"#!/bin/sh\n{text}\n")
         (binaries / name).chmod(0o755)
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "activate").touch()
-    # The slides of this checkout are empty files, of which the doctor rightly says that a run will fail.
-    script = "\n".join(_blocks(README, "sh")).replace("-m pipeline doctor", "-m pipeline doctor --help")
+    pages = (README, PAGES["cohort"], PAGES["cluster"], PAGES["conda"])
+    script = "\n".join(block for page in pages for block in _blocks(page, "sh"))
     path = os.pathsep.join((str(binaries), str(checkout / "bin"), os.environ["PATH"]))
     done = subprocess.run(
         ["bash", "-c", f"set -eu\n{script}"],
@@ -141,10 +156,10 @@ def test_commands_of_the_readme_run_one_after_the_other_in_one_shell(checkout: P
     assert "Empty file path encountered" not in done.stdout + done.stderr
 
 
-def test_the_python_example_of_the_readme_opens_a_trained_encoder(
+def test_the_python_example_of_the_outputs_opens_a_trained_encoder(
     small_results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (example,) = (block for block in _blocks(README, "python") if "timm" in block)
+    (example,) = (block for block in _blocks(OUTPUTS, "python") if "local-dir:" in block)
     monkeypatch.chdir(small_results)
     names: dict[str, Any] = {}
     exec(example, names)

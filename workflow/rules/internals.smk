@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from pipeline import provenance
+from pipeline.installation import workflow_root
 
 WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 WITH_CONTAINERS = (
@@ -71,7 +72,7 @@ def processes_per_run():
 
 def _script(python):
     """Return the command that starts a stage with an interpreter."""
-    script = provenance.SOURCE_ROOT / "workflow" / "stage.sh"
+    script = workflow_root() / "workflow" / "stage.sh"
     return f"bash {shlex.quote(str(script))} {shlex.quote(python)}"
 
 

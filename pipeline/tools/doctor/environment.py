@@ -11,10 +11,12 @@ from pathlib import Path
 import yaml
 
 from pipeline.errors import StatedError
+from pipeline.installation import workflow_root
 from pipeline.provenance import SOURCE_ROOT
 from pipeline.tools.doctor.findings import Finding, ok, problem, warning
 
 _OLDEST_PYTHON = (3, 11)
+_ENVS = workflow_root() / "envs"
 
 
 def examine_python() -> Iterator[Finding]:
@@ -27,7 +29,7 @@ def examine_python() -> Iterator[Finding]:
     )
 
 
-def examine_packages(*, use_conda: bool, envs: Path = SOURCE_ROOT / "envs") -> Iterator[Finding]:
+def examine_packages(*, use_conda: bool, envs: Path = _ENVS) -> Iterator[Finding]:
     """Yield what the stages import, by the pins of `envs/*.yaml`: there or not, tested or another version.
 
     Under conda each rule has an environment of its own, made when it first runs; then only conda itself is looked for.

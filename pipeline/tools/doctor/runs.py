@@ -96,13 +96,15 @@ def examine_encoder(records: Sequence[SlideRecord], settings: Settings) -> Itera
     tile = settings.tile
     mpps = {record.slide: record.sparse.mpp if tile.mpp == "native" else float(tile.mpp) for record in records}
     expected = f"patches of {known.patch_px} px at {known.mpp:g} um/px, as {known.run} was trained on"
+    remedy = f"set tile: {{size_px: {known.patch_px}, mpp: {known.mpp:g}}}"
     if tile.size_px != known.patch_px:
-        yield problem("encoder", f"expected {expected}, found tile.size_px {tile.size_px}")
+        yield problem("encoder", f"expected {expected}, found tile.size_px {tile.size_px}; {remedy}")
     unlike = {slide: mpp for slide, mpp in mpps.items() if abs(mpp / known.mpp - 1) > MPP_TOLERANCE}
     if unlike:
         shown = ", ".join(f"{slide} {mpp:g}" for slide, mpp in list(unlike.items())[:4])
         yield problem(
-            "encoder", f"expected {expected} (within {MPP_TOLERANCE:.0%}), found {len(unlike)} others: {shown}"
+            "encoder",
+            f"expected {expected} (within {MPP_TOLERANCE:.0%}), found {len(unlike)} others: {shown}; {remedy}",
         )
     if not unlike and tile.size_px == known.patch_px:
         yield ok("encoder", f"{known.architecture} of run {known.run}, {known.feature_dim} features")

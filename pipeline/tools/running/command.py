@@ -1,0 +1,75 @@
+"""The Snakemake command of `mfl run`: the right Snakefile, a folder, all cores unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.errors import StatedError
+from pipeline.installation import snakefile
+from pipeline.provenance import SOURCE_ROOT
+
+# Whoever gives one of these has said where jobs run.
+_SAYS_CORES = ("--cores", "-c", "--jobs", "-j", "--executor", "-e", "--profile", "--workflow-profile")
+# What these print is what was asked for.
+_PRINTS = {
+    "--dry-run", "--dryrun", "-n", "--lint", "--summary", "-S", "--list-rules", "--list", "-l", "--dag", "--help", "-h"
+}  # fmt: skip
+_CONFIGURATION = Path("config/config.yaml")
+# Tells stage.sh to leave what a stage prints to its log.
+QUIET = "MFL_QUIET"
+# Tells the logger the folder as the user named it, for Snakemake has moved there by the time anything is told.
+COHORT = "MFL_COHORT"
+
+
+def snakemake_command(directory: Path | None, words: Sequence[str], *, verbose: bool) -> list[str]:
+    """Return the command, beginning with the interpreter.
+
+    Args:
+        directory: of the cohort; None where it was not given, which is the working directory.
+        words: for Snakemake, as given.
+        verbose: whether Snakemake prints what it prints by itself.
+
+    Raises:
+        StatedError: if Snakemake is not installed, the folder holds no cohort, or several could be meant.
+    """
+    if find_spec("snakemake") is None:
+        expected = 'Snakemake (pip install "more-from-less[workflow]")'
+        raise StatedError(expected=expected, found="none in this environment")
+    folder = directory or Path()
+    if "--configfile" not in words:
+        _check_cohort(folder, given=directory is not None)
+    command = [sys.executable, "-m", "snakemake", "-s", str(snakefile()), "--directory", str(folder), *words]
+    if not any(word.split("=")[0] in _SAYS_CORES or _is_short(word) for word in words):
+        command += ["--cores", "all"]
+    if not verbose and not any(word in _PRINTS for word in words):
+        command += ["--logger", "mfl"]
+    return command
+
+
+def environment(command: Sequence[str], known: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of the command: this package is importable, and stages are quiet where Snakemake is."""
+    path = os.pathsep.join(filter(None, (str(SOURCE_ROOT), known.get("PYTHONPATH", ""))))
+    quiet = {QUIET: "1"} if "--logger" in command else {}
+    return {**known, "PYTHONPATH": path, **quiet}
+
+
+def _is_short(word: str) -> bool:
+    """Return whether a word is `-c4` or `-j8`."""
+    return word[:2] in ("-c", "-j") and word[2:].isdecimal()
+
+
+def _check_cohort(folder: Path, *, given: bool) -> None:
+    if not (folder / _CONFIGURATION).is_file():
+        expected = "the configuration of a cohort (--directory says where it lies, mfl init writes one)"
+        raise StatedError(file=folder / _CONFIGURATION, expected=expected, found="none")
+    if given or folder.resolve() != SOURCE_ROOT:
+        return
+    cohorts = sorted(path.parents[1].name for path in folder.glob(f"*/{_CONFIGURATION}"))
+    cohorts = [name for name in cohorts if not name.startswith(".")]
+    if cohorts:
+        expected = f"--directory with the cohort to run ({', '.join(cohorts)}; . is the demo)"
+        raise StatedError(expected=expected, found="none, in the folder of the demo")
