@@ -1,20 +1,19 @@
-"""Does the dense stain help? Trainings and their controls on real tissue, by the whole workflow.
+"""Does the dense stain help, and how many labels does it save? Trainings and their controls on real tissue.
 
-Usage: python benchmarks/evidence.py --folder DIR [--held-out west|centre] [--encoder NAME] [--epochs N] [--size-px N]
-[--colour X] [--dense-colour X] [--crop X] [--seeds N ...] [--runs NAME ...] [--cores N] [--check]. Needs MFL_REAL_DATA
-with `orion_crc01`: H&E and 18-channel fluorescence of one section, in two regions.
+Usage: python benchmarks/evidence.py --folder DIR [--held-out west|centre] [--runs NAME ...] [--seeds N ...] [--jobs N]
+[--encoder NAME] [--epochs N] [--size-px N] [--target-weight X] [--trainings-only] [--check]. Needs MFL_REAL_DATA with
+`orion_crc01`: H&E and 18-channel fluorescence of one section, in two regions.
 
-`--held-out west` uses the region west alone and holds out blocks of it: settings are chosen there. `--held-out
-centre` trains on west and probes on centre: one look per claim. All runs have the same patches, batches, seeds and
-number of steps; `sparse-only-full-colour` has the colour augmentation that suits two sparse branches better than less
-of it; `supervised` learns the markers' values themselves, about the most that such an encoder can reach. The folder is
-kept; a run that is there with the same settings is not trained again. `colour-statistics` is no network: mean, spread
-and quantiles of each patch's optical density, to tell what stain density alone foretells.
-Prints a table of ridge probes per marker, one of linear probes of the tissue classes that come with the images (a
-network's predictions on squares of 112 um, not a pathologist's) and whether dense patches are found from H&E; the last
-line is JSON. With --check the exit code is 1 where the goal is
-missed: distilled above sparse-only with disjoint 95 % intervals on at least half of the markers, and shuffled not
-ahead of sparse-only.
+`--held-out west` uses the region west alone and holds out blocks of it: settings are chosen there. `--held-out centre`
+trains on west and probes on centre: one look per claim. All runs have the same patches, batches and number of steps.
+Of every training a ridge probe on frozen features is fitted to few labelled patches, drawn several times and the same
+for all runs, and scored on held-out patches: Pearson r of each marker, their mean, differences to `sparse-only` with
+paired intervals over blocks of tissue, and how many times fewer labels a run needs than `sparse-only` for the latter's
+full score. `unseen` leaves six markers out of training; scores of those and of the others are told apart.
+
+The folder is kept. Each training and each slide's features are files of their own: what is there with the same
+settings is not made again, so a stopped benchmark goes on where it was; empty the folder after a change of the code.
+Prints tables and goals; the last line is JSON. With --check the exit code is 1 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -24,31 +23,40 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import h5py
-import numpy as np
-import pandas as pd
 import yaml
+from evidence_tables import BASELINE, UNSEEN, judged, print_curves, print_markers, print_ratios, print_unseen
+from few_labels import Task, scores_by_labels
 
+from pipeline.evaluation.reading import encoder_of, read_cohort, read_features
+from pipeline.evaluation.scores import Scores
+from pipeline.provenance import file_digest
+from pipeline.settings import EvaluateSettings, RunSettings, build, to_json
 from pipeline.store.patch_store import PatchStore
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RUNS: dict[str, dict[str, object]] = {
+THREE = ["sparse", "sparse", "dense"]
+# In the order in which a seed's trainings are made.
+RUNS: dict[str, dict[str, Any]] = {
     "random": {"branches": ["sparse", "sparse"], "epochs": 0},
-    "sparse-only": {"branches": ["sparse", "sparse"]},
-    "sparse-only-full-colour": {"branches": ["sparse", "sparse"], "colour": 1.0},
+    BASELINE: {"branches": ["sparse", "sparse"]},
     "distilled": {"branches": ["sparse", "dense"]},
-    "three-branch": {"branches": ["sparse", "sparse", "dense"]},
+    "three-branch": {"branches": THREE},
+    "with-target": {"branches": [*THREE, "target"]},
     "supervised": {"branches": ["sparse", "target"]},
-    "shuffled": {"branches": ["sparse", "dense"], "pairing": "shuffled"},
+    "unseen": {"branches": THREE},
+    "shuffled": {"branches": THREE, "pairing": "shuffled"},
 }
-BASELINE = "sparse-only"
-COLOUR = "colour-statistics"
-SPLITS: dict[str, dict[str, object]] = {
+SPLITS: dict[str, dict[str, Any]] = {
     "west": {"by": "block", "folds": 4, "block_um": 2000},
     "centre": {"by": "slide", "test": ["centre"]},
 }
+IMAGES = {"west": ("west_mif.ome.tif", "identity"), "centre": ("centre_mif_moved.ome.tif", "")}
 
 
 def main() -> int:
@@ -56,184 +64,162 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where configuration and results go")
     parser.add_argument("--held-out", choices=SPLITS, default="west", help="what is probed")
-    parser.add_argument("--encoder", default="test_resnet", help="timm name of the encoder")
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the training patches")
-    parser.add_argument("--size-px", type=int, default=64, help="side of the patches, at 1.3 um per pixel")
-    parser.add_argument("--colour", type=float, default=1.0, help="strength of the colour augmentation of sparse views")
-    parser.add_argument("--dense-colour", type=float, help="the same of dense views; default: that of sparse ones")
-    parser.add_argument("--crop", type=float, default=0.75, help="smallest side of a window")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of each run per seed")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="which runs")
-    parser.add_argument("--cores", type=int, default=2, help="cores for Snakemake")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where the goal is missed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of each run per seed")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each on one core")
+    parser.add_argument("--encoder", default="test_resnet", help="timm name of the encoder")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the training patches")
+    parser.add_argument("--size-px", type=int, default=32, help="side of the patches, at 1.3 um per pixel")
+    parser.add_argument("--target-weight", type=float, default=5.0, help="weight of the target of with-target")
+    parser.add_argument("--trainings-only", action="store_true", help="look at nothing that is held out")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
     parsed = parser.parse_args()
-    training = {
-        "encoder": parsed.encoder,
-        "epochs": parsed.epochs,
-        "batch_size": 128,
-        "projector": [512, 512],
-        "colour": parsed.colour,
-        "dense_colour": parsed.dense_colour,
-        "crop": parsed.crop,
-        "seeds": parsed.seeds,
-    }
-    write_cohort(
-        parsed.folder, parsed.held_out, parsed.size_px, {name: {**training, **RUNS[name]} for name in parsed.runs}
-    )
-    command = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), "--directory", str(parsed.folder)]
-    command += ["--cores", str(parsed.cores), "evaluate_all", "--quiet", "all"]
-    done = subprocess.run([sys.executable, "-m", *command], check=False)
-    if done.returncode:
-        print(f"snakemake ended with {done.returncode}; why: {parsed.folder}/logs, {parsed.folder}/.snakemake/log")
-        return done.returncode
-    describe_colour(parsed.folder / "results")
-    table = evaluated(parsed.folder / "results", parsed.held_out, parsed.runs, parsed.seeds)
-    print_table(table.loc["ridge"], "Pearson r")
-    tissue = class_scores(table)
-    print_table(tissue, "Tissue class, linear probe: recall, area under the ROC curve where marked auc")
-    found = print_retrieval(parsed.folder / "results")
-    goals = judged(table.loc["ridge"])
-    summary = table.loc["ridge"].xs("mean", level="target")
-    result = {
-        "benchmark": "evidence",
-        "held_out": parsed.held_out,
-        "size_px": parsed.size_px,
-        "training": training,
-        "mean_r": {run: [row.score, row.low, row.high] for run, row in summary.iterrows()},
-        "tissue_class": {
-            f"{run}, {target}": [row.score, row.low, row.high]
-            for (run, target), row in tissue.iterrows()
-            if target.startswith("mean")
-        },
-        "retrieval": found,
-        "goals": goals,
-    }
-    print(json.dumps(result))
-    return 1 if parsed.check and not all(goal["met"] for goal in goals) else 0
+    prepare(parsed.folder, parsed.held_out, parsed.size_px)
+    results = parsed.folder.resolve() / "results"
+    wanted = settings_of_runs(parsed, results)
+    pool = ThreadPoolExecutor(parsed.jobs)
+    try:
+        list(pool.map(partial(make, results), [item for named in wanted.values() for item in named.items()]))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if parsed.trainings_only:
+        return 0
+    return report(results, parsed.held_out, wanted, check=parsed.check)
 
 
-def write_cohort(folder: Path, held_out: str, size_px: int, runs: dict[str, dict[str, object]]) -> None:
-    """Write the sheet and the configuration."""
-    source = real_data()
-    rows = ["slide\tpatient\tsparse\tdense\ttransform\tclasses"]
-    dense = {"west": ("west_mif.ome.tif", "identity"), "centre": ("centre_mif_moved.ome.tif", "")}
-    for slide, path in class_tables(held_out).items():
-        image, transform = dense[slide]
-        rows.append(f"{slide}\tcrc01\t{source}/{slide}_he.tif\t{source}/{image}\t{transform}\t{path}")
+def settings_of_runs(parsed: argparse.Namespace, results: Path) -> dict[int, dict[str, RunSettings]]:
+    """Return by seed, and name of the training, its settings: a stopped benchmark leaves whole seeds."""
+    shared = {"encoder": parsed.encoder, "epochs": parsed.epochs, "batch_size": 128, "projector": [512, 512]}
+    shared |= {"colour": 1.0, "dense_colour": 0.0}
+    markers = PatchStore.open(results / "tile" / "west.zarr").attributes.markers
+    found: dict[int, dict[str, RunSettings]] = {}
+    for seed in parsed.seeds:
+        found[seed] = {}
+        for run in parsed.runs:
+            values = {**shared, **RUNS[run], "seed": seed}
+            if run == "unseen":
+                values["markers"] = [name for name in markers if name not in UNSEEN]
+            if run == "with-target":
+                values["target_weight"] = parsed.target_weight
+            found[seed][training_name(run, seed)] = build(RunSettings, values, source=run)
+    return found
+
+
+def training_name(run: str, seed: int) -> str:
+    """Return the name of a training, as the key `seeds` of a configuration gives it."""
+    return f"{run}-seed{seed}" if seed else run
+
+
+def prepare(folder: Path, held_out: str, size_px: int) -> None:
+    """Register, tile and split by the workflow, unless the split is there.
+
+    Ends the program where the folder holds another cohort.
+    """
+    source = Path(os.environ["MFL_REAL_DATA"]).resolve() / "orion_crc01"
+    rows = ["slide\tpatient\tsparse\tdense\ttransform"]
+    for slide in dict.fromkeys(("west", held_out)):
+        image, transform = IMAGES[slide]
+        rows.append(f"{slide}\tcrc01\t{source}/{slide}_he.tif\t{source}/{image}\t{transform}")
     config = {
         "slides": "config/slides.tsv",
         "tile": {"size_px": size_px},
         "split": SPLITS[held_out],
-        "runs": runs,
-        "embed": {"encoder": next(iter(runs))},
-        "evaluate": {"baseline": BASELINE},
+        "runs": {BASELINE: {"branches": ["sparse", "sparse"]}},
+        "embed": {"encoder": BASELINE},
     }
+    text = {"slides.tsv": "\n".join(rows) + "\n", "config.yaml": yaml.safe_dump(config, sort_keys=False)}
+    split = folder / "results/split/patches.tsv"
+    if split.is_file():
+        other = [name for name, own in text.items() if (folder / "config" / name).read_text() != own]
+        if other:
+            sys.exit(f"{folder}/config/{other[0]} is of another cohort: name another folder, or empty this one")
+        return
     (folder / "config").mkdir(parents=True, exist_ok=True)
-    (folder / "config" / "slides.tsv").write_text("\n".join(rows) + "\n")
-    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    for name, own in text.items():
+        (folder / "config" / name).write_text(own)
+    command = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), "--directory", str(folder)]
+    subprocess.run([*command, "--cores", "2", "--quiet", "all", "results/split/patches.tsv"], check=True)
 
 
-def real_data() -> Path:
-    """Return the folder of the images."""
-    return Path(os.environ["MFL_REAL_DATA"]).resolve() / "orion_crc01"
+def make(results: Path, item: tuple[str, RunSettings]) -> None:
+    """Train and embed what is not there yet."""
+    name, settings = item
+    encoder = results / "train" / name / "encoder"
+    split = results / "split/patches.tsv"
+    if not is_trained(encoder, settings, split):
+        words = ["train", "--run", name, "--stores", str(results / "tile"), "--split", str(split)]
+        words += ["--out-encoder", str(encoder), "--out-metrics", str(encoder.parent / "metrics.jsonl")]
+        words += ["--out-curve", str(encoder.parent / "curve.png"), "--settings", to_json(settings)]
+        call(words)
+    own = known_of(encoder)["weights_sha256"]
+    for store in sorted((results / "tile").glob("*.zarr")):
+        features = results / "embed" / name / f"{store.stem}.h5"
+        if not features.is_file() or encoder_of(features.parent, [store.stem])[0] != own:
+            call(["embed", "--store", str(store), "--encoder", str(encoder), "--out", str(features)])
 
 
-def class_tables(held_out: str) -> dict[str, Path]:
-    """Return by slide the table of tissue classes."""
-    return {slide: real_data() / f"{slide}_tissue_class.csv" for slide in dict.fromkeys(("west", held_out))}
+def call(words: list[str]) -> None:
+    """Run a stage on one core; ends the program with what it says where it fails."""
+    command = [sys.executable, "-P", "-m", "pipeline", *words, "--threads", "1"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words[:3])} ended with {done.returncode}: {done.stderr[-2000:]}")
+    print(" ".join(words[:3]), "done", file=sys.stderr, flush=True)
 
 
-def describe_colour(results: Path) -> None:
-    """Write, for every store, the features of the run `colour-statistics`, (N, 15) of optical density."""
-    folder = results / "embed" / COLOUR
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted((results / "tile").glob("*.zarr")):
-        store = PatchStore.open(path)
-        parts = []
-        for start in range(0, len(store), 512):
-            rgb = store.read_sparse(np.arange(start, min(start + 512, len(store)))).astype(np.float32)
-            density = -np.log(np.maximum(rgb, 1) / 255).reshape(len(rgb), -1, 3)
-            quantiles = np.quantile(density, (0.1, 0.5, 0.9), axis=1)
-            parts.append(np.concatenate([density.mean(1), density.std(1), *quantiles], axis=1))
-        with h5py.File(folder / f"{path.stem}.h5", "w") as file:
-            file["features"] = np.concatenate(parts).astype(np.float32)
-            file["coords"] = store.table.position_px
-            file.attrs["encoder"] = COLOUR
+def known_of(encoder: Path) -> dict[str, Any]:
+    """Return what the encoder says of itself."""
+    own: dict[str, Any] = json.loads((encoder / "config.json").read_text(encoding="utf-8"))["more_from_less"]
+    return own
 
 
-def evaluated(results: Path, held_out: str, runs: list[str], seeds: list[int]) -> pd.DataFrame:
-    """Return the table of the stage evaluate for the runs, their seeds and the colour statistics."""
-    repeats = [f"{run}-seed{seed}={run}" for run in runs for seed in seeds[1:]]
-    names = [*runs, COLOUR, *(word.split("=")[0] for word in repeats)]
-    out = results / "evidence"
-    command = [sys.executable, "-m", "pipeline", "evaluate", "--stores", str(results / "tile")]
-    command += ["--split", str(results / "split/patches.tsv"), "--embeddings", str(results / "embed")]
-    command += ["--trainings", str(results / "train"), "--classes"]
-    command += [f"{slide}={path}" for slide, path in class_tables(held_out).items()]
-    command += ["--runs", *names, "--repeats", *repeats, "--settings", json.dumps({"baseline": BASELINE})]
-    command += ["--out-summary", str(out / "summary.tsv"), "--out-details", str(out / "details.json")]
-    subprocess.run(command, check=True)
-    return pd.read_csv(out / "summary.tsv", sep="\t").set_index(["probe", "run", "target"])
+def is_trained(encoder: Path, settings: RunSettings, split: Path) -> bool:
+    """Return whether the encoder is there, of these settings and this split."""
+    if not (encoder / "config.json").is_file():
+        return False
+    own = known_of(encoder)
+    same = build(RunSettings, own["settings"], source=str(encoder)) == settings
+    return same and own["provenance"]["inputs"]["split"] == file_digest(split)
 
 
-def class_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the linear probe of tissue classes: recalls, then areas, by run and class."""
-    areas = table.loc["class-linear-auc"].rename(index=lambda name: f"{name}, auc", level="target")
-    return pd.concat([table.loc["class-linear"], areas]).sort_index(level="run", sort_remaining=False)
+def report(results: Path, held_out: str, wanted: dict[int, dict[str, RunSettings]], *, check: bool) -> int:
+    """Print what the probes say; returns the exit code."""
+    settings = EvaluateSettings()
+    cohort = read_cohort(results / "split/patches.tsv", results / "tile")
+    task = Task.of(cohort, settings)
+    scores: dict[str, dict[int, list[Scores]]] = {}
+    for run, name in trainings(wanted):
+        read = partial(read_features, results / "embed" / name)
+        for labels, found in scores_by_labels(task, read, settings.ridge).items():
+            scores.setdefault(run, {}).setdefault(labels, []).append(found)
+    print(
+        f"{held_out}: {len(task.targets)} pairs to label, {sum(task.tested.patches)} probed, "
+        f"{task.tested.halves.shape[1]} blocks; seeds {', '.join(map(str, wanted))}; [95 % over blocks]; "
+        "* helped, - harmed"
+    )
+    curves = print_curves(task, scores)
+    ratios = print_ratios(task, scores)
+    print_markers(task, scores)
+    unseen = print_unseen(task, scores)
+    goals = judged(task, scores, curves, ratios, unseen)
+    result = {
+        "benchmark": "evidence",
+        "held_out": held_out,
+        "seeds": list(wanted),
+        "mean_r": {run: {str(labels): row.score for labels, row in rows.items()} for run, rows in curves.items()},
+        "label_ratio": {run: [one.ratio, one.low, one.high] for run, one in ratios.items()},
+        "goals": goals,
+    }
+    print(json.dumps(result))
+    return 1 if check and not all(goal["met"] for goal in goals) else 0
 
 
-def print_retrieval(results: Path) -> dict[str, dict[str, object]]:
-    """Return a line per run with a dense branch; returns what evaluate found."""
-    found: dict[str, dict[str, dict[str, float]]] = json.loads(
-        (results / "evidence/details.json").read_text(encoding="utf-8")
-    )["retrieval"]
-    for run, told in found.items():
-        recall, rank = told["recall_at_10"], told["median_rank"]
-        print(
-            f"dense patch found from H&E, {run}: recall at 10 {recall['score']:.3f} [{recall['low']:.3f} "
-            f"{recall['high']:.3f}], chance {recall['chance']:.3f}; median rank {rank['score']:.0f} of "
-            f"{told['patches']}"
-        )
-    return dict(found)
-
-
-def print_table(scores: pd.DataFrame, title: str) -> None:
-    """Print one line per target: each run's score, and what the comparison with the baseline says."""
-    runs = list(dict.fromkeys(scores.index.get_level_values("run")))
-    print(f"{title} [95 % over blocks] (lowest to highest seed); * helped, - harmed, ! intervals disjoint")
-    print(f"{'':18}" + "".join(f"{run:>38}" for run in runs))
-    for target in dict.fromkeys(scores.index.get_level_values("target")):
-        cells = ""
-        for run in runs:
-            row = scores.loc[(run, target)]
-            mark = {"helped": "*", "harmed": "-"}.get(row.verdict, " ") + ("!" if row.disjoint == "yes" else " ")
-            spread = f"[{row.low:.3f} {row.high:.3f}] ({row.seed_low:.3f} {row.seed_high:.3f})"
-            cells += f"{f'{row.score:.3f} {spread}{mark}':>38}"
-        print(f"{target:18}{cells}")
-
-
-def judged(ridge: pd.DataFrame) -> list[dict[str, object]]:
-    """Return the goals, each with what was found; nothing is met by a run that is not there."""
-    runs = set(ridge.index.get_level_values("run"))
-    goals: list[dict[str, object]] = []
-    if "distilled" in runs:
-        markers = ridge.loc["distilled"].drop("mean")
-        ahead = int(((markers.disjoint == "yes") & (markers.difference > 0)).sum())
-        helped = int((markers.verdict == "helped").sum())
-        goals.append(
-            {
-                "goal": "distilled above sparse-only, disjoint intervals, on at least half of the markers",
-                "found": f"{ahead} of {len(markers)}; by paired intervals {helped}",
-                "met": 2 * ahead >= len(markers),
-            }
-        )
-    if "shuffled" in runs:
-        row = ridge.loc[("shuffled", "mean")]
-        found = f"{row.difference:+.3f} [{row.difference_low:+.3f} {row.difference_high:+.3f}]"
-        goals.append({"goal": "shuffled not ahead of sparse-only", "found": found, "met": row.verdict != "helped"})
-    for goal in goals:
-        print(f"{goal['goal']}: {goal['found']}  {'met' if goal['met'] else 'MISSED'}")
-    return goals
+def trainings(wanted: dict[int, dict[str, RunSettings]]) -> Iterator[tuple[str, str]]:
+    """Yield the run and name of every training."""
+    for seed, named in wanted.items():
+        for name in named:
+            yield name.removesuffix(f"-seed{seed}") if seed else name, name
 
 
 if __name__ == "__main__":

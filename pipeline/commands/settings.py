@@ -38,13 +38,8 @@ or chooses columns of a table of cells |
 | `dense_kind` | `fluorescence`, `brightfield`, `mask`, `counts`, `cells` (docs/markers.md); empty: RGB is \
 brightfield, else fluorescence |
 | `tissue` | path of a GeoJSON of annotations, see below; empty: tissue as found |
-<<<<<<< HEAD
 | `sparse_image`, `dense_image` | name or number (from 0) of the image, where a file or folder holds several that \
 may be meant; inspect names them |
-=======
-| `sparse_image`, `dense_image` | name or number (from 0) of the image, where a file or folder holds several that may \
-be meant; inspect names them |
->>>>>>> h-E
 | `classes` | path of a table of classes for the class probes of evaluate (docs/markers.md); empty: none |
 
 `slide`, `patient` and `sparse` are required. Paths are relative to the working directory.

@@ -83,7 +83,8 @@ def run(parsed: argparse.Namespace) -> None:
         )
         inputs = {"split": file_digest(parsed.split)} | store_digests(rows)
         if settings.learns_labels:
-            labelled = labelled_rows(rows, tables, batch_size=settings.batch_size)
+            others = bool(settings.pairs)
+            labelled = labelled_rows(rows, tables, batch_size=settings.batch_size, keep_others=others)
             if processes.first and (told := without_class(rows, labelled)):
                 say(f"train {parsed.name}: {told}")
             seen = [slide.store.attributes.slide for slide in rows.slides]

@@ -90,8 +90,8 @@ def checked_branches(entries: Sequence[Modality | Branch]) -> tuple[Modality | B
     modalities = [branch.modality for branch in graph]
     if "sparse" not in modalities:
         raise ValueError("at least one branch must be sparse, for the sparse encoder is what a run yields")
-    if "target" in modalities and modalities != ["sparse", "target"]:
-        raise ValueError("a target branch goes with one sparse branch and no other: [sparse, target]")
+    if modalities.count("target") > 1:
+        raise ValueError("a run has one target branch at most; `target` says what it holds")
     _check_sharing(graph)
     return tuple(branch.modality if branch == _named(branch.modality) else branch for branch in graph)
 

@@ -13,6 +13,8 @@ from pipeline.settings.closed import CLOSED
 
 Seed = Annotated[int, Field(ge=0)]
 Width = Annotated[int, Field(ge=1)]
+# Of a target branch beside others: on ORION the features then predict markers at least as well as supervised ones.
+TARGET_WEIGHT = 5.0
 # What `augmentation: mfl` does not ask for.
 _OF_STANDARD_VIEWS = ("size_px", "shared_geometry", "crop", "colour", "dense_colour", "channel_dropout", "blur")
 
@@ -24,20 +26,26 @@ class RunSettings:
     branches: tuple[BranchEntry, ...] = Field(
         default=("sparse", "dense"),
         description="modality of each branch; branches of one modality share their encoder. A mapping says more of a "
-        "branch (`runs.branches`). `[sparse, target]` is the supervised reference: the sparse encoder learns to "
-        "predict `target`, and no dense encoder is there",
+        "branch (`runs.branches`). A target branch has the sparse encoder learn to predict `target`, too, by a linear "
+        "head on its features; alone, as `[sparse, target]`, it is the supervised reference",
     )
     objective: Literal["vicreg", "barlow-twins", "infonce", "nt-xent"] = Field(
         default="vicreg",
-        description="loss between the branches, summed over all pairs of them; a target branch takes squared error or "
-        "cross-entropy instead",
+        description="loss between the branches, summed over all pairs of them. A target branch is in no pair: it adds "
+        "squared error or cross-entropy",
     )
     target: Literal["values", "class", "label"] = Field(
         default="values",
         description="what a target branch holds: values (of fluorescence the log mean of each marker, of brightfield "
         "the density of each stain, of a mask the share of each class, of gene counts the log of each, normalised), "
         "class (of a mask, that of most of the patch) or label (the class that the sheet's table `classes` gives the "
-        "patch; those without one are left out)",
+        "patch; those without one are left out, or beside other branches teach these alone)",
+    )
+    target_weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="weight of a target branch in the loss, where those of VICReg's terms are 25, 25 and 1; null is 5 "
+        "beside other branches, 1 alone",
     )
     convention: Literal["vicreg", "mfl"] = Field(
         default="vicreg", description="weights of the VICReg terms: as its authors code them, or as More From Less does"
@@ -50,7 +58,7 @@ class RunSettings:
     pair_weights: tuple[float, ...] = Field(
         default=(),
         description="weight of each pair of branches in the loss, in the order 1-2, 1-3, …, 2-3, … (of alignment parts "
-        "1-2, 1-3, …); empty weighs all 1",
+        "1-2, 1-3, …), a target branch not counted; empty weighs all 1. Beside a target branch all may be 0",
     )
     temperature: float = Field(default=0.5, gt=0, description="temperature of infonce and nt-xent")
     encoder: str = Field(default="resnet18", min_length=1, description="timm name of the encoders' architecture")
@@ -160,23 +168,26 @@ class RunSettings:
     def _has_targets_to_learn(self) -> Self:
         if "target" in self.branches and self.pairing == "blank":
             raise ValueError("pairing blank leaves nothing to predict; shuffled is the control of a target branch")
+        if "target" not in self.branches and self.target_weight is not None:
+            raise ValueError("target_weight weighs a target branch, and branches has none")
         return self
 
     @model_validator(mode="after")
     def _has_parts_to_align(self) -> Self:
-        parts = len(self.branches) - 1
+        parts = len(self.encoded) - 1
         if self.alignment == "parts" and (parts < 2 or self.projector[-1] % parts or self.projector[-1] < 2 * parts):
             raise ValueError(
-                "alignment parts needs three branches or more, and a last width of the projector that is a multiple of "
-                "their number less one, two columns a part at least"
+                "alignment parts needs three branches or more besides a target, and a last width of the projector that "
+                "is a multiple of their number less one, two columns a part at least"
             )
         return self
 
     @model_validator(mode="after")
     def _weighs_every_pair(self) -> Self:
         if self.pair_weights and len(self.pair_weights) != self.pairs:
-            raise ValueError(f"pair_weights needs {self.pairs} weights, one per pair of {len(self.branches)} branches")
-        if any(not 0 <= weight < math.inf for weight in self.pair_weights) or not any(self.pair_weights or (1,)):
+            raise ValueError(f"pair_weights needs {self.pairs} weights, one per pair of {len(self.encoded)} branches")
+        idle = not any(self.pair_weights or (1,)) and "target" not in self.branches
+        if idle or any(not 0 <= weight < math.inf for weight in self.pair_weights):
             raise ValueError("pair_weights must be finite and not negative, one at least above 0")
         return self
 
@@ -208,6 +219,13 @@ class RunSettings:
         return tuple(branch for branch in self.branches if branch != "target")
 
     @property
+    def weight_of_target(self) -> float:
+        """Weight of a target branch in the loss."""
+        if self.target_weight is not None:
+            return self.target_weight
+        return TARGET_WEIGHT if len(self.encoded) > 1 else 1.0
+
+    @property
     def learns_labels(self) -> bool:
         """Whether the run needs tables of classes."""
         return "target" in self.modalities and self.target == "label"
@@ -215,5 +233,5 @@ class RunSettings:
     @property
     def pairs(self) -> int:
         """How many pairs of branches the loss is summed over."""
-        branches = len(self.branches)
+        branches = len(self.encoded)
         return branches - 1 if self.alignment == "parts" else branches * (branches - 1) // 2

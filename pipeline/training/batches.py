@@ -39,7 +39,7 @@ def partners(count: int, pairing: str, *, seed: int) -> Rows | None:
 def make_batch(
     patches: TrainingPatches, numbers: Rows, partner: Rows | None, *, dense: bool, pin: bool = False
 ) -> Batch:
-    """Return the batch of these patches, each beside the dense side, or the target, of its partner.
+    """Return the batch of these patches, each beside the dense side and the target of its partner.
 
     Args:
         patches: where they are read from.
@@ -52,18 +52,19 @@ def make_batch(
     dense_px = patches.rows.dense_size_px
     sparse = torch.empty(count, size_px, size_px, 3, dtype=torch.uint8, pin_memory=pin)
     patches.sparse(numbers, sparse.numpy())
+    target = None
+    if patches.targets is not None and partner is not None:
+        target = torch.from_numpy(patches.targets[partner[numbers]])
+        target = target.pin_memory() if pin else target
     if not dense:
-        target = None
-        if patches.targets is not None and partner is not None:
-            target = torch.from_numpy(patches.targets[partner[numbers]])
-        return Batch(sparse, None, None, target.pin_memory() if pin and target is not None else target)
+        return Batch(sparse, None, None, target)
     if partner is None:
         blank = torch.zeros(count, markers, dense_px, dense_px, pin_memory=pin)
         return Batch(sparse, blank, torch.zeros(count, markers, dtype=torch.bool, pin_memory=pin))
     pixels = torch.empty(count, markers, dense_px, dense_px, pin_memory=pin)
     _, present = patches.dense(partner[numbers], pixels.numpy())
     there = torch.from_numpy(present)
-    return Batch(sparse, pixels, there.pin_memory() if pin else there)
+    return Batch(sparse, pixels, there.pin_memory() if pin else there, target)
 
 
 def batches_ahead(

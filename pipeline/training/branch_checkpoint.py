@@ -1,4 +1,4 @@
-"""What a run trained besides the encoder that it yields: dense encoders and projectors, kept to look into the run.
+"""What a run trained besides the encoder that it yields: dense encoders, projectors and head, kept to look into it.
 
 Nobody needs them to use the encoder. They are one file, `branches.safetensors`, under the names of `BranchNetwork`; all
 else that rebuilds them is told by `config.json` of the encoder, whose hash the file carries.
@@ -33,9 +33,9 @@ _BATCH = 128
 
 
 def write_branches(path: Path, network: BranchNetwork, encoder_sha256: str) -> None:
-    """Write all of a network but the encoder that it yields; of a run without a dense branch nothing but the hash."""
+    """Write all of a network but the encoder that it yields; of one that saw H&E alone nothing but the hash."""
     kept = {}
-    if any(branch.modality == "dense" for branch in network.branches):
+    if network.head is not None or any(branch.modality == "dense" for branch in network.branches):
         state, exported = network.state_dict().items(), f"encoders.{exported_encoder_name(network.branches)}."
         kept = {key: value.detach().cpu().contiguous() for key, value in state if not key.startswith(exported)}
     with finished(path) as temporary:

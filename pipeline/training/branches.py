@@ -18,10 +18,17 @@ from pipeline.training.model_arguments import AS_NAMED, ModelArguments
 
 @dataclass(frozen=True)
 class BranchOutput:
-    """What one branch makes of its view: `features` (n, F) of the encoder, `embedding` (n, E) of the projector."""
+    """What one branch makes of its view.
+
+    Attributes:
+        features: (n, F) of the encoder.
+        embedding: (n, E) of the projector.
+        predicted: (n, T) of the head; None where the run has none, or of another encoder.
+    """
 
     features: Tensor
     embedding: Tensor
+    predicted: Tensor | None = None
 
 
 class BranchNetwork(nn.Module):
@@ -34,14 +41,16 @@ class BranchNetwork(nn.Module):
         branches: all branches, with the names of their encoders and projectors.
         encoders: by name.
         projectors: by name.
+        head: what predicts a target from the features of the encoder that the run yields; None without a target.
 
     Args:
-        branches: a modality, or what more is to be said of the branch.
+        branches: all that have an encoder, so no target: a modality, or what more is to be said of the branch.
         encoder: timm name of the architecture of all encoders of images.
         channels: number of input channels of each encoder, by its name, which by default is its modality.
         size_px: side of the views.
         dense_kind: kind of the dense side; that of `counts` has an encoder of its own.
-        projector: widths of the projectors' layers.
+        projector: widths of the projectors' layers; none where there is nothing to align, and embeddings are features.
+        outputs: width of what a target branch predicts; None without one.
         seed: fixes the initial weights. Those of an encoder depend on its name and not on the other branches, so runs
             that are compared start from the same sparse encoder.
         model_args: what the encoder that the run starts from has other than that architecture; all get it.
@@ -60,6 +69,7 @@ class BranchNetwork(nn.Module):
         dense_kind: str = "",
         projector: Sequence[int],
         seed: int,
+        outputs: int | None = None,
         model_args: ModelArguments = AS_NAMED,
     ) -> None:
         super().__init__()
@@ -83,6 +93,10 @@ class BranchNetwork(nn.Module):
             if branch.projector not in self.projectors:
                 torch.manual_seed(seed_of(seed, "projector", branch.projector))
                 self.projectors[branch.projector] = build_projector(widths[branch.encoder], projector)
+        self.head: nn.Linear | None = None
+        if outputs is not None:
+            torch.manual_seed(seed_of(seed, "head"))
+            self.head = nn.Linear(widths[exported_encoder_name(self.branches)], outputs)
 
     @property
     def exported_encoder(self) -> nn.Module:
@@ -91,10 +105,11 @@ class BranchNetwork(nn.Module):
 
     def forward(self, views: Sequence[Tensor]) -> list[BranchOutput]:
         """Return one output per branch, from one view (n, C, P, P) per branch."""
-        outputs = []
+        outputs, exported = [], exported_encoder_name(self.branches)
         for branch, view in zip(self.branches, views, strict=True):
             features = self.encoders[branch.encoder](view)
-            outputs.append(BranchOutput(features, self.projectors[branch.projector](features)))
+            predicted = self.head(features) if self.head is not None and branch.encoder == exported else None
+            outputs.append(BranchOutput(features, self.projectors[branch.projector](features), predicted))
         return outputs
 
 
@@ -115,7 +130,9 @@ def check_names(branches: Sequence[str | Branch]) -> None:
 
 
 def build_projector(width: int, widths: Sequence[int]) -> nn.Sequential:
-    """Return linear layers of the given widths, with batch normalisation and ReLU between them."""
+    """Return linear layers of the given widths, with batch normalisation and ReLU between them; none without widths."""
+    if not widths:
+        return nn.Sequential()
     layers: list[nn.Module] = []
     for out in widths[:-1]:
         layers += [nn.Linear(width, out), nn.BatchNorm1d(out), nn.ReLU(inplace=True)]

@@ -29,9 +29,9 @@ def run_panel(
     branches: Sequence[str | Branch],
     left_out: LeftOut = NOTHING_LEFT_OUT,
 ) -> tuple[Panel, Components]:
-    """Return the panel of a run, of what some dense branch sees, and its components.
+    """Return the panel of a run, of what some branch sees, and its components.
 
-    Without any where all see all of it.
+    Without any where all see all of it. A target branch is to predict all of the run's markers.
 
     Args:
         channels: names of each slide's dense channels, slides in sheet order.
@@ -45,7 +45,8 @@ def run_panel(
             that it names are left out.
     """
     panel = panel_of(channels, aliases, markers, left_out)
-    named = {branch.encoder: branch.markers for branch in branch_graph(branches) if branch.modality == "dense"}
+    graph = branch_graph(branches)
+    named = {branch.encoder: branch.markers for branch in graph if branch.modality == "dense"}
     nowhere = left_out_everywhere(channels, aliases, left_out)
     chosen = {encoder: tuple(x for x in names if aliases.key(x) not in nowhere) for encoder, names in named.items()}
     for encoder, names in named.items():
@@ -55,7 +56,7 @@ def run_panel(
     keys = {encoder: tuple(aliases.key(name) for name in names) for encoder, names in chosen.items()}
     for encoder, names in chosen.items():
         _check_component(encoder, names, keys[encoder], panel, aliases)
-    if chosen and all(chosen.values()):
+    if chosen and all(chosen.values()) and all(branch.modality != "target" for branch in graph):
         seen = {key for found in keys.values() for key in found}
         panel = panel_of(channels, aliases, [name for name in panel.markers if aliases.key(name) in seen], left_out)
     place = {aliases.key(name): index for index, name in enumerate(panel.markers)}

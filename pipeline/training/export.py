@@ -16,6 +16,7 @@ from torch import nn
 from pipeline.provenance import file_digest, finished
 from pipeline.settings import RunSettings
 from pipeline.settings.branches import read_branches
+from pipeline.settings.train import TARGET_WEIGHT
 from pipeline.slides.kinds import kind_named
 from pipeline.training.encoders import (
     CONFIG_NAME,
@@ -200,16 +201,29 @@ def _what_it_was_trained_beside(settings: dict[str, Any], dense: dict[str, Any] 
     if not settings["epochs"]:
         weights = "those that it was given" if settings["weights"] else "random"
         return f"A BASELINE: its weights are {weights}, for it was not trained at all."
+    task = _task(settings, dense, classes, other)
+    if task and len(settings["branches"]) == 2:
+        return f"A REFERENCE: it was trained, supervised, to {task}."
+    also = f" It was also trained, supervised, to {task}." if task else ""
+    if all(branch.modality != "dense" for branch in read_branches(settings["branches"])):
+        alone = "on H&E patches only" if task else "on H&E patches only: a baseline without a privileged modality"
+        return f"It was trained {alone}.{also}"
+    return _what_stood_beside_it(settings, dense or {}) + also
+
+
+def _task(settings: dict[str, Any], dense: dict[str, Any] | None, classes: Sequence[str], other: str) -> str:
+    """Return what a target branch was to do, in words that follow "to"; empty without one."""
     if classes:
-        return f"A REFERENCE: it was trained, supervised, to tell the class of patches{other} ({', '.join(classes)})."
-    if dense is None:
-        return "It was trained on H&E patches only: a baseline without a privileged modality."
-    panel = dense["panel"]
-    if "target" in settings["branches"]:
-        what = "the class of patches" if settings["target"] == "class" else "of patches"
-        named = ", ".join(panel)
-        return f"A REFERENCE: it was trained, supervised, to predict {what}{other} ({named}) from the H&E patch."
-    names = kind_named(dense["kind"]).beside(panel)
+        return f"tell the class of patches{other} ({', '.join(classes)})"
+    if "target" not in settings["branches"] or dense is None:
+        return ""
+    what = "the class of patches" if settings["target"] == "class" else "the values of patches"
+    named = f"{len(dense['panel'])} markers" if len(dense["panel"]) > _MOST_NAMES else ", ".join(dense["panel"])
+    return f"predict {what}{other} ({named}) from the H&E patch"
+
+
+def _what_stood_beside_it(settings: dict[str, Any], dense: dict[str, Any]) -> str:
+    names = kind_named(dense["kind"]).beside(dense["panel"])
     if settings["pairing"] == "shuffled":
         return f"A CONTROL: beside it stood dense patches ({names}) of OTHER places, in a fixed random pairing."
     if settings["pairing"] == "blank":
@@ -237,8 +251,11 @@ def _branch(entry: str | dict[str, Any]) -> str:
 
 def _objective(settings: dict[str, Any]) -> str:
     """Return the loss, with those of its settings only that have a say in it."""
+    target = ""
     if "target" in settings["branches"]:
-        return "squared error of the values" if settings["target"] == "values" else "cross-entropy of the classes"
+        target = "squared error of the values" if settings["target"] == "values" else "cross-entropy of the classes"
+        if len(settings["branches"]) == 2:
+            return target
     objective = str(settings["objective"])
     if objective == "vicreg":
         objective += f", convention {settings['convention']}"
@@ -248,7 +265,11 @@ def _objective(settings: dict[str, Any]) -> str:
         objective += ", aligned in parts"
     if settings["pair_weights"]:
         objective += f", pairs weighed {', '.join(f'{weight:g}' for weight in settings['pair_weights'])}"
-    return objective
+    return f"{objective}; {target}, weighed {_target_weight(settings):g}" if target else objective
+
+
+def _target_weight(settings: dict[str, Any]) -> float:
+    return TARGET_WEIGHT if settings["target_weight"] is None else float(settings["target_weight"])
 
 
 def _panel(own: dict[str, Any]) -> str:

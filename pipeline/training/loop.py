@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from pipeline.training.patches import TrainingPatches, reading_threads
 from pipeline.training.precision import Precision, autocast
 from pipeline.training.processes import Processes
 from pipeline.training.state import TrainingState, asked_to_stop, save_state
-from pipeline.training.targets import supervised_terms
+from pipeline.training.targets import target_terms
 from pipeline.training.views import Batch, MakeViews
 
 STOPPED_BY_SIGTERM = 143
@@ -190,11 +190,7 @@ class Trainer:
         with autocast(self._precision, self._device), synchronised_batch_norm(self._processes):
             outputs = self._network([view.contiguous(memory_format=torch.channels_last) for view in views])
         outputs = [self._whole(item, with_features=step.ends_epoch) for item in outputs]
-        if batch.target is None:
-            terms = self._objective([item.embedding for item in outputs])
-        else:
-            target = self._processes.gather(batch.target)
-            terms = supervised_terms(outputs[0].embedding, target, self._settings.target)
+        terms = self._terms(outputs, batch.target)
         loss = torch.stack(list(terms.values())).sum()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -205,6 +201,21 @@ class Trainer:
         self._optimiser.step()
         return StepResult({**figures, "lr": rate}, outputs)
 
+    def _terms(self, outputs: Sequence[BranchOutput], target: Tensor | None) -> Terms:
+        """Return all terms of the loss.
+
+        Args:
+            outputs: of all branches, for the whole batch.
+            target: (n, T) of this process's rows; None without a target branch.
+        """
+        settings = self._settings
+        terms = self._objective([item.embedding for item in outputs]) if settings.pairs else {}
+        if target is not None:
+            predicted = [item.predicted for item in outputs if item.predicted is not None]
+            whole = self._processes.gather(target)
+            terms = terms | target_terms(predicted, whole, settings.target, settings.weight_of_target)
+        return terms
+
     def _whole(self, part: BranchOutput, *, with_features: bool) -> BranchOutput:
         """Return the output for the whole batch, in float32.
 
@@ -213,7 +224,8 @@ class Trainer:
         features = part.features.detach().float()
         if with_features:
             features = self._processes.gather(features)
-        return BranchOutput(features, self._processes.gather(part.embedding.float()))
+        predicted = None if part.predicted is None else self._processes.gather(part.predicted.float())
+        return BranchOutput(features, self._processes.gather(part.embedding.float()), predicted)
 
     def _end_epoch(self, state: TrainingState, last: StepResult) -> None:
         """Add a line to the history and moves the state to the next epoch."""

@@ -51,7 +51,7 @@ def build_model(
         rows: the training patches, which tell the channels of the dense side.
         settings: of the run.
         size_px: side of a view.
-        outputs: width of what a target branch predicts; None without one, where the projector has its own widths.
+        outputs: width of what a target branch predicts; None without one.
         device: where it computes.
 
     Raises:
@@ -67,8 +67,9 @@ def build_model(
         channels={branch.encoder: rows.channels_of(branch) for branch in branch_graph(settings.encoded)},
         size_px=size_px,
         dense_kind=rows.dense_kind,
-        projector=settings.projector if outputs is None else (outputs,),
+        projector=settings.projector if settings.pairs else (),
         seed=settings.seed,
+        outputs=outputs,
     )
     if pretrained:
         network.exported_encoder.load_state_dict(pretrained.weights)

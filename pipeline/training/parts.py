@@ -77,7 +77,7 @@ def links_of(branches: Sequence[str | Branch], alignment: str, width: int) -> tu
         alignment: `whole` or `parts`.
         width: of the embeddings.
     """
-    graph = branch_graph(branches)
+    graph = [branch for branch in branch_graph(branches) if branch.modality != "target"]
     exported = exported_encoder_name(graph)
     if alignment == "parts":
         aligned = [(0, other, part) for other, part in enumerate(part_slices(width, len(graph)), start=1)]

@@ -81,7 +81,7 @@ class TrainingPatches:
         rows: which patches.
         dense: whether the dense side will be read.
         budget_bytes: patches that need no more than this are read into memory once.
-        targets: (N, T) float32, what a supervised run predicts of each; None in other runs.
+        targets: (N, T) float32, what a target branch predicts of each; None without one.
     """
 
     def __init__(

@@ -26,7 +26,10 @@ MPP_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class TrainingSlide:
-    """The training rows of one slide: `rows` (n,) of its open store, and `labels` (n,), see `labelled_rows`."""
+    """The training rows of one slide: `rows` (n,) of its open store, and the numbers of their classes.
+
+    Those are `labels` (n,), `NO_CLASS` where a patch has none; None in a run that learns no classes of a table.
+    """
 
     store: PatchStore
     rows: NDArray[np.int64]
@@ -140,29 +143,31 @@ def read_training_rows(
     return TrainingRows(slides, first.size_px, first.mpp, joint, kind, components=components)
 
 
-def labelled_rows(rows: TrainingRows, tables: Mapping[str, Path], *, batch_size: int) -> TrainingRows:
-    """Return the training patches that have a class, with it; the others, and slides without any, are left out.
-
-    Classes are read as the probes of evaluate read them.
+def labelled_rows(
+    rows: TrainingRows, tables: Mapping[str, Path], *, batch_size: int, keep_others: bool = False
+) -> TrainingRows:
+    """Return the training patches with their classes, read as the probes of evaluate read them.
 
     Args:
         rows: all training patches.
         tables: by slide; those of slides without training patches are passed over.
         batch_size: patches per step.
+        keep_others: whether patches without a class stay, because other branches learn from them; else they, and slides
+            without any class, are left out.
 
     Raises:
         StatedError: see `read_classes`; without a table of a training slide, with fewer than two classes in them or
             fewer patches with one than a batch.
     """
-    slides = [slide for slide in rows.slides if slide.store.attributes.slide in tables]
-    if not slides:
+    tabled = [slide for slide in rows.slides if slide.store.attributes.slide in tables]
+    if not tabled:
         raise StatedError(
             file="--classes",
             expected="a table of classes of a training slide, for target is label (the sheet's column classes)",
             found=f"tables of {', '.join(tables)}" if tables else "none",
         )
     given = []
-    for slide in slides:
+    for slide in tabled:
         name, centre_um = slide.store.attributes.slide, patch_centres_um(slide.store, slide.rows)
         given.append(read_classes(tables[name], ClassifiedPatches(name, slide.rows, centre_um, len(slide.store))))
     names, labels = numbered(given)
@@ -172,12 +177,14 @@ def labelled_rows(rows: TrainingRows, tables: Mapping[str, Path], *, batch_size:
             expected="two classes or more of the training patches, for target is label",
             found=f"{names[0]} only" if names else "no class of any of them",
         )
-    kept = tuple(
-        replace(slide, rows=slide.rows[own != NO_CLASS], labels=own[own != NO_CLASS])
-        for slide, own in zip(slides, labels, strict=True)
-        if (own != NO_CLASS).any()
-    )
-    found = replace(rows, slides=kept, classes=names)
+    known = {slide.store.attributes.slide: own for slide, own in zip(tabled, labels, strict=True)}
+    slides = []
+    for slide in rows.slides:
+        own = known.get(slide.store.attributes.slide, np.full(len(slide.rows), NO_CLASS))
+        kept = (own != NO_CLASS) | keep_others
+        if kept.any():
+            slides.append(replace(slide, rows=slide.rows[kept], labels=own[kept]))
+    found = replace(rows, slides=tuple(slides), classes=names)
     if len(found) < batch_size:
         raise StatedError(
             file="--classes",
@@ -188,9 +195,11 @@ def labelled_rows(rows: TrainingRows, tables: Mapping[str, Path], *, batch_size:
 
 
 def without_class(rows: TrainingRows, labelled: TrainingRows) -> str:
-    """Return how many patches have no class, in a line; empty where all have one."""
-    without = len(rows) - len(labelled)
-    return f"{without} of {len(rows)} patches have no class and are left out" if without else ""
+    """Return in a line how many patches have no class, and what that means for them; empty where all have one."""
+    labels = [slide.labels for slide in labelled.slides if slide.labels is not None]
+    without = len(rows) - int((np.concatenate(labels) != NO_CLASS).sum())
+    fate = "are left out" if len(labelled) < len(rows) else "teach the other branches alone"
+    return f"{without} of {len(rows)} patches have no class and {fate}" if without else ""
 
 
 def _training_slide(split: Path, stores: Path, name: str, rows: NDArray[np.int64], total: int) -> TrainingSlide:

@@ -1,6 +1,8 @@
-"""The supervised reference: what a sparse encoder is to predict of each training patch, and the loss of it."""
+"""A target branch: what a sparse encoder is to predict of each training patch, and the loss of it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,9 +32,8 @@ def training_targets(rows: TrainingRows, target: str) -> Floats:
         StatedError: if classes are asked for and the dense side is not a mask, or no patch has one.
     """
     if target == "label":
-        # Patches without a class are not rows of a run that learns them.
         labels = [slide.labels for slide in rows.slides if slide.labels is not None]
-        return np.eye(len(rows.classes), dtype=np.float32)[np.concatenate(labels)]
+        return _one_hot(np.concatenate(labels), len(rows.classes)).astype(np.float32)
     if target == "class" and not kind_named(rows.dense_kind).values_are_shares:
         raise StatedError(expected="a mask as the dense side, for target is class", found=rows.dense_kind)
     parts = []
@@ -42,11 +43,27 @@ def training_targets(rows: TrainingRows, target: str) -> Floats:
         used = places != UNUSED
         values = np.full((len(slide.rows), len(rows.markers)), np.nan)
         values[:, places[used]] = slide.store.table.marker_mean[slide.rows][:, used]
-        parts.append(_one_hot(values) if target == "class" else standardised(comparable(values, known.dense_kind)))
+        if target == "class":
+            parts.append(_one_hot(majority_class(values), values.shape[1]))
+        else:
+            parts.append(standardised(comparable(values, known.dense_kind)))
     targets = np.concatenate(parts).astype(np.float32)
     if not np.isfinite(targets).any():
         raise StatedError(expected=f"training patches with a {target} to predict", found=f"none of {len(targets)}")
     return targets
+
+
+def target_terms(predicted: Sequence[Tensor], target: Tensor, kind: str, weight: float) -> dict[str, Tensor]:
+    """Return the weighted loss of a target branch by name, the mean over the views that it is predicted from.
+
+    Args:
+        predicted: (n, T) of each view.
+        target: (n, T), see `training_targets`.
+        kind: `values`, `class` or `label`.
+        weight: of the loss.
+    """
+    terms = [supervised_terms(one, target, kind) for one in predicted]
+    return {name: weight * torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
 
 
 def supervised_terms(predicted: Tensor, target: Tensor, kind: str) -> dict[str, Tensor]:
@@ -69,6 +86,5 @@ def supervised_terms(predicted: Tensor, target: Tensor, kind: str) -> dict[str, 
     return {"error": squared.sum() / known.sum().clamp(min=1)}
 
 
-def _one_hot(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    classes = majority_class(shares)
-    return np.where((classes == NO_CLASS)[:, None], np.nan, np.eye(shares.shape[1])[classes])
+def _one_hot(classes: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    return np.where((classes == NO_CLASS)[:, None], np.nan, np.eye(count)[classes])

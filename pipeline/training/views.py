@@ -34,7 +34,7 @@ class Batch:
         dense: (n, M, P, P) float32, see `TrainingPatches.dense`; zero where `present` is false; None without a dense
             branch.
         present: (n, M) bool, whether the row's slide shows the channel; all false for blank pairing.
-        target: (n, T) float32, what a supervised run predicts, see `training_targets`; None in other runs.
+        target: (n, T) float32, what a target branch predicts, see `training_targets`; None without one.
     """
 
     sparse: Tensor

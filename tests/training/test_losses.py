@@ -260,6 +260,7 @@ def test_parts_of_a_contrastive_loss_are_the_sum_of_those_of_the_halves() -> Non
         (("dense", "sparse", "sparse"), "parts", 8, [*range(8)]),
         (("sparse", "dense", "sparse", "dense"), "parts", 9, [0, 1, 2, 6, 7, 8]),
         (("sparse", "sparse", "dense"), "whole", 3, [0, 1, 2]),
+        (("sparse", "target", "sparse", "dense"), "parts", 8, [4, 5, 6, 7]),
     ],
 )
 def test_what_a_sparse_and_a_dense_branch_share_of_an_embedding(

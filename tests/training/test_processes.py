@@ -25,7 +25,7 @@ from pipeline.cli import main
 from pipeline.training.draws import Draws
 from pipeline.training.processes import Processes
 
-THREE = {"branches": ["sparse", "sparse", "dense"], "blur": 0.5}
+THREE = {"branches": ["sparse", "sparse", "dense", "target"], "blur": 0.5}
 
 
 def _words(folder: Path, name: str, **changes: Any) -> list[str]:
