@@ -7,11 +7,11 @@ from pipeline.slides.kinds import kind_named
 from pipeline.slides.kinds.base import CHECKERBOARD_OF_STAINS, DenseKind, DenseWords
 
 _MIXED = DenseWords(
-    "dense side",
+    "paired data",
     "value",
     "values",
-    "Values of the dense side",
-    "each value of the dense side",
+    "Values of the paired slides",
+    "each value of the paired slide",
     "the value",
     "Swipe between both pictures.",
     CHECKERBOARD_OF_STAINS,
@@ -20,7 +20,7 @@ _MIXED = DenseWords(
 _USUAL = kind_named("fluorescence")
 _NEIGHBOURS = (
     "Swipe between the H&E and the overlay: tissue must stay where it is. Neighbouring sections share outlines, gaps "
-    "and glands, no nuclei. In the overlay the nuclei of the H&E are magenta, those of the dense slide green."
+    "and glands, no nuclei. In the overlay the nuclei of the H&E are magenta, those of the paired slide green."
 )
 
 

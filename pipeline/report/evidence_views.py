@@ -12,29 +12,15 @@ from markupsafe import Markup
 from pipeline.evaluation.aggregates import MEAN, MEANS
 from pipeline.evaluation.details import BEST_TARGETS, best_targets
 from pipeline.evaluation.evidence_row import EvidenceRow
-from pipeline.evaluation.probe_spec import MARKERS, ProbeSpec
+from pipeline.evaluation.probe_spec import ProbeSpec
 from pipeline.report.figures import Estimate, ForestRow, forest, signed
+from pipeline.report.probe_words import MEASURES, probe_group, probe_name, probe_title
 from pipeline.report.results import Results
 from pipeline.report.views import NOTHING, Badge, badge
 from pipeline.report.words import listed
 
-MEASURES = {
-    "pearson_r": "Pearson r",
-    "recall": "recall",
-    "balanced_accuracy": "balanced accuracy",
-    "auc": "AUC",
-    "macro_auc": "mean AUC",
-}
 # More targets than that are drawn and listed by their best: genes are thousands.
 MOST_ROWS = 64
-DENSE_GROUP = "The dense side itself"
-
-_KINDS = {
-    "ridge": "ridge probe",
-    "knn": "nearest-neighbour probe",
-    "linear": "linear probe",
-    "mlp": "MLP head",
-}
 _SEEN = {"yes": "in training", "no": "not in training", "some": "some in training"}
 
 
@@ -54,7 +40,6 @@ class ScoreView:
     train_patches: int
     test_patches: int
     seeds: str
-    apart: str
     seen: str
 
 
@@ -86,7 +71,7 @@ def evidence_rows(rows: Sequence[EvidenceRow]) -> list[ScoreView]:
     return [
         ScoreView(
             row.run,
-            row.probe,
+            probe_name(row.spec),
             row.target,
             MEASURES.get(row.metric, row.metric),
             _value(row.score),
@@ -97,7 +82,6 @@ def evidence_rows(rows: Sequence[EvidenceRow]) -> list[ScoreView]:
             row.train_patches,
             row.test_patches,
             f"{row.seeds}: {_interval(row.seed_low, row.seed_high)}" if row.seeds > 1 else str(row.seeds),
-            NOTHING if row.disjoint is None else "yes" if row.disjoint else "no",
             _SEEN.get(row.seen, NOTHING),
         )
         for row in rows
@@ -133,22 +117,6 @@ def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePar
         guess = guesses.get(spec.metric, "0 none")
         parts.append(EvidencePart(title, probe_group(spec), guess, scores, differences, counted, _shown(rows)))
     return parts
-
-
-def probe_title(spec: ProbeSpec) -> str:
-    """Return a probe's name in words."""
-    kind = _KINDS.get(spec.kind, spec.kind)
-    title = f"{kind[:1].upper()}{kind[1:]}" if spec.target == MARKERS else f"Which {spec.target}: {kind}"
-    if spec.metric == "auc":
-        title += ", area under the ROC curve"
-    return title if spec.side == "sparse" else f"{DENSE_GROUP}: {title[:1].lower()}{title[1:]}"
-
-
-def probe_group(spec: ProbeSpec) -> str:
-    """Return what a probe shares with others: the side that it looks at, or what it asks for; empty for markers."""
-    if spec.side == "dense":
-        return DENSE_GROUP
-    return "" if spec.target == MARKERS else f"Which {spec.target}"
 
 
 def headline_figure(results: Results, series: dict[str, int], spec: ProbeSpec) -> Markup | None:

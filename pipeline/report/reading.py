@@ -163,18 +163,19 @@ def _curves(folder: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
     return {run: lines for run, lines in curves.items() if lines}
 
 
-def _controls(folder: Path) -> frozenset[str]:
-    """Return the runs whose encoders were not trained on true pairs, whatever they are called."""
-    found = set()
+def _controls(folder: Path) -> dict[str, str]:
+    """Return the runs whose encoders were not trained on true pairs, whatever they are called, and their pairing."""
+    found = {}
     for path in sorted(folder.glob("*/encoder/config.json")):
         try:
-            if _json(path)["more_from_less"]["settings"]["pairing"] != "true":
-                found.add(path.parents[1].name)
+            pairing = str(_json(path)["more_from_less"]["settings"]["pairing"])
         except (LookupError, TypeError) as error:
             raise StatedError(
                 file=path, expected="an encoder's description as train writes it", found=repr(error)
             ) from None
-    return frozenset(found)
+        if pairing != "true":
+            found[path.parents[1].name] = pairing
+    return found
 
 
 def _baseline(path: Path) -> str:

@@ -95,7 +95,7 @@ class Results:
         blocks: of tissue in the held-out slides, which the intervals rest on; 0 where nothing tells.
         patients: held-out ones that were scored; 0 where nothing tells.
         embedding: the run or encoder that the page is about.
-        controls: runs that were trained on shuffled or blank pairs, by what their encoders say.
+        controls: runs that were not trained on true pairs, and how they were paired, by what their encoders say.
     """
 
     slides: tuple[SlideResults, ...]
@@ -107,7 +107,7 @@ class Results:
     vectors: Path | None
     predictions: Mapping[str, Path] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    controls: frozenset[str] = frozenset()
+    controls: Mapping[str, str] = field(default_factory=dict)
     blocks: int = 0
     patients: int = 0
     embedding: str = ""

@@ -16,12 +16,13 @@ from pipeline.evaluation.aggregates import MEAN
 from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
 from pipeline.provenance import finished, record
-from pipeline.report import evidence_views, pairs, views, words
+from pipeline.report import evidence_views, pairs, probe_words, views, words
 from pipeline.report.dense_words import cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
 from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swatch
+from pipeline.report.headline import HEADLINE_PROBE, SIZES_EXPLAINED, Headline, headline, runs_explained
 from pipeline.report.label_curves import LabelCurve, label_curves
 from pipeline.report.marker_maps import left_out_markers, marker_switch, most_markers, slides_out_of_range
 from pipeline.report.panel_tables import PanelTable, panel_tables, subtracted_slides
@@ -52,11 +53,14 @@ class Page:
     baseline: str
     dense: DenseWords
     summary: str
-    headline: words.Headline | None
+    headline: Headline | None
     headline_figure: Markup | None
     cohort: list[views.CohortRow]
     failures: list[Failure]
+    sizes_explained: str
+    folds_explained: str
     runs: Legend
+    runs_explained: list[tuple[str, str]]
     panels: list[PanelTable]
     subtracted: list[str]
     evidence: list[evidence_views.EvidencePart]
@@ -86,7 +90,7 @@ class Page:
     @property
     def asks_classes(self) -> bool:
         """Whether there are probes that ask for the class of a patch."""
-        return any(row.measure != evidence_views.MEASURES["pearson_r"] for row in self.evidence_means)
+        return any(row.measure != probe_words.MEASURES["pearson_r"] for row in self.evidence_means)
 
     @property
     def evidence_groups(self) -> list[tuple[str, list[evidence_views.EvidencePart]]]:
@@ -99,7 +103,7 @@ class Page:
     @property
     def asks_dense_side(self) -> bool:
         """Whether there are probes of the dense side's own features."""
-        return any(part.group == evidence_views.DENSE_GROUP for part in self.evidence)
+        return any(part.group == probe_words.DENSE_GROUP for part in self.evidence)
 
     @property
     def parts_means(self) -> bool:
@@ -122,7 +126,7 @@ class Page:
         """Anchor and title of the sections that are there, in the page's order."""
         present = (
             ("cohort", "Cohort", True),
-            ("evidence", "Score", self.evidence),
+            ("evidence", "Evidence", self.evidence),
             ("panel", "Panel", self.panels),
             ("registration", "Registration", self.pairs),
             ("tiles", "Patches", self.tiles),
@@ -191,10 +195,13 @@ def build_page(
         baseline=results.baseline,
         dense=cohort_words(results),
         summary=words.summary(results),
-        headline=words.headline(results, embedding),
-        headline_figure=evidence_views.headline_figure(results, series, words.HEADLINE_PROBE),
+        headline=headline(results, embedding),
+        headline_figure=evidence_views.headline_figure(results, series, HEADLINE_PROBE),
         cohort=[views.cohort_row(slide, slide.patient in results.trained_patients) for slide in results.slides],
         failures=failures(results, folder, embedding, logs),
+        sizes_explained=SIZES_EXPLAINED,
+        folds_explained=words.folds_explained(results) if results.split else "",
+        runs_explained=runs_explained(results),
         runs=_legend({row.run: series[row.run] for row in results.evidence}),
         panels=panel_tables(results),
         subtracted=subtracted_slides(results),

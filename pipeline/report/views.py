@@ -17,16 +17,16 @@ _MOST_NAMES = 64
 FATES = (
     "usable as pair",
     "H&E only",
-    "dense side outside its slide, or no spot",
-    "dense side with NaN or infinite pixels",
-    "dense side shifted too far",
+    "outside the paired slide, or no spot",
+    "paired slide with NaN or infinite pixels",
+    "paired slide shifted too far",
     "dropped: excluded by annotation",
     "dropped: pen",
     "dropped: fold",
     "dropped: blur",
     "dropped: too little tissue",
     "dropped: cannot be decoded",
-    "dense side never imaged",
+    "paired slide never imaged",
 )
 NOTHING = "—"
 

@@ -42,24 +42,37 @@ from pipeline.prediction.table import read_values
 from pipeline.provenance import file_digest
 from pipeline.registration.overlay_text import FIELD_KEY
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
-from pipeline.report.evidence_views import evidence_parts, evidence_rows, listed_targets, probe_group, probe_title
-from pipeline.report.figures import COLOURS, MOST_LABELS, Estimate, forest, line_swatch, scatter, shape_of, swatch
-from pipeline.report.label_curves import label_sentence
+from pipeline.report.evidence_views import evidence_parts, evidence_rows, listed_targets
+from pipeline.report.figures import (
+    COLOURS,
+    MOST_LABELS,
+    Estimate,
+    ForestRow,
+    forest,
+    line_swatch,
+    scatter,
+    shape_of,
+    swatch,
+)
+from pipeline.report.headline import SLIGHT, headline
+from pipeline.report.label_words import label_sentence, most_fewer
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import part_of, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives
 from pipeline.report.pictures import longest_side_px, opened, photograph, reduced
+from pipeline.report.probe_words import probe_group, probe_title
 from pipeline.report.reading import read_results
-from pipeline.report.results import Results
+from pipeline.report.results import FoldSummary, Results
 from pipeline.report.svg import Axis, linear, tag, tick_label
-from pipeline.report.words import headline, limits, missing
+from pipeline.report.words import limits, missing
 from pipeline.store.patch_store import PatchStore
 
 VOID = {"meta", "link", "img", "input", "br"}
 FAILED = replace(COHORT[3], verdict="fail")
 SLIDES = (*COHORT[:3], FAILED, COHORT[4])
-# Of four pairs, of the embedding of five slides, of their tissue and their markers, and the one to be enlarged.
-PICTURES = 4 * 5 + 5 * 2 + 5 + 5 * (1 + 2) + 1
+# Of four pairs, of the embedding of five slides, of their tissue, their predicted markers and those measured on one of
+# them, and the one to be enlarged.
+PICTURES = 4 * 5 + 5 * 2 + 5 + 5 * (1 + 2) + (1 + 2) + 1
 WARNING = "margin of the coarse search 0.01, needed 0.05"
 
 
@@ -195,10 +208,10 @@ def test_the_headline_tells_the_gain_its_interval_and_the_controls(written: Path
     rows = (written.parents[1] / "evaluate/summary.tsv").read_text().splitlines()
     row = next(row.split("\t") for row in rows if row.startswith("distilled\tridge\tmean"))
     gain, low, high = (f"{float(row[index]):.3f}" for index in (7, 8, 9))
-    assert "The dense stain helped, on little evidence." in document.words
-    assert (
-        "This rests on 1 held-out patient, 1 training of each run and 16 blocks of tissue. So little" in document.words
-    )
+    assert "The multiplex stain helped (+0." in document.words
+    assert "one patient, one seed, 16 blocks of tissue." in document.words
+    assert "This rests on 1 held-out patient, 1 training of each run and 16 blocks of tissue (a block" in document.words
+    assert "counts once, for neighbouring patches are alike). So little may not speak" in document.words
     assert f"a difference of +{gain} (95 % interval {low} to {high})" in document.words
     assert re.search(r"the control “shuffled” −?0\.\d+ \(95 % interval .+? to .+?\), no difference\.", document.words)
 
@@ -243,7 +256,7 @@ def test_predicted_markers_stand_with_their_scores_their_scale_and_what_was_left
         assert section.count(f"{ends[0]} {ends[1]} SD scored on patient A .".replace(" .", ".")) == 5
     assert section.count("of features that the probe was fitted on (patients B, C; 1% of held-out patches do)") == 5
     assert "Not drawn: CD45 (not among predict.markers)" in section
-    assert section.count("The probe was fitted on patches of this slide") == 3
+    assert section.count("The prediction was fitted on patches of this slide") == 3
     hidden = [picture for picture in document.all("img") if "data-marker" in picture and "hidden" in picture]
     assert len(hidden) == 5 + 1, "of two markers one is shown first, predicted and, where a slide is held out, measured"
     assert {picture["data-marker"] for picture in hidden} == {"DAPI"}, "nuclei are plain in H&E"
@@ -350,38 +363,35 @@ def test_a_patch_far_out_does_not_leave_the_map_almost_empty() -> None:
     assert set(representatives(places)) == set(most_central(places, *GRIDS[1]))
 
 
-def test_the_evidence_table_tells_the_spread_of_seeds_and_whether_intervals_lie_apart() -> None:
-    several = replace(evidence("distilled", 0.1, "helped"), seeds=3, seed_low=0.55, seed_high=0.64, disjoint=True)
+def test_the_evidence_table_tells_the_spread_of_seeds() -> None:
+    several = replace(evidence("distilled", 0.1, "helped"), seeds=3, seed_low=0.55, seed_high=0.64)
     single = evidence("sparse-only", float("nan"), "")
-    assert [(row.seeds, row.apart) for row in evidence_rows([several, single])] == [
-        ("3: 0.55 to 0.64", "yes"),
-        ("1", "—"),
-    ]
+    assert [row.seeds for row in evidence_rows([several, single])] == ["3: 0.55 to 0.64", "1"]
 
 
 @pytest.mark.parametrize(
     ("spec", "title", "group"),
     [
-        (ProbeSpec("sparse", "markers", "ridge", "pearson_r"), "Ridge probe", ""),
-        (ProbeSpec("sparse", "markers", "knn", "pearson_r"), "Nearest-neighbour probe", ""),
-        (ProbeSpec("sparse", "class", "linear", "recall"), "Which class: linear probe", "Which class"),
+        (ProbeSpec("sparse", "markers", "ridge", "pearson_r"), "Linear prediction (ridge)", ""),
+        (ProbeSpec("sparse", "markers", "knn", "pearson_r"), "Nearest neighbours", ""),
+        (ProbeSpec("sparse", "class", "linear", "recall"), "Which class: linear prediction (logistic)", "Which class"),
         (
             ProbeSpec("sparse", "class", "mlp", "auc"),
-            "Which class: MLP head, area under the ROC curve",
+            "Which class: small network (MLP), area under the ROC curve",
             "Which class",
         ),
-        (ProbeSpec("sparse", "cell", "knn", "recall"), "Which cell: nearest-neighbour probe", "Which cell"),
+        (ProbeSpec("sparse", "cell", "knn", "recall"), "Which cell: nearest neighbours", "Which cell"),
         # A column may be called as anything else is.
-        (ProbeSpec("sparse", "knn", "linear", "recall"), "Which knn: linear probe", "Which knn"),
+        (ProbeSpec("sparse", "knn", "linear", "recall"), "Which knn: linear prediction (logistic)", "Which knn"),
         (
             ProbeSpec("dense", "markers", "ridge", "pearson_r"),
-            "The dense side itself: ridge probe",
-            "The dense side itself",
+            "The paired slide itself: linear prediction (ridge)",
+            "The paired slide itself",
         ),
         (
             ProbeSpec("dense", "cell", "linear", "recall"),
-            "The dense side itself: which cell: linear probe",
-            "The dense side itself",
+            "The paired slide itself: which cell: linear prediction (logistic)",
+            "The paired slide itself",
         ),
     ],
 )
@@ -409,11 +419,11 @@ def test_the_dense_side_is_shown_as_a_reference_and_never_as_a_contender(tmp_pat
             lines.append("\t".join([*changed[:side], "dense", *changed[side + 1 :]]))
     summary.write_text("\n".join(lines) + "\n")
     document = Document(write(results, sheet).read_text())
-    assert "The dense side itself: ridge probe" in document.words
+    assert "The paired slide itself: linear prediction (ridge)" in document.words
     # Of one probe there is nothing to fold.
-    assert "The dense side itself: 1 probes" not in document.words
+    assert "The paired slide itself: 1 ways" not in document.words
     assert "They are an upper reference and no contender" in document.words
-    for part in ("In comparison with the same baseline", "The dense stain helped"):
+    for part in ("In comparison with the same baseline", "The multiplex stain helped"):
         assert (part in document.words) == (part in without.words)
 
 
@@ -526,13 +536,13 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         (
             "fluorescence",
             ("DAPI", "CD3"),
-            ("the mean intensity of each marker", "Mean over markers", "the dense slide’s nuclei are green"),
+            ("the mean intensity of each marker", "Mean over markers", "the multiplex’s nuclei are green"),
             ("classes", "stains)", "Which class", "Measure"),
         ),
         (
             "brightfield",
             ("hematoxylin", "DAB"),
-            ("the mean optical density of each stain", "Mean over stains", "that of the dense slide green"),
+            ("the mean optical density of each stain", "Mean over stains", "that of the second stain green"),
             ("marker", "intensity", "classes", "Which class"),
         ),
         (
@@ -542,7 +552,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
                 "the share of each class",
                 "Mean over classes",
                 "the mask’s classes",
-                "Which class: linear probe. Further up is better",
+                "Which class: linear prediction (logistic). Further up is better",
             ),
             ("marker", "intensity", "nuclei must stay", "Residual.", "stains"),
         ),
@@ -628,10 +638,10 @@ def evidence(run: str, difference: float, verdict: str) -> EvidenceRow:
 @pytest.mark.parametrize(
     ("distilled", "shuffled", "answer"),
     [
-        (("helped", 0.1), ("no difference", 0.0), "The dense stain helped"),
-        (("no difference", 0.01), ("no difference", 0.0), "No difference was found"),
-        (("harmed", -0.1), ("no difference", 0.0), "The dense stain did harm"),
-        (("helped", 0.1), ("helped", 0.1), "A gain, but not from the pairing"),
+        (("helped", 0.04), ("no difference", 0.0), "The multiplex stain helped (+0.040)"),
+        (("no difference", 0.01), ("no difference", 0.0), "No difference was found (+0.010)"),
+        (("harmed", -0.04), ("no difference", 0.0), "The multiplex stain did harm (−0.040)"),
+        (("helped", 0.1), ("helped", 0.1), "A gain (+0.100), but not from the pairing"),
     ],
 )
 def test_the_answer_follows_the_verdicts_of_run_and_control(
@@ -644,20 +654,28 @@ def test_the_answer_follows_the_verdicts_of_run_and_control(
     )
     found = headline(Results((), None, {}, rows, "sparse-only", {}, None, blocks=40, patients=3), "distilled")
     assert found is not None
-    assert found.answer == f"{answer}, on little evidence"
+    assert found.answer == f"{answer}, 3 patients, one seed"
     rows = tuple(replace(row, seeds=3, blocks=25) for row in rows)
     found = headline(Results((), None, {}, rows, "sparse-only", {}, None, blocks=40, patients=3), "distilled")
     assert found is not None
-    assert found.answer == answer
-    assert found.sentences[1] == "This rests on 3 held-out patients, 3 trainings of each run and 25 blocks of tissue."
+    assert found.answer == f"{answer}, 3 patients, 3 seeds"
+    assert found.sentences[1].startswith(
+        "This rests on 3 held-out patients, 3 trainings of each run and 25 blocks of tissue (a block is"
+    )
 
 
 @pytest.mark.parametrize(
-    ("patients", "seeds", "blocks", "little"),
-    [(3, 3, 25, False), (1, 3, 25, True), (3, 1, 25, True), (3, 3, 19, True), (0, 3, 0, False)],
+    ("patients", "seeds", "blocks", "caveat"),
+    [
+        (3, 3, 25, ""),
+        (1, 3, 25, "one patient, 3 seeds"),
+        (3, 1, 25, "3 patients, one seed"),
+        (3, 3, 19, "3 patients, 3 seeds, 19 blocks of tissue"),
+        (0, 3, 0, ""),
+    ],
 )
 def test_one_patient_one_training_or_few_blocks_make_the_headline_modest(
-    patients: int, seeds: int, blocks: int, little: bool
+    patients: int, seeds: int, blocks: int, caveat: str
 ) -> None:
     rows = tuple(
         replace(evidence(run, difference, verdict), seeds=seeds, blocks=blocks)
@@ -669,17 +687,65 @@ def test_one_patient_one_training_or_few_blocks_make_the_headline_modest(
     )
     found = headline(Results((), None, {}, rows, "sparse-only", {}, None, patients=patients), "distilled")
     assert found is not None
-    assert found.answer == f"The dense stain helped{', on little evidence' if little else ''}"
-    assert ("So little may not speak for other patients" in found.sentences[1]) == little
+    # A difference whose whole interval is beyond the threshold is clear only where it rests on enough.
+    expected = (
+        f"The multiplex stain helped (+0.100), {caveat}" if caveat else "The multiplex stain clearly helped (+0.100)"
+    )
+    assert found.answer.startswith(expected)
+    assert ("So little may not speak for other patients" in found.sentences[1]) == bool(caveat)
 
 
-@pytest.mark.parametrize(("verdict", "answer"), [("helped", "A gain"), ("harmed", "A loss")])
+@pytest.mark.parametrize(
+    ("verdict", "difference", "half", "answer"),
+    [
+        ("helped", 0.01, 0.005, "The multiplex stain helped slightly (+0.010)"),
+        ("helped", 0.029, 0.005, "The multiplex stain helped slightly (+0.029)"),
+        ("helped", 0.04, 0.02, "The multiplex stain helped (+0.040)"),
+        ("helped", 0.06, 0.02, "The multiplex stain clearly helped (+0.060)"),
+        ("harmed", -0.01, 0.005, "The multiplex stain did slight harm (−0.010)"),
+        ("harmed", -0.06, 0.02, "The multiplex stain did clear harm (−0.060)"),
+        ("no difference", 0.06, 0.1, "No difference was found (+0.060)"),
+    ],
+)
+def test_the_headline_carries_the_size_of_the_difference(
+    verdict: str, difference: float, half: float, answer: str
+) -> None:
+    assert SLIGHT == 0.03
+    row = replace(
+        evidence("distilled", difference, verdict), difference_within=Interval(difference - half, difference + half)
+    )
+    rows = (row, evidence("sparse-only", float("nan"), ""), evidence("shuffled", 0.0, "no difference"))
+    rows = tuple(replace(one, seeds=3, blocks=30) for one in rows)
+    found = headline(Results((), None, {}, rows, "sparse-only", {}, None, patients=3), "distilled")
+    assert found is not None
+    assert found.answer == f"{answer}, 3 patients, 3 seeds"
+
+
+def test_blocks_of_slides_that_trained_are_not_called_held_out_slides() -> None:
+    rows = (
+        evidence("distilled", 0.1, "helped"),
+        evidence("sparse-only", float("nan"), ""),
+        evidence("shuffled", 0.0, "no difference"),
+    )
+    split = FoldSummary("block", "", ("a1", "b1"), ("A", "B"))
+    results = Results((), split, {}, rows, "sparse-only", {}, None, blocks=40, patients=2)
+    found = headline(results, "distilled")
+    assert found is not None
+    assert found.answer.endswith("2 patients, one seed, on slides that also trained")
+    assert "held-out patches of 2 slides, whose other tissue trained the encoders" in found.sentences[0]
+    assert found.sentences[1].startswith("This rests on 2 patients, 1 training of each run")
+    for told in (*found.sentences, *limits(results, "")):
+        assert "held-out slide" not in told
+        assert "held-out patient" not in told
+
+
+@pytest.mark.parametrize(("verdict", "answer"), [("helped", "A gain (+0.100)"), ("harmed", "A loss (+0.100)")])
 def test_without_a_control_the_headline_says_that_in_place_of_the_verdict(verdict: str, answer: str) -> None:
     rows = (evidence("distilled", 0.1, verdict), evidence("sparse-only", float("nan"), ""))
     rows = tuple(replace(row, seeds=2) for row in rows)
     found = headline(Results((), None, {}, rows, "sparse-only", {}, None, blocks=40, patients=3), "distilled")
     assert found is not None
-    assert (found.answer, found.kind) == (f"{answer}, but no control was compared", "doubt")
+    assert (found.answer, found.kind) == (f"{answer}, but no control was compared, 3 patients, 2 seeds", "doubt")
 
 
 @pytest.mark.parametrize(
@@ -717,15 +783,20 @@ def test_slides_of_patients_that_trained_the_encoder_are_marked_wherever_they_ar
 def test_what_has_no_score_or_interval_is_listed_with_the_reason() -> None:
     row = replace(evidence("distilled", 0.1, ""), target="CD3", note="no interval: shown on 2 blocks of tissue")
     results = Results((), None, {}, (row, replace(row, target="CD8")), "", {}, None)
-    assert missing(results) == ["ridge, CD3 and CD8: no interval: shown on 2 blocks of tissue."]
+    assert missing(results) == ["Linear prediction (ridge), CD3 and CD8: no interval: shown on 2 blocks of tissue."]
 
 
 @pytest.mark.parametrize(
     ("blocks", "low", "told"),
     [
-        (4, 0.4, "the 4 blocks of their tissue are set against each other, half by half. So few can show large"),
-        (40, 0.4, "the 40 blocks of their tissue are set against each other, half by half. They do not cover"),
-        (2, float("nan"), "There are no intervals and no verdicts: the held-out slides hold too few blocks"),
+        (
+            4,
+            0.4,
+            "slides: the 4 blocks of tissue are set against each other, half by half; a block is tissue",
+        ),
+        (4, 0.4, "neighbouring patches are alike. So few can show large"),
+        (40, 0.4, "neighbouring patches are alike. They do not cover"),
+        (2, float("nan"), "There are no intervals and no verdicts: what is held out has too few blocks"),
     ],
 )
 def test_the_limits_say_on_how_much_tissue_the_intervals_rest(blocks: int, low: float, told: str) -> None:
@@ -749,7 +820,7 @@ def test_a_control_is_known_by_its_pairing_whatever_its_name(tmp_path: Path) -> 
     results = read_results(tmp_path, draw_sheet(tmp_path / "slides.tsv"), "distilled")
     found = headline(replace(results, evidence=rows, baseline="sparse-only"), "distilled")
     assert found is not None
-    assert found.answer.startswith("A gain, but not from the pairing")
+    assert found.answer.startswith("A gain (+0.100), but not from the pairing")
     assert found.kind == "doubt"
     assert found.sentences[-1].startswith("The control “chance”")
 
@@ -857,7 +928,7 @@ def test_no_two_of_many_runs_look_alike() -> None:
     lines = {str(line_swatch(series)) for series in range(2 * COLOURS)}
     assert (len(marks), len(lines)) == (24, 2 * COLOURS)
     estimates = [Estimate(series, f"run {series}", 0.5, 0.4, 0.6) for series in (0, COLOURS)]
-    drawn = str(forest([("CD3", estimates)], name="", axis_label="r", zero_line=True))
+    drawn = str(forest([ForestRow("CD3", estimates)], name="", axis_label="r", zero_line=True))
     assert drawn.count("<circle") == 1, "the same colour, and another shape"
 
 
@@ -1028,8 +1099,8 @@ def test_the_headline_tells_how_many_labels_are_saved_where_some_surely_are(low:
     found = headline(results, "distilled")
     assert found is not None
     sentence = (
-        "“distilled” reaches the full score of “sparse-only”, which is fitted on 900 labelled patches, with 8 times "
-        "fewer labels (95 % interval 4 to 20)."
+        "“distilled” reaches the full score of “sparse-only” with 8.0 times fewer labels (95 % interval 4.0 to 20). "
+        "The full score takes 900 labelled patches."
     )
     assert (sentence in found.sentences) == told
 
@@ -1040,6 +1111,25 @@ def test_the_headline_tells_how_many_labels_are_saved_where_some_surely_are(low:
 )
 def test_what_labels_a_run_saves_is_told_below_the_curve(ratio: float, told: str) -> None:
     assert told in label_sentence(_saves(ratio, 0.0, 20.0)[0], "sparse-only")
+
+
+def test_the_largest_ratio_of_labels_that_can_be_found_is_told_as_that_or_more() -> None:
+    row = replace(_saves(64.0, 12.0, 64.0)[0], train_patches=6400)
+    fewest = replace(row, spec=row.spec.on(100), train_patches=100)
+    rows = (row, replace(row, spec=row.spec.on(800), train_patches=800), fewest)
+    other_run = replace(fewest, run="shuffled", train_patches=10)
+    assert most_fewer(row, (*rows, other_run)) == 64
+    assert label_sentence(row, "sparse-only", 64) == (
+        "“distilled” reaches the full score of “sparse-only” with 64 or more times fewer labels "
+        "(95 % interval 12 to 64 or more)."
+    )
+    assert "with 64 times fewer labels" in label_sentence(row, "sparse-only")
+    capped = replace(row, fewer_labels_within=Interval(64.0, 64.0))
+    assert label_sentence(capped, "sparse-only", 64).endswith("(95 % interval 64 or more).")
+    results = Results((), None, {}, (*rows, *_saves(64.0, 12.0, 64.0)[1:]), "sparse-only", {}, None, patients=3)
+    found = headline(results, "distilled")
+    assert found is not None
+    assert any("64 or more times fewer labels" in told for told in found.sentences)
 
 
 def test_the_headline_tells_what_was_found_on_markers_that_training_left_out() -> None:

@@ -30,14 +30,14 @@ class Brightfield(DenseKind):
     shows = "colours"
     nuclei = "hematoxylin"
     words = DenseWords(
-        "dense stain",
+        "second stain",
         "stain",
         "stains",
         "Stain densities",
         "the mean optical density of each stain",
         "the mean optical density",
         "Swipe between the H&E and the overlay: nuclei must stay where they are. In the overlay the hematoxylin of the "
-        "H&E is magenta, that of the dense slide green, and both together white.",
+        "H&E is magenta, that of the second stain green, and where both lie on each other it pales to white.",
         CHECKERBOARD_OF_STAINS,
     )
 

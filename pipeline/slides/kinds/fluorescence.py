@@ -15,14 +15,15 @@ class Fluorescence(DenseKind):
     shows = "channels"
     nuclei = "channel"
     words = DenseWords(
-        "dense stain",
+        "multiplex stain",
         "marker",
         "markers",
         "Marker intensities",
         "the mean intensity of each marker",
         "log(1 + mean intensity)",
         "Swipe between the H&E and the overlay: nuclei must stay where they are. In the overlay hematoxylin is "
-        "magenta, the dense slide’s nuclei are green, and both together white.",
+        "magenta, the multiplex’s nuclei are green, and where both lie on each other it pales to white. Look at single "
+        "nuclei: green and magenta side by side, everywhere on the same side, are a shift.",
         CHECKERBOARD_OF_STAINS,
     )
 
