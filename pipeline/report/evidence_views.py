@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from markupsafe import Markup
+from dataclasses import dataclass, replace
 
 from pipeline.evaluation.aggregates import MEAN, MEANS
 from pipeline.evaluation.details import BEST_TARGETS, best_targets
 from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.probe_spec import ProbeSpec
+from pipeline.report.figure_numbers import Plot, forest_plot
 from pipeline.report.figures import Estimate, ForestRow, forest, signed
 from pipeline.report.probe_words import MEASURES, probe_group, probe_name, probe_title
 from pipeline.report.results import Results
@@ -51,7 +50,7 @@ class EvidencePart:
         title: the probe in words.
         group: under which title its figures are folded together with those of others; empty for none.
         guess: what a score without any knowledge would be.
-        scores: of every run.
+        scores: of every run, with the numbers.
         differences: to the baseline; None where nothing was compared.
         counted: on how many targets each run gained and lost, in words; empty where nothing was compared.
         shown: which targets are drawn, where they are not all, in words.
@@ -60,8 +59,8 @@ class EvidencePart:
     title: str
     group: str
     guess: str
-    scores: Markup
-    differences: Markup | None
+    scores: Plot
+    differences: Plot | None
     counted: str
     shown: str
 
@@ -111,15 +110,15 @@ def evidence_parts(results: Results, series: dict[str, int]) -> list[EvidencePar
         differences, counted = None, ""
         if any(math.isfinite(row.difference) for row in rows):  # the baseline keeps its line, empty
             name = f"{title}: differences to {results.baseline}"
-            differences = _forest(rows, series, name, f"difference in {scale}", difference=True)
+            differences = _forest(spec, rows, series, name, f"difference in {scale}", difference=True)
             counted = _counted(rows)
-        scores = _forest(rows, series, f"{title}: scores with intervals", scale, difference=False)
+        scores = _forest(spec, rows, series, f"{title}: scores with intervals", scale, difference=False)
         guess = guesses.get(spec.metric, "0 none")
         parts.append(EvidencePart(title, probe_group(spec), guess, scores, differences, counted, _shown(rows)))
     return parts
 
 
-def headline_figure(results: Results, series: dict[str, int], spec: ProbeSpec) -> Markup | None:
+def headline_figure(results: Results, series: dict[str, int], spec: ProbeSpec) -> Plot | None:
     """Return the differences to the baseline, mean over markers, one row per run; None where nothing was compared."""
     rows = [
         ForestRow(row.run, [_difference(row, series)])
@@ -129,12 +128,20 @@ def headline_figure(results: Results, series: dict[str, int], spec: ProbeSpec) -
     if not rows:
         return None
     name = f"Differences to {results.baseline} in mean Pearson r"
-    return forest(rows, name=name, axis_label="difference in mean Pearson r", zero_line=True, width=340)
+    picture = forest(rows, name=name, axis_label="difference in mean Pearson r", zero_line=True, width=340)
+    lines = [replace(row, label=MEAN) for row in rows]  # in the picture the runs stand for themselves
+    return forest_plot(picture, "headline", lines, "difference in mean Pearson r")
 
 
 def _forest(
-    rows: Sequence[EvidenceRow], series: dict[str, int], name: str, axis_label: str, *, difference: bool
-) -> Markup:
+    spec: ProbeSpec,
+    rows: Sequence[EvidenceRow],
+    series: dict[str, int],
+    name: str,
+    axis_label: str,
+    *,
+    difference: bool,
+) -> Plot:
     means = [target for target in MEANS if any(row.target == target for row in rows)]
     drawn = []
     for target in [*means, *_drawn_targets(rows)]:  # the means first; markers keep their order
@@ -142,7 +149,8 @@ def _forest(
         fitted, tested = (max(getattr(row, name) for row in own) for name in ("train_patches", "test_patches"))
         estimates = [_difference(row, series) if difference else _score(row, series) for row in own]
         drawn.append(ForestRow(target, estimates, f"{fitted} | {tested}", strong=target in MEANS))
-    return forest(drawn, name=name, axis_label=axis_label, zero_line=True, counts="fitted | tested on")
+    picture = forest(drawn, name=name, axis_label=axis_label, zero_line=True, counts="fitted | tested on")
+    return forest_plot(picture, f"{spec.name}-{'differences' if difference else 'scores'}", drawn, axis_label)
 
 
 def _drawn_targets(rows: Sequence[EvidenceRow]) -> list[str]:

@@ -146,7 +146,7 @@ def curves(
         parts.append(tag("line", x1=left, x2=width - 14, y1=up(tick), y2=up(tick), class_="grid"))
         parts.append(text(left - 8, up(tick) + 4, tick_label(tick), "tick", "end"))
     for run, (x, y) in runs.items():
-        x, y = _thinned(x, y)
+        x, y = thinned(x, y)
         points = " ".join(f"{across(max(1.0, a)):.1f},{up(b):.1f}" for a, b in zip(x, y, strict=True))
         parts.append(tag("polyline", tag("title", run), points=points, class_=_line(series[run])))
     parts.append(text((left + width) / 2, height - 8, "training step", "axis", "middle"))
@@ -276,7 +276,7 @@ def _shortened(words: str, length: int) -> str:
     return words if len(words) <= length else words[: length - 1] + "…"
 
 
-def _thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[Sequence[float], Sequence[float]]:
+def thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[Sequence[float], Sequence[float]]:
     """Return at most `most` points: the means of equal stretches of steps."""
     if len(x) <= most:
         return x, y

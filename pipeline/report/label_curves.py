@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from pipeline.evaluation.aggregates import MEAN
 from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.probe_spec import ProbeSpec
+from pipeline.report.figure_numbers import Plot, label_plot
 from pipeline.report.figures import CurvePoint, label_curve
 from pipeline.report.label_words import label_sentence, most_fewer
 from pipeline.report.probe_words import MEASURES, probe_title
@@ -22,7 +21,7 @@ class LabelCurve:
     """The curve of one question; `saved` are sentences on the labels that runs save."""
 
     title: str
-    figure: Markup
+    figure: Plot
     saved: tuple[str, ...]
 
 
@@ -38,9 +37,10 @@ def label_curves(results: Results, series: dict[str, int]) -> list[LabelCurve]:
         if not runs:
             continue
         title, quantity = probe_title(spec), MEASURES.get(spec.mean_metric, spec.mean_metric)
-        figure = label_curve(
+        picture = label_curve(
             runs, series, name=f"{title}: score over the number of labels", quantity=f"mean {quantity}"
         )
+        figure = label_plot(picture, f"{spec.name}-labels", runs, f"mean {quantity}")
         saved = [
             label_sentence(row, results.baseline, most_fewer(row, results.evidence))
             for row in results.evidence

@@ -27,6 +27,33 @@ for (const viewer of document.querySelectorAll(".viewer")) {
 document.querySelector("select#marker")?.addEventListener("change", (event) => {
   for (const part of document.querySelectorAll("[data-marker]")) part.hidden = part.dataset.marker !== event.target.value;
 });
+for (const button of document.querySelectorAll("button.copy")) {
+  button.addEventListener("click", async () => {
+    const command = button.previousElementSibling;
+    // Shown as selected too, where the browser lets no page write to the clipboard.
+    getSelection().selectAllChildren(command);
+    try {
+      await navigator.clipboard.writeText(command.textContent);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = document.execCommand("copy") ? "Copied" : "Selected: press Ctrl+C";
+    }
+  });
+}
+const search = document.querySelector("input#slides");
+search?.addEventListener("input", () => {
+  const wanted = search.value.trim().toLowerCase();
+  const rows = [...document.querySelectorAll("#cohort tr[data-slide]")];
+  const names = rows.map((row) => row.dataset.slide + "\n" + row.querySelector("td").textContent);
+  const found = new Set(rows.filter((_, index) => names[index].toLowerCase().includes(wanted)).map((row) => row.dataset.slide));
+  for (const part of document.querySelectorAll("[data-slide]")) part.hidden = !found.has(part.dataset.slide);
+  search.parentElement.querySelector("output").textContent = `${found.size} of ${rows.length}`;
+});
+// What folds on a narrow screen is open on a wide one, where it has no handle.
+const narrow = matchMedia("(max-width: 640px)");
+const fold = () => document.querySelectorAll("details.fold").forEach((part) => (part.open = !narrow.matches));
+narrow.addEventListener("change", fold);
+fold();
 const dialog = document.querySelector("dialog");
 for (const zoom of document.querySelectorAll("button.zoom")) {
   zoom.addEventListener("click", () => {
@@ -40,7 +67,7 @@ for (const zoom of document.querySelectorAll("button.zoom")) {
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 // Paper shows what is folded on the screen, except for the numbers of every registration: they are pages of each slide.
 addEventListener("beforeprint", () => {
-  for (const folded of document.querySelectorAll(":not(article) > details:not([open])")) {
+  for (const folded of document.querySelectorAll(":not(article) > details:not([open]), details.fold:not([open])")) {
     folded.open = true;
     folded.dataset.unfolded = "";
   }

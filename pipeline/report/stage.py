@@ -21,7 +21,8 @@ from pipeline.report.dense_words import cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
 from pipeline.report.failures import Failure, failures
-from pipeline.report.figures import COLOURS, line_swatch, scatter, shape_of, swatch
+from pipeline.report.figure_numbers import Plot, scatter_plot
+from pipeline.report.figures import COLOURS, Floats, line_swatch, scatter, shape_of, swatch
 from pipeline.report.headline import HEADLINE_PROBE, SIZES_EXPLAINED, Headline, headline, runs_explained
 from pipeline.report.label_curves import LabelCurve, label_curves
 from pipeline.report.marker_maps import left_out_markers, marker_switch, most_markers, slides_out_of_range
@@ -39,6 +40,9 @@ from pipeline.slides.kinds.base import DenseWords
 _STOPS = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in TABLE[::15].tolist())
 RAMP = f":root {{ --ramp: linear-gradient(to right, {_STOPS}); }}"
 
+# Longer cohorts have a box to look for slides.
+_FEW_SLIDES = 12
+
 Legend = list[tuple[str, Markup]]
 
 
@@ -54,7 +58,7 @@ class Page:
     dense: DenseWords
     summary: str
     headline: Headline | None
-    headline_figure: Markup | None
+    headline_figure: Plot | None
     cohort: list[views.CohortRow]
     failures: list[Failure]
     sizes_explained: str
@@ -71,21 +75,26 @@ class Page:
     retrieval: str
     pairs: list[pairs.PairView]
     fates: list[tuple[int, str]]
-    tiles: Markup | None
+    tiles: Plot | None
     tile_rows: list[tuple[str, list[int]]]
     regions: list[tuple[str, Picture]]
     trained: Legend
-    curves: list[Markup]
-    scatter: Markup | None
+    curves: list[Plot]
+    scatter: Plot | None
     scatter_legend: Legend
     patch_map: PatchMap | None
-    slide_scatter: Markup | None
+    slide_scatter: Plot | None
     maps: list[MapView]
     markers: list[MarkersView]
     drawn_markers: list[str]
     left_out: tuple[tuple[str, str], ...]
     out_of_range: tuple[tuple[str, str, str], ...]
     limits: list[str]
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether there are so many slides that one has to look for them."""
+        return len(self.cohort) > _FEW_SLIDES
 
     @property
     def asks_classes(self) -> bool:
@@ -142,10 +151,10 @@ class Page:
 class _EmbeddingViews:
     """The figures of the embedding; empty where there are no features."""
 
-    scatter: Markup | None
+    scatter: Plot | None
     legend: Legend
     patch_map: PatchMap | None
-    slide_scatter: Markup | None
+    slide_scatter: Plot | None
 
 
 def write_report(
@@ -264,7 +273,11 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
     trained = {slide.slide for slide in results.slides if slide.patient in results.trained_patients}
     located = slide_map(results.vectors, slides) if results.vectors else None
     return _EmbeddingViews(
-        scatter=scatter(drawn, shares, name="Patches on the first two principal components", labelled=False),
+        scatter=scatter_plot(
+            scatter(drawn, shares, name="Patches on the first two principal components", labelled=False),
+            "embedding-patches",
+            drawn,
+        ),
         # Dots have no shapes: of more slides than colours none could be told by it.
         legend=[
             (f"{slide}{' (its patient trained the encoder)' if slide in trained else ''}", swatch(index, 0))
@@ -272,16 +285,16 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
         ]
         if len(drawn) <= COLOURS
         else [],
-        slide_scatter=scatter(
-            {name: points[None] for name, points in zip(located[0], located[1], strict=True)},
-            [float(share) for share in located[2]],
-            name="Slides on the first two principal components",
-            labelled=True,
-        )
-        if located
-        else None,
+        slide_scatter=_slide_scatter(*located) if located else None,
         patch_map=patch_map(results, components),
     )
+
+
+def _slide_scatter(slides: list[str], points: Floats, explained: Floats) -> Plot:
+    located = {name: point[None] for name, point in zip(slides, points, strict=True)}
+    shares = [float(share) for share in explained]
+    picture = scatter(located, shares, name="Slides on the first two principal components", labelled=True)
+    return scatter_plot(picture, "embedding-slides", located)
 
 
 def _nuclear(results: Results) -> frozenset[str]:

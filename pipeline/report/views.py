@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
+from pipeline.report.figure_numbers import Plot, fates_plot, training_plot
 from pipeline.report.figures import curves, fates
 from pipeline.report.results import Results, SlideResults
 from pipeline.slides.kinds import kind_named
@@ -119,13 +118,13 @@ def fates_met(slides: Sequence[SlideResults]) -> list[tuple[int, str]]:
     return [(place, name) for place, name in enumerate(FATES) if any(row[place] for row in counts)]
 
 
-def tiles_figure(slides: Sequence[SlideResults]) -> Markup | None:
+def tiles_figure(slides: Sequence[SlideResults]) -> Plot | None:
     """Return the bars of all slides that have a store; None where none has."""
     rows = [(slide.slide, tile_counts(slide)) for slide in slides if slide.store]
-    return fates(rows, name="Patches kept and dropped, per slide") if rows else None
+    return fates_plot(fates(rows, name="Patches kept and dropped, per slide"), "patches", rows) if rows else None
 
 
-def training_curves(results: Results, series: dict[str, int], most: int = 6) -> list[Markup]:
+def training_curves(results: Results, series: dict[str, int], most: int = 6) -> list[Plot]:
     """Return one small figure per logged quantity: the loss first, then the others; `most` at most."""
     logged = dict.fromkeys(key for lines in results.curves.values() for line in lines for key in line)
     left_out = {"step", "epoch", "seconds", "images_per_s", "gradient_norm"}
@@ -140,5 +139,6 @@ def training_curves(results: Results, series: dict[str, int], most: int = 6) -> 
             if points:
                 runs[run] = ([step for step, _ in points], [value for _, value in points])
         label = {"lr": "learning rate"}.get(key, key.replace("_", " "))
-        figures.append(curves(runs, series, name=f"{label} over training steps", quantity=label))
+        picture = curves(runs, series, name=f"{label} over training steps", quantity=label)
+        figures.append(training_plot(picture, f"training-{key}", runs, label))
     return figures

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
-from io import BytesIO
+from io import BytesIO, StringIO
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import unquote
 
 import h5py
 import numpy as np
@@ -192,9 +193,65 @@ def test_controls_are_labelled_ids_are_unique_and_links_lead_somewhere(document:
     assert all(control["id"] in labels and control["aria-label"] for control in (*sliders, *selects))
     buttons = [button for button in document.all("button") if button.get("class") == "zoom"]
     assert all(button["aria-label"] and button["type"] == "button" for button in buttons)
-    assert {link["href"].removeprefix("#") for link in document.all("a")} <= set(ids)
+    assert {link["href"].removeprefix("#") for link in document.all("a") if "download" not in link} <= set(ids)
     for attributes in (attributes for _, attributes in document.tags if "aria-labelledby" in attributes):
         assert attributes["aria-labelledby"] in ids
+
+
+def saved(document: Document) -> dict[str, pd.DataFrame]:
+    """The tables that the page's links save, by file name."""
+    links = [link for link in document.all("a") if "download" in link]
+    names = [link["download"] for link in links]
+    assert len(names) == len(set(names))
+    assert all(link["aria-label"].startswith("Save the numbers as CSV: ") for link in links)
+    texts = [unquote(link["href"].removeprefix("data:text/csv;charset=utf-8,")) for link in links]
+    return {name: pd.read_csv(StringIO(text)) for name, text in zip(names, texts, strict=True)}
+
+
+def test_the_numbers_behind_every_drawn_figure_can_be_saved(written: Path, document: Document) -> None:
+    tables = saved(document)
+    figures = [item for item in document.all("svg") if item.get("role") == "img"]
+    assert len(tables) == len(figures)
+    summary = pd.read_csv(written.parents[1] / "evaluate/summary.tsv", sep="\t").set_index(["probe", "run", "target"])
+    for probe in ("ridge", "knn"):
+        for name, columns in (
+            (f"{probe}-scores.csv", ["score", "low", "high"]),
+            (f"{probe}-differences.csv", ["difference", "difference_low", "difference_high"]),
+        ):
+            table = tables[name]
+            told = table[[table.columns[2], "low", "high"]].to_numpy()
+            wanted = [summary.loc[(probe, row.run, row.predicted), columns] for row in table.itertuples()]
+            np.testing.assert_allclose(told, np.array(wanted, dtype=float), atol=1e-4)
+            assert len(table) == 4 * (3 if "scores" in name else 2), "mean and three markers of every run"
+    np.testing.assert_allclose(
+        tables["headline.csv"].iloc[:, 2:],
+        tables["ridge-differences.csv"].query("predicted == 'mean'").iloc[:, 2:],
+    )
+    patches = tables["patches.csv"].set_index("slide")
+    assert patches.loc["a1", "dropped: pen"] == 17
+    assert list(patches.index) == [slide.slide for slide in SLIDES]
+    loss = tables["training-loss.csv"].query("run == 'distilled'")
+    np.testing.assert_allclose(loss["loss"], 9 / np.arange(1, 31), rtol=1e-5)
+    assert list(loss["training step"]) == list(range(10, 301, 10))
+    components = fit_components(
+        {slide.slide: written.parents[1] / f"embed/distilled/{slide.slide}.h5" for slide in SLIDES}, patches=3000
+    )
+    assert components is not None
+    table = tables["embedding-patches.csv"].query("slide == 'b1'")
+    np.testing.assert_allclose(table.iloc[:, 1:], components.points["b1"], rtol=1e-5)
+    assert len(tables["embedding-slides.csv"]) == 5
+
+
+def test_a_long_cohort_has_a_box_to_look_for_slides(tmp_path: Path, document: Document) -> None:
+    assert not [item for item in document.all("input") if item["type"] == "search"]
+    slides = tuple(DrawnSlide(f"s{index}", "P", index, columns=2, rows=2) for index in range(13))
+    draw_stores(tmp_path, slides)
+    page = Document(write(tmp_path, draw_sheet(tmp_path / "slides.tsv", slides)).read_text())
+    (search,) = [item for item in page.all("input") if item["type"] == "search"]
+    assert search["id"] in {label["for"] for label in page.all("label")}
+    assert "13 of 13" in page.words
+    rows = [item["data-slide"] for item in page.all("tr") if "data-slide" in item]
+    assert rows == 2 * [slide.slide for slide in slides], "the cohort and its patches"
 
 
 def test_headings_go_down_one_level_at_a_time(document: Document) -> None:
@@ -221,6 +278,9 @@ def test_the_failed_pair_stands_first_with_its_reason_and_the_command_that_retri
     assert classes == ["slide fail", "slide pass", "slide pass", "slide pass"]
     assert WARNING in document.words
     assert "--forcerun register -- results/register/c1/qc.json" in document.words
+    assert [button["aria-label"] for button in document.all("button") if button.get("class") == "copy"] == [
+        "Copy the command"
+    ]
 
 
 def test_numbers_come_with_their_units(document: Document) -> None:
@@ -432,7 +492,8 @@ def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
     document = Document(write(tmp_path, draw_sheet(tmp_path / "slides.tsv", COHORT[:2])).read_text())
     sections = {section["id"] for section in document.all("section")}
     assert sections == {"cohort", "tiles", "limits"}
-    assert {link["href"] for link in document.all("a")} == {"#content", "#cohort", "#tiles", "#limits"}
+    links = {link["href"] for link in document.all("a") if "download" not in link}
+    assert links == {"#content", "#cohort", "#tiles", "#limits"}
     assert "results/register/a1/qc.json" in document.words
 
 
@@ -986,10 +1047,19 @@ frame.onload = () => {{
   view.addEventListener("error", (event) => told.errors.push(String(event.message)));
   told.pictures = [...inner.images].filter((picture) => picture.complete && picture.naturalWidth > 0).length;
   told.overflow = inner.scrollingElement.scrollWidth - {width};
-  const box = inner.querySelector("#cohort .scroll"), first = box.querySelector("tbody th");
-  const left = first.getBoundingClientRect().left;
-  box.scrollLeft = 100;
-  told.table = [box.scrollLeft, first.getBoundingClientRect().left - left];
+  told.cells = [];
+  const rows = "#cohort tbody tr:first-child > *, #evidence h3 + .scroll tbody tr:first-child > *";
+  for (const cell of inner.querySelectorAll(rows)) {{
+    const box = cell.getBoundingClientRect();
+    told.cells.push([cell.dataset.label ?? "", box.left, box.right]);
+  }}
+  told.folded = [...inner.querySelectorAll("details.fold")].map((part) => part.open);
+  view.dispatchEvent(new view.Event("beforeprint"));
+  told.printed = [...inner.querySelectorAll("details.fold")].map((part) => part.open);
+  view.dispatchEvent(new view.Event("afterprint"));
+  told.after = [...inner.querySelectorAll("details.fold")].map((part) => part.open);
+  inner.querySelector("button.copy").click();
+  told.selected = view.getSelection().toString();
   const slider = inner.querySelector(".viewer input"), over = inner.querySelector(".viewer .over");
   const shape = (value) => {{
     slider.value = value; slider.dispatchEvent(new view.Event("input"));
@@ -1055,7 +1125,12 @@ def test_the_page_works_in_a_browser(written: Path, tmp_path: Path, scheme: int,
     assert told["markers"] == [["Pan-CK"], ["DAPI"]], "pictures and captions of all slides change together"
     assert told["focused"]
     assert told["overflow"] <= 0, "the page scrolls sideways at 360 px"
-    assert told["table"] == [100, 0], "the table scrolls in its own box, and the names of the slides stay"
+    labels = [label for label, _, _ in told["cells"]]
+    assert {"pairs", "registration", "difference", "verdict"} <= set(labels)
+    assert all(0 <= left < right <= 360 for label, left, right in told["cells"] if right), "every cell is in sight"
+    assert told["folded"] == told["after"] == [False] * 4, "pictures of the registration are folded at 360 px"
+    assert told["printed"] == [True] * 4
+    assert told["selected"].endswith("--forcerun register -- results/register/c1/qc.json")
     (narrow, _), (wide, _) = told["swipe"]
     assert narrow != wide
     (_, faint), (_, strong) = told["fade"]
@@ -1152,4 +1227,5 @@ def test_of_thousands_of_targets_the_best_are_drawn_and_listed() -> None:
     (part,) = evidence_parts(Results((), None, {}, (*rows, single), "sparse-only", {}, None), {"distilled": 0})
     assert part.shown == "The 24 best of 500 by held-out score are drawn."
     assert "gains on 500 and loses on 0 of 500" in part.counted
-    assert len(part.scores) < 20_000
+    assert len(part.scores.picture) < 20_000
+    assert part.scores.csv.count("%0A") == 1 + 24 + 1, "header, targets, mean"

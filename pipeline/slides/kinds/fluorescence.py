@@ -22,8 +22,9 @@ class Fluorescence(DenseKind):
         "the mean intensity of each marker",
         "log(1 + mean intensity)",
         "Swipe between the H&E and the overlay: nuclei must stay where they are. In the overlay hematoxylin is "
-        "magenta, the multiplex’s nuclei are green, and where both lie on each other it pales to white. Look at single "
-        "nuclei: green and magenta side by side, everywhere on the same side, are a shift.",
+        "magenta, the multiplex’s nuclei are green, and where both lie on each other it pales to white, or stays green "
+        "where the hematoxylin is faint. Look at single nuclei: magenta beside green, always on the same side, is a "
+        "shift.",
         CHECKERBOARD_OF_STAINS,
     )
 
