@@ -38,7 +38,7 @@ DISTINCT = 8
 OVERVIEW_PX = (2500, 1900)
 PICTURE_PX = (1024, 778)
 OVERVIEW_MPP, MPP, SIDE_PX = 8.0, 0.5, 8
-PATCHES, FEATURES = 4000, 512
+PATCHES, COLUMNS, FEATURES = 4000, 80, 512
 MARKERS = ("DAPI", "CD3", "CD8", "CD20", "CD68", "Ki67", "Pan-CK", "PD-L1")
 RUNS = ("distilled", "sparse-only", "shuffled")
 GOAL_SECONDS, GOAL_MB, GOAL_PAGE_MB = 60, 2000, 30
@@ -116,8 +116,7 @@ def draw(folder: Path, count: int) -> list[str]:
 def draw_distinct(results: Path, names: list[str]) -> np.ndarray:
     """Return stores, registrations and features of these slides; returns the patches' positions."""
     rng = np.random.default_rng(0)
-    columns = 80
-    row, column = np.divmod(np.arange(PATCHES), columns)
+    row, column = np.divmod(np.arange(PATCHES), COLUMNS)
     position_px = np.stack([column, row], axis=1).astype(np.int64) * 440 + 2000
     for number, name in enumerate(names):
         overview = tissue(OVERVIEW_PX, number)
@@ -127,7 +126,7 @@ def draw_distinct(results: Path, names: list[str]) -> np.ndarray:
             path, patches=PATCHES, size_px=SIDE_PX, dense_channels=len(MARKERS), dense_dtype="uint16", copied=False
         )
         pixels = rng.integers(90, 240, (PATCHES, SIDE_PX, SIDE_PX, 3), np.uint8)
-        dense = np.zeros((PATCHES, len(MARKERS), SIDE_PX, SIDE_PX), np.uint16)
+        dense = stains(number)
         for start in range(0, PATCHES, writer.block_rows):
             rows = slice(start, start + writer.block_rows)
             writer.write(start, pixels[rows], dense[rows])
@@ -137,7 +136,7 @@ def draw_distinct(results: Path, names: list[str]) -> np.ndarray:
             np.ones(PATCHES, np.float32),
             rng.gamma(2, 0.4, PATCHES).astype(np.float32),
             np.ones(PATCHES, np.float32),
-            rng.gamma(2, 50, (PATCHES, len(MARKERS))).astype(np.float32),
+            dense.mean(axis=(2, 3)).astype(np.float32),
         )
         width, height = (round(side * OVERVIEW_MPP / MPP) for side in OVERVIEW_PX)
         counts = {"kept": PATCHES, "no_tissue": 3000, "pair_outside": 100, "pair_residual": 50}
@@ -186,6 +185,16 @@ def tissue(size_px: tuple[int, int], seed: int) -> np.ndarray:
         small = rng.normal(0, strength, (size_px[1] // grain + 1, size_px[0] // grain + 1, 1)).astype(np.float32)
         picture += cv2.resize(small, size_px, interpolation=cv2.INTER_CUBIC)[..., None]
     return np.clip(picture + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+
+
+def stains(seed: int) -> np.ndarray:
+    """Return dense patches (N, C, P, P) of tissue in which each marker has its own regions, with cells in them."""
+    rng = np.random.default_rng(seed)
+    rows, columns = PATCHES // COLUMNS, COLUMNS
+    regions = np.stack([cv2.resize(rng.normal(size=(rows // 6, columns // 6)), (columns, rows)) for _ in MARKERS])
+    means = 200 * np.exp(1.5 * regions.reshape(len(MARKERS), PATCHES).T)
+    cells = rng.gamma(0.5, 2, (PATCHES, len(MARKERS), SIDE_PX, SIDE_PX))
+    return np.minimum(means[:, :, None, None] * cells, 65535).astype(np.uint16)
 
 
 def draw_registration(folder: Path, overview: np.ndarray, seed: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.registration.class_map import class_colour
 from pipeline.registration.overlay_text import CLOSE_UPS_KEY, FIELD_KEY
+from pipeline.report.composite import Ink, composite
 from pipeline.report.dense_words import dense_kind, overlay_words, slide_words
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pictures import Picture, drawing, fitted, opened, photograph
@@ -23,6 +24,14 @@ _RESIDUAL = "The shift left between the stains, in µm, where tissue was held ou
 _CLOSE_UPS = (
     "H&E and overlay of three squares, by how far apart nuclei still are there. A shift shows as white nuclei with a "
     "coloured rim on one side, the same one throughout a square."
+)
+_PIXELS = (
+    "Up to six markers, each from its background to its brightest on this slide, in the same colour on every slide; "
+    "black is where no pair is. Swipe to the H&E: what glands, vessels and lymphocytes show must lie on them."
+)
+_MEANS = (
+    "Up to six markers, each patch in the colour of its means, the same colour on every slide; black is where no pair "
+    "is. In a smaller cohort its pixels are drawn. Swipe to the H&E: tissue must change where the colours do."
 )
 _DEFORMATION = "How the grid of the slide is bent; smooth lines are plausible, folds are not."
 _UNITS = {"um": "µm", "mm": "mm", "px": "px", "mpp": "µm/px", "deg": "°", "degrees": "°", "seconds": "s", "s": "s"}
@@ -42,7 +51,7 @@ class ExplainedPicture:
 
 @dataclass(frozen=True)
 class PairView:
-    """One registered pair; `classes` are names and CSS colours of the classes of a mask."""
+    """One registered pair; `classes` are names and CSS colours of the classes of a mask, `inks` those of markers."""
 
     slide: str
     verdict: Badge | None
@@ -54,6 +63,9 @@ class PairView:
     overlay_alt: str
     how: str
     classes: tuple[tuple[str, str], ...]
+    multiplex: Picture | None
+    inks: tuple[Ink, ...]
+    multiplex_how: str
     others: tuple[ExplainedPicture, ...]
     numbers: tuple[tuple[str, str, str], ...]
 
@@ -74,8 +86,18 @@ def quantity(path: str) -> tuple[str, str]:
     return ": ".join(words), unit
 
 
-def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -> PairView | None:
-    """Return the view of a slide's registration, its H&E drawn from the overview; None where it was not registered."""
+def pair_view(
+    slide: SlideResults, overview: Image.Image | None, side_px: int, inks: Sequence[Ink] = (), slides: int = 1
+) -> PairView | None:
+    """Return the view of a slide's registration; None where it was not registered.
+
+    Args:
+        slide: what there is of it.
+        overview: that its H&E is drawn from; None without a store.
+        side_px: longest side of the pictures.
+        inks: of the markers that are drawn in colour beside the overlay.
+        slides: of the cohort.
+    """
     registration = slide.registration
     if registration is None:
         return None
@@ -83,6 +105,7 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
     overlay, field = (opened(path), part_of(path, FIELD_KEY)) if path else (None, None)
     store = slide.store
     sparse = sparse_picture(store, overview, fitted(field.size, side_px)) if field and store and overview else None
+    coloured = composite(store, inks, sparse.size, slides) if store and sparse else None
     kind = dense_kind(slide)
     classes = kind.legend(store.attributes.markers if store else ()) if kind else ()
     retry = f"snakemake --cores all --forcerun register -- {shlex.quote(f'results/register/{slide.slide}/qc.json')}"
@@ -97,6 +120,9 @@ def pair_view(slide: SlideResults, overview: Image.Image | None, side_px: int) -
         overlay_alt=f"{slide_words(slide).laid_over or 'overlay of the registered dense slide on'} slide {slide.slide}",
         how=overlay_words(slide),
         classes=tuple((name, "#{:02x}{:02x}{:02x}".format(*class_colour(i))) for i, name in enumerate(classes)),
+        multiplex=photograph(coloured.picture, side_px) if coloured else None,
+        inks=coloured.inks if coloured else (),
+        multiplex_how=_PIXELS if coloured and coloured.whole else _MEANS,
         others=tuple(_others(slide, registration, side_px)),
         numbers=tuple(
             (name, _rounded(value), unit)

@@ -17,6 +17,7 @@ from pipeline.errors import StatedError
 
 _FULL_SIZE_SLIDES = 8
 _SMALLEST_PX = 224
+_PLAIN, _FINE, _FINE_PX = 72, 86, 400  # quality of WebP, and the side from which lines are worth the bytes
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ def fitted(size_px: tuple[int, int], side_px: int) -> tuple[int, int]:
 def photograph(image: Image.Image | NDArray[np.uint8], side_px: int) -> Picture:
     """Return a picture of tissue as WebP, at most `side_px` on its longest side; never enlarged."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    return _encoded(_shrunk(picture.convert("RGB"), side_px), "WEBP", quality=72, method=2)
+    return _encoded(_shrunk(picture.convert("RGB"), side_px), "WEBP", quality=_PLAIN, method=2)
 
 
 def drawing(image: Image.Image, side_px: int) -> Picture:
-    """Return a map or a grid as WebP of higher quality, whose thin lines stay clean."""
-    return _encoded(_shrunk(image.convert("RGB"), side_px), "WEBP", quality=86, method=2)
+    """Return a map or a grid as WebP of higher quality, whose thin lines stay clean; small ones have none left."""
+    quality = _FINE if side_px >= _FINE_PX else _PLAIN
+    return _encoded(_shrunk(image.convert("RGB"), side_px), "WEBP", quality=quality, method=2)
 
 
 def exact(rgba: NDArray[np.uint8]) -> Picture:

@@ -2,12 +2,20 @@
 for (const viewer of document.querySelectorAll(".viewer")) {
   const stage = viewer.querySelector(".stage");
   const slider = viewer.querySelector("input[type=range]");
-  const button = viewer.querySelector("button");
+  const button = viewer.querySelector("button.fade");
   if (!stage || !slider) continue;
   const stages = viewer.querySelectorAll(".stage");
   const show = () => stages.forEach((one) => one.style.setProperty("--at", slider.value + "%"));
   slider.addEventListener("input", show);
   show();
+  const layers = viewer.querySelectorAll("button[data-shows]");
+  for (const layer of layers) {
+    layer.addEventListener("click", () => {
+      for (const one of layers) one.setAttribute("aria-pressed", String(one === layer));
+      for (const part of viewer.querySelectorAll("[data-layer]")) part.hidden = part.dataset.layer !== layer.dataset.shows;
+      viewer.querySelector(".side.left").textContent = layer.textContent;
+    });
+  }
   if (!button) continue;
   button.addEventListener("click", () => {
     const fade = stage.classList.toggle("faded");

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
+from pipeline.report.composite import Ink
 from pipeline.report.embedding_maps import Components, patch_colours
 from pipeline.report.marker_maps import MarkerMaps, marker_maps
 from pipeline.report.mosaic import sparse_picture
@@ -65,7 +67,12 @@ class SlideViews:
 
 
 def slide_views(
-    slide: SlideResults, results: Results, components: Components | None, side_px: int, most_markers: int
+    slide: SlideResults,
+    results: Results,
+    components: Components | None,
+    side_px: int,
+    most_markers: int,
+    inks: Sequence[Ink] = (),
 ) -> SlideViews:
     """Draw one slide.
 
@@ -75,6 +82,7 @@ def slide_views(
         components: of its embedding; None without one.
         side_px: longest side of the large pictures.
         most_markers: predicted markers that are drawn at most.
+        inks: of the markers of its multiplex that are drawn in colour.
     """
     store = slide.store
     if store is None:
@@ -89,7 +97,7 @@ def slide_views(
     thumbnail = photograph(small, small_px) if colours or maps else None
     return SlideViews(
         slide=slide.slide,
-        pair=pair_view(slide, overview, side_px),
+        pair=pair_view(slide, overview, side_px, inks, len(results.slides)),
         regions=regions_picture(small, store.overview_regions),
         embedding=MapView(
             slide.slide,

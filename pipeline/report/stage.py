@@ -17,6 +17,7 @@ from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
 from pipeline.provenance import finished, record
 from pipeline.report import evidence_views, pairs, probe_words, views, words
+from pipeline.report.composite import chosen_inks
 from pipeline.report.dense_words import cohort_words
 from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
@@ -257,9 +258,9 @@ def render(page: Page, provenance: dict[str, Any]) -> str:
 
 def _drawn(results: Results, components: Components | None, side_px: int, threads: int) -> list[SlideViews]:
     """Return the pictures of every slide, in sheet order."""
-    most = most_markers(len(results.slides))
+    most, inks = most_markers(len(results.slides)), chosen_inks(results.slides)
     drawn = drawn_in_order(
-        lambda slide: slide_views(slide, results, components, side_px, most), results.slides, threads
+        lambda slide: slide_views(slide, results, components, side_px, most, inks), results.slides, threads
     )
     return list(progress(drawn, label="slides", unit="slides", total=len(results.slides)))
 

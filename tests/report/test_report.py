@@ -73,7 +73,7 @@ FAILED = replace(COHORT[3], verdict="fail")
 SLIDES = (*COHORT[:3], FAILED, COHORT[4])
 # Of four pairs, of the embedding of five slides, of their tissue, their predicted markers and those measured on one of
 # them, and the one to be enlarged.
-PICTURES = 4 * 5 + 5 * 2 + 5 + 5 * (1 + 2) + (1 + 2) + 1
+PICTURES = 4 * 6 + 5 * 2 + 5 + 5 * (1 + 2) + (1 + 2) + 1
 WARNING = "margin of the coarse search 0.01, needed 0.05"
 
 
@@ -636,7 +636,9 @@ def test_the_page_speaks_of_the_dense_side_as_what_it_is(
     for words in untold:
         assert words not in document.words, words
     swatches = [item["style"] for item in document.all("span") if "style" in item]
-    assert len(swatches) == (2 * len(slides) if kind == "mask" else 0)
+    assert len(swatches) == (0 if kind == "brightfield" else 2 * len(slides)), "classes, or markers in colour"
+    shown = [item["data-shows"] for item in document.all("button") if "data-shows" in item]
+    assert shown == (["overlay", "multiplex"] * len(slides) if kind == "fluorescence" else [])
 
 
 def test_neighbouring_sections_are_not_asked_to_share_nuclei(tmp_path: Path) -> None:
@@ -1067,7 +1069,13 @@ frame.onload = () => {{
     return [style.clipPath, style.opacity];
   }};
   told.swipe = [shape(10), shape(90)];
-  inner.querySelector(".viewer button").click();
+  const layers = () => [...inner.querySelector(".viewer").querySelectorAll("[data-layer]")]
+    .filter((part) => view.getComputedStyle(part).display !== "none").map((part) => part.dataset.layer);
+  told.layers = [layers()];
+  inner.querySelector("button[data-shows=multiplex]").click();
+  told.layers.push(layers());
+  inner.querySelector("button[data-shows=overlay]").click();
+  inner.querySelector(".viewer button.fade").click();
   told.fade = [shape(10), shape(90)];
   const markers = inner.querySelector("#markers"), choice = markers.querySelector("select");
   const shown = () => [...new Set([...markers.querySelectorAll("[data-marker]")]
@@ -1131,6 +1139,7 @@ def test_the_page_works_in_a_browser(written: Path, tmp_path: Path, scheme: int,
     assert told["folded"] == told["after"] == [False] * 4, "pictures of the registration are folded at 360 px"
     assert told["printed"] == [True] * 4
     assert told["selected"].endswith("--forcerun register -- results/register/c1/qc.json")
+    assert told["layers"] == [["overlay"] * 2, ["multiplex"] * 3], "picture and caption, and a legend of the markers"
     (narrow, _), (wide, _) = told["swipe"]
     assert narrow != wide
     (_, faint), (_, strong) = told["fade"]
