@@ -1,13 +1,15 @@
-"""Predictions as GeoJSON for QuPath: a tile object per patch, its measurements named with the held-out scores."""
+"""Predictions as GeoJSON for QuPath: a tile object per patch; the held-out scores are in the file's metadata."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.probe_file import UNIT, MarkerProbe
+from pipeline.evaluation.probe_file import UNIT, UNIT_EXPLAINED, MarkerProbe
 from pipeline.prediction.table import Predictions
 from pipeline.store.patch_store import PatchStore
 
@@ -15,18 +17,47 @@ DISTANCE_NAME = "distance from the patches fitted on, 1 = limit"
 
 
 def measurement_name(marker: MarkerProbe) -> str:
-    """Return the name under which QuPath shows a marker's prediction, its score beside it."""
-    return f"{marker.marker} predicted, {UNIT}, held-out {marker.scored()}"
+    """Return the name under which QuPath shows a marker's prediction: the same in every run."""
+    return f"{marker.marker} (predicted)"
+
+
+def _metadata(predictions: Predictions) -> dict[str, Any]:
+    """Return what the measurements are, by name: foreign members of the collection, as RFC 7946 has them."""
+    scores = {
+        measurement_name(item): {
+            "score": _number(item.score),
+            "low": _number(item.low),
+            "high": _number(item.high),
+            "patients": list(item.patients),
+        }
+        for item in predictions.markers
+    }
+    return {
+        "slide": predictions.slide,
+        "metric": "Pearson r within slides on held-out patches, low and high: its 95 % interval",
+        "unit": f"{UNIT}: {UNIT_EXPLAINED}",
+        "about": predictions.range,
+        "measurements": scores,
+    }
+
+
+def _number(value: float) -> float | None:
+    """Return the value with four decimals; None for nan, which JSON does not know."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def write_tiles(predictions: Predictions, store: PatchStore, path: Path) -> None:
-    """Write squares in level-0 pixels from where QuPath counts; the measurement `row` leads to the table."""
+    """Write squares in level-0 pixels from where QuPath counts; the measurement `row` leads to the table.
+
+    What the measurements are, and how well each marker was told, stands once, as `metadata` of the collection.
+    """
     names = [measurement_name(item) for item in predictions.markers]
     distance = predictions.distance
     side = store.attributes.patch_size_level0
     corners = store.table.position_px - np.array(store.attributes.qupath_origin_px)
     with path.open("w", encoding="utf-8") as stream:
-        stream.write('{"type": "FeatureCollection", "features": [')
+        metadata = json.dumps(_metadata(predictions), ensure_ascii=False)
+        stream.write(f'{{"type": "FeatureCollection", "metadata": {metadata}, "features": [')
         for row, ((x, y), values) in enumerate(zip(corners.tolist(), predictions.values.tolist(), strict=True)):
             ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
             measured: dict[str, float] = {"row": row}

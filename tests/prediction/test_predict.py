@@ -220,7 +220,7 @@ def test_coarser_levels_average_what_holds_a_value_only() -> None:
     np.testing.assert_array_equal(halved(plane), [[0, 25], [8, 32768]])
 
 
-def test_the_tiles_have_the_layout_of_qupath_with_scored_measurements(new_slide: Path) -> None:
+def test_the_tiles_have_the_layout_of_qupath_with_measurements_whose_names_stay(new_slide: Path) -> None:
     collection = json.loads((new_slide / "tiles.geojson").read_text())
     assert collection["type"] == "FeatureCollection"
     assert len(collection["features"]) == 256
@@ -233,9 +233,18 @@ def test_the_tiles_have_the_layout_of_qupath_with_scored_measurements(new_slide:
         assert ring[2] == (positions[row] + PATCH_PX).tolist()
         assert feature["properties"]["objectType"] == "tile"
         measured = feature["properties"]["measurements"]
-        name = next(name for name in measured if name.startswith("DAPI predicted, SD, held-out r 0."))
-        assert measured[name] == pytest.approx(float(values[row]), abs=1e-4)
+        assert measured["DAPI (predicted)"] == pytest.approx(float(values[row]), abs=1e-4)
         assert measured["row"] == row
+    told = {item["marker"]: item for item in json.loads((new_slide / "markers.json").read_text())["markers"]}
+    metadata = collection["metadata"]
+    assert set(metadata["measurements"]) == {f"{marker} (predicted)" for marker in told}
+    for marker, item in told.items():
+        scored = metadata["measurements"][f"{marker} (predicted)"]
+        assert [scored[key] for key in ("score", "low", "high")] == [
+            round(item[key], 4) for key in ("score", "low", "high")
+        ]
+        assert scored["patients"] == item["patients"]
+    assert metadata["unit"].startswith("SD: ")
 
 
 def test_the_picture_opens_and_shows_the_scale_from_end_to_end(new_slide: Path) -> None:
@@ -271,7 +280,7 @@ def test_hostile_marker_names_stay_names_in_every_file(fitted: DrawnResults, tmp
     channels = [item.attrib["Name"] for item in root.findall("{*}Image/{*}Pixels/{*}Channel")]
     assert channels == [f"{name}, held-out r 0.60 (0.50 to 0.70)" for name in names]
     measured = json.loads((out / "tiles.geojson").read_text())["features"][0]["properties"]["measurements"]
-    assert list(measured) == ["row", *(f"{name} predicted, SD, held-out r 0.60 (0.50 to 0.70)" for name in names)]
+    assert list(measured) == ["row", *(f"{name} (predicted)" for name in names)]
     assert read_values(out / "patches.parquet", names).shape == (256, 2)
     with Image.open(out / "markers.png") as picture:
         picture.load()
