@@ -25,7 +25,7 @@ from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_markers import ADOBE, FRAMES, JFIF, OTHER_FRAMES, SOI, SOS, segments
 from pipeline.slides.jpeg_markers import RGB as RGB
 from pipeline.slides.jpeg_markers import YCBCR as YCBCR
-from pipeline.slides.tiff_segments import BROKEN_TIFF
+from pipeline.slides.tiff_plane import BROKEN_TIFF
 
 _JPEG, _CHUNKY = 7, 1
 # One read serves several tiles where at least half of what lies between the first and the last is theirs.

@@ -35,7 +35,7 @@ from pipeline.slides.tiff_images import (
     stored_level,
 )
 from pipeline.slides.tiff_metadata import channel_names, check_xml
-from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane
+from pipeline.slides.tiff_plane import BROKEN_TIFF, Plane
 from pipeline.slides.tiff_set import SegmentSet, check_set, files_of, opened_plane, set_files
 from pipeline.slides.window import clip_window
 
