@@ -1,7 +1,7 @@
 """The JPEG tiles of a slide as the scanner wrote them: complete streams, nothing decoded.
 
 A TIFF keeps the quantisation and Huffman tables once per level and says in a tag, not in the tile, whether the
-samples are RGB or YCbCr. A tile becomes a stream of its own by putting the tables in front, and an Adobe marker that
+samples are RGB or YCbCr. A tile becomes a complete stream by putting the tables in front, and an Adobe marker that
 tells every decoder the colour space; the entropy-coded pixels stay byte for byte what they were.
 """
 

@@ -199,7 +199,7 @@ class OpenSlideSlide(Closing):
         return out
 
     def _read_anew(self, location: tuple[int, int], level: int, size_xy: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return the window by a handle of its own, which serves all further windows if it can read this one.
+        """Return the window by a new handle, which serves all further windows if it can read this one.
 
         After its first error a handle of OpenSlide refuses everything, and other threads may have met that error.
         """
