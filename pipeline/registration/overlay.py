@@ -14,7 +14,18 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from pipeline.registration.class_map import outlined
 from pipeline.registration.close_ups import SIDE_UM, CloseUp
 from pipeline.registration.overlay_text import CLOSE_UPS_KEY, FIELD_KEY
-from pipeline.registration.pictures import BAND_PX, INK, PAPER, Picture, View, contrast, eight_bit, framed, write_png
+from pipeline.registration.pictures import (
+    BAND_PX,
+    INK,
+    PAPER,
+    Picture,
+    View,
+    contrast,
+    eight_bit,
+    framed,
+    span_of,
+    write_png,
+)
 
 _CLOSE_UP_PX, _GAP_PX, _CAPTION_PX = 256, 10, 24
 # Share of its brightness that H&E keeps where the multiplex slide does not reach.
@@ -56,7 +67,8 @@ def overlay(view: View, title: str = "Overlay", close_ups: Sequence[CloseUp] = (
     page = framed(picture, view, title, legend)
     if not close_ups:
         return Overlay(page, field, None)
-    column = _column(close_ups)
+    # Of the slide's own contrast at least half: a square of bare glass would show its noise in full colour.
+    column = _column(close_ups, (span_of(view.sparse) / 2, span_of(view.dense) / 2))
     left = page.shape[1] + _GAP_PX
     whole = np.full((max(len(page), len(column)), left + column.shape[1], 3), 255, np.uint8)
     whole[: len(page), : page.shape[1]] = page
@@ -64,14 +76,20 @@ def overlay(view: View, title: str = "Overlay", close_ups: Sequence[CloseUp] = (
     return Overlay(whole, field, (left, 0, column.shape[1], len(column)))
 
 
-def _column(close_ups: Sequence[CloseUp]) -> Picture:
-    """Return the close-ups below one another: a caption, then H&E and overlay side by side."""
+def _column(close_ups: Sequence[CloseUp], spans: tuple[float, float]) -> Picture:
+    """Return the close-ups below one another: a caption, then H&E and overlay side by side.
+
+    Args:
+        close_ups: the places.
+        spans: least difference of signal, of each side, that is drawn from black to full colour.
+    """
     side, step = _CLOSE_UP_PX, _CAPTION_PX + _CLOSE_UP_PX
     page = Image.new("RGB", (2 * side + 4, step * len(close_ups)), PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
     for number, item in enumerate(close_ups):
         draw.text((2, step * number + 3), f"{item.caption} (squares of {SIDE_UM:g} um)", fill=INK, font=font)
-        merged = _both(*(contrast(side, brightest=_BRIGHT) for side in (item.sparse, item.dense)))
+        sides = zip((item.sparse, item.dense), spans, strict=True)
+        merged = _both(*(contrast(side, _BRIGHT, max(least, 1e-6)) for side, least in sides))
         for index, part in enumerate((item.rgb, merged)):
             drawn = Image.fromarray(part).resize((side, side), Image.Resampling.BICUBIC)
             page.paste(drawn, (index * (side + 4), step * number + _CAPTION_PX))

@@ -169,16 +169,22 @@ def _smooth_part(transform: Transform, points_um: Floats) -> Floats:
     return turned
 
 
-def contrast(image: NuclearImage, brightest: float = 99.5) -> NDArray[np.float32]:
-    """Return signal scaled to 0 to 1 between its background and a percentile."""
+def contrast(image: NuclearImage, brightest: float = 99.5, least_span: float = 1e-6) -> NDArray[np.float32]:
+    """Return signal scaled to 0 to 1 between its background and a percentile, which lie `least_span` apart or more."""
     held = image.values[image.inside]
     if held.size == 0:
         return np.zeros_like(image.values)
     low, high = np.percentile(held, (5, brightest))
-    if high - low < 1e-6:
-        return np.zeros_like(image.values)
-    scaled: NDArray[np.float32] = np.clip((image.values - low) / (high - low), 0, 1) * image.inside
+    span = max(high - low, least_span)
+    scaled: NDArray[np.float32] = np.clip((image.values - low) / span, 0, 1) * image.inside
     return scaled.astype(np.float32)
+
+
+def span_of(image: NuclearImage) -> float:
+    """Return how far the 99.5th percentile of the signal lies above its background; 0 of an empty image."""
+    held = image.values[image.inside]
+    low, high = np.percentile(held, (5, 99.5)) if held.size else (0.0, 0.0)
+    return float(high - low)
 
 
 def eight_bit(picture: NDArray[Any]) -> Picture:
