@@ -11,7 +11,7 @@ for all runs, and scored on held-out patches: Pearson r of each marker, their me
 paired intervals over blocks of tissue, and how many times fewer labels a run needs than `sparse-only` for the latter's
 full score. `unseen` leaves six markers out of training; scores of those and of the others are told apart.
 
-The folder is kept. Each training and each slide's features are files of their own: what is there with the same
+The folder is kept. Each training and each slide's features are separate files: what is there with the same
 settings is not made again, so a stopped benchmark goes on where it was; empty the folder after a change of the code.
 Prints tables and goals; the last line is JSON. With --check the exit code is 1 where a goal is missed.
 """

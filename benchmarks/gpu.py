@@ -255,7 +255,7 @@ def train_words(folder: Path, out: Path, **changes: object) -> list[str]:
 
 
 def run_verb(words: list[str]) -> None:
-    """Run a verb in a process of its own; one that fails ends the benchmark."""
+    """Run a verb in a separate process; one that fails ends the benchmark."""
     subprocess.run([sys.executable, "-m", "pipeline", *words], cwd=REPOSITORY, check=True, stderr=subprocess.DEVNULL)
 
 

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/panel_check.py [--side-mm N] [--threads N] [--check]. Draws a pyramid of N x N mm at 0.65 um
 per pixel (deflate, tiles of 512 px, as OME-TIFF from microscopes is) in which a dead, a saturated and a bleeding
-channel are drawn, and runs `python -m pipeline panel` on it with default settings in a process of its own. Tiles repeat
+channel are drawn, and runs `python -m pipeline panel` on it with default settings in a separate process. Tiles repeat
 and share their bytes in the file, so that every tile is decoded and the disk is not measured. Prints seconds by the
 clock and of the processor, the largest memory of the process, and the channels that are named; the last line is JSON.
 With --check the exit code is 1 where a goal is missed.

@@ -4,7 +4,7 @@ Usage: python benchmarks/probes.py [--runs N] [--patches N] [--width N] [--folde
 
 Draws five slides (55,000 patches of 18 markers and 9 classes in all, one slide held out) with smooth hidden causes, and
 features of so many runs, which show the causes through noise; then runs `python -m pipeline evaluate` on them as the
-workflow does, in a process of its own. `--before` names a checkout of another version, which is timed on the same files
+workflow does, in a separate process. `--before` names a checkout of another version, which is timed on the same files
 for a ratio. Prints a table; the last line is JSON. With --check the exit code is 1 where the goal is missed: at most
 180 s for 6 runs of the size that stands there by default; smaller ones do not meet it.
 """

@@ -1,4 +1,4 @@
-"""Registration against known truth, ours and its peers side by side, each pair in a process of its own.
+"""Registration against known truth, ours and its peers side by side, each pair in a separate process.
 
 Usage: python benchmarks/registration.py [--engines blocks sitk valis best-affine] [--cases synthetic half refused orion
 landmarks] [--seeds N] [--cache FOLDER] [--check]. Prints a table per pair and one per case; the last line is JSON.

@@ -1,4 +1,4 @@
-"""One pair registered by one engine in a process of its own: called by registration.py, with the engine's interpreter.
+"""One pair registered by one engine in a separate process: called by registration.py, with the engine's interpreter.
 
 Usage: python benchmarks/registration_case.py CASE ENGINE OUT.json
 """

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/report_size.py [--slides N] [--profile FILE] [--check]. Draws the results of N slides, all
 paired (eight distinct slides, the others links to them): overviews of 2,500 x 1,900 px, four pictures of 1,024 px per
-registration, 4,000 patches with 512 features each; then builds the report in a process of its own. Prints a table; the
+registration, 4,000 patches with 512 features each; then builds the report in a separate process. Prints a table; the
 last line is JSON. With --check the exit code is 1 where a goal is missed.
 """
 

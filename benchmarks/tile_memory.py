@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/tile_memory.py [--sides PX …] [--threads N] [--check]. Draws pairs of square slides (H&E in
 256-px JPEG tiles, two dense uint16 channels with zlib; one tile's bytes repeated, so that drawing costs no time), tiles
-each in a process of its own, prints a table; the last line is JSON. With --check the exit code is 1 where a goal is
+each in a separate process, prints a table; the last line is JSON. With --check the exit code is 1 where a goal is
 missed.
 """
 

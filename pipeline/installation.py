@@ -1,4 +1,4 @@
-"""Where the workflow lies: beside the package in a checkout, in a folder of its own where a wheel was installed."""
+"""Where the workflow lies: beside the package in a checkout, in a separate folder where a wheel was installed."""
 
 from __future__ import annotations
 

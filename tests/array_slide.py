@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.slides.base import Level, SlideHeader
-from pipeline.slides.closing import Closing
+from pipeline.slides.closing import WithoutJpegTiles
 
 
-class ArraySlide(Closing):
+class ArraySlide(WithoutJpegTiles):
     """Serves a pyramid of arrays (H, W, C), each level the exact mean of squares of the one before."""
 
     def __init__(
@@ -52,14 +52,6 @@ class ArraySlide(Closing):
         if x1 > x0 and y1 > y0:
             out[y0 - y : y1 - y, x0 - x : x1 - x] = image[y0:y1, x0:x1]
         return out if channels is None else out[..., list(channels)]
-
-    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Never: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
-        return False
-
-    def jpeg_transform(self, level: int) -> int | None:
-        """None: there are no JPEG tiles."""
-        return None
 
     def close(self) -> None:
         """Nothing to release."""

@@ -1,4 +1,4 @@
-"""Runs the workflow of this checkout in a folder of its own."""
+"""Runs the workflow of this checkout in a separate folder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Real tissue whose dense section is torn, folded, fragmented or partly lost, with the truth, and what comes of it.
 
-The Orion region `west`, which its makers registered, is cut into parts; each is put down with a pose of its own.
+The Orion region `west`, which its makers registered, is cut into parts; each is put down with a separate pose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Verbs of the command line, each in a process of its own that may meet its end in the middle.
+"""Verbs of the command line, each in a separate process that may meet its end in the middle.
 
 The processes are forked from one that has imported PyTorch and timm but has used neither, as both take longer to import
 than most verbs on a small cohort take to run.

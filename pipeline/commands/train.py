@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes",
         type=at_least(1),
         default=1,
-        help="how many processes share each batch, each on a GPU of its own where there are any; on several machines "
+        help="how many processes share each batch, each on a separate GPU where there are any; on several machines "
         "torchrun starts them",
     )
     add_classes(parser, "which a run learns whose target is label")

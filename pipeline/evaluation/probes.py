@@ -1,7 +1,9 @@
 """Ridge and nearest-neighbour probes of frozen features, in closed form.
 
 Both standardise the features on the training rows. The ridge probe works on sums over rows only ("moments"),
-which add up: leaving one group out is a subtraction, so the penalty is cross-validated without another pass.
+which add up: leaving one group out is a subtraction, so the penalty is cross-validated without another pass. Logistic
+probes are scikit-learn's. These are not: its RidgeCV passes over all rows once per group, its StandardScaler takes a
+constant float32 feature for a varying one, and its search for neighbours would run once per question instead of once.
 """
 
 from __future__ import annotations

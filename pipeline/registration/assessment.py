@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.registration import coarse
-from pipeline.registration.areas import TissueBlocks, place_words
+from pipeline.registration.areas import TissueBlocks
 from pipeline.registration.deformable import GIVEN, SERIAL, STRUCTURES, Measured, Step, measure
 from pipeline.registration.images import NuclearImage
+from pipeline.registration.outside import shared_area_um2, with_outside
 from pipeline.registration.pair import Pair, sparse_overview, tissue_of
 from pipeline.registration.piecewise import Seams
 from pipeline.registration.quality import (
@@ -36,10 +37,6 @@ SUPPORT_FRACTION = 1 / 3
 # Of the tissue that can be compared, the share without agreement from which a person should look.
 WARN_AREA_SHARE = 0.05
 MAX_NAMED_AREAS = 3
-# Beyond the edge of the dense slide: less is the rim of a section, and not worth a sentence.
-SAID_OUTSIDE_SHARE = 0.05
-# Of the overview, rows and pixels mapped at a time.
-_STRIP_ROWS, _PLACES = 128, 1 << 18
 
 
 def assess(pair: Pair, transform: Transform, settings: RegisterSettings) -> Quality:
@@ -249,60 +246,9 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     return replace(quality, verdict=word, reasons=tuple(reasons), areas=areas, pieces=tuple(largest))
 
 
-def with_outside(quality: Quality, pair: Pair, transform: Transform, tissue: NuclearImage) -> Quality:
-    """Return the quality with the shares of the tissue beyond the edge of the dense slide, and where it was not imaged.
-
-    Large ones are among the reasons and leave the verdict as it is: a region that was scanned is not an error.
-    """
-    area_um2 = float(np.count_nonzero(tissue.inside)) * tissue.mpp**2
-    if not quality.supported or not area_um2:
-        return quality
-    share = 1 - shared_area_um2(pair, transform, tissue) / area_um2
-    reasons = quality.reasons
-    if share > SAID_OUTSIDE_SHARE:
-        reasons = (*reasons, f"{share:.0%} of the tissue lies beyond the edge of the dense slide")
-    missed = _not_imaged(pair, transform, tissue)
-    missed_share = float(np.count_nonzero(missed.inside)) * tissue.mpp**2 / area_um2
-    if missed_share > SAID_OUTSIDE_SHARE:
-        place = _place(missed, tissue, missed_share)
-        reasons = (*reasons, f"{missed_share:.0%} of the tissue ({place}) lies where the dense slide was never imaged")
-    return replace(quality, outside_share=share, not_imaged_share=missed_share, reasons=reasons)
-
-
-def _not_imaged(pair: Pair, transform: Transform, tissue: NuclearImage) -> NuclearImage:
-    """Return the tissue that a map puts within the dense slide, where that was never imaged."""
-    inside = np.zeros_like(tissue.inside)
-    if pair.dense.imaged is not None:
-        (rows, columns), (low, high) = np.nonzero(tissue.inside), pair.dense.extent_um
-        for start in range(0, len(rows), _PLACES):
-            row, column = rows[start : start + _PLACES], columns[start : start + _PLACES]
-            there = transform.to_dense(tissue.to_um(np.stack([column, row], axis=1)))
-            within = ((there >= low) & (there <= high)).all(axis=1)
-            inside[row, column] = within & ~pair.dense.imaged_at(there)
-    return replace(tissue, inside=inside)
-
-
-def _place(part: NuclearImage, tissue: NuclearImage, share: float) -> str:
-    """Return where a part of the tissue lies, in words."""
-    held, whole = (image.to_um(np.argwhere(image.inside)[:, ::-1]) for image in (part, tissue))
-    box, around = (np.stack([points.min(0), points.max(0)]) for points in (held, whole))
-    return place_words(box, held.mean(0), share, around)
-
-
 def held_out(measured: Measured, transform: Transform) -> Correspondences:
     """Return correspondences of blocks of which none had a part in a map."""
     return Correspondences.of(measured, transform, np.ones(len(measured.odd), np.bool_))
-
-
-def shared_area_um2(pair: Pair, transform: Transform, tissue: NuclearImage) -> float:
-    """Return area of the tissue that a map puts on the dense slide."""
-    (height, width), (low, high), count = tissue.inside.shape, pair.dense.extent_um[..., None, None], 0
-    x = tissue.origin_um[0] + np.arange(width) * tissue.mpp
-    for top in range(0, height, _STRIP_ROWS):
-        held = tissue.inside[top : top + _STRIP_ROWS]
-        there = transform.lattice_to_dense(x, tissue.origin_um[1] + (np.arange(len(held)) + top) * tissue.mpp)
-        count += int(np.count_nonzero(((there >= low) & (there <= high)).all(axis=0) & held))
-    return count * tissue.mpp**2
 
 
 def _round_trip(pair: Pair, transform: Transform, seams: Seams | None = None) -> float:

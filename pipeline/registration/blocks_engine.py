@@ -14,13 +14,12 @@ from pipeline.registration.assessment import (
     held_out,
     placed,
     quality_of,
-    shared_area_um2,
     supported,
     tissue_blocks,
-    with_outside,
 )
 from pipeline.registration.deformable import SAME_SECTION, SERIAL, Fitted, Step, extended, measure
 from pipeline.registration.images import NuclearImage
+from pipeline.registration.outside import shared_area_um2, with_outside
 from pipeline.registration.pair import (
     Pair,
     centred,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from pipeline.provenance import finished
-from pipeline.registration.class_map import class_colour, classes_on, outlined, painted
-from pipeline.registration.close_ups import SIDE_UM, CloseUp
+from pipeline.registration.class_map import class_colour, classes_on, painted
 from pipeline.registration.displacement import Floats
 from pipeline.registration.images import NuclearImage
 from pipeline.registration.matching import dense_under, laid_on
-from pipeline.registration.overlay_text import CLOSE_UPS_KEY, FIELD_KEY
 from pipeline.registration.pair import Pair
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform
@@ -26,21 +23,12 @@ from pipeline.registration.transform import Transform
 Picture = NDArray[np.uint8]
 
 SIDE_PX = 1024
-_BAND_PX = 44
-_INK = (40, 40, 46)
-_PAPER = (255, 255, 255)
+BAND_PX = 44
+INK = (40, 40, 46)
+PAPER = (255, 255, 255)
 _NO_MATCH = (150, 0, 110)
 _TILES = 8
 _GRID_LINES = 24
-_CLOSE_UP_PX = 256
-_GAP_PX = 10
-_CAPTION_PX = 24
-# Share of its brightness that H&E keeps where the multiplex slide does not reach.
-_BEYOND = 0.4
-# Percentile of a close-up that is drawn as bright as can be: chromatin in clumps leaves most of a nucleus darker.
-_BRIGHT = 95.0
-# Contrast of a part of the overlay is raised by this at most, so that noise on glass stays dark.
-_CLAHE_LIMIT, _CLAHE_PARTS = 2.5, 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,76 +72,6 @@ class View:
         return [(class_colour(index), name) for index, name in enumerate(self.classes)]
 
 
-@dataclass(frozen=True, eq=False)
-class Overlay:
-    """The picture to look at first, and where in it (left, top, width, height) the slide and the close-ups stand."""
-
-    picture: Picture
-    field_px: tuple[int, int, int, int]
-    close_ups_px: tuple[int, int, int, int] | None
-
-
-def overlay(view: View, title: str = "Overlay", close_ups: Sequence[CloseUp] = ()) -> Overlay:
-    """Return hematoxylin in magenta over the dense nuclei in green: white where they meet, coloured where they do not.
-
-    Beside the whole slide stand the close-ups, H&E and overlay of each. Of a mask: its classes over the H&E.
-    """
-    height, width = view.rgb.shape[:2]
-    field = 0, _BAND_PX, width, height
-    if view.number is not None:
-        return Overlay(
-            _framed(outlined(view.rgb, view.number), view, f"{title}: {view.titled}", view.legend), field, None
-        )
-    assert view.dense is not None
-    beyond = np.where(view.dense.inside, np.float32(1), np.float32(_BEYOND))
-    picture = _both(_even(_contrast(view.sparse)) * beyond, _even(_contrast(view.dense)))
-    legend = [
-        ((255, 0, 255), "H&E nuclei"),
-        ((0, 190, 0), "multiplex nuclei"),
-        ((255, 255, 255), "both: white is good"),
-    ]
-    page = _framed(picture, view, title, legend)
-    if not close_ups:
-        return Overlay(page, field, None)
-    column = _column(close_ups)
-    left = page.shape[1] + _GAP_PX
-    whole = np.full((max(len(page), len(column)), left + column.shape[1], 3), 255, np.uint8)
-    whole[: len(page), : page.shape[1]] = page
-    whole[: len(column), left:] = column
-    return Overlay(whole, field, (left, 0, column.shape[1], len(column)))
-
-
-def _column(close_ups: Sequence[CloseUp]) -> Picture:
-    """Return the close-ups below one another: a caption, then H&E and overlay side by side."""
-    side, step = _CLOSE_UP_PX, _CAPTION_PX + _CLOSE_UP_PX
-    page = Image.new("RGB", (2 * side + 4, step * len(close_ups)), _PAPER)
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
-    for number, item in enumerate(close_ups):
-        draw.text((2, step * number + 3), f"{item.caption} (squares of {SIDE_UM:g} um)", fill=_INK, font=font)
-        merged = _both(*(_contrast(side, brightest=_BRIGHT) for side in (item.sparse, item.dense)))
-        for index, part in enumerate((item.rgb, merged)):
-            drawn = Image.fromarray(part).resize((side, side), Image.Resampling.BICUBIC)
-            page.paste(drawn, (index * (side + 4), step * number + _CAPTION_PX))
-    return np.asarray(page, np.uint8)
-
-
-def _both(first: NDArray[np.float32], second: NDArray[np.float32]) -> Picture:
-    """Return the first (H, W) of 0 to 1 in magenta, the second in green."""
-    return _eight_bit(np.stack([first, second, first], axis=-1))
-
-
-def _even(signal: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the signal (H, W) of 0 to 1 with more alike contrast in all parts of the slide.
-
-    Stains fade over a slide, each in its own places: nuclei that meet would be green where hematoxylin is faint.
-    """
-    equalised = cv2.createCLAHE(_CLAHE_LIMIT, (_CLAHE_PARTS, _CLAHE_PARTS)).apply(
-        np.rint(signal * 255).astype(np.uint8)
-    )
-    even: NDArray[np.float32] = ((signal + equalised / np.float32(255)) / 2).astype(np.float32)
-    return even
-
-
 def checkerboard(view: View) -> Picture:
     """Return tiles of the H&E beside tiles of the dense nuclei in a hematoxylin-like colour, or of the classes."""
     legend = [((225, 120, 190), "H&E")]
@@ -161,14 +79,14 @@ def checkerboard(view: View) -> Picture:
         drawn, legend = painted(view.number), legend + view.legend
     else:
         assert view.dense is not None
-        drawn = _eight_bit(1 - _contrast(view.dense)[..., None] * (1 - np.array([0.22, 0.12, 0.50])))
+        drawn = eight_bit(1 - contrast(view.dense)[..., None] * (1 - np.array([0.22, 0.12, 0.50])))
         legend.append(((56, 31, 128), "dense nuclei"))
     height, width = view.rgb.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     side = max(height, width) / _TILES
     odd = ((y // side + x // side) % 2).astype(bool)
     picture = np.where(odd[..., None], drawn, view.rgb).astype(np.uint8)
-    return _framed(picture, view, "Checkerboard", legend)
+    return framed(picture, view, "Checkerboard", legend)
 
 
 def residual(view: View, quality: Quality, limit_um: float) -> Picture:
@@ -188,13 +106,13 @@ def residual(view: View, quality: Quality, limit_um: float) -> Picture:
     for corners in hollow:
         cv2.rectangle(picture, *corners, (170, 170, 176), 1)
     if not len(quality.block_um):
-        return _framed(picture, view, "Residual: not measured", [])
+        return framed(picture, view, "Residual: not measured", [])
     _outline_areas(picture, view, quality)
     scale = [(_colour(t), f"{t * limit_um:.2g} um{' or more' if t == 1 else ''}") for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
     legend = [*scale, ((170, 170, 176), "no peak")]
     if quality.areas:
         legend.append((_NO_MATCH, "nothing matches"))
-    return _framed(picture, view, "Residual", legend)
+    return framed(picture, view, "Residual", legend)
 
 
 def _outline_areas(picture: Picture, view: View, quality: Quality) -> None:
@@ -234,22 +152,13 @@ def deformation(view: View, transform: Transform) -> Picture:
             _polyline(picture, bent[i : i + 5], _colour(float(lengths[i])), 2)
     title = f"Deformation, drawn {magnified:.0f} times as large" if largest >= 1e-6 else "Deformation: none"
     scale = [(_colour(t), f"{t * largest:.1f} um") for t in (0.0, 0.5, 1.0)] if largest >= 1e-6 else []
-    return _framed(picture, view, title, scale)
+    return framed(picture, view, title, scale)
 
 
 def write_png(path: Path, picture: Picture, text: PngImagePlugin.PngInfo | None = None) -> None:
     """Write a picture, whatever the file is called."""
     with finished(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", pnginfo=text)
-
-
-def write_overlay(path: Path, drawn: Overlay) -> None:
-    """Write the overlay, with the places of its parts as text chunks."""
-    text = PngImagePlugin.PngInfo()
-    for key, box in ((FIELD_KEY, drawn.field_px), (CLOSE_UPS_KEY, drawn.close_ups_px)):
-        if box is not None:
-            text.add_text(key, " ".join(map(str, box)))
-    write_png(path, drawn.picture, text)
 
 
 def _smooth_part(transform: Transform, points_um: Floats) -> Floats:
@@ -260,19 +169,26 @@ def _smooth_part(transform: Transform, points_um: Floats) -> Floats:
     return turned
 
 
-def _contrast(image: NuclearImage, brightest: float = 99.5) -> NDArray[np.float32]:
-    """Return signal scaled to 0 to 1 between its background and a percentile."""
+def contrast(image: NuclearImage, brightest: float = 99.5, least_span: float = 1e-6) -> NDArray[np.float32]:
+    """Return signal scaled to 0 to 1 between its background and a percentile, which lie `least_span` apart or more."""
     held = image.values[image.inside]
     if held.size == 0:
         return np.zeros_like(image.values)
     low, high = np.percentile(held, (5, brightest))
-    if high - low < 1e-6:
-        return np.zeros_like(image.values)
-    scaled: NDArray[np.float32] = np.clip((image.values - low) / (high - low), 0, 1) * image.inside
+    span = max(high - low, least_span)
+    scaled: NDArray[np.float32] = np.clip((image.values - low) / span, 0, 1) * image.inside
     return scaled.astype(np.float32)
 
 
-def _eight_bit(picture: NDArray[Any]) -> Picture:
+def span_of(image: NuclearImage) -> float:
+    """Return how far the 99.5th percentile of the signal lies above its background; 0 of an empty image."""
+    held = image.values[image.inside]
+    low, high = np.percentile(held, (5, 99.5)) if held.size else (0.0, 0.0)
+    return float(high - low)
+
+
+def eight_bit(picture: NDArray[Any]) -> Picture:
+    """Return values of 0 to 1 as uint8."""
     scaled: Picture = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return scaled
 
@@ -288,23 +204,23 @@ def _polyline(picture: Picture, points_px: Floats, colour: tuple[int, int, int],
     cv2.polylines(picture, [np.rint(points_px * 16).astype(np.int32)], False, colour, width, cv2.LINE_AA, 4)
 
 
-def _framed(picture: Picture, view: View, title: str, legend: list[tuple[tuple[int, int, int], str]]) -> Picture:
+def framed(picture: Picture, view: View, title: str, legend: list[tuple[tuple[int, int, int], str]]) -> Picture:
     """Return the picture under a line with its title, its legend and a scale bar."""
     height, width = picture.shape[:2]
-    page = Image.new("RGB", (max(width, 720), height + _BAND_PX), _PAPER)
-    page.paste(Image.fromarray(picture), (0, _BAND_PX))
+    page = Image.new("RGB", (max(width, 720), height + BAND_PX), PAPER)
+    page.paste(Image.fromarray(picture), (0, BAND_PX))
     draw = ImageDraw.Draw(page)
     bold, plain = ImageFont.load_default(20), ImageFont.load_default(15)
-    draw.text((12, 10), title, fill=_INK, font=bold)
+    draw.text((12, 10), title, fill=INK, font=bold)
     x = 12 + draw.textlength(title, font=bold) + 28
     for colour, words in legend:
         if x + 20 + draw.textlength(words, font=plain) > page.width:
-            draw.text((min(x, page.width - 18), 13), "…", fill=_INK, font=plain)
+            draw.text((min(x, page.width - 18), 13), "…", fill=INK, font=plain)
             break
-        draw.rectangle((x, 15, x + 14, 29), fill=colour, outline=_INK)
-        draw.text((x + 20, 13), words, fill=_INK, font=plain)
+        draw.rectangle((x, 15, x + 14, 29), fill=colour, outline=INK)
+        draw.text((x + 20, 13), words, fill=INK, font=plain)
         x += 20 + draw.textlength(words, font=plain) + 18
-    _scale_bar(draw, view.sparse.mpp, (width, height + _BAND_PX), plain)
+    _scale_bar(draw, view.sparse.mpp, (width, height + BAND_PX), plain)
     return np.asarray(page, np.uint8)
 
 
@@ -316,6 +232,6 @@ def _scale_bar(draw: ImageDraw.ImageDraw, mpp: float, corner: tuple[int, int], f
     words = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"
     length = length_um / mpp
     right, low = corner[0] - 20, corner[1] - 18
-    draw.rectangle((right - length - 12, low - 34, right + 12, low + 12), fill=_PAPER)
-    draw.rectangle((right - length, low - 4, right, low + 2), fill=_INK)
-    draw.text((right - length / 2 - draw.textlength(words, font=font) / 2, low - 28), words, fill=_INK, font=font)
+    draw.rectangle((right - length - 12, low - 34, right + 12, low + 12), fill=PAPER)
+    draw.rectangle((right - length, low - 4, right, low + 2), fill=INK)
+    draw.text((right - length / 2 - draw.textlength(words, font=font) / 2, low - 28), words, fill=INK, font=font)

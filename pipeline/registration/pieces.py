@@ -1,7 +1,7 @@
 """Piece by piece: parts of the tissue that the map of the rest does not explain are searched for by themselves.
 
 A section tears, folds or falls apart between two stains; then no smooth map holds everywhere. Each connected area where
-nuclei abound and nothing agrees is searched nearby, fitted like a slide of its own, and kept if blocks that had no part
+nuclei abound and nothing agrees is searched nearby, fitted like a separate slide, and kept if blocks that had no part
 in its fit agree beyond chance. What no search explains has no partner.
 """
 

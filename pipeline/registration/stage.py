@@ -17,6 +17,7 @@ from pipeline.registration.close_ups import close_ups
 from pipeline.registration.diagnosis import likely_mistakes
 from pipeline.registration.given_table import MppPair
 from pipeline.registration.itk import write_itk
+from pipeline.registration.overlay import overlay, write_overlay
 from pipeline.registration.pair import Pair, opened
 from pipeline.registration.quality import Quality
 from pipeline.registration.transform import Transform, write_transform
@@ -62,7 +63,7 @@ def register(record: SlideRecord, settings: RegisterSettings, outputs: RegisterO
         view = pictures.View.of(pair, transform)
         parts = close_ups(pair, transform, found)
     title = f"{record.slide}: {found.verdict}"
-    pictures.write_overlay(outputs.overlay, pictures.overlay(view, title, parts))
+    write_overlay(outputs.overlay, overlay(view, title, parts))
     pictures.write_png(outputs.checkerboard, pictures.checkerboard(view))
     pictures.write_png(outputs.residual, pictures.residual(view, found, limit_um=2 * settings.limits_um[0]))
     pictures.write_png(outputs.deformation, pictures.deformation(view, transform))

@@ -208,7 +208,7 @@ def _measured(slide: SlideResults, marker: str, places: PatchPlaces) -> Picture 
 
 
 def _picture(shares: NDArray[np.float64], places: PatchPlaces) -> Picture:
-    """Return shares (N,) of the scale in 254 shades, one pixel per patch; what is no patch or nan is transparent."""
+    """Return shares (N,) of the scale in 254 shades, one pixel per patch; without a patch or value transparent."""
     index = np.full(places.shape, 255, dtype=np.uint8)
     known = np.isfinite(shares)
     index[places.row[known], places.column[known]] = np.rint(shares[known] * 254).astype(np.uint8)

@@ -68,7 +68,7 @@ class Settings:
 
 
 def one_run_per_seed(runs: Mapping[str, RunSettings]) -> dict[str, RunSettings]:
-    """Return the runs with each one of several `seeds` as a run of its own that `repeats` the first.
+    """Return the runs with each one of several `seeds` as a separate run that `repeats` the first.
 
     Raises:
         ValueError: if a run repeats one that is not there, is itself a repetition, or differs in more than its seed.
@@ -85,7 +85,7 @@ def one_run_per_seed(runs: Mapping[str, RunSettings]) -> dict[str, RunSettings]:
         if run.repeats:
             first = single.get(run.repeats)
             if first is None or first.repeats:
-                raise ValueError(f"run {name} repeats {run.repeats}, which is not a run of its own")
+                raise ValueError(f"run {name} repeats {run.repeats}, which is not a separate run")
             if replace(run, seed=first.seed, repeats="") != first or run.seed == first.seed:
                 raise ValueError(
                     f"run {name} must differ from {run.repeats}, which it repeats, in its seed and only there"

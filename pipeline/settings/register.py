@@ -22,7 +22,7 @@ class RegisterSettings:
     engine: Literal["blocks", "sitk", "valis"] = Field(
         default="blocks",
         description="blocks: block matching on nuclei; sitk: mutual information, for dense sides without nuclei too; "
-        "valis: VALIS, in an environment of its own (`make valis`, or conda)",
+        "valis: VALIS, in a separate environment (`make valis`, or conda)",
     )
     mode: Literal["same-section", "serial"] = Field(
         default="same-section",

@@ -1,4 +1,4 @@
-"""Channels that a writer stored as images of their own, one write call each, told from images of several regions."""
+"""Channels that a writer stored as separate images, one write call each, told from images of several regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects that hold a file open and release it at the end of a `with` block."""
+"""What readers share: closing at the end of a `with` block, and the answers of slides without JPEG tiles to copy."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ class Closing(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class WithoutJpegTiles(Closing):
+    """A slide whose tiles cannot be copied as they are stored; see `pipeline.slides.base.Slide`."""
+
+    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
+        """Return False: what cannot be decoded is raised."""
+        return False
+
+    def jpeg_transform(self, level: int) -> int | None:
+        """Return None: there are no JPEG tiles to copy."""
+        return None

@@ -1,7 +1,7 @@
 """The JPEG tiles of a slide as the scanner wrote them: complete streams, nothing decoded.
 
 A TIFF keeps the quantisation and Huffman tables once per level and says in a tag, not in the tile, whether the
-samples are RGB or YCbCr. A tile becomes a stream of its own by putting the tables in front, and an Adobe marker that
+samples are RGB or YCbCr. A tile becomes a complete stream by putting the tables in front, and an Adobe marker that
 tells every decoder the colour space; the entropy-coded pixels stay byte for byte what they were.
 """
 
@@ -25,7 +25,7 @@ from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_markers import ADOBE, FRAMES, JFIF, OTHER_FRAMES, SOI, SOS, segments
 from pipeline.slides.jpeg_markers import RGB as RGB
 from pipeline.slides.jpeg_markers import YCBCR as YCBCR
-from pipeline.slides.tiff_segments import BROKEN_TIFF
+from pipeline.slides.tiff_plane import BROKEN_TIFF
 
 _JPEG, _CHUNKY = 7, 1
 # One read serves several tiles where at least half of what lies between the first and the last is theirs.

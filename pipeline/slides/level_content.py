@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.slides.base import Pixels
 from pipeline.slides.pyramid import Compare
-from pipeline.slides.tiff_segments import Plane
+from pipeline.slides.tiff_plane import Plane
 from pipeline.slides.window import clip_window
 
 # Gives the pixels (h, w, channels) of a window by its corner and size, in pixels of the image; None where the file

@@ -69,7 +69,7 @@ class NgffImage:
 
 
 def own_attributes(attributes: Attributes) -> Attributes:
-    """Return what NGFF keeps in the attributes of a group: 0.5 has it under a key of its own."""
+    """Return what NGFF keeps in the attributes of a group: 0.5 has it under a separate key."""
     inner = attributes.get("ome")
     return inner if isinstance(inner, dict) else attributes
 

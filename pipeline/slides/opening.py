@@ -18,8 +18,8 @@ from pipeline.slides.openslide_reader import OpenSlideSlide
 from pipeline.slides.record import SideRecord
 from pipeline.slides.tiff_images import check_focal_planes, chosen_image, images_of, notes_on_others
 from pipeline.slides.tiff_metadata import check_xml
+from pipeline.slides.tiff_plane import BROKEN_TIFF
 from pipeline.slides.tiff_reader import TiffSlide
-from pipeline.slides.tiff_segments import BROKEN_TIFF
 from pipeline.slides.tiff_structure import MAX_SIDE_PX, check_whole, is_tiff
 from pipeline.slides.zarr_folder import is_zarr
 

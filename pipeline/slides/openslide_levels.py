@@ -17,7 +17,8 @@ from pipeline.slides.dicom_header import dicom_header
 from pipeline.slides.level_content import Read, compare_by, plane_reader
 from pipeline.slides.pyramid import Compare, StoredLevel
 from pipeline.slides.tiff_metadata import tag_um
-from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
+from pipeline.slides.tiff_plane import BROKEN_TIFF, Plane
+from pipeline.slides.tiff_segments import SegmentReader
 
 Size = tuple[int, int]
 

@@ -6,14 +6,14 @@ The frame is that of level-0 pixel (0, 0); OpenSlide's bounds properties, which 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from openslide import OpenSlide, OpenSlideError
-from tifffile import TiffFile, TiffPage
+from tifffile import TiffFile
 
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import LEFT_OUT, STRAIGHT, alpha_of, on_white
@@ -21,9 +21,16 @@ from pipeline.slides.base import RGB, CorruptTileError, Level, Pixels, Shows, Sl
 from pipeline.slides.closing import Closing
 from pipeline.slides.jpeg_level import JpegLevel
 from pipeline.slides.openslide_levels import comparison, stored_levels
+from pipeline.slides.openslide_properties import (
+    bounds_xy_of,
+    fluorescence_filter,
+    mpp_of,
+    page_size_xy,
+    refuse_other_colours,
+)
 from pipeline.slides.pyramid import kept_levels, notes_on_levels, recorded_levels
-from pipeline.slides.stated_mpp import StatedMpp, stated_by_tag, stated_mpp
-from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane, SegmentReader
+from pipeline.slides.tiff_plane import BROKEN_TIFF, Plane
+from pipeline.slides.tiff_segments import SegmentReader
 from pipeline.slides.window import clip_window
 
 APART = ("red", "green", "blue")
@@ -69,8 +76,8 @@ class OpenSlideSlide(Closing):
         notes = () if levels else notes_on_levels(stored, kept)
         self._indices = tuple(index for index, _ in kept)
         self._asked_downsamples = tuple(self._asked_downsamples[index] for index in self._indices)
-        fluorescence = _fluorescence(path) if vendor == "hamamatsu" else ""
-        mpp = _mpp(properties, vendor)
+        fluorescence = fluorescence_filter(path) if vendor == "hamamatsu" else ""
+        mpp = mpp_of(properties, vendor)
         self._apart = shows == "channels" and not fluorescence
         channels = (fluorescence,) if fluorescence else APART if self._apart else RGB
         self.header = SlideHeader(
@@ -82,7 +89,7 @@ class OpenSlideSlide(Closing):
             "uint8",
             mpp.remark,
             notes,
-            _bounds(properties),
+            bounds_xy_of(properties),
         )
         self._component = self._brightest() if fluorescence else None
         self._exact: dict[int, Plane] = {}
@@ -92,7 +99,7 @@ class OpenSlideSlide(Closing):
         self._is_plain = vendor in _PLAIN_TIFF
         self._lock = threading.Lock()
         if vendor in _PLACED_TIFF:
-            _refuse_other_colours(path, slide)
+            refuse_other_colours(path, slide)
         if self._is_plain or vendor in _PADDED_TIFF:
             self._exact, told = self._planes_read_exactly()
             self._segments = SegmentReader(path, slide) if self._exact else None
@@ -192,7 +199,7 @@ class OpenSlideSlide(Closing):
         return out
 
     def _read_anew(self, location: tuple[int, int], level: int, size_xy: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return the window by a handle of its own, which serves all further windows if it can read this one.
+        """Return the window by a new handle, which serves all further windows if it can read this one.
 
         After its first error a handle of OpenSlide refuses everything, and other threads may have met that error.
         """
@@ -234,7 +241,7 @@ class OpenSlideSlide(Closing):
                     if frame is None or not frame.is_tiled:
                         continue
                     sizes_xy = {
-                        level: _page_size(frame, size, padded=not self._is_plain) for level, size in left.items()
+                        level: page_size_xy(frame, size, padded=not self._is_plain) for level, size in left.items()
                     }
                     same = [x for x, size in sizes_xy.items() if size == (frame.imagewidth, frame.imagelength)]
                     if not same or frame.compression == _JPEG_2000_YCBCR or frame.samplesperpixel not in (3, 4):
@@ -270,61 +277,6 @@ class OpenSlideSlide(Closing):
             inside = np.s_[window.start_xy[1] : window.stop_xy[1], window.start_xy[0] : window.stop_xy[0]]
             out[inside] = pixels[inside]
         return out
-
-
-def _mpp(properties: Mapping[str, str], vendor: str) -> StatedMpp:
-    try:
-        x_um, y_um = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
-    except (KeyError, ValueError):
-        return StatedMpp()
-    return stated_by_tag(x_um, y_um) if vendor == "generic-tiff" else stated_mpp(x_um, y_um)
-
-
-def _bounds(properties: Mapping[str, str]) -> tuple[int, int]:
-    """Return the corner of the scanned part, which some vendors state; (0, 0) elsewhere."""
-    try:
-        return int(properties["openslide.bounds-x"]), int(properties["openslide.bounds-y"])
-    except (KeyError, ValueError):
-        return 0, 0
-
-
-def _fluorescence(path: Path) -> str:
-    """Name of the filter of a fluorescence NDPI, which only the file's own tag tells; empty for brightfield."""
-    try:
-        with TiffFile(path) as tif:
-            tags = tif.pages.first.ndpi_tags or {}
-            return str(tags.get("Fluorescence", "")).strip()
-    except BROKEN_TIFF as error:
-        reraise_bug(error)
-        return ""
-
-
-def _page_size(page: TiffPage, size_xy: tuple[int, int], *, padded: bool) -> tuple[int, int]:
-    """Return the size of the page that stores a level of that size: as it is, or rounded up to whole tiles."""
-    tile_xy = (page.tilewidth, page.tilelength) if padded else (1, 1)
-    width, height = (-(-size // tile) * tile for size, tile in zip(size_xy, tile_xy, strict=True))
-    return width, height
-
-
-def _refuse_other_colours(path: Path, slide: str) -> None:
-    """Refuse a slide that OpenSlide would show in false colours.
-
-    Raises:
-        StatedError: if JPEG tiles state other colours than the photometric tag.
-    """
-    try:
-        with TiffFile(path) as tif:
-            pages = ((number, page, page.keyframe) for number, page in enumerate(tif.pages))
-            planes = (Plane.of(page, (number, 0)) for number, page, frame in pages if frame and frame.is_tiled)
-            remark = next(filter(None, (plane.colour_remark() for plane in planes)), "")
-    except BROKEN_TIFF as error:
-        reraise_bug(error)
-        # OpenSlide has opened it; what it shows must do.
-        return
-    if remark:
-        found = remark.partition(":")[0]
-        expected = "a photometric tag that says what the tiles do: write the slide again as a plain tiled TIFF"
-        raise StatedError(slide=slide, file=path, expected=expected, found=found)
 
 
 def _on_white(rgba: NDArray[np.uint8]) -> Pixels:

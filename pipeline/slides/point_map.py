@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.slides.base import Level, Pixels, SlideHeader
-from pipeline.slides.closing import Closing
+from pipeline.slides.closing import WithoutJpegTiles
 from pipeline.slides.kinds.base import PointKind
 from pipeline.slides.record import SideRecord
 
@@ -21,7 +21,7 @@ _DOT = 0.3
 _LARGEST_DOT_PX = 64
 
 
-class PointMap(Closing):
+class PointMap(WithoutJpegTiles):
     """A slide of one channel, 1 in a dot about each point and 0 elsewhere; `read_region` as of any slide.
 
     Args:
@@ -60,14 +60,6 @@ class PointMap(Closing):
         if right > left and bottom > top:
             found[top - y : bottom - y, left - x : right - x, 0] = self._labels[top:bottom, left:right]
         return found
-
-    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Return False: nothing is decoded."""
-        return False
-
-    def jpeg_transform(self, level: int) -> int | None:
-        """Return None: there are no JPEG tiles."""
-        return None
 
     def close(self) -> None:
         """Release nothing: no file is held open."""

@@ -14,7 +14,7 @@ from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.pyramid import SAME_UM, StoredLevel
 from pipeline.slides.stated_mpp import StatedMpp
 from pipeline.slides.tiff_metadata import mpp_of, tag_um
-from pipeline.slides.tiff_segments import BROKEN_TIFF
+from pipeline.slides.tiff_plane import BROKEN_TIFF
 
 # What scanners store beside the slide.
 _BESIDE = re.compile(r"(?<![^\W\d_])(label|macro|thumb(nail)?|overview|barcode|map)(?![^\W\d_])", re.IGNORECASE)

@@ -19,7 +19,7 @@ from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import LEFT_OUT, alpha_of
 from pipeline.slides.apart_channels import apart_channels
 from pipeline.slides.base import DTYPES, MAX_SEGMENT_BYTES, RGB, Level, Pixels, Shows, SlideHeader
-from pipeline.slides.closing import Closing
+from pipeline.slides.closing import WithoutJpegTiles
 from pipeline.slides.colour_names import may_be_colours
 from pipeline.slides.level_content import Read, compare_by, plane_reader
 from pipeline.slides.pyramid import Compare, kept_levels, notes_on_levels, recorded_levels
@@ -35,7 +35,7 @@ from pipeline.slides.tiff_images import (
     stored_level,
 )
 from pipeline.slides.tiff_metadata import channel_names, check_xml
-from pipeline.slides.tiff_segments import BROKEN_TIFF, Plane
+from pipeline.slides.tiff_plane import BROKEN_TIFF, Plane
 from pipeline.slides.tiff_set import SegmentSet, check_set, files_of, opened_plane, set_files
 from pipeline.slides.window import clip_window
 
@@ -49,7 +49,7 @@ _OWN_COLOURS = {6, 7, 22610, 33007, 34892, 34933, 34934, 50001, 50002, 52546}
 _JPEG_2000_YCBCR = 33003
 
 
-class TiffSlide(Closing):
+class TiffSlide(WithoutJpegTiles):
     """One image, with its pyramid, of a TIFF file or of a set of OME-TIFF files.
 
     Args:
@@ -134,14 +134,6 @@ class TiffSlide(Closing):
                 self._segments.paint(plane, out[top:bottom, left:right, i : i + 1], corner, [sample])
         return out
 
-    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Return False: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
-        return False
-
-    def jpeg_transform(self, level: int) -> int | None:
-        """Return None: JPEG tiles are decoded by tifffile."""
-        return None
-
     def close(self) -> None:
         """Release the file."""
         self._segments.close()
@@ -162,7 +154,7 @@ class TiffSlide(Closing):
         if not is_guessed(series):
             structured = [(level, True) for level in zip(*(item.levels for item in group), strict=True)]
         if len(structured) == 1:
-            # Older writers store the levels as images of their own; images of one resolution are not levels.
+            # Older writers store the levels as separate images; images of one resolution are not levels.
             smaller = [x.series for x in images if x is not chosen and may_be_level(x, chosen)]
             sizes_xy = dict.fromkeys(size_of(x) for x in smaller) if len(group) > 1 else {}
             sets = [tuple(x for x in smaller if size_of(x) == size) for size in sizes_xy] or [(x,) for x in smaller]

@@ -11,7 +11,8 @@ from tifffile import TiffFrame, TiffPage, TiffPageSeries
 from pipeline.errors import StatedError
 from pipeline.slides.base import Pixels
 from pipeline.slides.companions import named_in_ome
-from pipeline.slides.tiff_segments import Plane, SegmentReader
+from pipeline.slides.tiff_plane import Plane
+from pipeline.slides.tiff_segments import SegmentReader
 from pipeline.slides.tiff_structure import check_whole
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.slides.base import DTYPES, RGB, Level, Pixels, Shows, SlideHeader
-from pipeline.slides.closing import Closing
+from pipeline.slides.closing import WithoutJpegTiles
 from pipeline.slides.colour_names import may_be_colours
 from pipeline.slides.level_content import Read, compare_by
 from pipeline.slides.pyramid import StoredLevel, kept_levels, notes_on_levels, recorded_levels
@@ -28,7 +28,7 @@ _SAME_PLACE = 1e-3
 _SAME_SCALE = 0.02
 
 
-class ZarrSlide(Closing):
+class ZarrSlide(WithoutJpegTiles):
     """One image, with its pyramid, of an OME-Zarr folder.
 
     Args:
@@ -85,14 +85,6 @@ class ZarrSlide(Closing):
             target = np.moveaxis(out, -1, 0)[:, top:bottom, left:right]
             self._chunks.paint(self._indices[level], target, window.corner_xy, wanted)
         return out
-
-    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Return False: what cannot be decoded is raised; see `pipeline.slides.base.Slide`."""
-        return False
-
-    def jpeg_transform(self, level: int) -> int | None:
-        """Return None: chunks are decoded by zarr."""
-        return None
 
     def close(self) -> None:
         """Forget the chunks that are kept; zarr holds no file open."""

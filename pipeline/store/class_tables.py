@@ -8,7 +8,7 @@ class is none:
   square.
 - rows: `row` (of the store, from 0) and `class` or `label`.
 
-A table may hold classes of several kinds, each in a column of its own; whoever reads it says which.
+A table may hold classes of several kinds, each in a separate column; whoever reads it says which.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.progress import say
 from pipeline.provenance import finished
 from pipeline.registration.transform import Transform
 from pipeline.settings import TileSettings
@@ -27,6 +26,7 @@ from pipeline.tiling.agreement import Measurements, agreement
 from pipeline.tiling.annotations import GivenRegions, write_annotations
 from pipeline.tiling.background import BackgroundSubtraction
 from pipeline.tiling.blocks import DenseSide, Evidence, write_patches
+from pipeline.tiling.checks import check_any_finite, check_corrupt, check_none_more, tell_of_few_pairs
 from pipeline.tiling.grid import Grid
 from pipeline.tiling.grid import lattice as all_squares
 from pipeline.tiling.lattice import TileLattice
@@ -40,8 +40,6 @@ from pipeline.tissue.mask import Overview, read_overview
 
 # Patches may be finer than the slide by what scanners round their um per pixel.
 FINER_TOLERANCE = 0.98
-# Where fewer of the patches that both slides show are pairs, the log says why.
-_EXPECTED_PAIRS = 0.5
 
 
 def tile(
@@ -100,16 +98,16 @@ def tile(
         corrupt = evidence.corrupt
         if corrupt.any():
             # Rows must follow one another, so what is left is written again: rare, and simpler than moving rows.
-            _check_corrupt(record, corrupt, settings)
+            check_corrupt(record, corrupt, settings)
             source, tissue = source.without(corrupt), tissue[~corrupt]
             shutil.rmtree(temporary)
             writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
-            _check_none_more(record, evidence.corrupt)
-        _check_any_finite(record, evidence)
+            check_none_more(record, evidence.corrupt)
+        check_any_finite(record, evidence)
         drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
         table, counts = _table(source.grid, tissue, evidence, dense, settings, drops)
         if dense is not None:
-            _tell_of_few_pairs(record, counts)
+            tell_of_few_pairs(record, counts)
         attributes = _attributes(record, pairing, dense, settings, source, overview, counts, provenance)
         writer.finish(attributes, table, overview.rgb, regions)
         if outlines is not None:
@@ -184,52 +182,6 @@ def _with_tissue(
             found=f"{len(fate)} squares ({others}), {share}",
         )
     return fate, tissue
-
-
-def _check_corrupt(record: SlideRecord, corrupt: NDArray[np.bool_], settings: TileSettings) -> None:
-    if corrupt.all() or corrupt.mean() > settings.max_corrupt:
-        raise StatedError(
-            slide=record.slide,
-            file=record.sparse.path,
-            expected=f"at most {settings.max_corrupt:.2%} of the patches corrupt (tile.max_corrupt)",
-            found=f"{corrupt.sum()} of {len(corrupt)}",
-        )
-
-
-def _check_none_more(record: SlideRecord, corrupt: NDArray[np.bool_]) -> None:
-    """Refuse patches that could be decoded once and not again: their rows are void, and would be read as black."""
-    if corrupt.any():
-        raise StatedError(
-            slide=record.slide,
-            file=record.sparse.path,
-            expected="a slide that stays as it is while it is tiled",
-            found=f"{corrupt.sum()} patches that could be decoded before and now cannot",
-        )
-
-
-def _check_any_finite(record: SlideRecord, evidence: Evidence) -> None:
-    """Refuse a dense side with nan or infinity in every patch, of which nothing could be learnt."""
-    if record.dense is not None and not evidence.finite.any():
-        raise StatedError(
-            slide=record.slide,
-            file=record.dense.path,
-            expected="numbers in all pixels of some patch",
-            found=f"nan or infinity in each of {len(evidence.finite)}",
-        )
-
-
-def _tell_of_few_pairs(record: SlideRecord, counts: dict[str, int]) -> None:
-    """Say so where most of the patches that both slides show are not pairs, which the verdict need not foretell."""
-    shown = counts["kept"] - counts["pair_outside"] - counts["pair_not_imaged"] - counts["pair_not_finite"]
-    pairs = shown - counts["pair_residual"]
-    if pairs <= 0:
-        reasons = ", ".join(f"{count} {name}" for name, count in counts.items() if count and name.startswith("pair_"))
-        say(f"slide {record.slide}: none of {counts['kept']} patches is a pair ({reasons})")
-    elif pairs < _EXPECTED_PAIRS * shown:
-        say(
-            f"tile {record.slide}: only {pairs} of the {shown} patches that both slides show are pairs; in the others "
-            "nuclei are off or do not agree (residual_um, pair_quality): see residual.png of register"
-        )
 
 
 def _table(

@@ -1,6 +1,6 @@
 """Batch normalisation over the whole batch where several processes hold a part of it each.
 
-torch.nn.SyncBatchNorm runs on CUDA only, and is a layer of its own. Here the function itself is replaced while the
+torch.nn.SyncBatchNorm runs on CUDA only, and is a separate layer. Here the function itself is replaced while the
 network runs, so that every architecture's batch normalisation is meant and the network stays as it was built.
 """
 

@@ -151,7 +151,7 @@ class ViewMaker:
 def window_numbers(branches: Sequence[str | Branch], *, shared_geometry: bool) -> tuple[int, ...]:
     """Return which drawn window each branch looks through: its place among its modality's branches, or one of its own.
 
-    Dense branches with encoders of their own are components of one dense side: each counts among those of its encoder,
+    Dense branches with separate encoders are components of one dense side: each counts among those of its encoder,
     so that all of them can show what the sparse branch sees.
     """
     if not shared_geometry:

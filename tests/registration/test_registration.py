@@ -22,8 +22,9 @@ from pipeline.registration.blocks_engine import align
 from pipeline.registration.close_ups import close_ups
 from pipeline.registration.deformable import BLOCKS, FINE, measure
 from pipeline.registration.images import NuclearImage, NuclearSource
+from pipeline.registration.overlay import overlay
 from pipeline.registration.pair import Pair, overview, tissue_of
-from pipeline.registration.pictures import View, overlay
+from pipeline.registration.pictures import View
 from pipeline.registration.qc_file import to_mapping
 from pipeline.registration.quality import Quality
 from pipeline.registration.smoothing import fit_field

@@ -19,6 +19,7 @@ from pipeline.slides import tiff_segments
 from pipeline.slides.base import Slide
 from pipeline.slides.opening import open_slide
 from pipeline.slides.stated_mpp import unit_um
+from pipeline.slides.tiff_plane import Plane
 
 WINDOWS = [
     ((0, 0), (40, 30)),
@@ -254,7 +255,7 @@ def test_only_the_touched_tiles_are_decoded(tmp_path: Path, monkeypatch: pytest.
     decoded: list[int] = []
     original = tiff_segments.SegmentReader._decode
 
-    def counted(self: tiff_segments.SegmentReader, plane: tiff_segments.Plane, index: int) -> Any:
+    def counted(self: tiff_segments.SegmentReader, plane: Plane, index: int) -> Any:
         decoded.append(index)
         return original(self, plane, index)
 

@@ -82,10 +82,10 @@ def test_the_wheel_holds_every_file_of_package_and_workflow(wheel: Path) -> None
 
 def test_mfl_runs_a_cohort_and_leaves_what_a_checkout_leaves(installed: Path, tmp_path: Path) -> None:
     cohorts = [tmp_path / "by-wheel", tmp_path / "by-checkout"]
-    for cohort in cohorts:
-        cohort.mkdir()
-        rows = [draw_pair(cohort, "a", 0)]
-        write_cohort(cohort, rows, {"tile": {"size_px": 64, "mpp": 0.5}})
+    cohorts[0].mkdir()
+    write_cohort(cohorts[0], [draw_pair(cohorts[0], "a", 0)], {"tile": {"size_px": 64, "mpp": 0.5}})
+    # Copied, not drawn again: an OME-TIFF has a random identifier.
+    shutil.copytree(cohorts[0], cohorts[1])
     mfl = str(installed / "mfl")
     where = _run(tmp_path, str(installed / "python"), "-c", "import pipeline; print(pipeline.__file__)")
     assert Path(where.stdout.strip()).is_relative_to(installed.parent)

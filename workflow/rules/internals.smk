@@ -86,7 +86,7 @@ def stage(wildcards, output):
 
 
 def stage_of_register(wildcards, output):
-    """Return how register starts: without conda or a container the engine valis has an interpreter of its own."""
+    """Return how register starts: without conda or a container the engine valis has a separate interpreter."""
     own = provenance.SOURCE_ROOT / ".venv-valis" / "bin" / "python"
     # Where the folder is missing the stage itself says in one line what to do.
     packaged = WITH_CONDA or WITH_CONTAINERS

@@ -1,6 +1,6 @@
 """What all stages ask of a kind of dense side, without torch; `pipeline.training.dense_kinds` has what training asks.
 
-A kind is one class in a module of its own. The base class answers for an image with a channel per marker; a kind
+A kind is one class in a new module. The base class answers for an image with a channel per marker; a kind
 overrides what differs.
 """
 

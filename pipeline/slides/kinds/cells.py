@@ -44,7 +44,7 @@ class Cells(PointKind):
     )
 
     def read_points(self, path: Path) -> Points:
-        """Return the cells, their markers, and what is told of them beside these; see `read_cells`."""
+        """Return the cells, their markers, and a message about them; see `read_cells`."""
         cells = read_cells(columns_of(path))
         notes = (f"columns that are no numbers are skipped: {', '.join(cells.skipped)}",) if cells.skipped else ()
         further = (CELL_COUNT, *map(share_of, cells.classes))

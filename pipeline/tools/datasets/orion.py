@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError, reraise_bug
-from pipeline.slides.tiff_segments import BROKEN_TIFF
+from pipeline.slides.tiff_plane import BROKEN_TIFF
 from pipeline.tools.datasets.images import folder_of, read_rgb, side_of
 from pipeline.tools.datasets.patch_set import Pair, PatchSet
 

@@ -16,7 +16,7 @@ from pipeline.errors import StatedError
 from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record
 from pipeline.slides.base import Level, SlideHeader
-from pipeline.slides.closing import Closing
+from pipeline.slides.closing import WithoutJpegTiles
 from pipeline.slides.kinds.counts import Counts
 from pipeline.slides.record import SideRecord
 from pipeline.slides.window import clip_window
@@ -133,7 +133,7 @@ def write_spots(spots: SpotSet, out: Path, table: Path, *, dataset: str, size_px
             writer.finish(attributes, _table(grid, COUNTS.patch_values(spots.dense, counts)), overview, regions)
 
 
-class _Picture(Closing):
+class _Picture(WithoutJpegTiles):
     """The image of a section behind the interface of slides: one level, in memory."""
 
     def __init__(self, spots: SpotSet) -> None:
@@ -162,14 +162,6 @@ class _Picture(Closing):
             (left, top), (right, bottom), (x, y) = window.start_xy, window.stop_xy, window.corner_xy
             out[top:bottom, left:right] = self._pixels[y : y + bottom - top, x : x + right - left]
         return out if channels is None else out[..., list(channels)]
-
-    def is_corrupt(self, level: int, corner_xy: tuple[int, int], size_xy: tuple[int, int]) -> bool:
-        """Return False: what cannot be decoded is raised."""
-        return False
-
-    def jpeg_transform(self, level: int) -> int | None:
-        """Return None: there are no tiles."""
-        return None
 
     def close(self) -> None:
         """Give up the pixels."""

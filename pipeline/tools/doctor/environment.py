@@ -32,7 +32,7 @@ def examine_python() -> Iterator[Finding]:
 def examine_packages(*, use_conda: bool, envs: Path = _ENVS) -> Iterator[Finding]:
     """Yield what the stages import, by the pins of `envs/*.yaml`: there or not, tested or another version.
 
-    Under conda each rule has an environment of its own, made when it first runs; then only conda itself is looked for.
+    Under conda each rule has a separate environment, made when it first runs; then only conda itself is looked for.
     """
     if use_conda:
         there = shutil.which("conda")
