@@ -91,7 +91,9 @@ def test_measures_are_those_of_numpy_on_the_whole_slide(folder: Path) -> None:
     for item, plane in zip(check["markers"], image, strict=True):
         assert item["background"] == pytest.approx(BACKGROUND, abs=6)
         for number, value in item["percentiles"].items():
-            assert value == pytest.approx(np.percentile(plane, float(number)), abs=1)
+            # Values are counted whole; numpy interpolates between the two neighbouring ones.
+            between = [np.percentile(plane, float(number), method=method) for method in ("lower", "higher")]
+            assert between[0] - 1 <= value <= between[1] + 1
         assert item["largest"] == plane[256:768, 256:768].max()
         assert item["structure"] > 0.15
     assert check["autofluorescence"] == "Autofluorescence"
