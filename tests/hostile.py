@@ -24,6 +24,7 @@ CONFIGURATION = b"slides: s.tsv\ntile: {size_px: 64, mpp: 1.0}\nruns:\n  d: &d {
 MARKERS = b"channel,marker\nDAPI,nuclei\n1,CD3\n"
 MATRIX = b"1,0,5\n0,1,7\n0,0,1\n"
 SIDE = {"path": "a.tif", "reader": "openslide", "mpp": 0.5, "mpp_source": "file", "sha256": "0", "dtype": "uint8"}
+SIDE |= {"kind": "brightfield"}
 SIDE |= {"levels": [{"size_xy": [100, 90], "downsample": 1.0}], "channels": ["R", "G", "B"]}  # type: ignore[dict-item]
 RECORD = {"schema": 1, "slide": "a", "patient": "p", "sparse": SIDE, "dense": SIDE, "transform": ""}
 

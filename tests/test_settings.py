@@ -156,7 +156,7 @@ def test_a_run_of_several_seeds_becomes_one_run_per_seed() -> None:
 @pytest.mark.parametrize(
     ("runs", "found"),
     [
-        ({"a": {}, "b": {"repeats": "c"}}, "not a run of its own"),
+        ({"a": {}, "b": {"repeats": "c"}}, "not a separate run"),
         ({"a": {}, "b": {"repeats": "a"}}, "in its seed"),
         ({"a": {}, "b": {"repeats": "a", "seed": 1, "lr": 0.5}}, "in its seed"),
         ({"a": {"seeds": [1, 1]}}, "must differ"),
