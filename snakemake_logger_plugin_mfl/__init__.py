@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
-from pipeline.tools.running.command import COHORT
-from pipeline.tools.running.narration import Job, Narration
+if TYPE_CHECKING:
+    from pipeline.tools.running.narration import Narration
+
+# Snakemake imports every installed plugin, asked for or not. So `pipeline` is imported where the handler is made:
+# the Snakefile of another checkout would otherwise find this one's package in place of its own.
 
 
 class LogHandler(LogHandlerBase):
@@ -18,10 +21,14 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         """Begin to tell on standard error."""
+        from pipeline.tools.running.command import COHORT
+        from pipeline.tools.running.narration import Job, Narration
+
         self.setLevel(logging.INFO)
         self._is_closed = False
         self._is_terminal = sys.stderr.isatty()
-        self._narration = Narration(self._line, cohort=os.environ.get(COHORT, "."))
+        self._job_of = Job.of
+        self._narration: Narration = Narration(self._line, cohort=os.environ.get(COHORT, "."))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell what an event says."""
@@ -39,7 +46,7 @@ class LogHandler(LogHandlerBase):
         if event == "run_info":
             told.planned(known.get("stats") or {})
         elif event == "job_info":
-            told.began(known["jobid"], Job.of(known, told.clock()))
+            told.began(known["jobid"], self._job_of(known, told.clock()))
         elif event == "job_finished":
             told.finished(known["job_id"])
         elif event == "job_error":

@@ -93,7 +93,10 @@ def test_nct_crc_beside_masks(tmp_path: Path) -> None:
         assert store.table.marker_mean[row, 0] == pytest.approx(mask.mean(), rel=1e-6)
     summary = run_all(tmp_path / "out", "crc-val-he-7k", size_px=64)
     assert set(summary["target"]) == {"mask", "mean", *CLASSES}
-    assert set(summary[summary.target == "TUM"]["probe"]) >= {"class-linear", "class-knn", "class-linear-30-labels"}
+    # Nine patches to label: too few for any probe of few labels.
+    probes = set(summary[summary.target == "TUM"]["probe"])
+    assert probes >= {"class-linear", "class-knn"}
+    assert not [probe for probe in probes if probe.endswith("labels")]
 
 
 def test_als_st_beside_gene_counts(tmp_path: Path) -> None:

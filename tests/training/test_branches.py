@@ -97,7 +97,8 @@ def test_branches_that_no_run_can_have_are_refused_in_one_clear_line(branches: l
         run_of(*branches)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).count("(value ") == 1, "one mistake is told once"
+    assert str(caught.value).count(said) == 1, "one mistake is told once"
+    assert str(caught.value).count("(value ") <= 1
 
 
 def network_of(*branches: str | Branch, seed: int = 0, **channels: int) -> BranchNetwork:
