@@ -8,8 +8,6 @@ rule evaluate:
         branches=collect(
             "<results>/train/{run}/branches.safetensors", run=SETTINGS.runs
         ),
-        # The embedding's own probe is kept for predict: evaluate scores it as it is and fits those of other runs.
-        probes=[f"<results>/evaluate/probes/{EMBEDDING}"] if TRAINED else [],
         # Evaluate says of those that do not exist what is wrong with them.
         classes=[
             outside(path) for path in class_tables().values() if Path(path).exists()
@@ -45,16 +43,13 @@ rule evaluate:
             if run.repeats
         ],
         classes=[f"{name}={path}" for name, path in class_tables().items()],
-        probes=lambda wildcards, input: [
-            f"{Path(path).name}={path}" for path in input.probes
-        ],
         settings=to_json(SETTINGS.evaluate),
         panel=to_json(SETTINGS.panel, only=NAME_KEYS),
         stage=stage,
         code=code_digest("evaluate"),
     shell:
         "{params.stage} {log:q} evaluate --stores {params.stores:q} --split {input.split:q}"
-        " --embeddings {params.embeddings:q} --trainings {params.trainings:q} --runs {params.runs} --repeats {params.repeats} --classes {params.classes:q} --probes {params.probes:q} --out-summary {output.summary:q}"
+        " --embeddings {params.embeddings:q} --trainings {params.trainings:q} --runs {params.runs} --repeats {params.repeats} --classes {params.classes:q} --out-summary {output.summary:q}"
         " --out-details {output.details:q} --panel {params.panel:q} --settings {params.settings:q}"
 
 
