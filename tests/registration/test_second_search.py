@@ -168,6 +168,7 @@ def test_glass_around_a_tissue_mask_is_cut_off_without_moving_the_rest() -> None
 
 @pytest.mark.slow
 @pytest.mark.realdata
+@pytest.mark.usefixtures("real_data")
 def test_real_pairs_that_a_search_of_the_whole_loses_are_found() -> None:
     found = [outcome(tried) for tried in real_tries()]
     assert [(one.tried.case, one.median_um, one.p90_um) for one in found if not one.right or one.lost] == []
