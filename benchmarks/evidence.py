@@ -9,7 +9,7 @@ trains on west and probes on centre: one look per claim. All runs have the same 
 Of every training a ridge probe on frozen features is fitted to few labelled patches, drawn several times and the same
 for all runs, and scored on held-out patches: Pearson r of each marker, their mean, differences to `sparse-only` with
 paired intervals over blocks of tissue, and how many times fewer labels a run needs than `sparse-only` for the latter's
-full score. `unseen` leaves six markers out of training; scores of those and of the others are told apart.
+full score. `unseen` leaves six markers out of training; scores of those and of the others are listed separately.
 
 The folder is kept. Each training and each slide's features are separate files: what is there with the same
 settings is not made again, so a stopped benchmark goes on where it was; empty the folder after a change of the code.

@@ -180,7 +180,7 @@ def label_ratio(task: Task, run: Mapping[int, Sequence[Scores]], baseline: Seque
     """Return how many times fewer labels a run needs to score as the baseline does with the most.
 
     Between two numbers of labels the score is taken as linear in their logarithm. Each random half of the blocks, and
-    the rest, give a ratio of their own, of which the interval is made as every interval here.
+    the rest, give another ratio; its interval is computed like all others here.
 
     Args:
         task: what is asked.

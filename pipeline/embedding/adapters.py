@@ -98,7 +98,7 @@ def merge_adapters(folder: Path, base_folder: Path, out: Path) -> None:
     """Write the encoder that adapters and their base make, a folder as train writes it.
 
     Its features are those of the exported encoder to 1e-4, which is checked on patches that came with the adapters; its
-    weights may differ from the original ones in the last bit, so that it has a hash of its own.
+    weights may differ from the original ones in the last bit, so their hash differs.
 
     Raises:
         StatedError: if `folder` holds no adapters, the base is another one, or the features differ.

@@ -71,6 +71,7 @@ def _reading(path: Path, expected: str) -> Iterator[None]:
     """Turn what the reader of a format raises into one line about the file."""
     try:
         yield
+    # Arrow's own errors derive from TypeError and NotImplementedError too; those of our code are raised again.
     except (ValueError, OSError, LookupError, TypeError, NotImplementedError) as error:
         reraise_bug(error)
         raise StatedError(file=path, expected=expected, found=" ".join(str(error).split())) from None
