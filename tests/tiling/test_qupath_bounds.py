@@ -14,6 +14,7 @@ from slide_files import write_scn
 
 from pipeline.cli import main
 from pipeline.json_file import read_json
+from pipeline.prediction.table import Predictions
 from pipeline.prediction.tiles_geojson import write_tiles
 from pipeline.slides.record import read_record
 from pipeline.store.patch_store import PatchStore
@@ -123,7 +124,7 @@ def test_tiles_of_predict_count_from_there(tmp_path: Path) -> None:
         attributes=SimpleNamespace(patch_size_level0=128, qupath_origin_px=(LEFT, TOP)),
         table=SimpleNamespace(position_px=np.array([[LEFT, TOP], [LEFT + 128, TOP + 256]])),
     )
-    predictions: Any = SimpleNamespace(markers=(), values=np.zeros((2, 0)), distance=None)
+    predictions = Predictions("a", markers=(), values=np.zeros((2, 0), np.float32), distance=None, range="not known")
     write_tiles(predictions, store, tmp_path / "t.geojson")
     corners = [item["geometry"]["coordinates"][0][0] for item in read_json(tmp_path / "t.geojson")["features"]]
     assert corners == [[0, 0], [128, 256]]
