@@ -48,13 +48,13 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         # As an exception it lets open results be removed; the code is the shell's for a process ended by this signal.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        parser = _parser(words[0] if words else "")
-        parsed = parser.parse_args(words, argparse.Namespace(words=words))
+        parser = _parser(argv[0] if argv else "")
+        parsed = parser.parse_args(argv, argparse.Namespace(argv=argv))
         parsed.run(parsed)
     except StatedError as error:
         print(f"error: {error}", file=sys.stderr)

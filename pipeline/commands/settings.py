@@ -167,7 +167,7 @@ def _values(schema: dict[str, Any]) -> str:
         return f"list of {_values(schema['items'])}"
     if schema["type"] == "object":
         return f"name: {_values(schema['additionalProperties'])}"
-    words = {
+    type_names = {
         "integer": "whole number",
         "number": "number",
         "string": "text",
@@ -176,4 +176,4 @@ def _values(schema: dict[str, Any]) -> str:
     }
     limits = [("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")]
     bounds = [f"{sign} {schema[limit]:g}" for limit, sign in limits if limit in schema]
-    return " ".join([words[schema["type"]], *([", ".join(bounds)] if bounds else [])])
+    return " ".join([type_names[schema["type"]], *([", ".join(bounds)] if bounds else [])])

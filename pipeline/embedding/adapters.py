@@ -105,9 +105,9 @@ def merge_adapters(folder: Path, base_folder: Path, out: Path) -> None:
     """
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
     try:
-        told = config["more_from_less"].pop(_KEY)
-        base = Base(str(told["base"]["name"]), str(told["base"]["weights_sha256"]), int(told["rank"]))
-        schema = told["schema"]
+        stored = config["more_from_less"].pop(_KEY)
+        base = Base(str(stored["base"]["name"]), str(stored["base"]["weights_sha256"]), int(stored["rank"]))
+        schema = stored["schema"]
     except (*MISFIT, AttributeError):
         found = f"no entry {_KEY}" if config else f"no {CONFIG_NAME}"
         raise StatedError(file=folder, expected="adapters as export writes them", found=found) from None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.dense_patches import encoded, readable_slides
-from pipeline.evaluation.prediction import FittingRows, held_out
+from pipeline.evaluation.probed_rows import FittingRows, held_out
 from pipeline.evaluation.probing import Probed, Questions
 from pipeline.evaluation.reading import Cohort, Features, SlidePairs
 from pipeline.progress import progress, say

@@ -23,7 +23,7 @@ from pipeline.evaluation.bootstrap import (
     joined_blocks,
     resample_counts,
 )
-from pipeline.evaluation.prediction import held_out
+from pipeline.evaluation.probed_rows import held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.evaluation.tissue_correlation import (
     UNRELATED,

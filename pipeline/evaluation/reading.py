@@ -106,7 +106,7 @@ def read_cohort(split: Path, stores: Path, panel: PanelSettings | None = None) -
     joint = panel_of(
         {name: store.attributes.markers for name, *_, store in opened}, Aliases(own.aliases, own.known_aliases)
     )
-    slides = tuple(_slide_pairs(*item, joint.places[item[0]], len(joint.markers)) for item in opened)
+    slides = tuple(_slide_pairs(*item, joint.indices[item[0]], len(joint.markers)) for item in opened)
     return Cohort(joint.markers, slides)
 
 
@@ -195,11 +195,11 @@ def _opened(folder: Path, slide: str) -> Iterator[h5py.File]:
 
 
 def _slide_pairs(
-    slide: str, patient: str, part: pd.DataFrame, store: PatchStore, places: tuple[int, ...], markers: int
+    slide: str, patient: str, part: pd.DataFrame, store: PatchStore, indices: tuple[int, ...], markers: int
 ) -> SlidePairs:
     rows = part["row"].to_numpy(np.int64)
     values = np.full((len(rows), markers), np.nan)
-    values[:, list(places)] = store.table.marker_mean[rows]
+    values[:, list(indices)] = store.table.marker_mean[rows]
     return SlidePairs(
         slide=slide,
         patient=patient,

@@ -18,8 +18,8 @@ from pipeline.evaluation.evidence import seeds_of
 from pipeline.evaluation.evidence_row import EvidenceRow, write_summary
 from pipeline.evaluation.inputs import EvaluationInputs
 from pipeline.evaluation.marker_evidence import METRIC
-from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, training_rows
 from pipeline.evaluation.probe_fitting import probe_inputs, probe_settings, read_fit
+from pipeline.evaluation.probed_rows import check_repeats, check_runs, held_out, training_rows
 from pipeline.evaluation.probing import Probed, Questions, evidence, with_seen
 from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
 from pipeline.evaluation.seen_markers import left_out, seen_markers
@@ -161,10 +161,10 @@ def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings
     for row in rows:
         if row.note:
             missing.setdefault(f"{row.probe}: {row.note}", []).append(row.target)
-    for told, targets in missing.items():
+    for reason, targets in missing.items():
         names = list(dict.fromkeys(targets))
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        say(f"evaluate: {', '.join(names[:_MOST_NAMES])}{more}, {told}")
+        say(f"evaluate: {', '.join(names[:_MOST_NAMES])}{more}, {reason}")
     farthest = max((row.correlation_um for row in rows if row.target == MEAN and row.verdict), default=0.0)
     if farthest > settings.block_um:
         say(
@@ -175,21 +175,21 @@ def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings
 
 def _classes(tasks: Sequence[ClassTask]) -> dict[str, Any]:
     """Return the patches of each class, those of the usual column apart from those of others."""
-    told = {task.column: task.told() for task in tasks}
-    others = {column: counts for column, counts in told.items() if column != CLASS_COLUMN}
-    return {"classes": told.get(CLASS_COLUMN), "classes_of": others}
+    counts_of = {task.column: task.summary() for task in tasks}
+    others = {column: counts for column, counts in counts_of.items() if column != CLASS_COLUMN}
+    return {"classes": counts_of.get(CLASS_COLUMN), "classes_of": others}
 
 
 def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
     """Return per held-out slide: patient, patches, and the blocks of tissue that the intervals rest on."""
-    told = {}
+    summaries = {}
     for slide in held_out(cohort):
         tested = slide.held_out
         blocks = block_labels(slide.position_um[tested], settings.block_um)
-        told[slide.slide] = {
+        summaries[slide.slide] = {
             "patient": slide.patient,
             "patches": int(tested.sum()),
             "blocks": len(np.unique(blocks)),
             "also_fitted_on": bool((~slide.held_out).any()),
         }
-    return told
+    return summaries

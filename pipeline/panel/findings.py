@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.errors import StatedError
 from pipeline.marker_names import is_nuclear, spelling
 from pipeline.panel.measures import ChannelMeasures, PanelMeasures
-from pipeline.panel.panel_file import CheckedMarker, Finding
+from pipeline.panel.panel_file import CheckedMarker, MarkerFinding
 from pipeline.settings import PanelSettings
 
 # Noise has 0. Channels of real slides had 0.45 and more (Orion, 1.3 to 5.2 um per pixel).
@@ -92,23 +92,25 @@ def checked_markers(
     return tuple(found)
 
 
-def own_finding(channel: ChannelMeasures, dtype: str, max_saturated: float) -> Finding | None:
+def own_finding(channel: ChannelMeasures, dtype: str, max_saturated: float) -> MarkerFinding | None:
     """Return whether a channel is dead or saturated, by itself."""
     kind = np.dtype(dtype)
     full = float(np.iinfo(kind).max) if kind.kind in "iu" else np.inf
     is_flat = channel.structure < SMALLEST_STRUCTURE
     if channel.saturated >= max_saturated and (channel.largest >= full or not is_flat):
         share = f"{channel.saturated:.1%} of the pixels hold the largest value, {channel.largest:g}"
-        return Finding("saturated", f"{share} (panel.max_saturated {max_saturated:g})")
+        return MarkerFinding("saturated", f"{share} (panel.max_saturated {max_saturated:g})")
     if is_flat:
         what = "one value all over" if channel.range == 0 else "noise: neighbouring pixels have nothing in common"
-        return Finding("dead", f"{what} (structure {channel.structure:.2f}, expected {SMALLEST_STRUCTURE:g} or more)")
+        return MarkerFinding(
+            "dead", f"{what} (structure {channel.structure:.2f}, expected {SMALLEST_STRUCTURE:g} or more)"
+        )
     return None
 
 
 def bleeding(
     channels: Sequence[str], measures: PanelMeasures, spared: set[str]
-) -> Mapping[str, Sequence[tuple[Finding, bool]]]:
+) -> Mapping[str, Sequence[tuple[MarkerFinding, bool]]]:
     """Return by channel what another one lends it, each with whether it shows nothing else.
 
     Two channels that follow each other are told apart by their range: light leaks from the brighter one. Nuclear
@@ -119,7 +121,7 @@ def bleeding(
         measures: of the slide.
         spared: channels that are not asked about, as the dead and the saturated.
     """
-    found: dict[str, list[tuple[Finding, bool]]] = {}
+    found: dict[str, list[tuple[MarkerFinding, bool]]] = {}
     follows = _follows(measures)
     for number, name in enumerate(channels):
         if name in spared or is_nuclear(name):
@@ -131,7 +133,7 @@ def bleeding(
                 continue
             r, lent = measures.correlation[source, number], measures.lent[source, number]
             message = f"shows at least {lent:.3g} of {channels[source]} wherever that is bright (r {r:.2f})"
-            found.setdefault(name, []).append((Finding("bleeding", message), bool(r >= OWN_NOTHING)))
+            found.setdefault(name, []).append((MarkerFinding("bleeding", message), bool(r >= OWN_NOTHING)))
     return found
 
 

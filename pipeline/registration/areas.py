@@ -201,8 +201,8 @@ def place_words(box_um: Floats, centre_um: Floats, share: float, tissue_um: Floa
         return f"{_side(x, 'left', 'right')} {_part(share)}"
     if across > 0.75:
         return f"{_side(y, 'upper', 'lower')} {_part(share)}"
-    words = [_side(y, "upper", "lower"), _side(x, "left", "right")]
-    return " ".join(word for word in words if word != "middle") or "middle"
+    sides = [_side(y, "upper", "lower"), _side(x, "left", "right")]
+    return " ".join(side for side in sides if side != "middle") or "middle"
 
 
 def _side(along: float, low: str, high: str) -> str:

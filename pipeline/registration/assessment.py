@@ -72,9 +72,9 @@ def assess_steps(
     quality = placed(quality, tissue_blocks(pair, step, tissue, transform, found))
     if quality.round_trip_um <= MAX_ROUND_TRIP_UM:
         return quality
-    word = "warn" if quality.verdict == "pass" else quality.verdict
+    grade = "warn" if quality.verdict == "pass" else quality.verdict
     reason = f"going there and back misses by up to {quality.round_trip_um:.1f} um, beyond {MAX_ROUND_TRIP_UM:g} um"
-    return replace(quality, verdict=word, reasons=(*quality.reasons, reason))
+    return replace(quality, verdict=grade, reasons=(*quality.reasons, reason))
 
 
 def judging_step(pair: Pair, transform: Transform, settings: RegisterSettings, tissue: NuclearImage) -> Step:
@@ -151,7 +151,7 @@ def quality_of(
     # The field follows a wrong scale too, hence not by the affine part alone.
     scale = scale_between(found.sparse_um, final.to_dense(found.sparse_um)) if known else None
     folds, determinants = fold_fraction(transform, seams), determinant_range(transform, seams)
-    word, reasons = verdict(
+    grade, reasons = verdict(
         settings,
         held_out=residuals[-1],
         support=support,
@@ -165,7 +165,7 @@ def quality_of(
         signal="nuclear signal" if pair.nuclei else "signal",
     )
     if not pair.nuclei:
-        word = "warn" if word == "pass" else word
+        grade = "warn" if grade == "pass" else grade
         reasons = (
             *reasons,
             f"no channel shows nuclei: blocks were compared by mutual information in {pair.channel}, which tells "
@@ -174,7 +174,7 @@ def quality_of(
     return Quality(
         mode=settings.mode,
         engine=engine,
-        verdict=word,
+        verdict=grade,
         reasons=reasons,
         channel=pair.channel,
         pose=pose,
@@ -242,8 +242,8 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
         where = ", ".join(f"{area.place} {area.share:.0%}" for area in areas[:MAX_NAMED_AREAS])
         reasons.append(f"{share:.0%} of the tissue matches nothing on the dense slide ({where}): lost, torn or folded")
     lowered = quality.verdict == "pass" and len(reasons) > len(quality.reasons)
-    word = "warn" if lowered else quality.verdict
-    return replace(quality, verdict=word, reasons=tuple(reasons), areas=areas, pieces=tuple(largest))
+    grade = "warn" if lowered else quality.verdict
+    return replace(quality, verdict=grade, reasons=tuple(reasons), areas=areas, pieces=tuple(largest))
 
 
 def held_out(measured: Measured, transform: Transform) -> Correspondences:

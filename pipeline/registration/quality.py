@@ -274,8 +274,8 @@ def doubted(quality: Quality, doubts: tuple[str, ...]) -> Quality:
     """Return the quality with further reasons, at best `warn` where there are any."""
     if not doubts:
         return quality
-    word = "warn" if quality.verdict == "pass" else quality.verdict
-    return replace(quality, verdict=word, reasons=(*quality.reasons, *doubts))
+    grade = "warn" if quality.verdict == "pass" else quality.verdict
+    return replace(quality, verdict=grade, reasons=(*quality.reasons, *doubts))
 
 
 def _unmirrored(transform: Transform, seams: Seams | None) -> Floats:

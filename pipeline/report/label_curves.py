@@ -10,7 +10,7 @@ from pipeline.evaluation.aggregates import MEAN
 from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.probe_spec import ProbeSpec
 from pipeline.report.figure_numbers import Plot, label_plot
-from pipeline.report.figures import CurvePoint, label_curve
+from pipeline.report.figures import LabelPoint, label_curve
 from pipeline.report.label_words import label_sentence, most_fewer
 from pipeline.report.probe_words import MEASURES, probe_title
 from pipeline.report.results import Results
@@ -50,9 +50,9 @@ def label_curves(results: Results, series: dict[str, int]) -> list[LabelCurve]:
     return found
 
 
-def _points(rows: Sequence[EvidenceRow], run: str, spec: ProbeSpec) -> list[CurvePoint]:
+def _points(rows: Sequence[EvidenceRow], run: str, spec: ProbeSpec) -> list[LabelPoint]:
     points = [
-        CurvePoint(row.train_patches, row.score, row.within.low, row.within.high)
+        LabelPoint(row.train_patches, row.score, row.within.low, row.within.high)
         for row in rows
         if row.run == run and row.target == MEAN and row.spec.on(None) == spec and math.isfinite(row.score)
     ]

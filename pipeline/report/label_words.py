@@ -29,8 +29,8 @@ def times(ratio: float, most: float = math.inf) -> str:
     """Return a ratio with two figures; below 1 more labels are needed than there are, or an unknown number."""
     if ratio < 1:
         return "none fewer"
-    told = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
-    return f"{told} or more" if ratio >= most * (1 - _ROUNDING) else told
+    number = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+    return f"{number} or more" if ratio >= most * (1 - _ROUNDING) else number
 
 
 def label_sentence(row: EvidenceRow, baseline: str, most: float = math.inf) -> str:

@@ -75,7 +75,7 @@ class Page:
     label_curves: list[LabelCurve]
     retrieval: str
     pairs: list[pairs.PairView]
-    fates: list[tuple[int, str]]
+    drop_reasons: list[tuple[int, str]]
     tiles: Plot | None
     tile_rows: list[tuple[str, list[int]]]
     regions: list[tuple[str, Picture]]
@@ -191,7 +191,7 @@ def build_page(
     series = _series(results)
     side_px = longest_side_px(settings.picture_px, len(results.slides))
     tiled = [slide for slide in results.slides if slide.store]
-    fates = views.fates_met(tiled)
+    drop_reasons = views.drop_reasons_met(tiled)
     components = fit_components(results.features, settings.map_patches)
     embedded = _embedding_views(results, components)
     slides = _drawn(results, components, side_px, threads)
@@ -224,9 +224,9 @@ def build_page(
         evidence_missing=words.missing(results),
         retrieval=words.retrieval(results),
         pairs=pairs.by_urgency(view.pair for view in slides if view.pair),
-        fates=fates,
+        drop_reasons=drop_reasons,
         tiles=views.tiles_figure(tiled),
-        tile_rows=[(slide.slide, [views.tile_counts(slide)[place][1] for place, _ in fates]) for slide in tiled],
+        tile_rows=[(slide.slide, [views.tile_counts(slide)[place][1] for place, _ in drop_reasons]) for slide in tiled],
         regions=[(view.slide, view.regions) for view in slides if view.regions],
         trained=[(run, line_swatch(series[run])) for run in sorted(results.curves, key=series.__getitem__)],
         curves=views.training_curves(results, series),

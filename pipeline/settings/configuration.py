@@ -113,10 +113,10 @@ def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
         return TypeAdapter(kind).validate_python(_words(values))
     except ValidationError as error:
         # What several runs have from one mapping (`<<: *training`) is one mistake.
-        places: dict[str, list[str]] = defaultdict(list)
+        keys_of: dict[str, list[str]] = defaultdict(list)
         for item in error.errors(include_url=False):
-            places[_problem(kind, item)].append(".".join(str(part) for part in item["loc"]) or "(top)")
-        problems = [f"{', '.join(where)}: {problem}" for problem, where in places.items()]
+            keys_of[_problem(kind, item)].append(".".join(str(part) for part in item["loc"]) or "(top)")
+        problems = [f"{', '.join(where)}: {problem}" for problem, where in keys_of.items()]
         raise StatedError(file=source, expected="a valid configuration", found="; ".join(problems)) from None
 
 

@@ -151,10 +151,10 @@ class JpegTiles(Closing):
         """Yield the streams of the tiles that begin and end there in a block of the file."""
         beginning = self._beginnings.get(transform)
         length = len(beginning.found) if beginning else 0
-        places = zip(starts.tolist(), stops.tolist(), doubtful.tolist(), strict=True)
-        for place, (start, stop, is_doubtful) in enumerate(places):
+        extents = zip(starts.tolist(), stops.tolist(), doubtful.tolist(), strict=True)
+        for index, (start, stop, is_doubtful) in enumerate(extents):
             if beginning is None or is_doubtful or not block.startswith(beginning.found, start, stop):
-                number = int(numbers[place])
+                number = int(numbers[index])
                 try:
                     beginning = self._beginning(block[start:stop], number, transform)
                     if is_doubtful:

@@ -92,8 +92,8 @@ def _image(multiscale: Attributes, own: Attributes, file: Path) -> NgffImage:
     axes = multiscale.get("axes")
     if not isinstance(axes, list) or not all(isinstance(axis, dict) and axis.get("name") for axis in axes):
         found = "none" if axes is None else _short(axes)
-        told = f" in version {version}" if version else ""
-        raise StatedError(file=file, expected=f"axes with names ({_VERSIONS})", found=f"{found}{told}")
+        in_version = f" in version {version}" if version else ""
+        raise StatedError(file=file, expected=f"axes with names ({_VERSIONS})", found=f"{found}{in_version}")
     letters = ["c" if axis.get("type") == "channel" else str(axis["name"]).lower() for axis in axes]
     if sorted(letters) != sorted(set(letters)) or not {"x", "y"} <= set(letters) <= set(_AXES):
         raise StatedError(file=file, expected="axes y and x, and of c, t and z each once", found=", ".join(letters))

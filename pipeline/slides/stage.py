@@ -89,7 +89,7 @@ def source_digest(path: Path) -> str:
 
 def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, hashed: bool) -> SideRecord:
     path = Path(row.sparse) if side == "sparse" else _dense_file(row)
-    told = row.sparse_mpp if side == "sparse" else row.dense_mpp
+    sheet_mpp = row.sparse_mpp if side == "sparse" else row.dense_mpp
     told_kind = "brightfield" if side == "sparse" else row.dense_kind
     image = row.sparse_image if side == "sparse" else row.dense_image
     shows: Shows = kind_named(told_kind).shows if told_kind else "file"
@@ -102,7 +102,7 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
         tell(f"slide {row.slide}, file {path}: {note}")
     if side == "sparse" or not row.dense_kind:
         _check_light(row, header, side, image)
-    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
+    mpp, source = _mpp(header, sheet_mpp, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
     kind = kind_named(told_kind or ("brightfield" if header.is_rgb else "fluorescence"))
     described = Described(header.channels) if side == "sparse" else _described(row, header, kind)
     return SideRecord(
@@ -237,14 +237,14 @@ def _points(row: SheetRow, kind: PointKind, tolerance: float, tell: Tell, *, has
 
 
 def _mpp(
-    header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str, tell: Tell
+    header: SlideHeader, sheet_mpp: float | None, column: str, tolerance: float, slide: str, tell: Tell
 ) -> tuple[float, str]:
     """Return the um per pixel to use and who states it: the sheet where it does, since a person wrote it for that file.
 
     What the file states otherwise is told, not refused: tags are wrong more often than people.
     """
     where = f"slide {slide}, file {header.path}"
-    if told is None:
+    if sheet_mpp is None:
         if header.mpp is None:
             raise StatedError(
                 slide=slide,
@@ -256,10 +256,10 @@ def _mpp(
             tell(f"{where}: {header.mpp_remark}")
     elif header.mpp is None:
         if header.mpp_remark:
-            tell(f"{where}: {header.mpp_remark}; takes {column} {told:g} of the sheet")
-    elif abs(told - header.mpp) > tolerance * header.mpp:
-        tell(f"{where}: {header.mpp:.6g} um/px in the file; takes {column} {told:g} of the sheet")
-    mpp, source = (told, "sheet") if told is not None else (header.mpp, "file")
+            tell(f"{where}: {header.mpp_remark}; takes {column} {sheet_mpp:g} of the sheet")
+    elif abs(sheet_mpp - header.mpp) > tolerance * header.mpp:
+        tell(f"{where}: {header.mpp:.6g} um/px in the file; takes {column} {sheet_mpp:g} of the sheet")
+    mpp, source = (sheet_mpp, "sheet") if sheet_mpp is not None else (header.mpp, "file")
     if mpp is None or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise StatedError(
             slide=slide, file=header.path, expected="0.05 to 50 um per pixel", found=f"{mpp} (from the {source})"

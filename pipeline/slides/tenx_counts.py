@@ -64,9 +64,9 @@ def read_tenx_places(folder: Path) -> TenxPlaces:
     place = table.index.get_indexer(pd.Index(barcodes)) if table.index.is_unique else np.full(1, -1)
     if (place < 0).any():
         found = f"none for {barcodes[int(np.argmin(place))]!r}" if table.index.is_unique else "some more than once"
-        raise StatedError(file=files.places, expected="one place for each barcode of the matrix", found=found)
+        raise StatedError(file=files.positions, expected="one place for each barcode of the matrix", found=found)
     position = table.to_numpy(dtype=np.float64)[place]
-    checked_places(position, files.places, "places")
+    checked_places(position, files.positions, "places")
     return TenxPlaces(position / mpp if files.is_xenium else position, genes, mpp)
 
 
@@ -113,18 +113,18 @@ def _place_table(files: TenxFiles) -> pd.DataFrame:
     columns = ["x_centroid", "y_centroid"] if files.is_xenium else ["pxl_col_in_fullres", "pxl_row_in_fullres"]
     name = "cell_id" if files.is_xenium else "barcode"
     try:
-        if files.places.suffix == ".parquet":
-            table = pd.read_parquet(files.places, columns=[name, *columns])
+        if files.positions.suffix == ".parquet":
+            table = pd.read_parquet(files.positions, columns=[name, *columns])
         else:
             # Space Ranger before 2.0 wrote no names of columns.
-            names = _POSITION_COLUMNS if files.places.name.endswith("_list.csv") else None
-            table = pd.read_csv(files.places, names=names, usecols=[name, *columns])
+            names = _POSITION_COLUMNS if files.positions.name.endswith("_list.csv") else None
+            table = pd.read_csv(files.positions, names=names, usecols=[name, *columns])
         index = [item.decode() if isinstance(item, bytes) else str(item) for item in table[name]]
         return table[columns].astype(np.float64).set_axis(index, axis=0)
     except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         reraise_bug(error)
         expected = f"a table with {name}, {', '.join(columns)}"
-        raise StatedError(file=files.places, expected=expected, found=" ".join(str(error).split())) from None
+        raise StatedError(file=files.positions, expected=expected, found=" ".join(str(error).split())) from None
 
 
 @contextmanager

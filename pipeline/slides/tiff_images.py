@@ -49,8 +49,8 @@ class TiffImage:
     def is_beside(self) -> bool:
         """Whether it is a label, a macro or a thumbnail by its name, or by the first line of its description."""
         first_line = self.series.keyframe.description[:200].partition("\n")[0]
-        told = self.name or ("" if first_line.startswith(("<", "{", "ImageJ")) else first_line)
-        return bool(_BESIDE.search(told))
+        label = self.name or ("" if first_line.startswith(("<", "{", "ImageJ")) else first_line)
+        return bool(_BESIDE.search(label))
 
     @property
     def is_reduced(self) -> bool:

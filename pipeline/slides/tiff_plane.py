@@ -92,8 +92,8 @@ class Plane:
                     continue
                 if stated is not None and stated != tagged:
                     names = {RGB: "RGB", YCBCR: "YCbCr"}
-                    told = f"JPEG tiles state {names[stated]}, the photometric tag {names[tagged]}"
-                    return f"{told}: the tiles are believed"
+                    both = f"JPEG tiles state {names[stated]}, the photometric tag {names[tagged]}"
+                    return f"{both}: the tiles are believed"
         return ""
 
     @property

@@ -68,7 +68,7 @@ def read_classes(path: Path, patches: ClassifiedPatches, column: str = CLASS_COL
         StatedError: if the table cannot be read, lacks a column, holds what is not a number, no such row or more than
             1,000 classes, or has squares of two classes over the centre of a patch.
     """
-    return _Reading(path, patches, column).classes()
+    return _ClassTable(path, patches, column).classes()
 
 
 def numbered(names: Sequence[Names]) -> tuple[tuple[str, ...], list[Integers]]:
@@ -83,7 +83,7 @@ def numbered(names: Sequence[Names]) -> tuple[tuple[str, ...], list[Integers]]:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _ClassTable:
     """A table that is being read."""
 
     path: Path

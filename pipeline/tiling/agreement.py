@@ -90,9 +90,9 @@ def agreement(measured: Measurements, pitch_um: float) -> Agreement:
     telling = clear | (measured.contrast >= telling_contrast(measured.contrast, clear, settled))
     spoken_for = _share_at(around, measured.shift_um, clear, telling, first, second) >= SPEAKING_SHARE
     alike = _share_at(measured.shift_um, measured.shift_um, clear, telling, first, second)
-    told = np.bincount(first, telling[second], len(clear))
-    alone = told == 0
-    matching = np.bincount(first, clear[second], len(clear)) >= MATCHING_SHARE * told
+    evidence = np.bincount(first, telling[second], len(clear))
+    alone = evidence == 0
+    matching = np.bincount(first, clear[second], len(clear)) >= MATCHING_SHARE * evidence
     no_measure = np.isnan(measured.contrast)
     lent = ~telling & spoken_for & ~no_measure
     residual = np.where(clear, own_um, np.where(lent, np.linalg.norm(around, axis=1), np.nan))

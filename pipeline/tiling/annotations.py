@@ -104,7 +104,7 @@ def read_annotations(
     Raises:
         StatedError: if the file cannot be read, holds another kind of annotation or shape, or lies off the slide.
     """
-    reading = _Reading(path, slide, size_level0_px, origin_px)
+    reading = _AnnotationFile(path, slide, size_level0_px, origin_px)
     polygons = [
         item for number, feature in enumerate(reading.features(), 1) for item in reading.regions(feature, number)
     ]
@@ -114,7 +114,7 @@ def read_annotations(
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _AnnotationFile:
     """A file that is being read."""
 
     path: Path

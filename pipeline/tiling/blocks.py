@@ -117,7 +117,7 @@ def write_patches(
             # Without this an error in one block would be told only after all the others are written.
             pool.shutdown(cancel_futures=True)
             raise
-    parts = [done[place] for place in np.argsort(starts).tolist()]
+    parts = [done[index] for index in np.argsort(starts).tolist()]
     joined = {key: np.concatenate([vars(part)[key] for part in parts]) for key in Evidence.__dataclass_fields__}
     return writer, Evidence(**joined)
 

@@ -151,7 +151,7 @@ def _components(given: Mapping[str, tuple[str, ...]], panel: tuple[str, ...]) ->
         raise ValueError(f"a component with marker {unknown[0]!r:.80}, which is not in the panel")
     index = {marker: number for number, marker in enumerate(panel)}
     found = {encoder: tuple(index[marker] for marker in markers) for encoder, markers in given.items()}
-    if any(not places or len(set(places)) < len(places) for places in found.values()):
+    if any(not indices or len(set(indices)) < len(indices) for indices in found.values()):
         raise ValueError("a component without markers, or with one twice")
     return found
 

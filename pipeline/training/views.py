@@ -63,19 +63,19 @@ class ChannelChoice:
     """
 
     def __init__(self, components: Components, device: torch.device) -> None:
-        self._places = {name: torch.tensor(places, device=device) for name, places in components.items()}
+        self._indices = {name: torch.tensor(indices, device=device) for name, indices in components.items()}
 
-    def places(self, encoder: str) -> Tensor | None:
+    def indices(self, encoder: str) -> Tensor | None:
         """Return (M',) places in the panel of the channels of that encoder, in their order.
 
         None for all as they are.
         """
-        return self._places.get(encoder)
+        return self._indices.get(encoder)
 
     def of(self, encoder: str, values: Tensor) -> Tensor:
         """Return (n, M', …) of values (n, M, …) of the panel; the same tensor where the encoder sees all of it."""
-        places = self.places(encoder)
-        return values if places is None else values.index_select(1, places)
+        indices = self.indices(encoder)
+        return values if indices is None else values.index_select(1, indices)
 
 
 class ViewMaker:

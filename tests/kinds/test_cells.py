@@ -361,8 +361,8 @@ def test_a_cohort_of_cells_goes_through_every_stage(tmp_path: Path) -> None:
         rows.append(row | {"dense": f"{name}.csv", "dense-kind": "cells", "dense-mpp": "1"})
     write_cohort(tmp_path, [{key.replace("-", "_"): value for key, value in row.items()} for row in rows], {})
     with contextlib.chdir(tmp_path):
-        for words in commands(rows).values():
-            assert main(words) == 0, words
+        for argv in commands(rows).values():
+            assert main(argv) == 0, argv
     qc = json.loads((tmp_path / "results/register/a/qc.json").read_text())
     assert qc["reasons"] == [
         "a table of cells shows no nuclei by which the given transform could be measured; look at the pictures"

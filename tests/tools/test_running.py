@@ -31,8 +31,8 @@ def cohort(tmp_path: Path) -> Path:
     return folder
 
 
-def run(cohort: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", "run", "--directory", "cohort", *words]
+def run(cohort: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", "run", "--directory", "cohort", *argv]
     return subprocess.run(
         command,
         cwd=cohort.parent,
@@ -47,8 +47,8 @@ def run(cohort: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_is_snakemake_with_the_snakefile_and_all_cores(cohort: Path) -> None:
     start = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), "--directory", str(cohort)]
     assert snakemake_command(cohort, ["tile_all"], verbose=True) == [*start, "tile_all", "--cores", "all"]
-    for words in (["--cores", "2"], ["-c2"], ["-j", "1"], ["--cores=all"], ["--workflow-profile", "x"]):
-        assert snakemake_command(cohort, words, verbose=True) == [*start, *words]
+    for argv in (["--cores", "2"], ["-c2"], ["-j", "1"], ["--cores=all"], ["--workflow-profile", "x"]):
+        assert snakemake_command(cohort, argv, verbose=True) == [*start, *argv]
 
 
 def test_a_dry_run_prints_its_plan_and_stages_are_quiet_only_with_the_logger(cohort: Path) -> None:

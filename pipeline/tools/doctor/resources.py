@@ -63,8 +63,8 @@ def examine_memory() -> Iterator[Finding]:
     """Yield the memory of this machine against that of the largest job."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (words := limit.read_text().strip()).isdecimal():
-        total = min(total, int(words))
+    if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+        total = min(total, int(text))
     text = f"{total / 2**30:.1f} GiB here; the largest jobs ask for {_LARGEST_JOB_BYTES / 2**30:.1f} GiB each"
     yield ok("memory", text) if total >= _LARGEST_JOB_BYTES else warning("memory", text)
 

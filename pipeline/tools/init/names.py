@@ -72,5 +72,5 @@ def unique_names(paths: Iterable[Path]) -> list[str]:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    words = re.findall(r"[A-Za-z0-9]+", _H_AND_E.sub(" ", text))
-    return tuple(word for word in words if word.lower() not in _STAIN_WORDS)
+    tokens = re.findall(r"[A-Za-z0-9]+", _H_AND_E.sub(" ", text))
+    return tuple(token for token in tokens if token.lower() not in _STAIN_WORDS)

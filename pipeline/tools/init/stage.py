@@ -78,8 +78,8 @@ def init(folder: Path, wishes: Wishes) -> Iterator[Finding]:
     yield from _doubts(rows, paired, wishes)
     running = [row for row in rows if row.runs]
     if not running:
-        places = ", ".join(str(place) for place in wishes.slides)
-        raise StatedError(file=places, expected="an H&E slide that can run", found=f"none in {len(found.files)} files")
+        folders = ", ".join(str(folder) for folder in wishes.slides)
+        raise StatedError(file=folders, expected="an H&E slide that can run", found=f"none in {len(found.files)} files")
     pairs = [row for row in running if row.proposal.dense]
     yield from _summary(running, pairs)
     if known and wishes.encoder:

@@ -55,12 +55,12 @@ class Job:
     def of(cls, record: Mapping[str, Any], now: float) -> Job:
         """Return the job of a record of the event `job_info`."""
         wildcards = dict(record.get("wildcards") or {})
-        words = [str(wildcards[name]) for name in ("run", "slide") if name in wildcards]
-        words = words or [str(value) for value in wildcards.values()]
+        labels = [str(wildcards[name]) for name in ("run", "slide") if name in wildcards]
+        labels = labels or [str(value) for value in wildcards.values()]
         if "name" in wildcards and "slide" in wildcards:
-            words = [f"{wildcards['slide']} by {wildcards['name']}"]
+            labels = [f"{wildcards['slide']} by {wildcards['name']}"]
         outputs, logs = (tuple(map(str, record.get(name) or ())) for name in ("output", "log"))
-        return cls(str(record["rule_name"]), " ".join(words), outputs, logs, now)
+        return cls(str(record["rule_name"]), " ".join(labels), outputs, logs, now)
 
     @property
     def title(self) -> str:
