@@ -16,6 +16,7 @@ from pipeline.cli import main
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.evidence import verdict_of
 from pipeline.evaluation.evidence_row import COLUMNS
+from pipeline.splitting.table import HELD_OUT_FOLD
 
 RUNS = ("distilled", "sparse-only", "shuffled", "worse")
 
