@@ -1,4 +1,4 @@
-"""The sheet of slides: one row per slide, read with the standard library only, since the Snakefile imports it."""
+"""The sheet of slides: one row per slide, all faults in one error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SheetRow:
 
     Attributes:
         slide: unique name.
-        patient: whom it comes from, in the one spelling of `patient_name`.
+        patient: patient ID, spelled as `patient_name` spells it.
         sparse: path of the H&E slide.
         dense: path of its dense partner; empty where there is none.
         transform: empty (to be registered), `identity`, or the path of a transform.
@@ -127,6 +127,7 @@ def _header_faults(header: Sequence[str]) -> Iterator[str]:
 
 
 def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str]:
+    # Not pydantic: it checks rules between cells only once every cell passes, so that one run would not name all faults.
     if any(extra):
         yield f"more cells than columns: {' '.join(filter(None, extra))!r}"
     if not _NAME.fullmatch(values["slide"]):
