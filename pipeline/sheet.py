@@ -127,7 +127,7 @@ def _header_faults(header: Sequence[str]) -> Iterator[str]:
 
 
 def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str]:
-    # Not pydantic: it checks rules between cells only once every cell passes, so that one run would not name all faults.
+    # Not pydantic: it checks rules between cells only once every cell passes, and all faults are to be named at once.
     if any(extra):
         yield f"more cells than columns: {' '.join(filter(None, extra))!r}"
     if not _NAME.fullmatch(values["slide"]):
