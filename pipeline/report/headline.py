@@ -11,7 +11,7 @@ from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.probe_spec import marker_probe_spec
 from pipeline.report.dense_words import cohort_words
 from pipeline.report.figures import signed
-from pipeline.report.label_words import label_sentence, most_fewer
+from pipeline.report.label_curves import label_sentence, most_fewer
 from pipeline.report.results import Results
 from pipeline.report.words import BLOCKS_EXPLAINED, FEW_BLOCKS, counted, listed, within_slides
 

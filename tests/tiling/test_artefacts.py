@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.report.regions_picture import painted
+from pipeline.report.slide_views import painted
 from pipeline.tiling.grid import lattice
 from pipeline.tiling.regions import (
     BLUR,
