@@ -136,7 +136,7 @@ def _base_of(folder: Path, config: dict[str, Any], base_folder: Path) -> Base:
     own = config["more_from_less"]
     rank = int(own["settings"].get("low_rank", 0))
     if not rank:
-        raise StatedError(file=folder, expected="an encoder trained with low_rank", found="one trained without")
+        raise StatedError(file=folder, expected="an encoder trained with low_rank", found="low_rank 0")
     sha256 = str(own["provenance"].get("inputs", {}).get("weights", ""))
     name = Path(str(own["settings"]["weights"])).name
     _check_base(base_folder, sha256, name)

@@ -112,6 +112,14 @@ def check_finite(features: NDArray[np.floating[Any]], first_row: int, slide: str
         raise StatedError(slide=slide, file=path, expected="finite features", found=f"{found}{first_row + bad[0]}")
 
 
+def difference(coords_px: NDArray[np.integer[Any]], wanted_px: NDArray[np.integer[Any]]) -> str:
+    """Return how patches (n, 2) differ from those wanted: in shape, or the first that lies elsewhere."""
+    if coords_px.shape != wanted_px.shape:
+        return f"coordinates of shape {coords_px.shape}"
+    row = int(np.flatnonzero((coords_px != wanted_px).any(axis=1))[0])
+    return f"row {row} at {tuple(coords_px[row].tolist())} px instead of {tuple(wanted_px[row].tolist())} px"
+
+
 @contextmanager
 def open_features(path: Path, mpp_level0: float | None = None) -> Iterator[FeaturesFile]:
     """Return the open file; `mpp_level0` supplies what a file of TRIDENT lacks.

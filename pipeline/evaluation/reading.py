@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.embedding.features_file import difference
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.marker_names import Aliases, panel_of
@@ -124,11 +125,13 @@ def read_features(folder: Path, slide: SlidePairs) -> Features:
                 slide=slide.slide,
                 file=path,
                 expected=f"features of the store's {count} patches, in its order",
-                found=f"{count} patches at other positions" if len(coords) == count else f"features of shape {shape}",
+                found=f"features of shape {shape}" if shape[0] != count else difference(coords, slide.coords_px),
             )
         features: Features = np.asarray(file["features"], dtype=np.float32)[slide.rows]
-    if not np.isfinite(features).all():
-        raise StatedError(slide=slide.slide, file=path, expected="finite features", found="nan or infinity")
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        found = f"NaN or infinity in {len(bad)} rows, the first row {slide.rows[bad[0]]}"
+        raise StatedError(slide=slide.slide, file=path, expected="finite features", found=found)
     return features
 
 

@@ -121,7 +121,7 @@ def _ranks(path: Path, dense: DenseDescription, features: Path, gallery: Gallery
         raise StatedError(
             file=features,
             expected=f"features of encoder {dense.encoder_sha256[:12]}, beside which {path} was trained",
-            found=f"of {encoder[:12] or 'another'}",
+            found=f"of encoder {encoder[:12] or 'without a hash'}",
         )
     branches = KeptBranches.load(path, dense, best_device())
     sparse = [

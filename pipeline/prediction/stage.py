@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embedding.features_file import FeaturesFile, open_features
+from pipeline.embedding.features_file import FeaturesFile, difference, open_features
 from pipeline.errors import StatedError
 from pipeline.evaluation.probe_file import UNIT, UNIT_EXPLAINED, Probe
 from pipeline.prediction.choice import MOST_DRAWN, Choice, best_columns, by_reason, choose, listed
@@ -168,7 +168,7 @@ def _check(opened: FeaturesFile, probe: Probe, store: PatchStore) -> None:
             slide=opened.slide,
             file=opened.path,
             expected=f"features of the store's {len(store)} patches, in its order",
-            found=f"{len(opened)} others",
+            found=difference(opened.position_px, store.table.position_px),
         )
 
 

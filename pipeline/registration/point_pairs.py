@@ -46,8 +46,10 @@ def through_points(table: LandmarkTable, path: Path) -> Transform:
     sparse, dense = table.sparse_um, table.dense_um
     if len(sparse) < MIN_PAIRS:
         raise StatedError(file=path, expected=f"{MIN_PAIRS} pairs of points or more", found=str(len(sparse)))
-    if len(np.unique(sparse, axis=0)) < len(sparse):
-        raise StatedError(file=path, expected="sparse points that all differ", found="the same point twice")
+    points, times = np.unique(sparse, axis=0, return_counts=True)
+    if len(points) < len(sparse):
+        found = f"{tuple(points[times > 1][0].tolist())} um {times.max()} times"
+        raise StatedError(file=path, expected="sparse points that all differ", found=found)
     spread = np.linalg.svd(sparse - sparse.mean(0), compute_uv=False)
     if spread[1] < 1e-3 * spread[0]:
         raise StatedError(file=path, expected="points that span a plane", found="points on one line")

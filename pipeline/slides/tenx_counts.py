@@ -86,7 +86,11 @@ def read_tenx_counts(folder: Path, genes: Sequence[str]) -> Any:
     number = dict(zip(names, columns.tolist(), strict=True))
     absent = [gene for gene in genes if gene not in number]
     if absent:
-        raise StatedError(file=path, expected=f"the genes as inspected, with {absent[0]}", found="none of that name")
+        raise StatedError(
+            file=path,
+            expected=f"the genes as inspected, with {absent[0]}",
+            found=f"{len(names)} genes, none of that name",
+        )
     return counts[:, [number[gene] for gene in genes or names]]
 
 

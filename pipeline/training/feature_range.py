@@ -184,9 +184,11 @@ def _checked(stated: Any, arrays: dict[str, Features], path: Path) -> FeatureRan
     if unlike or not 0 < kept <= width <= MAX_FEATURES:
         found = ", ".join(unlike) or f"{kept} directions of {width} features"
         raise StatedError(file=path, expected=_EXPECTED, found=found)
-    positive = (arrays["scale"], arrays["spread"], np.array([stated["limit"], stated["rest"]]))
-    if not all(np.isfinite(item).all() for item in (*arrays.values(), *positive)) or min(map(np.min, positive)) <= 0:
-        raise StatedError(file=path, expected=_EXPECTED, found="a spread or limit that is not positive or not finite")
+    values = arrays | {name: np.array([stated[name]]) for name in ("limit", "rest")}
+    for name, item in values.items():
+        allowed = np.isfinite(item) & ((item > 0) | (name in ("mean", "directions")))
+        if not allowed.all():
+            raise StatedError(file=path, expected=_EXPECTED, found=f"{name} {item[~allowed][0]:g}")
     return FeatureRange(
         **arrays,
         rest=stated["rest"],

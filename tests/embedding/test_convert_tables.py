@@ -83,7 +83,7 @@ def test_slides_that_do_not_belong_in_one_table_are_refused(tmp_path: Path, caps
     moved = pd.read_parquet(tmp_path / "predict" / "a" / "patches.parquet").assign(x_px=0)
     moved.to_parquet(tmp_path / "predict" / "a" / "patches.parquet")
     assert _convert(tmp_path, "--markers", str(tmp_path / "predict")) == 1
-    assert "found patches at other places" in capsys.readouterr().err
+    assert "found row 0 at (0, " in capsys.readouterr().err
     (tmp_path / "predict" / "a" / "patches.parquet").unlink()
     assert _convert(tmp_path, "--markers", str(tmp_path / "predict")) == 1
     assert "found no file" in capsys.readouterr().err

@@ -129,12 +129,17 @@ def read_counts(path: Path) -> pd.DataFrame:
     if strange or table.empty:
         raise StatedError(file=path, expected=expected, found=f"a column {strange[0]!r:.40}" if strange else "none")
     values = table.to_numpy()
-    if values.dtype.kind not in "iuf" or not ((values >= 0) & (values == np.floor(values))).all():
-        raise StatedError(file=path, expected=expected, found="values that are not whole numbers of at least 0")
+    if values.dtype.kind not in "iuf":
+        raise StatedError(file=path, expected=expected, found=f"values of type {values.dtype}")
+    wrong = ~((values >= 0) & (values == np.floor(values)))
+    if wrong.any():
+        raise StatedError(file=path, expected=expected, found=f"the value {values[wrong][0]:g}")
     table.index = table.index.astype(str)
     table = table[~table.index.str.contains("ambiguous")].groupby(level=0, sort=True).sum()
-    if table.empty or table.to_numpy().max() > _LARGEST_COUNT:
-        raise StatedError(file=path, expected=f"counts of up to {_LARGEST_COUNT}", found="none, or larger ones")
+    largest = table.to_numpy().max(initial=0)
+    if table.empty or largest > _LARGEST_COUNT:
+        found = "no gene" if table.empty else f"{largest:.0f}"
+        raise StatedError(file=path, expected=f"counts of up to {_LARGEST_COUNT}", found=found)
     return table.astype(np.uint32)
 
 

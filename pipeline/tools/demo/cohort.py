@@ -91,4 +91,4 @@ def plan_of(name: str) -> SlidePlan:
         if plan.name == name:
             return plan
     names = ", ".join(plan.name for plan in COHORT)
-    raise StatedError(slide=name, expected=f"one of {names}", found="no such demo slide")
+    raise StatedError(file="--slide", expected=f"one of {names}", found=name)
