@@ -1,4 +1,4 @@
-"""JSON from a file that somebody may have damaged or made up: read within bounds, checked against a stated type."""
+"""Read JSON files within bounds and check them against a stated type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One name per marker across panels: spellings, usual aliases, and the panel that the slides of a cohort make up.
+"""Give each marker one name across panels: spellings, usual aliases, and the panel of a cohort's slides.
 
 Standard library only: the configuration, which the Snakefile reads, is checked with it.
 """
@@ -196,7 +196,7 @@ def _keys(slide: str, names: Sequence[str], aliases: Aliases) -> tuple[str, ...]
                 slide=slide,
                 expected="channels that are different markers",
                 found=f"{first[key]!r} and {name!r}, which mean the same (a markers CSV can rename one, "
-                "panel.known_aliases: false goes by spelling alone)",
+                "panel.known_aliases: false compares spelling alone)",
             )
         first[key] = name
     return tuple(first)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then in a log."""
+"""Show the progress of long work: a bar on a terminal, a plain line now and then in a log."""
 
 from __future__ import annotations
 

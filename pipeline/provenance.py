@@ -1,4 +1,4 @@
-"""Where a result comes from, and how it reaches its final name.
+"""Record where a result comes from, and move it to its final name.
 
 Results name their inputs by hash, the settings, the code and the versions; nothing in them depends on the
 clock, so equal inputs give equal bytes. They are written under a temporary name and renamed when whole.
@@ -162,7 +162,7 @@ def _put(temporary: Path, path: Path) -> None:
 
 
 def _refuse_foreign(new: Path, folder: Path) -> None:
-    """Refuse to replace a folder that shares no name with the new one: two results of one kind share some."""
+    """Refuse to replace a folder that shares no name with the new one: two results of the same kind share some."""
     if not new.is_dir():
         raise StatedError(file=folder, expected="a name for a file", found="a folder")
     there = {item.name for item in folder.iterdir()} - {_TIMESTAMP}
@@ -181,7 +181,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what dead processes of this machine left of a result; those of other machines cannot be told dead."""
+    """Remove what dead processes of this machine left of a result; of other machines' processes nothing is known."""
     begin, end = f".{path.name}.", f".{socket.gethostname()}.%.partial".split("%")
     for item in list(path.parent.iterdir()):
         parts = item.name.removeprefix(begin).split(".", 1)

@@ -78,7 +78,7 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
         raise StatedError(file=path, expected="a line with the names of the columns", found="no such line")
     (header_line, header), *body = lines
     while len(header) > 1 and not header[-1]:
-        # A spreadsheet ends lines with the tabs of columns that were emptied; cells in them are told as too many.
+        # A spreadsheet ends lines with the tabs of columns that were emptied; cells in them are reported as too many.
         header.pop()
     faults = [f"line {header_line}: {fault}" for fault in _header_faults(header)]
     if faults:

@@ -1,4 +1,4 @@
-"""`embed-at`: patches of a slide, at the coordinates that TRIDENT or CLAM found, to features."""
+"""`embed-at`: compute features of patches at coordinates that TRIDENT or CLAM found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="name or number (from 0) of the image, where the file holds several",
     )
-    parser.add_argument("--patient", default="", metavar="NAME", help="whom the slide comes from, for the table")
+    parser.add_argument("--patient", default="", metavar="NAME", help="patient ID of the slide, for the table")
     parser.add_argument("--threads", type=at_least(1), default=1, help="threads of the computation on the CPU")
     add_settings(parser, EmbedSettings)
 

@@ -1,4 +1,4 @@
-"""`python -m pipeline evaluate`: probe frozen features on held-out patches and compare the runs."""
+"""`evaluate`: probe frozen features on held-out patches and compare the runs."""
 
 from __future__ import annotations
 

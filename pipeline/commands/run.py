@@ -1,4 +1,4 @@
-"""`run`: Snakemake on a cohort, with the right Snakefile and a line per slide and stage."""
+"""`run`: run Snakemake on a cohort with the right Snakefile, and print a line per slide and stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`split`: every patch of the cohort to a fold."""
+"""`split`: assign every patch of the cohort to a fold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train`: one run, from the training pairs of the cohort to a sparse encoder."""
+"""`train`: train the sparse encoder of one run on the cohort's pairs."""
 
 from __future__ import annotations
 

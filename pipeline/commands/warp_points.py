@@ -1,4 +1,4 @@
-"""The tool warp-points: carries points from the sparse to the dense frame of a slide, or back."""
+"""`warp-points`: map points from the sparse to the dense frame of a slide, or back."""
 
 from __future__ import annotations
 

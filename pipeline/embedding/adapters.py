@@ -1,4 +1,4 @@
-"""Low-rank adapters of an encoder: what training changed of a base encoder, without a weight of the base.
+"""Write low-rank adapters of an encoder: what training changed of a base encoder, without the base's weights.
 
 The licences of many foundation models forbid passing on weights derived from theirs. What `low_rank` training changed
 is a product of two thin matrices per attention layer (LoRA: Hu et al. 2021, arXiv 2106.09685); these can be passed on

@@ -1,4 +1,4 @@
-"""AnnData's file (.h5ad) of the features of one slide, or of all slides of a cohort with their predicted markers."""
+"""Write the features of one slide, or of a cohort with its predicted markers, as AnnData (.h5ad)."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def _write_blocks(root: Group, sources: Sequence[FeaturesFile]) -> None:
 def _write_table(root: Group, name: str, index: Sequence[str], columns: Mapping[str, Column]) -> None:
     group = root.create_group(name)
     tag(group, "dataframe", "0.2.0")
-    # HDF5 needs to be told the type of what may be empty.
+    # HDF5 needs a stated type for what may be empty.
     names = list(columns) if isinstance(root, zarr.Group) else np.array(list(columns), dtype=h5py.string_dtype())
     group.attrs.update({"_index": "_index", "column-order": names})
     _write_texts(group, "_index", index)

@@ -1,4 +1,4 @@
-"""Patch coordinates as TRIDENT and CLAM write them, and the patches of a slide at these places.
+"""Read patch coordinates of TRIDENT and CLAM, and cut a slide's patches there.
 
 Both keep `coords` (N, 2), the level-0 pixel at each patch's upper-left corner. TRIDENT tells the side at level 0
 (`patch_size_level0`); CLAM tells it in pixels of a level (`patch_size`) with that level's `downsample`.
@@ -69,7 +69,7 @@ class LocatedPatches:
         mpp_level0: its um per level-0 pixel.
         coordinates: where the patches lie.
         trained: of the encoder; its patches' side in pixels is that of these patches.
-        patient: whom the slide comes from; empty where unknown.
+        patient: patient ID; empty where unknown.
 
     Raises:
         StatedError: if there is no patch, or the coordinates are those of another slide.

@@ -1,4 +1,4 @@
-"""A features file in TRIDENT's layout, as embed and TRIDENT write it: checked on opening, read block by block."""
+"""Read a features file in TRIDENT's layout, as embed and TRIDENT write it: checked on opening, read in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probes of classes on one run's features: linear, nearest neighbours, MLP and few labels, scored."""
+"""Fit and score the probes of classes on one run's features: linear, nearest neighbours, MLP, few labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes of patches: from tables that name them, or where the dense side is a mask the class of most of the patch."""
+"""Read the classes of patches from tables or, where the dense side is a mask, from most of the patch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dense patches of a cohort's pairs as the dense branch of a trained run reads them."""
+"""Read the dense patches of a cohort's pairs as the dense branch of a trained run reads them."""
 
 from __future__ import annotations
 

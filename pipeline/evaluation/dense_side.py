@@ -1,4 +1,4 @@
-"""What the dense side tells by itself: the same probes on features of the dense encoder that a run was trained with.
+"""Score the dense side alone: the same probes on features of the dense encoder that a run was trained with.
 
 It is an upper reference, no contender: at inference there is no dense side. What the probes find there and not in H&E
 is what training could at best bring over.

@@ -1,4 +1,4 @@
-"""The rows of `details.json`: all of them or, of thousands of targets, the means, the best targets, and counts."""
+"""Choose the rows of `details.json`: all or, of thousands of targets, the means, the best and counts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.evaluation.evidence_row import EvidenceRow, details
 
-MOST_TARGETS = 256  # of which each one is told
-BEST_TARGETS = 24  # that are told of more, by held-out score
+MOST_TARGETS = 256  # beyond which only the best are listed
+BEST_TARGETS = 24  # listed of more targets, by held-out score
 
 
 def told_rows(rows: Sequence[EvidenceRow]) -> dict[str, Any]:

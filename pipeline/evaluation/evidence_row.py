@@ -1,4 +1,4 @@
-"""A row of evidence, and the one schema by which `summary.tsv` and `details.json` are written and read."""
+"""Define a row of evidence, and the one schema that writes and reads `summary.tsv` and `details.json`."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def read_summary(path: Path) -> tuple[EvidenceRow, ...]:
 
 
 def _row(cells: Mapping[str, str]) -> EvidenceRow:
-    """Return a row of the table; a table of before probes had columns of their own holds those of H&E on all labels."""
+    """Return a row of the table; older tables without columns for the probe hold probes of H&E on all labels."""
 
     def number(name: str) -> float:
         return float(cells.get(name) or "nan")

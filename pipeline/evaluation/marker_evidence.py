@@ -1,4 +1,4 @@
-"""The probes of markers on one run's features: fitted, and scored by Pearson r within held-out slides."""
+"""Fit the probes of markers on one run's features, and score them by Pearson r within held-out slides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb evaluate-probe: the ridge probes of one run, as evaluate fits and scores them, kept for use."""
+"""Fit and score the ridge probes of one run as evaluate does, and save them (verb evaluate-probe)."""
 
 from __future__ import annotations
 

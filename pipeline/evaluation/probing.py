@@ -1,4 +1,4 @@
-"""All probes of every run's features, and the rows of evidence that they give."""
+"""Run all probes on every run's features, and return the rows of evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the evaluation reads: the pairs of each slide from split and store, and the features of a run."""
+"""Read the inputs of the evaluation: each slide's pairs from split and store, and the features of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SlidePairs:
 
     Attributes:
         slide: its name.
-        patient: whom it comes from.
+        patient: patient ID.
         rows: (n,) rows of the store.
         fold: (n,) number of its fold.
         position_um: (n, 2) xy of the patches.
@@ -176,7 +176,7 @@ def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
 def _opened(folder: Path, slide: str) -> Iterator[h5py.File]:
     """Return the features file of a slide, found to hold features (N, D) and coords.
 
-    What fails while it is open is told too.
+    Failures while it is open are reported the same way.
 
     Raises:
         StatedError: if there is no such file, or it is broken or of another layout.

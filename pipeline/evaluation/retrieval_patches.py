@@ -1,4 +1,4 @@
-"""The held-out patches of a run in the space that its branches share, and the ranks of their partners there."""
+"""Embed the held-out patches of a run in the space its branches share, and rank their partners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of the cohort's markers each run's training saw, and so which ones its probes ask for anew."""
+"""Find which of the cohort's markers each run trained on, and which ones its probes see first."""
 
 from __future__ import annotations
 

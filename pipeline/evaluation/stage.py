@@ -1,4 +1,4 @@
-"""The stage evaluate: reads pairs and features, writes the summary table and its details."""
+"""Stage evaluate: read pairs and features, write the summary table and its details."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far what patches contribute to a score is alike across tissue, and what that does to intervals over blocks.
+"""Measure how far contributions of patches to a score correlate across tissue, which widens intervals over blocks.
 
 Blocks are resampled as if neighbours had nothing in common. Where what patches contribute is alike over distances near
 the side of a block, or beyond it, their intervals would be too narrow. The correlogram of the contributions, over

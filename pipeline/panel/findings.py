@@ -1,4 +1,4 @@
-"""Which channels tell nothing, or tell what another channel shows: rules on the measures of a slide."""
+"""Find channels without information, or with that of another channel, by rules on a slide's measures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.settings import PanelSettings
 SMALLEST_STRUCTURE = 0.15
 # The lower edge of one channel over another: real pairs reached 0.40 (Ki67 and DNA), light that leaks has 0.8 to 1.
 SMALLEST_TIGHTNESS = 0.6
-# What another channel lends is told from this share of a channel's own range on.
+# Share of a channel's own range from which on what another channel lends is reported.
 SMALLEST_SHARE = 0.1
-# Where the finest detail of a channel is as like another's as this, it shows little of its own.
+# Correlation of a channel's finest detail with another's beyond which it shows little else.
 OWN_NOTHING = 0.8
 # A channel follows another pixel by pixel if the slope of its detail is at least this share of what it is lent.
 _FOLLOWS = 0.5
@@ -93,7 +93,7 @@ def checked_markers(
 
 
 def own_finding(channel: ChannelMeasures, dtype: str, max_saturated: float) -> MarkerFinding | None:
-    """Return whether a channel is dead or saturated, by itself."""
+    """Return whether a channel alone is dead or saturated."""
     kind = np.dtype(dtype)
     full = float(np.iinfo(kind).max) if kind.kind in "iu" else np.inf
     is_flat = channel.structure < SMALLEST_STRUCTURE
@@ -113,7 +113,7 @@ def bleeding(
 ) -> Mapping[str, Sequence[tuple[MarkerFinding, bool]]]:
     """Return by channel what another one lends it, each with whether it shows nothing else.
 
-    Two channels that follow each other are told apart by their range: light leaks from the brighter one. Nuclear
+    Of two channels that follow each other the range shows the source: light leaks from the brighter one. Nuclear
     stains are no targets, for markers of nuclei are nowhere without them.
 
     Args:

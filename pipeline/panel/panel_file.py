@@ -1,4 +1,4 @@
-"""What the stage panel writes of a slide, and what tile, train and the report read of it: one JSON file."""
+"""Write and read the result of the stage panel for a slide: one JSON file for tile, train and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions as GeoJSON for QuPath: a tile object per patch; the held-out scores are in the file's metadata."""
+"""Write predictions as GeoJSON for QuPath: a tile object per patch, held-out scores in the metadata."""
 
 from __future__ import annotations
 

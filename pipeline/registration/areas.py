@@ -1,4 +1,4 @@
-"""Where on the slide a map does not hold: connected areas of tissue in which nuclei abound and nothing agrees.
+"""Find where on the slide a map fails: connected areas of tissue with many nuclei and no agreement.
 
 The median over a slide hides a third that was torn away or lost. Blocks are therefore read together with their
 neighbours, on the lattice on which they were measured.

@@ -1,4 +1,4 @@
-"""How good a map is, whoever made it: blocks that had no part in it, its folds, its scale, its way back."""
+"""Assess a map from any engine: residuals at blocks not used for fitting, folds, scale and round trip."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def assess_steps(
         steps: name and map of every step, in order.
         settings: of the stage.
         engine: what made the maps.
-        pose: of a search that the maps had no part in, for the report; None where there was none.
+        pose: of an independent search, for the report; None without one.
         margin: of that search.
     """
     pair, transform = pair.shown_for(settings.mode), steps[-1][1]
@@ -224,7 +224,7 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     Args:
         quality: of a map that blocks support; any other one stays as it is.
         blocks: what the tissue shows under the map.
-        pieces: what is registered by itself.
+        pieces: parts that are registered separately.
     """
     if not quality.supported or quality.mode == "serial":
         return quality
@@ -232,7 +232,7 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     reasons, largest = list(quality.reasons), sorted(pieces, key=lambda piece: -piece.area.share)
     reasons += [
         f"{piece.area.share:.0%} of the tissue ({piece.area.place}) lies {piece.shift_um:.0f} um from where the "
-        f"largest part would put it, turned {piece.degrees:.1f} degrees, and is registered by itself"
+        f"largest part would put it, turned {piece.degrees:.1f} degrees, and is registered separately"
         + (f"; it ends along {piece.straight_edge} of the dense slide: wrong stitching" if piece.straight_edge else "")
         for piece in largest[:MAX_NAMED_AREAS]
     ]

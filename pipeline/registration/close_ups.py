@@ -1,4 +1,4 @@
-"""Small parts of a pair at the scale of nuclei: at 10 um a pixel of the overview, 12 um of error look like none."""
+"""Draw small parts of a pair at the scale of nuclei: in a 10-um overview, 12 um of error are invisible."""
 
 from __future__ import annotations
 

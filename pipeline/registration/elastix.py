@@ -1,4 +1,4 @@
-"""Parameter files of elastix: its linear transforms of the plane, with those that they are composed with."""
+"""Read elastix parameter files: linear transforms of the plane and what they are composed with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of corresponding points as tools and people write them, whatever separates and names their columns."""
+"""Read tables of corresponding points with any separator and the usual names of columns."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     # A line with decimal commas holds several of them, so what the first line has decides.
     separator = max(_SEPARATORS[1:], key=lines[0][1].count)
     separator = separator if separator in lines[0][1] else ","
-    # Each line by itself: no value of a table of numbers holds an end of line, whatever its quotes.
+    # Line by line: no number holds an end of line, so a stray quote spoils one line only.
     try:
         rows = [(number, next(csv.reader([line], delimiter=separator))) for number, line in lines]
     except csv.Error as error:

@@ -1,4 +1,4 @@
-"""ITK transform files: the same map for every tool that reads ITK, and maps that such tools made.
+"""Write and read ITK transform files, for tools that read ITK and of tools that write it.
 
 An ITK transform carries points of the fixed image to the moving image. Sparse is fixed and dense is moving here, so
 an ITK resampling with the file lays the dense image onto the H&E. Physical units are um.

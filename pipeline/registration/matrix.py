@@ -1,4 +1,4 @@
-"""A transform given as an affine matrix, as text, JSON or numpy array, of this project or of other tools."""
+"""Read a transform given as an affine matrix in text, JSON or numpy, from this project or other tools."""
 
 from __future__ import annotations
 

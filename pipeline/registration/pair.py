@@ -1,4 +1,4 @@
-"""The two sides of a slide, open, and what the engines see of them first."""
+"""Open the two sides of a slide, and read the overviews from which engines start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the tissue that a joined map moves without a jump, and how each has moved.
+"""Find the parts of the tissue between which a joined map jumps, and how each has moved.
 
 A part may follow several maps: that of the rest, fitted across a fold, can hold far from it on both sides, and then
 each side is one part together with the piece beside the fold.
@@ -22,7 +22,7 @@ from pipeline.registration.transform import Transform
 
 # Smaller parts are specks.
 MIN_PIECE_UM2 = 60_000.0
-# Blocks that agree, from which the turn of a part can be told.
+# Fewest agreeing blocks that show how a part is turned.
 _MIN_PLACES = 6
 # Neighbouring blocks of one part keep their distance, and lie where either one's map puts them.
 _MAX_STRAIN = 0.15
@@ -75,7 +75,7 @@ def described(maps: Sequence[Transform], nodes: LabelGrid, blocks: TissueBlocks)
 def _straight_edge(blocks: TissueBlocks, part: NDArray[np.bool_], groups: Labels, affine: Floats) -> str:
     """Return the lines of the dense slide along which a part ends, in words; empty where one or two do not do.
 
-    A mosaic is laid along the axes of its own slide, so a field put down wrong ends along these.
+    A mosaic is laid along the axes of its own slide, so a misplaced field ends along these.
 
     Args:
         blocks: what the tissue shows.

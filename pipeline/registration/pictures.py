@@ -1,4 +1,4 @@
-"""Pictures by which a person can judge a registration at a glance."""
+"""Draw pictures by which a person judges a registration at a glance."""
 
 from __future__ import annotations
 

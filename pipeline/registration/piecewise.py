@@ -1,4 +1,4 @@
-"""One map out of several: which piece each node of the grid belongs to, both ways, and where the seams run.
+"""Join several maps into one: which piece each node of the grid belongs to, both ways, and where seams run.
 
 Between nodes of different pieces the displacement jumps. What is said of folds and of the way back leaves these cells
 out: there the tissue itself is torn, or lies on itself.

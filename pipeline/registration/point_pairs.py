@@ -1,4 +1,4 @@
-"""A transform given as pairs of points: what every tool can write, also those that keep their result in a pickle."""
+"""Fit a transform to pairs of points: every tool can write these, also those that keep results in a pickle."""
 
 from __future__ import annotations
 

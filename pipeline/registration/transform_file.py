@@ -1,4 +1,4 @@
-"""A transform from any file that a sheet may name: its format is known by its name and by how it begins."""
+"""Read a transform from any supported file; name and first bytes show the format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine `valis`: VALIS (Gatenbee et al. 2023, doi 10.1038/s41467-023-40218-9) in a separate environment.
+"""Engine `valis`: VALIS (Gatenbee et al. 2023, doi 10.1038/s41467-023-40218-9) in a separate environment.
 
 VALIS gets both sides as grey nuclear images that our own readers made, the dense one already laid on the grid of the
 sparse one by the pose of our density search. So it needs neither Java nor OpenSlide, crops nothing to the slide's

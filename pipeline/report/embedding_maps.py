@@ -1,4 +1,4 @@
-"""Embeddings as colours and points: principal components of a sample, applied slide by slide.
+"""Show embeddings as colours and points: principal components of a sample, applied slide by slide.
 
 The components are fitted once, on patches drawn evenly from all slides, so that a colour means the same thing in
 every slide. Features are read a part at a time; memory does not grow with the slides.

@@ -1,4 +1,4 @@
-"""The evidence as the template shows it: forest plots of every probe, and tables of scores."""
+"""Format the evidence for the template: forest plots of every probe, and tables of scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage left nothing of: slide, run or cohort, the stage, what its log says, the command that tries again."""
+"""List what failed: slide, run or cohort, the stage, its error, and the command that tries again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers behind the drawn figures, as CSV inside the page: a data URI that a link saves, without any script."""
+"""Write the numbers behind the figures as CSV inside the page: a data URI that a link saves without script."""
 
 from __future__ import annotations
 

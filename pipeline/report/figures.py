@@ -1,4 +1,4 @@
-"""The report's drawn figures: forest plots, training curves, tiles kept and dropped, maps of embeddings."""
+"""Draw the report's figures: forest plots, training curves, patches kept and dropped, maps of embeddings."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class LabelPoint:
 def label_curve(
     runs: Mapping[str, Sequence[LabelPoint]], series: Mapping[str, int], *, name: str, quantity: str
 ) -> Markup:
-    """Return scores over the number of labels, on a logarithmic axis, runs a little apart so that bars can be told."""
+    """Return scores over the number of labels, on a logarithmic axis; runs are shifted so that bars do not overlap."""
     width, height, left, bottom = 520.0, 300.0, 52.0, 250.0
     points = [point for own in runs.values() for point in own]
     labels = sorted({point.labels for point in points})

@@ -1,4 +1,4 @@
-"""The headline: whether the dense side helped, by how much, and on how little that rests."""
+"""Write the headline: whether the dense side helped, by how much, and on what evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores over the number of labels: a curve with intervals for each question, and how many labels a run saves."""
+"""Draw scores over the number of labels for each question, and say how many labels a run saves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The predicted markers of a slide as the report shows them: one pixel per patch, the score in the caption."""
+"""Draw the predicted markers of a slide: one pixel per patch, the score in the caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page shows, as plain values for the template."""
+"""Hold what the page shows, as plain values for the template."""
 
 from __future__ import annotations
 

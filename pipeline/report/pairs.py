@@ -1,4 +1,4 @@
-"""The registered pairs as the template shows them: verdict, numbers with units, pictures."""
+"""Format the registered pairs for the template: verdict, numbers with units, pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map of the patches in pictures: a few dozen of them, drawn where they lie among the others."""
+"""Draw the map of the patches in pictures: a few dozen patches at their positions among the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that is drawn of one slide, in one go: its overview is read once and serves every picture."""
+"""Draw everything of one slide at once, so that its overview is read once."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def regions_picture(slide: Image.Image, regions: NDArray[np.uint8]) -> Picture:
 
 
 def painted(slide: NDArray[np.uint8], regions: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (h, w, 3) uint8: the slide, paled or tinted wherever `regions` (h, w) says that it is not tissue."""
+    """Return (h, w, 3) uint8: the slide, paled or tinted where `regions` (h, w) is not tissue."""
     colour = np.full((_CODES, 3), 255, dtype=np.float32)
     share = np.full(_CODES, _PALE, dtype=np.float32)
     share[TISSUE] = 0

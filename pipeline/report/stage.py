@@ -1,4 +1,4 @@
-"""The page: collects the views, renders the template, writes one self-contained file."""
+"""Stage report: collect the views, render the template, write one self-contained file."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
             "embedding-patches",
             drawn,
         ),
-        # Dots have no shapes: of more slides than colours none could be told by it.
+        # Dots have no shapes: beyond the number of colours, slides could not be distinguished.
         legend=[
             (f"{slide}{' (its patient trained the encoder)' if slide in trained else ''}", swatch(index, 0))
             for index, slide in enumerate(drawn)
@@ -210,7 +210,7 @@ def _legend(series: dict[str, int]) -> Legend:
 def _sources(folder: Path, sheet: Path, results: Results, embedding: str) -> dict[str, str]:
     """Hash by name of the sheet and of what there is in the results folder.
 
-    A store goes by what it says of itself, features by the table of slide vectors, which names each file's hash, and
+    A store is hashed by its attributes, features by the table of slide vectors, which names each file's hash, and
     pictures by the qc.json or markers.json that they lie beside: neither pixels nor features are read through for it.
     """
     names = [f"inspect/{item.slide}.json" for item in results.slides]

@@ -1,4 +1,4 @@
-"""The little SVG that the figures need: escaped elements, and axes with round ticks."""
+"""Write the SVG that the figures need: escaped elements, and axes with round ticks."""
 
 from __future__ import annotations
 

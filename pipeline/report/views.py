@@ -1,4 +1,4 @@
-"""From results to what the template shows: formatted numbers, drawn figures, encoded pictures."""
+"""Turn results into what the template shows: formatted numbers, drawn figures, encoded pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's sentences: the size of the cohort, what held out means here, what is missing, and the limits."""
+"""Write the report's sentences: cohort size, the meaning of held out, what is missing, and the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the dense channels: what the file says, corrected by an optional CSV."""
+"""Name the dense channels: by the file, corrected by an optional CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door to slides: chooses the reader by what the file holds, and says plainly why one cannot be opened."""
+"""Open slides: choose the reader by the file's content, and explain plainly why one cannot be opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file states of the levels that OpenSlide shows: their tiles, and the resolution of each."""
+"""Read what a file states of the levels that OpenSlide shows: their tiles and resolutions."""
 
 from __future__ import annotations
 

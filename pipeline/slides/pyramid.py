@@ -1,4 +1,4 @@
-"""What the levels of a pyramid mean: their downsample, which files store as rounded or padded sizes, or as a tag."""
+"""Derive the downsample of pyramid levels, which files store as rounded or padded sizes, or as a tag."""
 
 from __future__ import annotations
 

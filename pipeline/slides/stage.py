@@ -1,4 +1,4 @@
-"""From a row of the sheet to what every later stage knows of the slide."""
+"""Stage inspect: turn a row of the sheet into the record that later stages read."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
     with open_slide(path, slide=row.slide, image=image, shows=shows) as opened:
         header = opened.header
         for index, level in enumerate(header.levels):
-            # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
+            # One pixel of every plane: a missing codec or plane shows now and not hours later.
             opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
     for note in header.notes:
         tell(f"slide {row.slide}, file {path}: {note}")
@@ -152,7 +152,7 @@ def _described(row: SheetRow, header: SlideHeader, kind: DenseKind) -> Described
     """Return what the sheet and the file say of the dense image together.
 
     Raises:
-        StatedError: if they contradict each other, or it cannot be told from the file what kind it is.
+        StatedError: if they contradict each other, or the file does not show which kind it is.
     """
     for expected, found in (*kind.contradictions(row, header), *_undeclared(row, header)):
         raise StatedError(slide=row.slide, file=row.dense, expected=expected, found=found)
@@ -241,7 +241,7 @@ def _mpp(
 ) -> tuple[float, str]:
     """Return the um per pixel to use and who states it: the sheet where it does, since a person wrote it for that file.
 
-    What the file states otherwise is told, not refused: tags are wrong more often than people.
+    A contradicting value of the file is reported, not refused: tags are wrong more often than people.
     """
     where = f"slide {slide}, file {header.path}"
     if sheet_mpp is None:

@@ -1,4 +1,4 @@
-"""Counts of genes from an output folder of 10x Genomics: of cells (Xenium), of spots (Visium) or of bins (Visium HD).
+"""Read gene counts from an output folder of 10x Genomics: of cells (Xenium), spots (Visium) or bins (Visium HD).
 
 Specification: 10x's pages on the HDF5 feature-barcode matrix (`matrix`: features by barcodes, compressed by barcode),
 on Space Ranger's `spatial` folder (`pxl_row_in_fullres`, `pxl_col_in_fullres`; `spot_diameter_fullres` spans 65 um,

@@ -1,4 +1,4 @@
-"""The files of an output folder of 10x Genomics that are read: Xenium, Visium or Visium HD.
+"""Find the files to read in an output folder of 10x Genomics: Xenium, Visium or Visium HD.
 
 The Snakefile asks for them at every start, so that the standard library is all that is used.
 """

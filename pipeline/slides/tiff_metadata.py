@@ -1,4 +1,4 @@
-"""Resolution and channel names of a TIFF: OME-XML, Akoya's QPTIFF and inForm XML, ImageJ labels, resolution tags."""
+"""Read resolution and channel names of a TIFF: OME-XML, QPTIFF and inForm XML, ImageJ labels, tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows out of Zarr arrays: only the chunks that a window touches are read, and a bounded number is kept decoded.
+"""Read windows of Zarr arrays: only touched chunks are read, and a bounded number stays decoded.
 
 Zarr decodes the chunks of one request side by side, and each request costs about a millisecond whatever it asks for. So
 chunks that are missing side by side are asked for at once, and kept as the one block that zarr returns.

@@ -1,4 +1,4 @@
-"""The images that an OME-Zarr folder holds, which of them is the slide, and the arrays of its levels."""
+"""List the images of an OME-Zarr folder: which one is the slide, and the arrays of its levels."""
 
 from __future__ import annotations
 

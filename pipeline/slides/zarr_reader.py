@@ -1,4 +1,4 @@
-"""OME-Zarr images (NGFF 0.4 and 0.5) of any number of channels, read in place by zarr.
+"""Read OME-Zarr images (NGFF 0.4 and 0.5) of any number of channels in place by zarr.
 
 Pixels are the numbers that the arrays hold; a chunk that is not stored shows the fill value, as the format says.
 """

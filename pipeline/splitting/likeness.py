@@ -1,4 +1,4 @@
-"""Whether two stores hold one slide: exported twice, compressed anew, in another container or at a lower magnification.
+"""Decide whether two stores hold one slide: exported twice, recompressed, in another format or magnification.
 
 Bytes do not tell. The fine structure of the whole slide finds pairs that may be one slide; patches at the same places
 then decide, for nuclei lie at the same places in no two sections, however alike their outlines are.

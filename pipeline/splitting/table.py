@@ -1,4 +1,4 @@
-"""The table of patches and folds, `split/patches.tsv`: one line per patch, in the order of sheet and store."""
+"""Write and read `split/patches.tsv`: a line per patch with its fold, in the order of sheet and store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store: one Zarr v3 group with all patches of a slide, row i being patch i in every array.
+"""Open a store: one Zarr v3 group with all patches of a slide, row i being patch i in every array.
 
 Plain Zarr with sharding, one chunk per patch: stock zarr-python reads any part of it, once this module or the
 package imagecodecs-zarr has told it what `imagecodecs_jpeg` is. Pixels come a block of rows at a time, from threads
@@ -36,7 +36,7 @@ class StoreAttributes:
 
     Attributes:
         slide: name of the slide.
-        patient: whom it comes from.
+        patient: patient ID.
         size_px: side of a patch in pixels.
         mpp: um per pixel of the patches.
         mpp_level0: um per level-0 pixel of the sparse slide.

@@ -1,4 +1,4 @@
-"""Rows of a sharded Zarr v3 array, read at the speed at which they are decoded.
+"""Read rows of a sharded Zarr v3 array at the speed of decoding.
 
 zarr-python reads the index of a shard anew for every selection, gives each chunk its own task and copies what it
 decoded; here an index is read once, and chunks are decoded where they are wanted. Everything that takes long
@@ -281,7 +281,7 @@ def _decode_jpeg(chunk: NDArray[np.uint8], into: NDArray[Any]) -> None:
 
 
 def _decode_blosc(chunk: NDArray[np.uint8], into: NDArray[Any]) -> None:
-    # The decoder takes any buffer; its stub names only some. Threads read rows of their own; blosc's would only stand
+    # The decoder takes any buffer; its stub names only some. Threads read separate rows; blosc's would only stand
     # in their way.
     decoded = blosc_decode(cast(bytes, chunk), numthreads=1, out=into.reshape(-1).view(np.uint8).data)
     if len(decoded) != into.nbytes:

@@ -1,4 +1,4 @@
-"""What the neighbours of a patch say about its pair: one patch alone may hold too few nuclei, its neighbourhood rarely.
+"""Judge a pair by its neighbours: one patch may hold too few nuclei, its neighbourhood rarely.
 
 A patch is read together with the patches around it. A shift that cannot be measured means one of two things: too few
 nuclei, and then the neighbourhood decides, or plenty of nuclei without agreement, and then the two sides do not show
@@ -37,7 +37,7 @@ FALSE_ALARMS = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """What each patch of a slide shows by itself.
+    """What each patch of a slide shows on its own evidence.
 
     Attributes:
         centre_um: (N, 2) centres of the patches, sparse frame.

@@ -1,4 +1,4 @@
-"""Regions of a slide as GeoJSON, as QuPath reads and writes it: annotations in level-0 pixels."""
+"""Read and write regions of a slide as QuPath's GeoJSON annotations in level-0 pixels."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def read_annotations(
     Their coordinates count from the level-0 pixel `origin_px`.
 
     An annotation's classification, or where it has none its name, says what it is: Tissue, Exclude (or QuPath's
-    Ignore*), Pen, Fold or Blur, in small letters or capitals. Detections, cells and tiles are passed over.
+    Ignore*), Pen, Fold or Blur, in small letters or capitals. Detections, cells and tiles are skipped.
 
     Raises:
         StatedError: if the file cannot be read, holds another kind of annotation or shape, or lies off the slide.

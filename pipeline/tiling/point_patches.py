@@ -1,4 +1,4 @@
-"""A table of points as the dense side of patches: the combined values of the points whose centre lies in each."""
+"""Read a table of points as dense patches: the combined values of the points centred in each."""
 
 from __future__ import annotations
 

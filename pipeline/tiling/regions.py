@@ -1,4 +1,4 @@
-"""What each part of the overview is, and what becomes of a square for it."""
+"""Label the parts of the overview, and decide which squares each label drops."""
 
 from __future__ import annotations
 

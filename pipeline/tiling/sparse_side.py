@@ -1,4 +1,4 @@
-"""The sparse side of a tile job: which squares it takes, and whether they are copied or decoded."""
+"""Read the sparse side of a tile job: which squares it takes, copied or decoded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SparseSide:
     Attributes:
         slide: the slide.
         grid: the squares.
-        lattice: the JPEG tiles that they are; None where they are decoded on a grid of their own.
+        lattice: the JPEG tiles that they are; None where they are decoded on another grid.
         transform: what copied streams say of their colours; None where patches are stored decoded.
         verify: whether copied streams are decoded, only to see whether they can be.
     """

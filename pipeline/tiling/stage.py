@@ -1,4 +1,4 @@
-"""The stage tile: one slide, and its dense partner where there is one, to a store of patches."""
+"""Stage tile: write one slide, with its dense partner where there is one, to a store of patches."""
 
 from __future__ import annotations
 

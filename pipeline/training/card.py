@@ -1,4 +1,4 @@
-"""The card of an encoder: what it is, what it was trained on, and its limits, for people."""
+"""Write the card of an encoder: what it is, its training data, and its limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.settings.branches import read_branches
 from pipeline.settings.train import TARGET_WEIGHT
 from pipeline.slides.kinds import kind_named
 
-# A panel of more is told in full by config.json alone; that of gene counts often is.
+# Of a larger panel, as of most gene counts, config.json alone lists all.
 _MOST_NAMES = 64
 
 

@@ -1,4 +1,4 @@
-"""The markers of a run: its panel, and the component of it that each dense encoder sees."""
+"""Choose the markers of a run: its panel, and the component that each dense encoder sees."""
 
 from __future__ import annotations
 

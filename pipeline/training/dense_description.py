@@ -1,4 +1,4 @@
-"""What an encoder's `config.json` says of the dense branches that it was trained beside, as far as it rebuilds them."""
+"""Read from an encoder's `config.json` what rebuilds the dense branches it was trained with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training does with each kind of dense side: how patches are read, measured, normalised, augmented and encoded.
+"""Define training's part of each kind of dense side: reading, measuring, normalising, augmenting, encoding.
 
 A kind is one class here; all other modules of this package ask it and never for its name.
 """

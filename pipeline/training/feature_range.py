@@ -53,7 +53,7 @@ class FeatureRange:
         rest: standard deviation, per feature, of what these directions leave.
         limit: distance within which 99 % of held-out patches lie.
         patches: how many patches it was fitted on.
-        patients: whom they come from, named as in the sheet.
+        patients: patient IDs, as in the sheet.
         held_out: what the limit was found on, in words.
         encoder: hash of the weights of the encoder whose features these are.
     """

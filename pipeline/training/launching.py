@@ -1,4 +1,4 @@
-"""Starts a verb again in several processes on this machine, by torch's own launcher (torchrun)."""
+"""Restart a verb in several processes on this machine by torch's launcher (torchrun)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training patches by number, from memory or from the stores."""
+"""Read the training patches by number, from memory or from the stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An encoder to start from: a folder as this project writes, or as timm writes for `local-dir:`."""
+"""Load a pretrained encoder from a folder of this project, or of timm (`local-dir:`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A target branch: what a sparse encoder is to predict of each training patch, and the loss of it."""
+"""Predict targets on a branch: the values of each training patch, and their loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a batch of patches to one augmented, normalised view per branch."""
+"""Turn a batch of patches into one augmented, normalised view per branch."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class ViewMaker:
 
 
 def window_numbers(branches: Sequence[str | Branch], *, shared_geometry: bool) -> tuple[int, ...]:
-    """Return which drawn window each branch looks through: its place among its modality's branches, or one of its own.
+    """Return which drawn window each branch looks through: its place among its modality's branches, or a separate one.
 
     Dense branches with separate encoders are components of one dense side: each counts among those of its encoder,
     so that all of them can show what the sparse branch sees.

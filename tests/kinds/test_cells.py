@@ -191,7 +191,7 @@ def test_the_markers_file_chooses_and_names_columns(slide: Path, capsys: pytest.
     (slide / "m.csv").write_text("channel,marker\nPan-CK,panCK\n")
     store = _tiled(slide, markers=str(slide / "m.csv"))
     assert store.attributes.markers == ("panCK", "cell count")
-    assert "columns that are no numbers are skipped: note" in capsys.readouterr().err
+    assert "columns that are not numeric are skipped: note" in capsys.readouterr().err
     expected = cells["Pan-CK"].sum()
     dense = store.read_dense(slice(None))[:, :, 0, 0]
     np.testing.assert_allclose((dense[:, 0] * dense[:, 1]).sum(), expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Draws one slide of the cohort: images of both sides, and the truth behind them."""
+"""Draw one slide of the cohort: images of both sides, and the truth behind them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The H&E image: densities of two stains, mixed as light passes through them."""
+"""Draw the H&E image: densities of two stains, mixed as light passes through them."""
 
 from __future__ import annotations
 

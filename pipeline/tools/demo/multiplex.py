@@ -1,4 +1,4 @@
-"""The multiplex image: one plane per marker, painted at the mapped positions of the same cells."""
+"""Draw the multiplex image: one plane per marker, at the mapped positions of the same cells."""
 
 from __future__ import annotations
 

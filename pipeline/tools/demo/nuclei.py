@@ -1,4 +1,4 @@
-"""Nuclei as small images: one shape per cell, the same in both modalities, painted at exact positions."""
+"""Draw nuclei as small images: one shape per cell, the same in both modalities, at exact positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes what is known of a drawn slide: its cells, landmarks and map."""
+"""Write the truth of a drawn slide: its cells, landmarks and map."""
 
 from __future__ import annotations
 

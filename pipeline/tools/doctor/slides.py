@@ -1,4 +1,4 @@
-"""The slides of a sheet: each is opened as inspect would, but not read through."""
+"""Open the slides of a sheet as inspect would, without reading them through."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Examined:
 
 
 def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
-    """Open both sides of every slide; of a pair with two faults both are told."""
+    """Open both sides of every slide, and report the faults of both."""
     records: list[SlideRecord] = []
     findings: list[Finding] = []
     drawn = [row for row in rows if _is_drawn_first(row)]

@@ -1,4 +1,4 @@
-"""The slide files below some folders, and what stood in the way of looking."""
+"""List the slide files below some folders, and what could not be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which H&E file goes with which dense one: by name where names leave no doubt, else by what they show."""
+"""Pair H&E files with dense files: by name where names are clear, otherwise by content."""
 
 from __future__ import annotations
 

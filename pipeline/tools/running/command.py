@@ -1,4 +1,4 @@
-"""The Snakemake command of `mfl run`: the right Snakefile, a folder, all cores unless told otherwise."""
+"""Build the Snakemake command of `mfl run`: the right Snakefile, a folder, all cores by default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PRINTS = {
 _CONFIGURATION = Path("config/config.yaml")
 # Tells stage.sh to leave what a stage prints to its log.
 QUIET = "MFL_QUIET"
-# Tells the logger the folder as the user named it, for Snakemake has moved there by the time anything is told.
+# Tells the logger the folder as the user named it, since Snakemake changes to it before anything is printed.
 COHORT = "MFL_COHORT"
 
 
@@ -31,7 +31,7 @@ def snakemake_command(directory: Path | None, argv: Sequence[str], *, verbose: b
     Args:
         directory: of the cohort; None where it was not given, which is the working directory.
         argv: for Snakemake, as given.
-        verbose: whether Snakemake prints what it prints by itself.
+        verbose: whether Snakemake prints its own lines.
 
     Raises:
         StatedError: if Snakemake is not installed, the folder holds no cohort, or several could be meant.

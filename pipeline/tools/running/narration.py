@@ -1,4 +1,4 @@
-"""What `mfl run` says of a run: a line per slide and stage, what failed with its line, and where the report is."""
+"""Print a run of `mfl run`: a line per slide and stage, each failure with its error, and the report's path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.stage_log import last_error
 # Rules that only gather what others made.
 _GATHER = "_all"
 _ALSO_GATHER = ("all", "default", "total")
-# Of Snakemake's own lines, those that say again what is told here.
+# Lines of Snakemake that repeat what is printed here.
 _SAID_AGAIN = (
     "Exiting because a job execution failed",
     "Shutting down",

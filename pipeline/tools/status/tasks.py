@@ -1,4 +1,4 @@
-"""What a cohort is to have in the end: one result per task, by stage, as the workflow's targets ask for them."""
+"""List the results that a cohort will have: one per task, by stage, as the workflow's targets."""
 
 from __future__ import annotations
 

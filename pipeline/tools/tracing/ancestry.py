@@ -1,4 +1,4 @@
-"""The ancestry of a result: what it says of its making, followed back from hash to file to the slides."""
+"""Follow the ancestry of a result through its provenance, from hash to file, back to the slides."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Ancestry:
 def trace(result: Path) -> Ancestry:
     """Return the ancestry of a result, one line per fact, each generation indented below the one it led to.
 
-    An ancestor that occurs again is told once.
+    A repeated ancestor is listed once.
 
     Raises:
         StatedError: if `result` carries no provenance; ancestors without one are only marked.
