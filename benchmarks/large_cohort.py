@@ -26,6 +26,7 @@ from pipeline.sheet import read_sheet
 from pipeline.tools.status.tasks import tasks_of
 
 MPP, HE_PX, DENSE_PX = 0.5, (900, 1000), (2, 600, 700)
+PINK = (222, 182, 208)
 EVERY_FAILED = 50
 GOALS = {"init_seconds_beyond_headers": 60, "init_peak_mb": 500, "status_seconds": 3}
 RUN_MAIN = (
@@ -100,7 +101,8 @@ def draw(folder: Path, count: int) -> None:
     """Write a pair and link it under as many names as asked for."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    he = rng.integers(150, 240, (*HE_PX, 3), np.uint8)
+    # Pink all over, for channels that vary by themselves would look brown here and there, as immunohistochemistry does.
+    he = np.array(PINK, np.uint8) - rng.integers(0, 40, (*HE_PX, 1), np.uint8)
     per_cm = 1e4 / MPP
     for index, path in enumerate((folder / "s0_he.tif", folder / "s0_mif.ome.tif")):
         if index == 0:

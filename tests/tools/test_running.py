@@ -16,6 +16,7 @@ from small_pair import draw_pair
 
 from pipeline.errors import StatedError
 from pipeline.installation import snakefile, workflow_root
+from pipeline.stage_log import last_error
 from pipeline.tools.running.command import QUIET, environment, snakemake_command
 from pipeline.tools.running.narration import Job, Narration
 
@@ -184,3 +185,18 @@ def test_ctrl_c_reaches_snakemake_which_unlocks_the_folder(cohort: Path) -> None
     _, told = process.communicate(timeout=120)
     assert process.returncode != 0, told
     assert not list((cohort / ".snakemake" / "locks").glob("*"))
+
+
+@pytest.mark.parametrize("quiet", ["", "1"])
+def test_a_stage_that_was_killed_is_told_in_its_log_and_keeps_its_exit_code(tmp_path: Path, quiet: str) -> None:
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -KILL $$\n")
+    killed.chmod(0o755)
+    log = tmp_path / "a.log"
+    command = ["bash", str(REPOSITORY / "workflow" / "stage.sh"), str(killed), str(log), "tile"]
+    done = subprocess.run(
+        command, env=os.environ | {QUIET: quiet}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "killed" in last_error(log)
+    assert not quiet or len(done.stderr.splitlines()) == 1, done.stderr

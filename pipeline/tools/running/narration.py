@@ -121,7 +121,7 @@ class Narration:
         if job is None:
             return
         reason = next(filter(None, (last_error(Path(log)) for log in job.logs)), "")
-        reason = reason or (f"see {job.logs[0]}" if job.logs else "no log says why")
+        reason = reason or (f"see {Path(self.cohort) / job.logs[0]}" if job.logs else "no log says why")
         self.failed[job.title] = (job, reason)
         self.say(f"FAILED {job.title}: {reason}")
 
