@@ -18,8 +18,8 @@ from pipeline.evaluation.bootstrap import Parts, around, block_sums, correlation
 from pipeline.evaluation.evidence import evidence_rows
 from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.held_out import HeldOut
-from pipeline.evaluation.prediction import held_out, held_out_truth
 from pipeline.evaluation.probe_spec import marker_probe_spec
+from pipeline.evaluation.probed_rows import held_out, held_out_truth
 from pipeline.evaluation.probes import fit_ridge
 from pipeline.evaluation.reading import Cohort, SlidePairs
 from pipeline.evaluation.scores import FittedProbe, Scores, stacked

@@ -1,4 +1,4 @@
-"""Arguments that several verbs share."""
+"""Define the command-line arguments that several verbs share."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def class_tables_of(parsed: argparse.Namespace) -> dict[str, Path]:
     return {slide: Path(path) for slide, path in pairs_of(parsed.classes, "--classes", "SLIDE=TABLE").items()}
 
 
-def pairs_of(words: Sequence[str], option: str, expected: str) -> dict[str, str]:
+def pairs_of(values: Sequence[str], option: str, expected: str) -> dict[str, str]:
     """Return the mapping that words like NAME=VALUE give.
 
     Args:
-        words: of an option.
+        values: of an option.
         option: its name, for the error.
         expected: what such a word is, for the error.
 
@@ -97,10 +97,10 @@ def pairs_of(words: Sequence[str], option: str, expected: str) -> dict[str, str]
         StatedError: for a word without a name or a value.
     """
     found = {}
-    for word in words:
-        name, sign, value = word.partition("=")
+    for text in values:
+        name, sign, value = text.partition("=")
         if not (name and sign and value):
-            raise StatedError(file=option, expected=expected, found=word)
+            raise StatedError(file=option, expected=expected, found=text)
         found[name] = value
     return found
 

@@ -48,13 +48,13 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         # As an exception it lets open results be removed; the code is the shell's for a process ended by this signal.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        parser = _parser(words[0] if words else "")
-        parsed = parser.parse_args(words, argparse.Namespace(words=words))
+        parser = _parser(argv[0] if argv else "")
+        parsed = parser.parse_args(argv, argparse.Namespace(argv=argv))
         parsed.run(parsed)
     except StatedError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,12 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _from_system(error: OSError | MemoryError) -> StatedError:
-    """Return a full disk, a folder without permission, a file that vanished: no bug, and told like any other fault."""
+    """Return the one-line error for a full disk, a missing permission or a vanished file, which are no bugs."""
     if isinstance(error, MemoryError):
         return StatedError(expected="enough memory", found=str(error) or "no more of it")
     file, found = error.filename, error.strerror or str(error)
     if "errno = 28" in found:
-        # HDF5 tells the cause within a long story of its own.
+        # HDF5 buries the cause in a long message.
         found = os.strerror(errno.ENOSPC)
     return StatedError(file=file, expected="files that can be read and written", found=found)
 

@@ -1,4 +1,4 @@
-"""The frame that every stage shares: micrometres, pixel-centre origin, x to the right, y down.
+"""Define the frame that every stage shares: micrometres, pixel-centre origin, x to the right, y down.
 
 The centre of level-0 pixel (0, 0) is the point (0, 0). A pixel of a coarser level covers `downsample`
 level-0 pixels, so its centre lies between theirs; forgetting that half pixel shifts coarse levels.

@@ -1,4 +1,4 @@
-"""HDF5 files: written so that a full disk is an error and no crash, read so that damage is told from bugs of ours."""
+"""HDF5 files: a full disk while writing is an error and no crash, and damage while reading is not taken for our bug."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the workflow lies: beside the package in a checkout, in a separate folder where a wheel was installed."""
+"""Locate the workflow: beside the package in a checkout, in a separate folder of an installed wheel."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def workflow_root(source: Path = SOURCE_ROOT) -> Path:
 
 
 def snakefile(source: Path = SOURCE_ROOT) -> Path:
-    """Return the file that Snakemake is told with `-s`."""
+    """Return the path to give Snakemake's option `-s`."""
     return source / "Snakefile" if workflow_root(source) == source else workflow_root(source) / "workflow" / "Snakefile"

@@ -1,4 +1,4 @@
-"""JSON from a file that somebody may have damaged or made up: read within bounds, checked against a stated type."""
+"""Read JSON files within bounds and check them against a stated type."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return _ADAPTERS[kind]
 
 
-def _finite(word: str) -> float:
-    value = float(word)
+def _finite(text: str) -> float:
+    value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"the number {word}")
+        raise ValueError(f"the number {text}")
     return value

@@ -1,4 +1,4 @@
-"""Sizes beyond which an input is a mistake or an attack, refused before memory is asked for."""
+"""Limit the sizes of inputs, to refuse mistakes and attacks before memory is allocated."""
 
 LARGEST_PATCH_PX = 4096
 

@@ -1,4 +1,4 @@
-"""One name per marker across panels: spellings, usual aliases, and the panel that the slides of a cohort make up.
+"""Give each marker one name across panels: spellings, usual aliases, and the panel of a cohort's slides.
 
 Standard library only: the configuration, which the Snakefile reads, is checked with it.
 """
@@ -94,16 +94,16 @@ class Panel:
 
     Attributes:
         markers: each once, as the first slide that has it writes it.
-        places: for every slide, the index into `markers` of each of its channels; `UNUSED` for those left out.
+        indices: for every slide, the index into `markers` of each of its channels; `UNUSED` for those left out.
     """
 
     markers: tuple[str, ...]
-    places: Mapping[str, tuple[int, ...]]
+    indices: Mapping[str, tuple[int, ...]]
 
     def absent(self) -> dict[str, tuple[str, ...]]:
         """Return for each marker that some slide lacks those slides."""
         lacking = {
-            marker: tuple(slide for slide, places in self.places.items() if index not in places)
+            marker: tuple(slide for slide, indices in self.indices.items() if index not in indices)
             for index, marker in enumerate(self.markers)
         }
         return {marker: slides for marker, slides in lacking.items() if slides}
@@ -141,15 +141,15 @@ def panel_of(
             expected=f"in the markers of a run each once, of {', '.join(titles.values()) or 'slides that have none'}",
             found=f"{', '.join(unknown)} in no slide" if unknown else f"one twice in {', '.join(chosen)}",
         )
-    place = {key: index for index, key in enumerate(taken)}
-    places = {
+    index_of = {key: index for index, key in enumerate(taken)}
+    indices = {
         slide: tuple(
-            UNUSED if name in left_out.get(slide, ()) else place.get(key, UNUSED)
+            UNUSED if name in left_out.get(slide, ()) else index_of.get(key, UNUSED)
             for key, name in zip(found, channels[slide], strict=True)
         )
         for slide, found in keys.items()
     }
-    return Panel(tuple(titles[key] for key in taken), places)
+    return Panel(tuple(titles[key] for key in taken), indices)
 
 
 def left_out_everywhere(channels: Mapping[str, Sequence[str]], aliases: Aliases, left_out: LeftOut) -> frozenset[str]:
@@ -166,18 +166,18 @@ def check_overlap(panel: Panel, channels: Mapping[str, Sequence[str]]) -> None:
     Raises:
         StatedError: if a slide has no marker of the panel, or the slides fall into groups that share none.
     """
-    for slide, places in panel.places.items():
-        if not any(place != UNUSED for place in places):
+    for slide, indices in panel.indices.items():
+        if not any(index != UNUSED for index in indices):
             raise StatedError(
                 slide=slide,
                 expected=f"at least one of the markers {', '.join(panel.markers)}",
                 found=f"{', '.join(channels[slide])} (panel.aliases can say what means the same)",
             )
-    slides = list(panel.places)
-    joined, seen = set(slides[:1]), {place for slide in slides[:1] for place in panel.places[slide]} - {UNUSED}
-    while more := [slide for slide in slides if slide not in joined and seen & set(panel.places[slide])]:
+    slides = list(panel.indices)
+    joined, seen = set(slides[:1]), {index for slide in slides[:1] for index in panel.indices[slide]} - {UNUSED}
+    while more := [slide for slide in slides if slide not in joined and seen & set(panel.indices[slide])]:
         joined.update(more)
-        seen |= {place for slide in more for place in panel.places[slide]} - {UNUSED}
+        seen |= {index for slide in more for index in panel.indices[slide]} - {UNUSED}
     apart = [slide for slide in slides if slide not in joined]
     if apart:
         raise StatedError(
@@ -196,7 +196,7 @@ def _keys(slide: str, names: Sequence[str], aliases: Aliases) -> tuple[str, ...]
                 slide=slide,
                 expected="channels that are different markers",
                 found=f"{first[key]!r} and {name!r}, which mean the same (a markers CSV can rename one, "
-                "panel.known_aliases: false goes by spelling alone)",
+                "panel.known_aliases: false compares spelling alone)",
             )
         first[key] = name
     return tuple(first)

@@ -1,4 +1,4 @@
-"""Names of patients: one patient has one name, however a keyboard, spreadsheet or file system spelt it."""
+"""Normalise patient names, so that one patient has one name in any spelling of keyboards and file systems."""
 
 from __future__ import annotations
 

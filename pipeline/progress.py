@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then in a log."""
+"""Show the progress of long work: a bar on a terminal, a plain line now and then in a log."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def progress(
                 yield item
                 bar.update(units_per_item)
         return
-    start = told = time.monotonic()
+    start = reported = time.monotonic()
     done = 0
     for number, item in enumerate(items, start=1):
         yield item
         done = number * units_per_item
         now = time.monotonic()
-        if now - told >= SECONDS_BETWEEN_LINES:
-            told = now
+        if now - reported >= SECONDS_BETWEEN_LINES:
+            reported = now
             say(_line(label, unit, done, count, now - start))
     say(_line(label, unit, done, count, time.monotonic() - start))
 

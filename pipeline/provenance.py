@@ -1,4 +1,4 @@
-"""Where a result comes from, and how it reaches its final name.
+"""Record where a result comes from, and move it to its final name.
 
 Results name their inputs by hash, the settings, the code and the versions; nothing in them depends on the
 clock, so equal inputs give equal bytes. They are written under a temporary name and renamed when whole.
@@ -162,7 +162,7 @@ def _put(temporary: Path, path: Path) -> None:
 
 
 def _refuse_foreign(new: Path, folder: Path) -> None:
-    """Refuse to replace a folder that shares no name with the new one: two results of one kind share some."""
+    """Refuse to replace a folder that shares no name with the new one: two results of the same kind share some."""
     if not new.is_dir():
         raise StatedError(file=folder, expected="a name for a file", found="a folder")
     there = {item.name for item in folder.iterdir()} - {_TIMESTAMP}
@@ -181,13 +181,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what dead processes of this machine left of a result; those of other machines cannot be told dead."""
+    """Remove what dead processes of this machine left of a result; of other machines' processes nothing is known."""
     begin, end = f".{path.name}.", f".{socket.gethostname()}.%.partial".split("%")
     for item in list(path.parent.iterdir()):
-        words = item.name.removeprefix(begin).split(".", 1)
-        if not item.name.startswith(begin) or words[0] not in ("new", "old") or not item.name.endswith(end[1]):
+        parts = item.name.removeprefix(begin).split(".", 1)
+        if not item.name.startswith(begin) or parts[0] not in ("new", "old") or not item.name.endswith(end[1]):
             continue
-        process = item.name.removeprefix(f"{begin}{words[0]}{end[0]}").removesuffix(end[1])
+        process = item.name.removeprefix(f"{begin}{parts[0]}{end[0]}").removesuffix(end[1])
         if process.isdecimal() and not _is_alive(int(process)):
             _remove(item)
 
@@ -219,8 +219,8 @@ def _source_of(module: str) -> Path | None:
 
 def _named_beside(tree: ast.AST, module: Path) -> list[Path]:
     """Return files in the folder of a module whose names stand in it as they are."""
-    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return sorted(item for item in module.parent.iterdir() if item.name in words and item.is_file())
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return sorted(item for item in module.parent.iterdir() if item.name in texts and item.is_file())
 
 
 def _imports(tree: ast.AST) -> set[str]:
@@ -239,10 +239,10 @@ def _as_text(node: object) -> str:
     Each Python knows more fields, which `ast.dump` would name.
     """
     if isinstance(node, ast.AST):
-        told = (
+        fields = (
             f"{name}={_as_text(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []
         )
-        return f"{type(node).__name__}({','.join(told)})"
+        return f"{type(node).__name__}({','.join(fields)})"
     if isinstance(node, list):
         return f"[{','.join(map(_as_text, node))}]"
     return repr(node)

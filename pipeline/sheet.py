@@ -1,4 +1,4 @@
-"""The sheet of slides: one row per slide, read with the standard library only, since the Snakefile imports it."""
+"""The sheet of slides: one row per slide, all faults in one error."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 
 from pipeline.errors import StatedError
 from pipeline.patients import look_alike, patient_name
+from pipeline.sheet_columns import column_faults, separator_fault
+from pipeline.text_file import path_mistake, read_text
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 # What ends a line for an editor; `str.splitlines` also takes separators that a cell may hold.
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _REQUIRED = ("slide", "patient", "sparse")
 _MPP = ("sparse_mpp", "dense_mpp")
+_PATHS = ("sparse", "dense", "transform", "markers", "tissue", "classes")
 
 DENSE_KINDS = ("fluorescence", "brightfield", "mask", "counts", "cells")
 
@@ -28,7 +31,7 @@ class SheetRow:
 
     Attributes:
         slide: unique name.
-        patient: whom it comes from, in the one spelling of `patient_name`.
+        patient: patient ID, spelled as `patient_name` spells it.
         sparse: path of the H&E slide.
         dense: path of its dense partner; empty where there is none.
         transform: empty (to be registered), `identity`, or the path of a transform.
@@ -78,9 +81,9 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
         raise StatedError(file=path, expected="a line with the names of the columns", found="no such line")
     (header_line, header), *body = lines
     while len(header) > 1 and not header[-1]:
-        # A spreadsheet ends lines with the tabs of columns that were emptied; cells in them are told as too many.
+        # A spreadsheet ends lines with the tabs of columns that were emptied; cells in them are reported as too many.
         header.pop()
-    faults = [f"line {header_line}: {fault}" for fault in _header_faults(header)]
+    faults = [f"line {header_line}: {fault}" for fault in column_faults(header, _COLUMNS, _REQUIRED)]
     if faults:
         raise StatedError(file=path, expected="a valid sheet", found="; ".join(faults))
     if not body:
@@ -89,7 +92,9 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
     for number, cells in body:
         values = dict.fromkeys(_COLUMNS, "") | dict(zip(header, cells, strict=False))
         values["patient"] = patient_name(values["patient"])
-        faults += [f"line {number}: {fault}" for fault in _row_faults(values, extra=cells[len(header) :])]
+        separator = separator_fault(cells)
+        wrong = [separator] if separator else _row_faults(values, extra=cells[len(header) :])
+        faults += [f"line {number}: {fault}" for fault in wrong]
         rows.append((number, values))
     faults += _name_faults([(number, values["slide"]) for number, values in rows])
     faults += _patient_faults([(number, values["patient"]) for number, values in rows])
@@ -100,11 +105,7 @@ def read_sheet(path: Path) -> tuple[SheetRow, ...]:
 
 def _lines(path: Path) -> list[Line]:
     """Return number (from 1) and stripped cells of every line that says something."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        found = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise StatedError(file=path, expected="a readable sheet of slides (UTF-8)", found=found) from None
+    text = read_text(path, expected="a readable sheet of slides (UTF-8)")
     # Cells are not quoted in a sheet, so a tab always ends one.
     return [
         (number, [cell.strip() for cell in line.split("\t")])
@@ -113,20 +114,8 @@ def _lines(path: Path) -> list[Line]:
     ]
 
 
-def _header_faults(header: Sequence[str]) -> Iterator[str]:
-    missing = [name for name in _REQUIRED if name not in header]
-    unknown = [name for name in header if name not in _COLUMNS]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if missing:
-        hint = " (columns are separated by tabs)" if len(header) == 1 else ""
-        yield f"missing column {', '.join(missing)}{hint}"
-    if unknown:
-        yield f"unknown column {', '.join(repr(name) for name in unknown)}; known are {', '.join(_COLUMNS)}"
-    if repeated:
-        yield f"repeated column {', '.join(repr(name) for name in repeated)}"
-
-
 def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str]:
+    # Not pydantic: it checks rules between cells only once every cell passes, and all faults are to be named at once.
     if any(extra):
         yield f"more cells than columns: {' '.join(filter(None, extra))!r}"
     if not _NAME.fullmatch(values["slide"]):
@@ -134,9 +123,15 @@ def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str
     for name in ("patient", "sparse"):
         if not values[name]:
             yield f"{name} is empty"
+    for name in _PATHS:
+        mistake = path_mistake(values[name])
+        if mistake:
+            yield f"{name} {values[name]} {mistake}"
     for name in _MPP:
         if values[name] and _positive(values[name]) is None:
-            yield f"{name} must be a positive number, not {values[name]!r}"
+            point = values[name].replace(",", ".")
+            hint = f" (write {point})" if _positive(point) else ""
+            yield f"{name} must be a positive number, not {values[name]!r}{hint}"
     for name in ("transform", "dense_mpp", "markers", "dense_kind", "dense_image"):
         if values[name] and not values["dense"]:
             yield f"{name} is given without a dense slide"

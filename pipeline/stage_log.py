@@ -1,4 +1,4 @@
-"""What the log of a stage says of its end."""
+"""Read from the log of a stage how it ended."""
 
 from __future__ import annotations
 

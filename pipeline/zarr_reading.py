@@ -1,4 +1,4 @@
-"""Reading Zarr that somebody may have damaged: whatever zarr-python raises on it becomes one kind of error."""
+"""Turn whatever zarr-python raises on damaged Zarr into one kind of error."""
 
 from __future__ import annotations
 

@@ -42,18 +42,19 @@ class LogHandler(LogHandlerBase):
 
     def _tell(self, known: dict[str, Any], record: logging.LogRecord) -> None:
         event = str(known.get("event") or "")
-        told = self._narration
+        narration = self._narration
         if event == "run_info":
-            told.planned(known.get("stats") or {})
+            narration.planned(known.get("stats") or {})
         elif event == "job_info":
-            told.began(known["jobid"], self._job_of(known, told.clock()))
+            narration.began(known["jobid"], self._job_of(known, narration.clock()))
         elif event == "job_finished":
-            told.finished(known["job_id"])
+            narration.finished(known["job_id"])
         elif event == "job_error":
-            told.failed_job(known["jobid"])
+            narration.failed_job(known["jobid"])
         elif event in ("", "error"):
             text = str(record.msg or "")
-            told.message(text, is_error=record.levelno >= logging.ERROR, is_warning=record.levelno == logging.WARNING)
+            is_error, is_warning = record.levelno >= logging.ERROR, record.levelno == logging.WARNING
+            narration.message(text, is_error=is_error, is_warning=is_warning)
         self._status()
 
     def _line(self, text: str) -> None:

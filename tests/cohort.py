@@ -37,10 +37,10 @@ def write_cohort(folder: Path, rows: Sequence[dict[str, str]], config: dict[str,
 
 
 def snakemake(
-    folder: Path, *words: str, source: Path = REPOSITORY, timeout_s: float = 1800
+    folder: Path, *argv: str, source: Path = REPOSITORY, timeout_s: float = 1800
 ) -> subprocess.CompletedProcess[str]:
     """Runs Snakemake in `folder` with the workflow of `source`; both streams come back as `stdout`."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(source / "Snakefile"), "--directory", str(folder), *words]
+    command = [sys.executable, "-m", "snakemake", "-s", str(source / "Snakefile"), "--directory", str(folder), *argv]
     return subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout_s, check=False
     )

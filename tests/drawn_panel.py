@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.panel.panel_file import SCHEMA_VERSION, CheckedMarker, Finding, PanelCheck
+from pipeline.panel.panel_file import SCHEMA_VERSION, CheckedMarker, MarkerFinding, PanelCheck
 
 CHANNELS = (
     *("DAPI", "Autofluorescence", "CD31", "CD45", "CD68", "CD4", "FOXP3", "CD8a", "CD45RO", "CD20", "PD-L1", "CD3e"),
@@ -87,7 +87,7 @@ def draw_panel(side_px: int, faults: Faults, *, seed: int = 0, dtype: str = "uin
 
 def marker(name: str, *, dead: bool = False, factor: float = 0.0, background: float = 10.0) -> CheckedMarker:
     """A channel as the stage writes it; its numbers are made up."""
-    findings = (Finding("dead", "noise"),) if dead else ()
+    findings = (MarkerFinding("dead", "noise"),) if dead else ()
     return CheckedMarker(
         marker=name,
         background=background,

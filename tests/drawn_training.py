@@ -58,7 +58,7 @@ def train_tiny(folder: Path, **changes: object) -> Path:
     stores, split = write_cohort(folder)
     settings = json.dumps({**TINY, "epochs": 1, **changes})
     out = folder / "run"
-    words = ["train", "--run", "tiny", "--stores", str(stores), "--split", str(split), "--settings", settings]
-    words += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
-    assert main(words) == 0
+    argv = ["train", "--run", "tiny", "--stores", str(stores), "--split", str(split), "--settings", settings]
+    argv += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
+    assert main(argv) == 0
     return out / "encoder"

@@ -30,29 +30,29 @@ class Ended:
     stderr: str
 
 
-def run_verb(words: list[str], stop: tuple[str, int] | None = None) -> Ended:
+def run_verb(argv: list[str], stop: tuple[str, int] | None = None) -> Ended:
     """Runs a verb in the working directory; `stop` is a signal's name and the number of the result that it meets.
 
     The signal comes when the result of that number, from 1, is whole under its temporary name and about to be renamed.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "stderr.txt"
-        process = _CONTEXT.Process(target=_verb, args=(words, Path.cwd(), log, stop))
+        process = _CONTEXT.Process(target=_verb, args=(argv, Path.cwd(), log, stop))
         process.start()
         process.join(300)
         if process.is_alive():
             process.kill()
-            raise TimeoutError(f"not done in 300 s: {words}")
+            raise TimeoutError(f"not done in 300 s: {argv}")
         return Ended(process.exitcode, log.read_text())
 
 
-def _verb(words: list[str], folder: Path, log: Path, stop: tuple[str, int] | None) -> None:
+def _verb(argv: list[str], folder: Path, log: Path, stop: tuple[str, int] | None) -> None:
     os.chdir(folder)
     with log.open("wb") as stream:
         os.dup2(stream.fileno(), sys.stderr.fileno())
     if stop is not None:
         _stop_before_rename(*stop)
-    sys.argv[1:] = words
+    sys.argv[1:] = argv
     sys.exit(main())
 
 

@@ -35,10 +35,10 @@ class OneNode:
     pid: int
     folder: Path
 
-    def run(self, words: Sequence[str], *, timeout_s: float, cwd: Path) -> subprocess.CompletedProcess[str]:
+    def run(self, argv: Sequence[str], *, timeout_s: float, cwd: Path) -> subprocess.CompletedProcess[str]:
         """Runs a command where the cluster can be seen; both streams come back as `stdout`."""
         return subprocess.run(
-            self.command(words),
+            self.command(argv),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -48,9 +48,9 @@ class OneNode:
             check=False,
         )
 
-    def command(self, words: Sequence[str]) -> list[str]:
-        """The words that run `words` where the cluster can be seen."""
-        return ["nsenter", "--target", str(self.pid), "--mount", "--wd=.", "--", *words]
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The words that run `argv` where the cluster can be seen."""
+        return ["nsenter", "--target", str(self.pid), "--mount", "--wd=.", "--", *argv]
 
 
 @contextmanager
@@ -66,8 +66,8 @@ def one_node_slurm(folder: Path, *, cpus: int = 2, memory_mb: int = 12000) -> It
     script = folder / "start.sh"
     script.write_text(_START.format(folder=folder))
     with (folder / "log" / "start.log").open("w") as log:
-        words = ["unshare", "--mount", "--propagation", "private", "bash", str(script)]
-        process = subprocess.Popen(words, stdout=log, stderr=log, env=_environment(), start_new_session=True)
+        argv = ["unshare", "--mount", "--propagation", "private", "bash", str(script)]
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env=_environment(), start_new_session=True)
     try:
         node = OneNode(process.pid, folder)
         _wait_until_idle(node, process)

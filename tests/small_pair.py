@@ -58,8 +58,8 @@ def run_all(folder: Path, slides: Path | None = None) -> Path:
     for path in slides.glob("*.tif") if slides else ():
         shutil.copy(path, folder)
     with contextlib.chdir(folder):
-        for words in commands(rows).values():
-            assert main(words) == 0, words
+        for argv in commands(rows).values():
+            assert main(argv) == 0, argv
     return folder
 
 
@@ -132,7 +132,7 @@ def commands(rows: list[dict[str, str]], results: str = "results") -> dict[str, 
         found[f"predict {slide}"] += ["--store", store, "--probe", f"{results}/evaluate/probes/distilled"]
     page = ["--sheet", "config/slides.tsv", "--embedding", "distilled", "--out", f"{results}/report/index.html"]
     found["report"] = ["report", "--results", results, *page]
-    for words in found.values():
-        if words[0] in SETTINGS:
-            words += ["--settings", SETTINGS[words[0]]]
+    for argv in found.values():
+        if argv[0] in SETTINGS:
+            argv += ["--settings", SETTINGS[argv[0]]]
     return found

@@ -11,8 +11,8 @@ import pytest
 from pipeline.cli import VERBS, main
 
 
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-P", "-m", "pipeline", *words], capture_output=True, text=True, check=False)
+def _run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-P", "-m", "pipeline", *argv], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -48,18 +48,18 @@ def test_broken_settings_are_a_stated_error(settings: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ("settings", "--pages", "absent"),
         ("report", "--results", "absent", "--sheet", "slides.tsv", "--embedding", "distilled", "--out", "page.html"),
     ],
 )
 def test_a_mistyped_folder_is_told_and_not_taken_for_an_empty_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "slides.tsv").write_text("slide\tpatient\tsparse\na\tp\ta.tif\n")
-    assert main(words) == 1
+    assert main(argv) == 1
     assert "file absent: expected a folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["slides.tsv"]
 
@@ -96,16 +96,16 @@ def test_a_count_too_small_to_mean_anything_is_wrong_usage(
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ("inspect", "--slide", "a", "--patient", "p", "--sparse", "a.tif", "--out", "a.json", "--sparse-mpp", "half"),
         ("dataset", "--name", "bci", "--source", "bci", "--out", "cohort", "--mpp", "half"),
     ],
 )
 def test_a_number_that_is_none_is_told_in_words_of_the_user(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(words)
+        main(argv)
     assert end.value.code == 2
     assert capsys.readouterr().err.rstrip().endswith("not 'half'")

@@ -58,7 +58,7 @@ def test_own_aliases_go_before_known_ones_and_name_the_marker() -> None:
     assert own.key("CD3E") == own.key("cd3-clone-a") != own.key("CD3")
     panel = panel_of({"a": ["CD3e", "CD3"], "b": ["CD3 clone A"]}, own)
     assert panel.markers == ("T cells", "CD3")
-    assert panel.places == {"a": (0, 1), "b": (0,)}
+    assert panel.indices == {"a": (0, 1), "b": (0,)}
 
 
 @given(st.text(max_size=12))
@@ -69,14 +69,14 @@ def test_a_spelling_does_not_change_by_being_spelt_again(name: str) -> None:
 def test_the_panel_is_the_union_in_order_of_appearance_and_says_what_each_slide_lacks() -> None:
     panel = panel_of({"a": ["DAPI", "CD3e"], "b": ["cd8", "Hoechst"], "c": ["CD3", "CD8a", "DNA1"]}, KNOWN)
     assert panel.markers == ("DAPI", "CD3e", "cd8")
-    assert panel.places == {"a": (0, 1), "b": (2, 0), "c": (1, 2, 0)}
+    assert panel.indices == {"a": (0, 1), "b": (2, 0), "c": (1, 2, 0)}
     assert panel.absent() == {"CD3e": ("b",), "cd8": ("a",)}
 
 
 def test_chosen_markers_come_in_their_order_and_others_are_unused() -> None:
     panel = panel_of({"a": ["DAPI", "CD3e"], "b": ["CD8", "Hoechst"]}, KNOWN, ["CD8A", "dna"])
     assert panel.markers == ("CD8", "DAPI")
-    assert panel.places == {"a": (1, UNUSED), "b": (0, 1)}
+    assert panel.indices == {"a": (1, UNUSED), "b": (0, 1)}
     with pytest.raises(StatedError, match=r"of DAPI, CD3e, CD8, found CD99 in no slide"):
         panel_of({"a": ["DAPI", "CD3e"], "b": ["CD8"]}, KNOWN, ["CD99", "CD8"])
     with pytest.raises(StatedError, match="one twice in CD3, CD3e"):

@@ -91,10 +91,49 @@ def test_an_unknown_key_of_a_mapping_that_runs_share_is_told_once_with_the_key_t
     path.write_text("runs:\n  a: &a {epoch: 3}\n  b: {<<: *a, seed: 1}\ntile: {mmp: 0.5, zzz: 1}\nembeds: {}\n")
     with pytest.raises(StatedError) as caught:
         load(path)
+    known = ", ".join(item.name for item in fields(TileSettings))
     assert caught.value.found.split("; ") == [
-        "tile.mmp: unknown key", "did you mean mpp?", "tile.zzz: unknown key",
+        "tile.mmp: unknown key", "did you mean mpp?", "tile.zzz: unknown key", f"known are {known}",
         "runs.a.epoch, runs.b.epoch: unknown key", "did you mean epochs?", "embeds: unknown key", "did you mean embed?",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "remedy"),
+    [
+        ("tile:\n\tsize_px: 256\n", "line 2", "spaces"),
+        ("tile: {size_px: 256\n", "line 2", "bracket"),
+        ("slides:config/slides.tsv\n", "slides:config", "colon"),
+        ('slides: "C:\\data"\n', "line 1", "single quotes"),
+        ("runs: {a: {<<: *t}}\n", "line 1", "&"),
+        ("tile:\n", "tile", "take the line out"),
+        ("tile: 256\n", "tile", "{size_px: …}"),
+        ("split: {test: bert}\n", "split.test", "write [bert]"),
+        ("split: {test: [7]}\n", "split.test.0", 'write "7"'),
+        ("runs: {7: {}}\n", "runs.7", 'write "7"'),
+        ("runs: {my run: {}}\n", "runs.my run", "letters, digits"),
+        ("tile: {mpp: -1}\n", "tile.mpp: should be greater than 0 (value -1), or", "'native'"),
+        ("epochs: 3\n", "epochs", "runs.NAME.epochs"),
+        ("register: {size_px: 3}\n", "register.size_px", "tile.size_px"),
+        ("runs: {a: {learning_rate: 1}}\n", "runs.a.learning_rate", "mean lr?"),
+        ("split: {xyz: 3}\n", "split.xyz", "known are by, "),
+        ("", "empty", "mapping"),
+    ],
+)
+def test_a_mistake_names_its_place_and_the_remedy(tmp_path: Path, text: str, key: str, remedy: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(StatedError) as caught:
+        load(path)
+    assert key in caught.value.found
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_seed_that_stands_twice_is_told_without_the_whole_section() -> None:
+    with pytest.raises(StatedError) as caught:
+        build(Settings, {"runs": {"a": {"seeds": [1, 1]}}}, source="x")
+    assert caught.value.found == "runs.a: seeds must differ"
 
 
 def test_what_a_merged_mapping_gives_may_be_given_anew(tmp_path: Path) -> None:

@@ -105,6 +105,74 @@ def test_wrong_headers_are_told(tmp_path: Path, lines: list[str], told: str) -> 
         read_sheet(write(tmp_path, *lines))
 
 
+@pytest.mark.parametrize(
+    ("header", "meant"),
+    [
+        ("slide\tpatient\tsparse\tdens", "dense"),
+        ("Slide\tpatient\tsparse", "slide"),
+        ("slide\tpatient\tH&E", "sparse"),
+        ("slide\tpatient\tsparse\tmIF", "dense"),
+        ('slide\tpatient\t"sparse"', "sparse"),
+        ("slide\tpatient\tsparse dense", "sparse and dense, with a tab between them"),
+    ],
+)
+def test_an_unknown_column_is_told_with_the_one_that_is_meant(tmp_path: Path, header: str, meant: str) -> None:
+    with pytest.raises(StatedError) as error:
+        read_sheet(write(tmp_path, header, "a\tp\tx.svs\ty"))
+    assert error.value.found.count("unknown column") == 1
+    assert f"did you mean {meant}?" in error.value.found
+
+
+@pytest.mark.parametrize("line", ["a1 anna x.tif y.tif", "a1,anna,x.tif,y.tif", "a1;anna;x.tif"])
+def test_a_row_without_tabs_is_one_fault(tmp_path: Path, line: str) -> None:
+    with pytest.raises(StatedError) as error:
+        read_sheet(write(tmp_path, "slide\tpatient\tsparse\tdense", line))
+    assert error.value.found.count("line 2") == 1
+    assert "tabs" in error.value.found
+
+
+@pytest.mark.parametrize(
+    ("cell", "remedy"),
+    [
+        ('"slides/a b.tif"', "write slides/a b.tif"),
+        ("~/a.tif", f"write {Path.home()}/a.tif"),
+        ("file:///data/a.tif", "write /data/a.tif"),
+        ("C:\\data\\a.tif", "as on Windows"),
+        ("\\\\server\\a.tif", "as on Windows"),
+        ("slides\\a.tif", "as on Windows"),
+    ],
+)
+def test_a_path_of_another_spelling_is_told_with_its_remedy(tmp_path: Path, cell: str, remedy: str) -> None:
+    with pytest.raises(StatedError) as error:
+        read_sheet(write(tmp_path, "slide\tpatient\tsparse", f"a\tp\t{cell}"))
+    assert error.value.found.startswith(f"line 2: sparse {cell} ")
+    assert remedy in error.value.found
+
+
+def test_a_file_that_is_there_may_be_named_as_on_windows(tmp_path: Path) -> None:
+    slide = tmp_path / "a\\b.tif"
+    slide.touch()
+    (row,) = read_sheet(write(tmp_path, "slide\tpatient\tsparse", f"a\tp\t{slide}"))
+    assert row.sparse == str(slide)
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("slide\tpatient".encode("utf-16"), "UTF-16"),
+        (b"PK\x03\x04\x14\xff", "workbook"),
+        ("slide\nM\u00fcller".encode("latin-1"), "line 2"),
+    ],
+)
+def test_another_encoding_is_told_by_its_name_or_place(tmp_path: Path, content: bytes, remedy: str) -> None:
+    path = tmp_path / "slides.tsv"
+    path.write_bytes(content)
+    with pytest.raises(StatedError) as error:
+        read_sheet(path)
+    assert remedy in error.value.found
+    assert "UTF-8" in str(error.value)
+
+
 def test_absent_or_binary_sheets_are_stated(tmp_path: Path) -> None:
     binary = tmp_path / "sheet.xlsx"
     binary.write_bytes(b"PK\x03\x04\xff\xfe\x80")

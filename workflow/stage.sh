@@ -22,9 +22,15 @@ export PYTHONPATH
 if [[ $python == */* ]]; then
     PATH=$(dirname -- "$python"):$PATH
 fi
+status=0
 if [[ -n ${MFL_QUIET:-} ]]; then
-    # `mfl run` tells of each stage in a line of its own.
-    "$python" -P -m pipeline "$@" >"$log" 2>&1
+    # `mfl run` tells of each stage in a line of its own. The braces: bash's words on a killed stage go to the log too.
+    { "$python" -P -m pipeline "$@"; } >"$log" 2>&1 || status=$?
 else
-    "$python" -P -m pipeline "$@" 2>&1 | tee -- "$log"
+    "$python" -P -m pipeline "$@" 2>&1 | tee -- "$log" || status=$?
 fi
+if ((status == 137)); then
+    # The stage itself could not say so any more.
+    echo "error: expected the stage to end by itself, found it killed, as systems do when memory runs out" | tee -a -- "$log" >&2
+fi
+exit "$status"

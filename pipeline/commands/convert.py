@@ -1,4 +1,4 @@
-"""`convert`: features in another tool's format, and tables as CSV."""
+"""`convert`: write features in another tool's format, and tables as CSV."""
 
 from __future__ import annotations
 

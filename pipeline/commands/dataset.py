@@ -1,4 +1,4 @@
-"""`dataset`: a published set of paired patches as a cohort whose stores are there already."""
+"""`dataset`: write a published set of paired patches as a cohort with finished stores."""
 
 from __future__ import annotations
 

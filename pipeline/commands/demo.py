@@ -1,4 +1,4 @@
-"""The verb demo: draws one slide of the synthetic cohort."""
+"""`demo`: draw one slide of the synthetic cohort."""
 
 from __future__ import annotations
 

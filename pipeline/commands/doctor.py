@@ -1,4 +1,4 @@
-"""`doctor`: what will fail, said before a long run does."""
+"""`doctor`: find what will fail before a long run does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`embed`: the patches of one slide to features."""
+"""`embed`: compute the features of one slide's patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`embed-at`: patches of a slide, at the coordinates that TRIDENT or CLAM found, to features."""
+"""`embed-at`: compute features of patches at coordinates that TRIDENT or CLAM found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="name or number (from 0) of the image, where the file holds several",
     )
-    parser.add_argument("--patient", default="", metavar="NAME", help="whom the slide comes from, for the table")
+    parser.add_argument("--patient", default="", metavar="NAME", help="patient ID of the slide, for the table")
     parser.add_argument("--threads", type=at_least(1), default=1, help="threads of the computation on the CPU")
     add_settings(parser, EmbedSettings)
 
@@ -41,21 +41,23 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.slides.opening import open_slide
 
     torch.set_num_threads(parsed.threads)
-    encoder, places = Encoder.load(parsed.encoder), read_coordinates(parsed.coords)
+    encoder, coordinates = Encoder.load(parsed.encoder), read_coordinates(parsed.coords)
     if parsed.out.exists() and parsed.out.samefile(parsed.coords):
         raise StatedError(file=parsed.out, expected="another name", found="the coordinates")
     inputs = {
         "coords": file_digest(parsed.coords),
         "slide": file_digest(parsed.slide) if parsed.slide.is_file() else "",
     }
-    with open_slide(parsed.slide, slide=places.slide, image=parsed.image, shows="colours") as slide:
+    with open_slide(parsed.slide, slide=coordinates.slide, image=parsed.image, shows="colours") as slide:
         header = slide.header
         if not header.is_rgb:
-            raise StatedError(slide=places.slide, file=parsed.slide, expected="H&E (RGB)", found=str(header.channels))
+            raise StatedError(
+                slide=coordinates.slide, file=parsed.slide, expected="H&E (RGB)", found=str(header.channels)
+            )
         mpp = header.mpp if parsed.mpp is None else parsed.mpp
         if mpp is None or not 0 < mpp < float("inf"):
             found = "none in the file; give --mpp" if mpp is None else f"{mpp:g}"
-            raise StatedError(slide=places.slide, file=parsed.slide, expected="um per level-0 pixel", found=found)
-        patches = LocatedPatches(slide, mpp, places, encoder.description, patient_name(parsed.patient))
+            raise StatedError(slide=coordinates.slide, file=parsed.slide, expected="um per level-0 pixel", found=found)
+        patches = LocatedPatches(slide, mpp, coordinates, encoder.description, patient_name(parsed.patient))
         provenance = record("embed_at", {"embed": vars(settings), "mpp": mpp}, inputs, ("timm", "torch"))
-        embed(patches, encoder, settings, parsed.out, provenance, overlap=places.overlap)
+        embed(patches, encoder, settings, parsed.out, provenance, overlap=coordinates.overlap)

@@ -1,4 +1,4 @@
-"""`embed-slides`: the features of many slides to one vector per slide."""
+"""`embed-slides`: summarise the features of many slides, one vector per slide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m pipeline evaluate`: probe frozen features on held-out patches and compare the runs."""
+"""`evaluate`: probe frozen features on held-out patches and compare the runs."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def run(parsed: argparse.Namespace) -> None:
     evaluate(inputs, settings, parsed.out_summary, parsed.out_details)
 
 
-def repeats_of(words: Sequence[str]) -> dict[str, str]:
+def repeats_of(values: Sequence[str]) -> dict[str, str]:
     """Return the mapping that `--repeats` gives.
 
     Raises:
         StatedError: for a word that is no RUN=FIRST.
     """
-    return pairs_of(words, "--repeats", "RUN=FIRST")
+    return pairs_of(values, "--repeats", "RUN=FIRST")

@@ -1,4 +1,4 @@
-"""`evaluate-probe`: the ridge probe of one run, kept with its held-out scores for use on other slides."""
+"""`evaluate-probe`: save the ridge probe of one run, with its held-out scores, for other slides."""
 
 from __future__ import annotations
 

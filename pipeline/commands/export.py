@@ -1,4 +1,4 @@
-"""`export`: an encoder in a form that others can use, or pass on."""
+"""`export`: write an encoder in a form that other tools load."""
 
 from __future__ import annotations
 

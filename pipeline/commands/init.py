@@ -1,4 +1,4 @@
-"""`init`: from folders of slides to a cohort that can run."""
+"""`init`: turn folders of slides into a cohort that can run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inspect`: size, resolution, levels and channels of a slide pair."""
+"""`inspect`: record size, resolution, levels and channels of a slide pair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGE_HELP = "name or number (from 0) of the image, where the file holds several
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments; an empty string counts as not given."""
     parser.add_argument("--slide", required=True, metavar="NAME", help="unique name of the slide")
-    parser.add_argument("--patient", required=True, metavar="NAME", help="whom the slide comes from")
+    parser.add_argument("--patient", required=True, metavar="NAME", help="patient ID of the slide")
     parser.add_argument("--sparse", required=True, metavar="PATH", help="the H&E slide")
     parser.add_argument("--dense", default="", metavar="PATH", help="its multiplex partner")
     parser.add_argument(

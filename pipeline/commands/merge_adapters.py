@@ -1,4 +1,4 @@
-"""`merge-adapters`: an encoder's folder out of adapters and the base that they belong to."""
+"""`merge-adapters`: merge adapters into their base encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`panel`: a check of every channel of a dense slide before it teaches."""
+"""`panel`: check every channel of a dense slide before training on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`predict`: the marker intensities that a probe predicts over one slide, from H&E features alone."""
+"""`predict`: predict marker intensities over one slide from H&E features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`register`: the transform of one slide pair, with the evidence for it."""
+"""`register`: find the transform of one slide pair and measure its quality."""
 
 from __future__ import annotations
 

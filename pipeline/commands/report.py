@@ -1,4 +1,4 @@
-"""`python -m pipeline report`: build the self-contained HTML report of a cohort."""
+"""`report`: build the self-contained HTML report of a cohort."""
 
 from __future__ import annotations
 

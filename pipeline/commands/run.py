@@ -1,4 +1,4 @@
-"""`run`: Snakemake on a cohort, with the right Snakefile and a line per slide and stage."""
+"""`run`: run Snakemake on a cohort with the right Snakefile, and print a line per slide and stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", type=Path, metavar="DIR", help="folder of the cohort (default: this one)")
     parser.add_argument("--verbose", action="store_true", help="print all that Snakemake and the stages print")
     parser.add_argument(
-        "words",
+        "targets",
         nargs=argparse.REMAINDER,
         metavar="-- WORD",
         help="targets and options for Snakemake, such as register_all or -- --cores 8 --keep-going",
@@ -29,6 +29,6 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.tools.running.command import COHORT, environment, snakemake_command
 
     # Of `mfl run tile_all -- --cores 8` argparse keeps the sign, behind which Snakemake takes options for targets.
-    words = [word for word in parsed.words if word != "--"]
-    command = snakemake_command(parsed.directory, words, verbose=parsed.verbose)
+    argv = [argument for argument in parsed.targets if argument != "--"]
+    command = snakemake_command(parsed.directory, argv, verbose=parsed.verbose)
     os.execve(command[0], command, environment(command) | {COHORT: str(parsed.directory or Path())})

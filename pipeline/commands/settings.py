@@ -1,4 +1,4 @@
-"""`settings`: the reference of the configuration, as Markdown: `config/README.md`, and the tables of `docs/stages`."""
+"""`settings`: print the reference of the configuration: `config/README.md`, and the tables of `docs/stages`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 | column | meaning |
 |---|---|
 | `slide` | unique name, whatever its case: letters, digits, `_`, `-` |
-| `patient` | whom the slide comes from, always written alike; a split never parts a patient |
+| `patient` | patient ID, spelled identically on all slides of a patient; a split never parts a patient |
 | `sparse` | path of the H&E slide: a file, or a folder of OME-Zarr |
 | `dense` | path of its multiplex partner, a file or a folder (docs/formats.md), or empty |
 | `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
@@ -167,7 +167,7 @@ def _values(schema: dict[str, Any]) -> str:
         return f"list of {_values(schema['items'])}"
     if schema["type"] == "object":
         return f"name: {_values(schema['additionalProperties'])}"
-    words = {
+    type_names = {
         "integer": "whole number",
         "number": "number",
         "string": "text",
@@ -176,4 +176,4 @@ def _values(schema: dict[str, Any]) -> str:
     }
     limits = [("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")]
     bounds = [f"{sign} {schema[limit]:g}" for limit, sign in limits if limit in schema]
-    return " ".join([words[schema["type"]], *([", ".join(bounds)] if bounds else [])])
+    return " ".join([type_names[schema["type"]], *([", ".join(bounds)] if bounds else [])])

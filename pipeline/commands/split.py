@@ -1,4 +1,4 @@
-"""`split`: every patch of the cohort to a fold."""
+"""`split`: assign every patch of the cohort to a fold."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def run(parsed: argparse.Namespace) -> None:
     for doubt in doubts:
         say(f"split: {doubt}")
     result = split(patches, settings)
-    for told in same_images(patches):
-        say(f"split: {told}: its tissue counts twice")
+    for message in same_images(patches):
+        say(f"split: {message}: its tissue counts twice")
     write_split_table(parsed.out, table_rows(patches, result))
     inputs = {item.slide: item.digest for item in patches}
     write_json(parsed.out_summary, summary(patches, result) | {"provenance": record("split", settings, inputs)})

@@ -1,4 +1,4 @@
-"""`status`: how far a cohort is, while it runs and afterwards."""
+"""`status`: show how far a cohort is, while it runs and afterwards."""
 
 from __future__ import annotations
 

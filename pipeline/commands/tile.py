@@ -1,4 +1,4 @@
-"""`tile`: the patches of one slide, paired where it has a registered dense partner."""
+"""`tile`: cut one slide into patches, paired where it has a registered dense partner."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(parsed: argparse.Namespace) -> None:
     """Write the store.
 
     Raises:
-        StatedError: which names the slide, wherever it was met.
+        StatedError: naming the slide.
     """
     if (parsed.transform is None) != (parsed.qc is None):
         parsed.wrong_usage("--transform and --qc go together: a pair needs both")

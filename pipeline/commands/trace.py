@@ -1,4 +1,4 @@
-"""`trace`: the whole ancestry of a result, and what of it has changed since."""
+"""`trace`: list the whole ancestry of a result, and what has changed since."""
 
 from __future__ import annotations
 

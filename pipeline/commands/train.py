@@ -1,4 +1,4 @@
-"""`train`: one run, from the training pairs of the cohort to a sparse encoder."""
+"""`train`: train the sparse encoder of one run on the cohort's pairs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(parsed: argparse.Namespace) -> None:
         from pipeline.training.launching import is_launched, launch
 
         if not is_launched():
-            launch(parsed.words, parsed.processes)
+            launch(parsed.argv, parsed.processes)
             return
     from dataclasses import asdict
 
@@ -85,8 +85,8 @@ def run(parsed: argparse.Namespace) -> None:
         if settings.learns_labels:
             others = bool(settings.pairs)
             labelled = labelled_rows(rows, tables, batch_size=settings.batch_size, keep_others=others)
-            if processes.first and (told := without_class(rows, labelled)):
-                say(f"train {parsed.name}: {told}")
+            if processes.first and (message := without_class(rows, labelled)):
+                say(f"train {parsed.name}: {message}")
             seen = [slide.store.attributes.slide for slide in rows.slides]
             inputs |= {f"classes/{name}": file_digest(tables[name]) for name in seen if name in tables}
             rows = labelled

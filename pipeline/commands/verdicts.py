@@ -1,4 +1,4 @@
-"""`verdicts`: what register found of each pair, in one table."""
+"""`verdicts`: list the registration verdict of each pair in one table."""
 
 from __future__ import annotations
 

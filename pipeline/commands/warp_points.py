@@ -1,4 +1,4 @@
-"""The tool warp-points: carries points from the sparse to the dense frame of a slide, or back."""
+"""`warp-points`: map points from the sparse to the dense frame of a slide, or back."""
 
 from __future__ import annotations
 
@@ -48,10 +48,14 @@ def run(parsed: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise StatedError(file=parsed.points, expected=expected, found=str(error)) from None
     if not isinstance(table.index, pd.RangeIndex):
-        raise StatedError(file=parsed.points, expected=expected, found="rows of more cells than there are columns")
+        raise StatedError(
+            file=parsed.points, expected=expected, found=f"rows of more cells than the {len(table.columns)} columns"
+        )
     if not np.isfinite(points).all():
         row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
-        raise StatedError(file=parsed.points, expected=expected, found=f"no number in data row {row + 1}")
+        raise StatedError(
+            file=parsed.points, expected=expected, found=f"{tuple(points[row].tolist())} in data row {row + 1}"
+        )
     warped = transform.to_sparse(points) if parsed.inverse else transform.to_dense(points)
     table = table.assign(x_um=warped[:, 0], y_um=warped[:, 1])
     with finished(parsed.output) as temporary:

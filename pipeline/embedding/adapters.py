@@ -1,4 +1,4 @@
-"""Low-rank adapters of an encoder: what training changed of a base encoder, without a weight of the base.
+"""Write low-rank adapters of an encoder: what training changed of a base encoder, without the base's weights.
 
 The licences of many foundation models forbid passing on weights derived from theirs. What `low_rank` training changed
 is a product of two thin matrices per attention layer (LoRA: Hu et al. 2021, arXiv 2106.09685); these can be passed on
@@ -105,9 +105,9 @@ def merge_adapters(folder: Path, base_folder: Path, out: Path) -> None:
     """
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
     try:
-        told = config["more_from_less"].pop(_KEY)
-        base = Base(str(told["base"]["name"]), str(told["base"]["weights_sha256"]), int(told["rank"]))
-        schema = told["schema"]
+        stored = config["more_from_less"].pop(_KEY)
+        base = Base(str(stored["base"]["name"]), str(stored["base"]["weights_sha256"]), int(stored["rank"]))
+        schema = stored["schema"]
     except (*MISFIT, AttributeError):
         found = f"no entry {_KEY}" if config else f"no {CONFIG_NAME}"
         raise StatedError(file=folder, expected="adapters as export writes them", found=found) from None
@@ -136,7 +136,7 @@ def _base_of(folder: Path, config: dict[str, Any], base_folder: Path) -> Base:
     own = config["more_from_less"]
     rank = int(own["settings"].get("low_rank", 0))
     if not rank:
-        raise StatedError(file=folder, expected="an encoder trained with low_rank", found="one trained without")
+        raise StatedError(file=folder, expected="an encoder trained with low_rank", found="low_rank 0")
     sha256 = str(own["provenance"].get("inputs", {}).get("weights", ""))
     name = Path(str(own["settings"]["weights"])).name
     _check_base(base_folder, sha256, name)

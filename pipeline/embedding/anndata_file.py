@@ -1,4 +1,4 @@
-"""AnnData's file (.h5ad) of the features of one slide, or of all slides of a cohort with their predicted markers."""
+"""Write the features of one slide, or of a cohort with its predicted markers, as AnnData (.h5ad)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from pipeline.embedding.anndata_layout import Category, Column, write_about, write_features
-from pipeline.embedding.features_file import FeaturesFile, open_features
+from pipeline.embedding.features_file import FeaturesFile, difference, open_features
 from pipeline.errors import StatedError
 from pipeline.hdf5_file import written_hdf5
 from pipeline.provenance import finished
@@ -95,7 +95,9 @@ def _check_alike(sources: Sequence[FeaturesFile]) -> None:
             found = f"{opened.width} features of {opened.encoder}"
             raise StatedError(slide=opened.slide, file=opened.path, expected=expected, found=found)
         if opened.slide in slides:
-            raise StatedError(slide=opened.slide, file=opened.path, expected="each slide once", found="it again")
+            raise StatedError(
+                slide=opened.slide, file=opened.path, expected="each slide once", found=f"{opened.slide} twice"
+            )
         slides.add(opened.slide)
 
 
@@ -120,8 +122,8 @@ def _predicted_of_slide(opened: FeaturesFile, path: Path) -> pa.Table:
         position_px = np.stack([table["x_px"].to_numpy(), table["y_px"].to_numpy()], axis=1)
     except (OSError, pa.ArrowException, LookupError) as error:
         raise StatedError(slide=opened.slide, file=path, expected=expected, found=str(error)) from None
-    if len(table) != len(opened):
-        raise StatedError(slide=opened.slide, file=path, expected=expected, found=f"{len(table)} rows")
     if not np.array_equal(position_px, opened.position_px):
-        raise StatedError(slide=opened.slide, file=path, expected=expected, found="patches at other places")
+        raise StatedError(
+            slide=opened.slide, file=path, expected=expected, found=difference(position_px, opened.position_px)
+        )
     return table

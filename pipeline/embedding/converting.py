@@ -1,4 +1,4 @@
-"""The verb convert: the features of one slide in the formats of other tools, row i being row i of the features file."""
+"""Convert the features of one slide to other tools' formats; row i is row i of the features file."""
 
 from __future__ import annotations
 

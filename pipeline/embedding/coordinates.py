@@ -1,4 +1,4 @@
-"""Patch coordinates as TRIDENT and CLAM write them, and the patches of a slide at these places.
+"""Read patch coordinates of TRIDENT and CLAM, and cut a slide's patches there.
 
 Both keep `coords` (N, 2), the level-0 pixel at each patch's upper-left corner. TRIDENT tells the side at level 0
 (`patch_size_level0`); CLAM tells it in pixels of a level (`patch_size`) with that level's `downsample`.
@@ -67,41 +67,43 @@ class LocatedPatches:
     Args:
         slide: an RGB slide.
         mpp_level0: its um per level-0 pixel.
-        places: where the patches lie.
+        coordinates: where the patches lie.
         trained: of the encoder; its patches' side in pixels is that of these patches.
-        patient: whom the slide comes from; empty where unknown.
+        patient: patient ID; empty where unknown.
 
     Raises:
         StatedError: if there is no patch, or the coordinates are those of another slide.
     """
 
     def __init__(
-        self, slide: Slide, mpp_level0: float, places: PatchCoordinates, trained: EncoderDescription, patient: str
+        self, slide: Slide, mpp_level0: float, coordinates: PatchCoordinates, trained: EncoderDescription, patient: str
     ) -> None:
         size = slide.header.size_xy
-        if places.slide_size_px is not None and places.slide_size_px != size:
-            expected = f"the slide of {places.path}, {places.slide_size_px} px"
-            raise StatedError(slide=places.slide, file=slide.header.path, expected=expected, found=f"{size} px")
-        low, high = places.position_px.min(axis=0), places.position_px.max(axis=0)
+        if coordinates.slide_size_px is not None and coordinates.slide_size_px != size:
+            expected = f"the slide of {coordinates.path}, {coordinates.slide_size_px} px"
+            raise StatedError(slide=coordinates.slide, file=slide.header.path, expected=expected, found=f"{size} px")
+        low, high = coordinates.position_px.min(axis=0), coordinates.position_px.max(axis=0)
         if low.min() < 0 or (high >= size).any():
             found = f"coordinates from {tuple(low.tolist())} to {tuple(high.tolist())}"
-            raise StatedError(slide=places.slide, file=places.path, expected=f"coordinates within {size}", found=found)
+            raise StatedError(
+                slide=coordinates.slide, file=coordinates.path, expected=f"coordinates within {size}", found=found
+            )
         self.path = slide.header.path
-        self.table = places
-        mpp = places.size_level0_px * mpp_level0 / trained.patch_px
+        self.table = coordinates
+        mpp = coordinates.size_level0_px * mpp_level0 / trained.patch_px
         self.attributes = CutAttributes(
-            slide=places.slide,
+            slide=coordinates.slide,
             patient=patient,
             size_px=trained.patch_px,
             mpp=mpp,
             mpp_level0=mpp_level0,
             size_level0_px=size,
-            patch_size_level0=round(places.size_level0_px),
+            patch_size_level0=round(coordinates.size_level0_px),
             recipe={"size_px": trained.patch_px, "mpp": round(mpp, 3), "places": "given"},
             qupath_origin_px=slide.header.bounds_xy,
         )
         self._slide = slide
-        self._grid = Grid(trained.patch_px, mpp, mpp_level0, places.position_px)
+        self._grid = Grid(trained.patch_px, mpp, mpp_level0, coordinates.position_px)
 
     def __len__(self) -> int:
         return len(self.table.position_px)

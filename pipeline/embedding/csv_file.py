@@ -1,4 +1,4 @@
-"""CSV of what this project keeps in HDF5 and Parquet, for programs that read neither."""
+"""Write what this project keeps in HDF5 and Parquet as CSV, for programs that read neither."""
 
 from __future__ import annotations
 

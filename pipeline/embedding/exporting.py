@@ -62,7 +62,7 @@ class NormalisedEncoder(nn.Module):
 
 
 class _CheckedEncoder(nn.Module):
-    """A module behind a check that survives tracing, which by itself would crop patches of any size without a word."""
+    """A module behind a size check that survives tracing; the traced module would silently crop patches of any size."""
 
     def __init__(self, module: nn.Module, side: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def export_torchscript(folder: Path, out: Path) -> None:
     encoder = _load(folder)
     _check_file(out)
     try:
-        # Tracing warns of branches on sizes, which are fixed here, and of its own age.
+        # Tracing warns of branches on sizes, which are fixed here, and of its deprecation.
         with warnings.catch_warnings(action="ignore"):
             module = _CheckedEncoder(_module(encoder), encoder.description.patch_px).eval()
             traced = torch.jit.trace(module, _example(encoder), check_trace=False)

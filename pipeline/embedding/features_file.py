@@ -1,4 +1,4 @@
-"""A features file in TRIDENT's layout, as embed and TRIDENT write it: checked on opening, read block by block."""
+"""Read a features file in TRIDENT's layout, as embed and TRIDENT write it: checked on opening, read in blocks."""
 
 from __future__ import annotations
 
@@ -110,6 +110,14 @@ def check_finite(features: NDArray[np.floating[Any]], first_row: int, slide: str
     if len(bad):
         found = f"NaN or infinity in {len(bad)} of rows {first_row} to {first_row + len(features) - 1}, first in row "
         raise StatedError(slide=slide, file=path, expected="finite features", found=f"{found}{first_row + bad[0]}")
+
+
+def difference(coords_px: NDArray[np.integer[Any]], wanted_px: NDArray[np.integer[Any]]) -> str:
+    """Return how patches (n, 2) differ from those wanted: in shape, or the first that lies elsewhere."""
+    if coords_px.shape != wanted_px.shape:
+        return f"coordinates of shape {coords_px.shape}"
+    row = int(np.flatnonzero((coords_px != wanted_px).any(axis=1))[0])
+    return f"row {row} at {tuple(coords_px[row].tolist())} px instead of {tuple(wanted_px[row].tolist())} px"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A convolutional encoder made ready for the CPU: normalisation folded into the convolutions, weights in bfloat16.
+"""Prepare a convolutional encoder for the CPU: normalisation folded into convolutions, weights in bfloat16.
 
 Under autocast every layer casts its weights anew, and batch normalisation passes over all activations once more. A
 network of convolutions needs neither: in evaluation mode a batch normalisation is a scale and a shift, which

@@ -1,4 +1,4 @@
-"""An encoder's folder as the workflow sees it, without torch: what its results are called, and its hash."""
+"""Name and hash an encoder's folder for the workflow, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An encoder's folder as a model repository has it: timm loads it by `local-dir:` now, by `hf-hub:` once uploaded."""
+"""Write an encoder as a model repository: timm loads it by `local-dir:` now, by `hf-hub:` once uploaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slide vectors: the features of a slide's patches summed up in one row."""
+"""Pool the features of a slide's patches into one vector per slide."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SlideVector:
 
     Attributes:
         slide: its name.
-        patient: whom it comes from.
+        patient: patient ID.
         patches: number of patches.
         recipe: hash of patches and encoder.
         encoder: hash of the encoder's weights.

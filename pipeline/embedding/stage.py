@@ -1,4 +1,4 @@
-"""The stage embed: patches of a store, or of a slide at given coordinates, to features in TRIDENT's HDF5 layout."""
+"""Stage embed: compute features of a store's patches, or at given coordinates, in TRIDENT's HDF5 layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The means that every probe has: over all targets and, where runs left markers out, over these and over the rest."""
+"""Average every probe's scores over all targets and, where runs left markers out, over these and the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probes of classes on one run's features: linear, nearest neighbours, MLP and few labels, scored."""
+"""Fit and score the probes of classes on one run's features: linear, nearest neighbours, MLP, few labels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.evaluation.class_scores import area_parts, areas, recall_parts, re
 from pipeline.evaluation.classes import ClassTask
 from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.label_draws import LabelDraws
-from pipeline.evaluation.prediction import RunFeatures
 from pipeline.evaluation.probe_spec import ProbeSpec, Side
+from pipeline.evaluation.probed_rows import RunFeatures
 from pipeline.evaluation.scores import FittedProbe, ProbedTargets, Scores, curve_point, over_draws
 from pipeline.settings import EvaluateSettings
 from pipeline.store.targets import NO_CLASS

@@ -1,4 +1,4 @@
-"""Linear probes of classes: penalised multinomial logistic regression on standardised features."""
+"""Fit linear probes of classes: penalised multinomial logistic regression on standardised features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of class predictions, all held-out slides together, and their resamples by blocks of tissue."""
+"""Score class predictions over all held-out slides together, and resample them by blocks of tissue."""
 
 from __future__ import annotations
 

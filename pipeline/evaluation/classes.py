@@ -1,4 +1,4 @@
-"""Classes of patches: from tables that name them, or where the dense side is a mask the class of most of the patch."""
+"""Read the classes of patches from tables or, where the dense side is a mask, from most of the patch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
-from pipeline.evaluation.prediction import FittingRows, held_out
+from pipeline.evaluation.probed_rows import FittingRows, held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.progress import say
 from pipeline.slides.kinds import kind_named
@@ -37,7 +37,7 @@ class ClassTask:
     fitted: Integers
     tested: tuple[Integers, ...]
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return patches of each class, for the details."""
         return {
             name: {

@@ -1,4 +1,4 @@
-"""The dense patches of a cohort's pairs as the dense branch of a trained run reads them."""
+"""Read the dense patches of a cohort's pairs as the dense branch of a trained run reads them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def readable_slides(
     # The run's own panel comes first: slides may lack a marker of it, or have more.
     aliases = Aliases(panel.aliases, panel.known_aliases)
     joint = panel_of({"": dense.panel} | channels, aliases, dense.panel)
-    usable = tuple(slide for slide in alike if any(place != UNUSED for place in joint.places[slide.slide]))
+    usable = tuple(slide for slide in alike if any(index != UNUSED for index in joint.indices[slide.slide]))
     return ReadableSlides(usable, opened, joint, dense.kind)
 
 

@@ -1,4 +1,4 @@
-"""What the dense side tells by itself: the same probes on features of the dense encoder that a run was trained with.
+"""Score the dense side alone: the same probes on features of the dense encoder that a run was trained with.
 
 It is an upper reference, no contender: at inference there is no dense side. What the probes find there and not in H&E
 is what training could at best bring over.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.dense_patches import encoded, readable_slides
-from pipeline.evaluation.prediction import FittingRows, held_out
+from pipeline.evaluation.probed_rows import FittingRows, held_out
 from pipeline.evaluation.probing import Probed, Questions
 from pipeline.evaluation.reading import Cohort, Features, SlidePairs
 from pipeline.progress import progress, say

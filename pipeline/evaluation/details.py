@@ -1,4 +1,4 @@
-"""The rows of `details.json`: all of them or, of thousands of targets, the means, the best targets, and counts."""
+"""Choose the rows of `details.json`: all or, of thousands of targets, the means, the best and counts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.evaluation.evidence_row import EvidenceRow, details
 
-MOST_TARGETS = 256  # of which each one is told
-BEST_TARGETS = 24  # that are told of more, by held-out score
+MOST_TARGETS = 256  # beyond which only the best are listed
+BEST_TARGETS = 24  # listed of more targets, by held-out score
 
 
 def told_rows(rows: Sequence[EvidenceRow]) -> dict[str, Any]:
@@ -23,10 +23,10 @@ def told_rows(rows: Sequence[EvidenceRow]) -> dict[str, Any]:
     many = {spec for spec, count in Counter(spec for spec, _ in targets).items() if count > MOST_TARGETS}
     best = {spec: set(best_targets([row for row in rows if row.spec == spec])) for spec in many}
     kept = [row for row in rows if row.is_mean or row.spec not in many or row.target in best[row.spec]]
-    told: dict[str, Any] = {"rows": [details(row) for row in kept]}
+    content: dict[str, Any] = {"rows": [details(row) for row in kept]}
     left_out = [row for row in rows if not row.is_mean and row.spec in many and row.target not in best[row.spec]]
     if left_out:
-        told["left_out"] = [
+        content["left_out"] = [
             {
                 "run": run,
                 "probe": probe,
@@ -36,7 +36,7 @@ def told_rows(rows: Sequence[EvidenceRow]) -> dict[str, Any]:
             }
             for (run, probe), own in _by_probe(left_out).items()
         ]
-    return told
+    return content
 
 
 def best_targets(rows: Sequence[EvidenceRow], most: int = BEST_TARGETS) -> list[str]:

@@ -1,6 +1,6 @@
-"""Rows of evidence from the scores of all runs, with intervals, and the verdict against the baseline run.
+"""Compare the scores of all runs: rows of evidence with intervals, and the verdict against the baseline run.
 
-A run trained with several seeds is one row: the mean of its seeds' scores. Two spreads are told beside it, and kept
+A run trained with several seeds is one row: the mean of its seeds' scores. Two spreads are reported beside it, and kept
 apart: the interval from halves of the blocks of tissue (of the seeds' mean), and the lowest and highest seed. Runs are
 compared seed by seed, in the order of the seeds, where both have as many: such seeds share initial weights and order.
 """

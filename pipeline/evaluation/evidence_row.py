@@ -1,4 +1,4 @@
-"""A row of evidence, and the one schema by which `summary.tsv` and `details.json` are written and read."""
+"""Define a row of evidence, and the one schema that writes and reads `summary.tsv` and `details.json`."""
 
 from __future__ import annotations
 
@@ -162,8 +162,8 @@ def write_summary(path: Path, rows: Iterable[EvidenceRow]) -> None:
 
 def details(row: EvidenceRow) -> dict[str, Any]:
     """Return the row as JSON values: null for nan."""
-    told = _values(row) | {name: getattr(row, name) for name in _DETAILS}
-    return {name: _json(value) for name, value in told.items()}
+    fields = _values(row) | {name: getattr(row, name) for name in _DETAILS}
+    return {name: _json(value) for name, value in fields.items()}
 
 
 def read_summary(path: Path) -> tuple[EvidenceRow, ...]:
@@ -194,7 +194,7 @@ def read_summary(path: Path) -> tuple[EvidenceRow, ...]:
 
 
 def _row(cells: Mapping[str, str]) -> EvidenceRow:
-    """Return a row of the table; a table of before probes had columns of their own holds those of H&E on all labels."""
+    """Return a row of the table; older tables without columns for the probe hold probes of H&E on all labels."""
 
     def number(name: str) -> float:
         return float(cells.get(name) or "nan")
@@ -231,12 +231,12 @@ def _row(cells: Mapping[str, str]) -> EvidenceRow:
     )
 
 
-def _seen(word: str) -> Seen:
+def _seen(text: str) -> Seen:
     known: Sequence[Seen] = ("", "yes", "no", "some")
     for one in known:
-        if word == one:
+        if text == one:
             return one
-    raise ValueError(f"seen {word!r:.40}")
+    raise ValueError(f"seen {text!r:.40}")
 
 
 def _cell(name: str, value: Any) -> str:

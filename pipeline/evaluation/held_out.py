@@ -1,4 +1,4 @@
-"""The held-out patches of a cohort, their blocks of tissue, and the intervals that these give to scores.
+"""Hold the held-out patches of a cohort, their blocks of tissue, and the intervals these give to scores.
 
 The interval of a score takes the tissue as it varies within slides and targets. That of a difference takes a block's
 contribution as a whole, so that a target shown on a single block counts as one block, however plain it looks there.
@@ -23,7 +23,7 @@ from pipeline.evaluation.bootstrap import (
     joined_blocks,
     resample_counts,
 )
-from pipeline.evaluation.prediction import held_out
+from pipeline.evaluation.probed_rows import held_out
 from pipeline.evaluation.reading import Cohort
 from pipeline.evaluation.tissue_correlation import (
     UNRELATED,

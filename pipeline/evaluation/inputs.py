@@ -1,4 +1,4 @@
-"""What the stage evaluate reads, named once."""
+"""Name the inputs of the stage evaluate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which training patches few-label probes are fitted on: the same for every run."""
+"""Draw the training patches of few-label probes, the same for every run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many labelled patches a run needs to reach the baseline's full score, as a ratio with its interval.
+"""Estimate how many labels a run needs to reach the baseline's full score, as a ratio with its interval.
 
 The score is interpolated on the logarithm of the number of labels between the counts that were fitted. The interval
 comes from the random halves of the blocks of tissue that all intervals come from (see `bootstrap`), the draws of labels

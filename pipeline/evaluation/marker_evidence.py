@@ -1,4 +1,4 @@
-"""The probes of markers on one run's features: fitted, and scored by Pearson r within held-out slides."""
+"""Fit the probes of markers on one run's features, and score them by Pearson r within held-out slides."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipeline.evaluation.aggregates import Targets
 from pipeline.evaluation.bootstrap import correlation_parts, explained, pearson, spearman
 from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.label_draws import LabelDraws
-from pipeline.evaluation.prediction import FittingRows, RunFeatures, fitted_together, held_out, held_out_truth
 from pipeline.evaluation.probe_spec import ProbeSpec, Side, marker_probe_spec
+from pipeline.evaluation.probed_rows import FittingRows, RunFeatures, fitted_together, held_out, held_out_truth
 from pipeline.evaluation.probes import RidgeProbe, fit_ridge
 from pipeline.evaluation.reading import Cohort
 from pipeline.evaluation.scores import FittedProbe, ProbedTargets, Scores, curve_point, over_draws

@@ -1,4 +1,4 @@
-"""The head with which More From Less tells classes apart: a small network on frozen features.
+"""Fit the classifier of More From Less: a small network on frozen features.
 
 As its public code has it (arXiv 2303.10656): batch normalisation, 256 units with ReLU, batch normalisation, softmax;
 Adam at 1e-3, batches of 128, Keras' defaults otherwise. Its training images were augmented; frozen features are not.

@@ -142,15 +142,15 @@ class Probe:
                 raise StatedError(file=folder, expected=_EXPECTED, found=f"no {name}")
         path = folder / WEIGHTS_NAME
         try:
-            told = read_json(folder / DESCRIPTION_NAME)
-            if told["schema"] not in _READABLE_SCHEMAS:
-                raise ValueError(f"schema {told['schema']}")
-            markers = tuple(marker_probe(item) for item in told["markers"])
+            description = read_json(folder / DESCRIPTION_NAME)
+            if description["schema"] not in _READABLE_SCHEMAS:
+                raise ValueError(f"schema {description['schema']}")
+            markers = tuple(marker_probe(item) for item in description["markers"])
             if not 0 < len(markers) <= MAX_MARKERS or len({item.marker for item in markers}) != len(markers):
                 raise ValueError(f"{len(markers)} markers, or one of them twice")
-            wanted, width = str(told["weights_sha256"]), int(told["features"])
-            about = str(told["run"]), str(told["encoder"])
-            fitted_on = frozenset(map(str, told["fitted_on"]))
+            wanted, width = str(description["weights_sha256"]), int(description["features"])
+            about = str(description["run"]), str(description["encoder"])
+            fitted_on = frozenset(map(str, description["fitted_on"]))
         except (OSError, *MISFIT) as error:
             raise StatedError(file=folder / DESCRIPTION_NAME, expected=_EXPECTED, found=repr(error)) from None
         if (found := file_digest(path)) != wanted:

@@ -1,4 +1,4 @@
-"""The verb evaluate-probe: the ridge probes of one run, as evaluate fits and scores them, kept for use."""
+"""Fit and score the ridge probes of one run as evaluate does, and save them (verb evaluate-probe)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import Interval, correlation_parts, pearson
 from pipeline.evaluation.held_out import HeldOut, clipped
 from pipeline.evaluation.marker_evidence import METRIC, fit_markers
-from pipeline.evaluation.prediction import (
+from pipeline.evaluation.probe_file import DESCRIPTION_NAME, MarkerProbe, Probe
+from pipeline.evaluation.probed_rows import (
     RunFeatures,
     check_runs,
     held_out,
     held_out_truth,
     training_rows,
 )
-from pipeline.evaluation.probe_file import DESCRIPTION_NAME, MarkerProbe, Probe
 from pipeline.evaluation.probes import RidgeProbe
 from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
 from pipeline.json_file import MISFIT, read_json

@@ -1,4 +1,4 @@
-"""What one probe is asked, of which side, and on how many labelled patches: the identity of a row of evidence."""
+"""Identify a probe: its question, side and number of labelled patches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 Side = Literal["sparse", "dense"]
 
 MARKERS = "markers"
-# The name of a score's mean over targets, where it has one of its own.
+# The name of a score's mean over targets, where it differs from the score's name.
 _MEAN_METRICS = {"recall": "balanced_accuracy", "auc": "macro_auc"}
 
 

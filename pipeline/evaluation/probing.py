@@ -1,4 +1,4 @@
-"""All probes of every run's features, and the rows of evidence that they give."""
+"""Run all probes on every run's features, and return the rows of evidence."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.label_draws import LabelDraws
 from pipeline.evaluation.label_efficiency import CurvePoint, FewerLabels, averaged, fewer_labels
 from pipeline.evaluation.marker_evidence import Integers, probed_markers
-from pipeline.evaluation.prediction import FittingRows, RunFeatures
 from pipeline.evaluation.probe_spec import MARKERS, ProbeSpec, Side
+from pipeline.evaluation.probed_rows import FittingRows, RunFeatures
 from pipeline.evaluation.probes import RidgeProbe
 from pipeline.evaluation.reading import Cohort, FeaturesOf
 from pipeline.evaluation.scores import FittedProbe, ProbedTargets, stacked
@@ -155,14 +155,14 @@ def with_seen(
         for mean, member in zip(targets.means, targets.members, strict=True)
     }
 
-    def told(row: EvidenceRow) -> Seen:
+    def seen_of(row: EvidenceRow) -> Seen:
         known = seen.get(row.run)
         if known is None or row.spec.target != MARKERS:
             return ""
         count = sum(name in known for name in asked[row.target])
         return "no" if not count else "yes" if count == len(asked[row.target]) else "some"
 
-    return [replace(row, seen=told(row)) for row in rows]
+    return [replace(row, seen=seen_of(row)) for row in rows]
 
 
 def _fitted(seeds: Sequence[FittedProbe]) -> FittedProbe:

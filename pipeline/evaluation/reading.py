@@ -1,4 +1,4 @@
-"""What the evaluation reads: the pairs of each slide from split and store, and the features of a run."""
+"""Read the inputs of the evaluation: each slide's pairs from split and store, and the features of a run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.embedding.features_file import difference
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.marker_names import Aliases, panel_of
@@ -32,7 +33,7 @@ class SlidePairs:
 
     Attributes:
         slide: its name.
-        patient: whom it comes from.
+        patient: patient ID.
         rows: (n,) rows of the store.
         fold: (n,) number of its fold.
         position_um: (n, 2) xy of the patches.
@@ -106,7 +107,7 @@ def read_cohort(split: Path, stores: Path, panel: PanelSettings | None = None) -
     joint = panel_of(
         {name: store.attributes.markers for name, *_, store in opened}, Aliases(own.aliases, own.known_aliases)
     )
-    slides = tuple(_slide_pairs(*item, joint.places[item[0]], len(joint.markers)) for item in opened)
+    slides = tuple(_slide_pairs(*item, joint.indices[item[0]], len(joint.markers)) for item in opened)
     return Cohort(joint.markers, slides)
 
 
@@ -124,11 +125,13 @@ def read_features(folder: Path, slide: SlidePairs) -> Features:
                 slide=slide.slide,
                 file=path,
                 expected=f"features of the store's {count} patches, in its order",
-                found=f"{count} patches at other positions" if len(coords) == count else f"features of shape {shape}",
+                found=f"features of shape {shape}" if shape[0] != count else difference(coords, slide.coords_px),
             )
         features: Features = np.asarray(file["features"], dtype=np.float32)[slide.rows]
-    if not np.isfinite(features).all():
-        raise StatedError(slide=slide.slide, file=path, expected="finite features", found="nan or infinity")
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        found = f"NaN or infinity in {len(bad)} rows, the first row {slide.rows[bad[0]]}"
+        raise StatedError(slide=slide.slide, file=path, expected="finite features", found=found)
     return features
 
 
@@ -173,7 +176,7 @@ def encoder_of(folder: Path, slides: Sequence[str]) -> tuple[str, int]:
 def _opened(folder: Path, slide: str) -> Iterator[h5py.File]:
     """Return the features file of a slide, found to hold features (N, D) and coords.
 
-    What fails while it is open is told too.
+    Failures while it is open are reported the same way.
 
     Raises:
         StatedError: if there is no such file, or it is broken or of another layout.
@@ -195,11 +198,11 @@ def _opened(folder: Path, slide: str) -> Iterator[h5py.File]:
 
 
 def _slide_pairs(
-    slide: str, patient: str, part: pd.DataFrame, store: PatchStore, places: tuple[int, ...], markers: int
+    slide: str, patient: str, part: pd.DataFrame, store: PatchStore, indices: tuple[int, ...], markers: int
 ) -> SlidePairs:
     rows = part["row"].to_numpy(np.int64)
     values = np.full((len(rows), markers), np.nan)
-    values[:, list(places)] = store.table.marker_mean[rows]
+    values[:, list(indices)] = store.table.marker_mean[rows]
     return SlidePairs(
         slide=slide,
         patient=patient,

@@ -1,4 +1,4 @@
-"""The held-out patches of a run in the space that its branches share, and the ranks of their partners there."""
+"""Embed the held-out patches of a run in the space its branches share, and rank their partners."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.errors import StatedError
 from pipeline.evaluation.bootstrap import Interval, enough_blocks
 from pipeline.evaluation.dense_patches import encoded, readable_slides
 from pipeline.evaluation.held_out import HeldOut
-from pipeline.evaluation.prediction import drawn_evenly, held_out
+from pipeline.evaluation.probed_rows import drawn_evenly, held_out
 from pipeline.evaluation.reading import Cohort, SlidePairs, encoder_of, read_features
 from pipeline.evaluation.retrieval import Figure, Ranks, partner_ranks, retrieval_figures
 from pipeline.settings import EvaluateSettings, PanelSettings
@@ -34,14 +34,14 @@ class Gallery:
         pairs: the slides.
         chosen: of each slide, which of its pairs, indices into `SlidePairs.rows`.
         rows: the same as the dense branch reads them.
-        places: of each slide, which of its held-out pairs, counted from the first held-out one.
+        within: of each slide, which of its held-out pairs, counted from the first held-out one.
         slides: of each slide, its number among all held-out ones.
     """
 
     pairs: tuple[SlidePairs, ...]
     chosen: tuple[Integers, ...]
     rows: TrainingRows
-    places: tuple[Integers, ...]
+    within: tuple[Integers, ...]
     slides: tuple[int, ...]
 
 
@@ -71,7 +71,7 @@ def retrieval(
     Raises:
         StatedError: if a run's branches are not there, or are not those of the features' encoder.
     """
-    told = {}
+    summaries = {}
     for run, names in groups.items():
         if not (trainings / run).is_dir():
             continue  # features from elsewhere
@@ -88,13 +88,13 @@ def retrieval(
         ]
         blocks, of_slides = _blocks(gallery, tested)
         figures = retrieval_figures(ranks, blocks, of_slides)
-        told[run] = {
+        summaries[run] = {
             "patches": len(ranks[0].ahead),
             "slides": [slide.slide for slide in gallery.pairs],
             "seeds": len(ranks),
             **{figure.name: _told(figure) for figure in figures},
         }
-    return told
+    return summaries
 
 
 def _gallery(
@@ -109,10 +109,10 @@ def _gallery(
     if not readable.slides:
         return None
     held = [np.flatnonzero(slide.held_out) for slide in readable.slides]
-    places = drawn_evenly([np.arange(len(rows)) for rows in held], settings.retrieval_patches, settings.seed)
-    chosen = tuple(rows[picked] for rows, picked in zip(held, places, strict=True))
+    within = drawn_evenly([np.arange(len(rows)) for rows in held], settings.retrieval_patches, settings.seed)
+    chosen = tuple(rows[picked] for rows, picked in zip(held, within, strict=True))
     of_slides = tuple(numbers[slide.slide] for slide in readable.slides)
-    return Gallery(readable.slides, chosen, readable.rows(chosen), tuple(places), of_slides)
+    return Gallery(readable.slides, chosen, readable.rows(chosen), tuple(within), of_slides)
 
 
 def _ranks(path: Path, dense: DenseDescription, features: Path, gallery: Gallery) -> Ranks:
@@ -121,7 +121,7 @@ def _ranks(path: Path, dense: DenseDescription, features: Path, gallery: Gallery
         raise StatedError(
             file=features,
             expected=f"features of encoder {dense.encoder_sha256[:12]}, beside which {path} was trained",
-            found=f"of {encoder[:12] or 'another'}",
+            found=f"of encoder {encoder[:12] or 'without a hash'}",
         )
     branches = KeptBranches.load(path, dense, best_device())
     sparse = [
@@ -133,14 +133,14 @@ def _ranks(path: Path, dense: DenseDescription, features: Path, gallery: Gallery
 
 def _blocks(gallery: Gallery, tested: HeldOut) -> tuple[list[Integers], HeldOut]:
     """Return the blocks of the gallery's patches, and the held-out slides that they are of."""
-    blocks = [tested.blocks[number][picked] for number, picked in zip(gallery.slides, gallery.places, strict=True)]
+    blocks = [tested.blocks[number][picked] for number, picked in zip(gallery.slides, gallery.within, strict=True)]
     of_slides = HeldOut(
         tuple(slide.slide for slide in gallery.pairs),
         tuple(map(len, blocks)),
         tuple(blocks),
         tuple(tested.counts[number] for number in gallery.slides),
         enough_blocks(blocks),
-        tuple(tested.position_um[number][picked] for number, picked in zip(gallery.slides, gallery.places, strict=True))
+        tuple(tested.position_um[number][picked] for number, picked in zip(gallery.slides, gallery.within, strict=True))
         if tested.position_um
         else (),
         tested.block_um,

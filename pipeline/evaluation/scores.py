@@ -1,4 +1,4 @@
-"""The scores of one probe on held-out patches, with what each patch contributes to them."""
+"""Define the scores of one probe on held-out patches, with each patch's contribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of the cohort's markers each run's training saw, and so which ones its probes ask for anew."""
+"""Find which of the cohort's markers each run trained on, and which ones its probes see first."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _SeenSettings:
     branches: list[object]
     pairing: str = "true"
     target: str = "values"
 
 
 @dataclass(frozen=True)
-class _Marker:
+class _SeenMarker:
     marker: str
 
 
 @dataclass(frozen=True)
-class _Dense:
+class _SeenDense:
     panel: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Own:
-    settings: _Settings
-    dense: _Dense | None = None
-    markers: list[_Marker] = field(default_factory=list)
+class _SeenEntry:
+    settings: _SeenSettings
+    dense: _SeenDense | None = None
+    markers: list[_SeenMarker] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class _Config:
-    more_from_less: _Own
+class _SeenConfig:
+    more_from_less: _SeenEntry
 
 
 def seen_markers(encoder: Path, markers: tuple[str, ...], panel: PanelSettings) -> frozenset[str] | None:
@@ -62,7 +62,7 @@ def seen_markers(encoder: Path, markers: tuple[str, ...], panel: PanelSettings) 
     if not path.is_file():
         return None
     try:
-        own = read_json_as(path, _Config).more_from_less
+        own = read_json_as(path, _SeenConfig).more_from_less
         modalities = {branch.modality for branch in read_branches(own.settings.branches)}
     except (OSError, ValueError) as error:
         raise StatedError(file=path, expected="an encoder folder as train writes it", found=str(error)) from None
@@ -71,8 +71,8 @@ def seen_markers(encoder: Path, markers: tuple[str, ...], panel: PanelSettings) 
         return frozenset()
     shown = own.dense.panel if own.dense and own.dense.panel else tuple(item.marker for item in own.markers)
     joint = panel_of({"run": shown, "cohort": markers}, Aliases(panel.aliases, panel.known_aliases))
-    of_run = set(joint.places["run"]) - {UNUSED}
-    return frozenset(name for name, place in zip(markers, joint.places["cohort"], strict=True) if place in of_run)
+    of_run = set(joint.indices["run"]) - {UNUSED}
+    return frozenset(name for name, index in zip(markers, joint.indices["cohort"], strict=True) if index in of_run)
 
 
 def left_out(seen: Mapping[str, frozenset[str] | None], markers: tuple[str, ...]) -> frozenset[str]:

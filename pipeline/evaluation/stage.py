@@ -1,4 +1,4 @@
-"""The stage evaluate: reads pairs and features, writes the summary table and its details."""
+"""Stage evaluate: read pairs and features, write the summary table and its details."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ from pipeline.evaluation.evidence import seeds_of
 from pipeline.evaluation.evidence_row import EvidenceRow, write_summary
 from pipeline.evaluation.inputs import EvaluationInputs
 from pipeline.evaluation.marker_evidence import METRIC
-from pipeline.evaluation.prediction import check_repeats, check_runs, held_out, training_rows
 from pipeline.evaluation.probe_fitting import probe_inputs, probe_settings, read_fit
+from pipeline.evaluation.probed_rows import check_repeats, check_runs, held_out, training_rows
 from pipeline.evaluation.probing import Probed, Questions, evidence, with_seen
 from pipeline.evaluation.reading import Cohort, encoder_of, features_in, read_cohort
 from pipeline.evaluation.seen_markers import left_out, seen_markers
-from pipeline.evaluation.targets import DESCRIPTION
 from pipeline.progress import progress, say
 from pipeline.provenance import file_digest, finished, record, write_json
 from pipeline.settings import NAME_KEYS, EvaluateSettings
 from pipeline.settings.evaluate import baseline_of
 from pipeline.store.class_tables import CLASS_COLUMN
 
+# Exposure, gain and background differ between scans, so that probes predict values standardised within each slide. The
+# logarithm tames the long right tail of intensities. Held-out truth enters the measure only, never a fit.
+_TARGETS = (
+    "of fluorescence log(1 + mean intensity of the marker in the patch), of brightfield the mean optical density of "
+    "the stain, of a mask the share of the class, of gene counts log(1 + counts per 10,000 of the patch); "
+    "for fitting, standardised within each training slide "
+    "from its training patches; held-out slides are scored one by one, and the slides' scores are averaged with "
+    "the number of patches as weight"
+)
 _MOST_NAMES = 8  # of targets in one message; genes are many
 
 
@@ -100,7 +108,7 @@ def evaluate(
     details = {
         "provenance": record("evaluate", used, digests, packages=("numpy", "scipy", "scikit-learn", "h5py", "zarr")),
         "metric": METRIC,
-        "target": DESCRIPTION,
+        "target": _TARGETS,
         "baseline": baseline,
         "repeats": dict(inputs.repeats),
         "runs": {
@@ -161,10 +169,10 @@ def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings
     for row in rows:
         if row.note:
             missing.setdefault(f"{row.probe}: {row.note}", []).append(row.target)
-    for told, targets in missing.items():
+    for reason, targets in missing.items():
         names = list(dict.fromkeys(targets))
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        say(f"evaluate: {', '.join(names[:_MOST_NAMES])}{more}, {told}")
+        say(f"evaluate: {', '.join(names[:_MOST_NAMES])}{more}, {reason}")
     farthest = max((row.correlation_um for row in rows if row.target == MEAN and row.verdict), default=0.0)
     if farthest > settings.block_um:
         say(
@@ -175,21 +183,21 @@ def _say_what_is_missing(rows: Sequence[EvidenceRow], settings: EvaluateSettings
 
 def _classes(tasks: Sequence[ClassTask]) -> dict[str, Any]:
     """Return the patches of each class, those of the usual column apart from those of others."""
-    told = {task.column: task.told() for task in tasks}
-    others = {column: counts for column, counts in told.items() if column != CLASS_COLUMN}
-    return {"classes": told.get(CLASS_COLUMN), "classes_of": others}
+    counts_of = {task.column: task.summary() for task in tasks}
+    others = {column: counts for column, counts in counts_of.items() if column != CLASS_COLUMN}
+    return {"classes": counts_of.get(CLASS_COLUMN), "classes_of": others}
 
 
 def _held_out(cohort: Cohort, settings: EvaluateSettings) -> dict[str, Any]:
     """Return per held-out slide: patient, patches, and the blocks of tissue that the intervals rest on."""
-    told = {}
+    summaries = {}
     for slide in held_out(cohort):
         tested = slide.held_out
         blocks = block_labels(slide.position_um[tested], settings.block_um)
-        told[slide.slide] = {
+        summaries[slide.slide] = {
             "patient": slide.patient,
             "patches": int(tested.sum()),
             "blocks": len(np.unique(blocks)),
             "also_fitted_on": bool((~slide.held_out).any()),
         }
-    return told
+    return summaries

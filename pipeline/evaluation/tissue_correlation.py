@@ -1,4 +1,4 @@
-"""How far what patches contribute to a score is alike across tissue, and what that does to intervals over blocks.
+"""Measure how far contributions of patches to a score correlate across tissue, which widens intervals over blocks.
 
 Blocks are resampled as if neighbours had nothing in common. Where what patches contribute is alike over distances near
 the side of a block, or beyond it, their intervals would be too narrow. The correlogram of the contributions, over
@@ -185,11 +185,11 @@ def _spacing(positions_um: Sequence[Floats]) -> float:
 
 
 def _grid(first: int, position_um: Floats, cell_um: float, block_um: float) -> _Grid:
-    places = np.floor((position_um - position_um.min(axis=0)) / cell_um + 1e-6).astype(np.int64)
-    width, height = (places.max(axis=0) + 1).tolist()
+    cells = np.floor((position_um - position_um.min(axis=0)) / cell_um + 1e-6).astype(np.int64)
+    width, height = (cells.max(axis=0) + 1).tolist()
     padded = fft.next_fast_len(2 * height, real=True), fft.next_fast_len(2 * width, real=True)
     y, x = (np.minimum(np.arange(size), size - np.arange(size)) for size in padded)
     side = block_um / cell_um
     same = np.clip(1 - y / side, 0, 1)[:, None] * np.clip(1 - x / side, 0, 1)[None]
     distance = np.rint(np.hypot(y[:, None], x[None])).astype(np.int64)
-    return _Grid(first, places[:, 1] * width + places[:, 0], (height, width), padded, distance, same)
+    return _Grid(first, cells[:, 1] * width + cells[:, 0], (height, width), padded, distance, same)

@@ -1,4 +1,4 @@
-"""What one block of a dense slide tells of its channels, in sums that add up to those of the whole slide."""
+"""Sum what one block of a dense slide shows of its channels; sums of blocks add up to the slide's."""
 
 from __future__ import annotations
 

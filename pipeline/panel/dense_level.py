@@ -1,4 +1,4 @@
-"""The dense slide at the resolution that it is checked at, as a lazy array of blocks."""
+"""Open the dense slide at the resolution of the check, as a lazy array of blocks."""
 
 from __future__ import annotations
 

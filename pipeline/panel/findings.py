@@ -1,4 +1,4 @@
-"""Which channels tell nothing, or tell what another channel shows: rules on the measures of a slide."""
+"""Find channels without information, or with that of another channel, by rules on a slide's measures."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from pipeline.errors import StatedError
 from pipeline.marker_names import is_nuclear, spelling
 from pipeline.panel.measures import ChannelMeasures, PanelMeasures
-from pipeline.panel.panel_file import CheckedMarker, Finding
+from pipeline.panel.panel_file import CheckedMarker, MarkerFinding
 from pipeline.settings import PanelSettings
 
 # Noise has 0. Channels of real slides had 0.45 and more (Orion, 1.3 to 5.2 um per pixel).
 SMALLEST_STRUCTURE = 0.15
 # The lower edge of one channel over another: real pairs reached 0.40 (Ki67 and DNA), light that leaks has 0.8 to 1.
 SMALLEST_TIGHTNESS = 0.6
-# What another channel lends is told from this share of a channel's own range on.
+# Share of a channel's own range from which on what another channel lends is reported.
 SMALLEST_SHARE = 0.1
-# Where the finest detail of a channel is as like another's as this, it shows little of its own.
+# Correlation of a channel's finest detail with another's beyond which it shows little else.
 OWN_NOTHING = 0.8
 # A channel follows another pixel by pixel if the slope of its detail is at least this share of what it is lent.
 _FOLLOWS = 0.5
@@ -92,26 +92,28 @@ def checked_markers(
     return tuple(found)
 
 
-def own_finding(channel: ChannelMeasures, dtype: str, max_saturated: float) -> Finding | None:
-    """Return whether a channel is dead or saturated, by itself."""
+def own_finding(channel: ChannelMeasures, dtype: str, max_saturated: float) -> MarkerFinding | None:
+    """Return whether a channel alone is dead or saturated."""
     kind = np.dtype(dtype)
     full = float(np.iinfo(kind).max) if kind.kind in "iu" else np.inf
     is_flat = channel.structure < SMALLEST_STRUCTURE
     if channel.saturated >= max_saturated and (channel.largest >= full or not is_flat):
         share = f"{channel.saturated:.1%} of the pixels hold the largest value, {channel.largest:g}"
-        return Finding("saturated", f"{share} (panel.max_saturated {max_saturated:g})")
+        return MarkerFinding("saturated", f"{share} (panel.max_saturated {max_saturated:g})")
     if is_flat:
         what = "one value all over" if channel.range == 0 else "noise: neighbouring pixels have nothing in common"
-        return Finding("dead", f"{what} (structure {channel.structure:.2f}, expected {SMALLEST_STRUCTURE:g} or more)")
+        return MarkerFinding(
+            "dead", f"{what} (structure {channel.structure:.2f}, expected {SMALLEST_STRUCTURE:g} or more)"
+        )
     return None
 
 
 def bleeding(
     channels: Sequence[str], measures: PanelMeasures, spared: set[str]
-) -> Mapping[str, Sequence[tuple[Finding, bool]]]:
+) -> Mapping[str, Sequence[tuple[MarkerFinding, bool]]]:
     """Return by channel what another one lends it, each with whether it shows nothing else.
 
-    Two channels that follow each other are told apart by their range: light leaks from the brighter one. Nuclear
+    Of two channels that follow each other the range shows the source: light leaks from the brighter one. Nuclear
     stains are no targets, for markers of nuclei are nowhere without them.
 
     Args:
@@ -119,7 +121,7 @@ def bleeding(
         measures: of the slide.
         spared: channels that are not asked about, as the dead and the saturated.
     """
-    found: dict[str, list[tuple[Finding, bool]]] = {}
+    found: dict[str, list[tuple[MarkerFinding, bool]]] = {}
     follows = _follows(measures)
     for number, name in enumerate(channels):
         if name in spared or is_nuclear(name):
@@ -131,7 +133,7 @@ def bleeding(
                 continue
             r, lent = measures.correlation[source, number], measures.lent[source, number]
             message = f"shows at least {lent:.3g} of {channels[source]} wherever that is bright (r {r:.2f})"
-            found.setdefault(name, []).append((Finding("bleeding", message), bool(r >= OWN_NOTHING)))
+            found.setdefault(name, []).append((MarkerFinding("bleeding", message), bool(r >= OWN_NOTHING)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""From the sums of all blocks to measures of each channel of a dense slide."""
+"""Compute the measures of each channel of a dense slide from the sums of all blocks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PanelMeasures:
 
     Attributes:
         imaged: share of the slide that was imaged.
-        channels: each by itself.
+        channels: each alone.
         correlation: (C, C) Pearson r of the details.
         slope: (C, C) of the regression of channel b's detail (column) on channel a's (row).
         lent: (C, C) what b (column) shows at least, above its background, per unit of a (row) where a is brightest:

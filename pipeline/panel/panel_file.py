@@ -1,4 +1,4 @@
-"""What the stage panel writes of a slide, and what tile, train and the report read of it: one JSON file."""
+"""Write and read the result of the stage panel for a slide: one JSON file for tile, train and the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Finding:
+class MarkerFinding:
     """One thing that is wrong with a channel: `dead`, `saturated` or `bleeding`, and a sentence on it."""
 
     what: str
@@ -45,7 +45,7 @@ class CheckedMarker:
     neighbours: dict[str, float]
     closest: str
     closest_r: float
-    findings: tuple[Finding, ...]
+    findings: tuple[MarkerFinding, ...]
     tells_nothing: bool
 
 

@@ -1,4 +1,4 @@
-"""Seams of stitching: steps of the mean brightness at columns, or rows, that lie at equal distances."""
+"""Find stitching seams: steps of mean brightness at equally spaced columns or rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def seam_of(profiles: Sequence[Sums], range_: float, mpp: float) -> Seam:
 
     Args:
         profiles: mean of each column, and of each row; nan where nothing was imaged.
-        range_: of the channel, which the step is told as a share of.
+        range_: of the channel; the step is given as a share of it.
         mpp: um per pixel.
     """
     found = [Seam(0.0, 0.0)]

@@ -1,4 +1,4 @@
-"""The stage panel: every channel of a dense slide is measured over the whole slide before it teaches."""
+"""Stage panel: measure every channel of a dense slide before training on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which markers are predicted: a bad probe draws as pretty a map as a good one, so its score decides."""
+"""Choose the markers to predict by held-out score: a bad probe draws as pretty a map as a good one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.settings import PredictSettings
 
 MOST_DRAWN = 24  # markers in pictures and images: genes are thousands
 _MOST_NAMES = 8
-_MOST_SCORES = 64  # markers of a probe up to which each that is left out is told with its score
+_MOST_SCORES = 64  # markers of a probe up to which each left-out marker is listed with its score
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Predicted values as colours: viridis, which rises evenly in lightness and reads alike for the colour-blind."""
+"""Colour predicted values by viridis, which rises evenly in lightness and suits the colour-blind."""
 
 from __future__ import annotations
 

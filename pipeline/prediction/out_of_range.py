@@ -1,4 +1,4 @@
-"""How far a slide is from what the probe was fitted on, and which maps are left out for it."""
+"""Measure how far a slide lies outside what the probe was fitted on, and leave out maps by it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embedding.features_file import FeaturesFile, open_features
+from pipeline.embedding.features_file import FeaturesFile, difference, open_features
 from pipeline.errors import StatedError
 from pipeline.evaluation.probe_file import UNIT, UNIT_EXPLAINED, Probe
 from pipeline.prediction.choice import MOST_DRAWN, Choice, best_columns, by_reason, choose, listed
@@ -84,7 +84,7 @@ def predict(features: Path, store_path: Path, probe_folder: Path, settings: Pred
         (folder / "markers.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _say(slide: str, found: _Found, drawn: int) -> None:
+def _say(slide: str, found: _Predicted, drawn: int) -> None:
     """Print how the slide lies to what was fitted, and which markers are not predicted, in a line per reason."""
     say(f"predict {slide}: {found.range.words}")
     markers = found.choice.markers
@@ -102,7 +102,7 @@ def _say(slide: str, found: _Found, drawn: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Predicted:
     """What a probe says of a slide.
 
     Attributes:
@@ -122,7 +122,7 @@ class _Found:
     out_of_range: dict[str, str]
 
 
-def _found(opened: FeaturesFile, probe: Probe, choice: Choice, settings: PredictSettings) -> _Found:
+def _found(opened: FeaturesFile, probe: Probe, choice: Choice, settings: PredictSettings) -> _Predicted:
     columns = list(choice.columns)
     weights, intercept = probe.weights[:, columns], probe.intercept[columns]
     values = np.empty((len(opened), len(columns)), dtype=np.float32)
@@ -140,7 +140,7 @@ def _found(opened: FeaturesFile, probe: Probe, choice: Choice, settings: Predict
         tuple(choice.markers[place] for place in kept),
         choice.left_out | reasons,
     )
-    return _Found(within, values[:, kept], distance, slide, tuple(ranges[place] for place in kept), reasons)
+    return _Predicted(within, values[:, kept], distance, slide, tuple(ranges[place] for place in kept), reasons)
 
 
 def _check(opened: FeaturesFile, probe: Probe, store: PatchStore) -> None:
@@ -168,23 +168,25 @@ def _check(opened: FeaturesFile, probe: Probe, store: PatchStore) -> None:
             slide=opened.slide,
             file=opened.path,
             expected=f"features of the store's {len(store)} patches, in its order",
-            found=f"{len(opened)} others",
+            found=difference(opened.position_px, store.table.position_px),
         )
 
 
-def _about(found: _Found, fitted_on: bool) -> list[str]:
+def _about(found: _Predicted, fitted_on: bool) -> list[str]:
     """Return what has to be known of this slide, of the scores and of markers left out, in sentences."""
-    told = ["The probe was fitted on patches of this slide: it looks better here than on a new one."] * fitted_on
-    told.append(found.range.words)
+    notes = ["The probe was fitted on patches of this slide: it looks better here than on a new one."] * fitted_on
+    notes.append(found.range.words)
     scored = dict.fromkeys(scored_on(marker) for marker in found.choice.markers)
-    told += [f"Scores were measured {words}." for words in scored] if len(scored) == 1 else []
+    notes += [f"Scores were measured {how}." for how in scored] if len(scored) == 1 else []
     if found.choice.left_out:
         reasons = (f"{listed(names)} ({reason})" for reason, names in by_reason(found.choice.left_out).items())
-        told.append(f"Not drawn: {'; '.join(reasons)}.")
-    return told
+        notes.append(f"Not drawn: {'; '.join(reasons)}.")
+    return notes
 
 
-def _described(slide: str, probe: Probe, found: _Found, fitted_on: bool, provenance: dict[str, Any]) -> dict[str, Any]:
+def _described(
+    slide: str, probe: Probe, found: _Predicted, fitted_on: bool, provenance: dict[str, Any]
+) -> dict[str, Any]:
     choice = found.choice
     markers = [
         asdict(item) | {"predictions": asdict(ranges)}

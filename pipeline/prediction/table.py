@@ -1,4 +1,4 @@
-"""The table of predictions, `patches.parquet`: a row per patch, in the order of the store."""
+"""Write the table of predictions, `patches.parquet`: a row per patch, in the order of the store."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""Predictions as GeoJSON for QuPath: a tile object per patch; the held-out scores are in the file's metadata."""
+"""Write predictions as GeoJSON for QuPath: a tile object per patch, held-out scores in the metadata."""
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.evaluation.probe_file import UNIT, UNIT_EXPLAINED, MarkerProbe
+from pipeline.geojson import Feature, polygon_feature, write_features
 from pipeline.prediction.table import Predictions
 from pipeline.store.patch_store import PatchStore
 
@@ -49,23 +50,20 @@ def _number(value: float) -> float | None:
 def write_tiles(predictions: Predictions, store: PatchStore, path: Path) -> None:
     """Write squares in level-0 pixels from where QuPath counts; the measurement `row` leads to the table.
 
-    What the measurements are, and how well each marker was told, stands once, as `metadata` of the collection.
+    The collection's `metadata` holds the meaning of the measurements and each marker's held-out score, once.
     """
+    write_features(path, _tiles(predictions, store), _metadata(predictions))
+
+
+def _tiles(predictions: Predictions, store: PatchStore) -> Iterator[Feature]:
     names = [measurement_name(item) for item in predictions.markers]
     distance = predictions.distance
     side = store.attributes.patch_size_level0
     corners = store.table.position_px - np.array(store.attributes.qupath_origin_px)
-    with path.open("w", encoding="utf-8") as stream:
-        metadata = json.dumps(_metadata(predictions), ensure_ascii=False)
-        stream.write(f'{{"type": "FeatureCollection", "metadata": {metadata}, "features": [')
-        for row, ((x, y), values) in enumerate(zip(corners.tolist(), predictions.values.tolist(), strict=True)):
-            ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-            measured: dict[str, float] = {"row": row}
-            if distance is not None:
-                measured[DISTANCE_NAME] = round(float(distance[row]), 4)
-            measured |= {name: round(value, 4) for name, value in zip(names, values, strict=True)}
-            properties = {"objectType": "tile", "name": f"patch {row}", "measurements": measured}
-            geometry = {"type": "Polygon", "coordinates": [ring]}
-            feature = {"type": "Feature", "geometry": geometry, "properties": properties}
-            stream.write(("," if row else "") + "\n" + json.dumps(feature, ensure_ascii=False))
-        stream.write("\n]}\n")
+    for row, ((x, y), values) in enumerate(zip(corners.tolist(), predictions.values.tolist(), strict=True)):
+        ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        measured: dict[str, float] = {"row": row}
+        if distance is not None:
+            measured[DISTANCE_NAME] = round(float(distance[row]), 4)
+        measured |= {name: round(value, 4) for name, value in zip(names, values, strict=True)}
+        yield polygon_feature([ring], {"objectType": "tile", "name": f"patch {row}", "measurements": measured})

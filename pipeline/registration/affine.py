@@ -1,4 +1,4 @@
-"""From a pose to an affine map: enhanced correlation coefficient (Evangelidis and Psarakis 2008), coarse to fine."""
+"""Refine a pose to an affine map by enhanced correlation (Evangelidis and Psarakis 2008), coarse to fine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where on the slide a map does not hold: connected areas of tissue in which nuclei abound and nothing agrees.
+"""Find where on the slide a map fails: connected areas of tissue with many nuclei and no agreement.
 
 The median over a slide hides a third that was torn away or lost. Blocks are therefore read together with their
 neighbours, on the lattice on which they were measured.
@@ -201,8 +201,8 @@ def place_words(box_um: Floats, centre_um: Floats, share: float, tissue_um: Floa
         return f"{_side(x, 'left', 'right')} {_part(share)}"
     if across > 0.75:
         return f"{_side(y, 'upper', 'lower')} {_part(share)}"
-    words = [_side(y, "upper", "lower"), _side(x, "left", "right")]
-    return " ".join(word for word in words if word != "middle") or "middle"
+    sides = [_side(y, "upper", "lower"), _side(x, "left", "right")]
+    return " ".join(side for side in sides if side != "middle") or "middle"
 
 
 def _side(along: float, low: str, high: str) -> str:

@@ -1,4 +1,4 @@
-"""How good a map is, whoever made it: blocks that had no part in it, its folds, its scale, its way back."""
+"""Assess a map from any engine: residuals at blocks not used for fitting, folds, scale and round trip."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def assess_steps(
         steps: name and map of every step, in order.
         settings: of the stage.
         engine: what made the maps.
-        pose: of a search that the maps had no part in, for the report; None where there was none.
+        pose: of an independent search, for the report; None without one.
         margin: of that search.
     """
     pair, transform = pair.shown_for(settings.mode), steps[-1][1]
@@ -72,9 +72,9 @@ def assess_steps(
     quality = placed(quality, tissue_blocks(pair, step, tissue, transform, found))
     if quality.round_trip_um <= MAX_ROUND_TRIP_UM:
         return quality
-    word = "warn" if quality.verdict == "pass" else quality.verdict
+    grade = "warn" if quality.verdict == "pass" else quality.verdict
     reason = f"going there and back misses by up to {quality.round_trip_um:.1f} um, beyond {MAX_ROUND_TRIP_UM:g} um"
-    return replace(quality, verdict=word, reasons=(*quality.reasons, reason))
+    return replace(quality, verdict=grade, reasons=(*quality.reasons, reason))
 
 
 def judging_step(pair: Pair, transform: Transform, settings: RegisterSettings, tissue: NuclearImage) -> Step:
@@ -151,7 +151,7 @@ def quality_of(
     # The field follows a wrong scale too, hence not by the affine part alone.
     scale = scale_between(found.sparse_um, final.to_dense(found.sparse_um)) if known else None
     folds, determinants = fold_fraction(transform, seams), determinant_range(transform, seams)
-    word, reasons = verdict(
+    grade, reasons = verdict(
         settings,
         held_out=residuals[-1],
         support=support,
@@ -165,7 +165,7 @@ def quality_of(
         signal="nuclear signal" if pair.nuclei else "signal",
     )
     if not pair.nuclei:
-        word = "warn" if word == "pass" else word
+        grade = "warn" if grade == "pass" else grade
         reasons = (
             *reasons,
             f"no channel shows nuclei: blocks were compared by mutual information in {pair.channel}, which tells "
@@ -174,7 +174,7 @@ def quality_of(
     return Quality(
         mode=settings.mode,
         engine=engine,
-        verdict=word,
+        verdict=grade,
         reasons=reasons,
         channel=pair.channel,
         pose=pose,
@@ -224,7 +224,7 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     Args:
         quality: of a map that blocks support; any other one stays as it is.
         blocks: what the tissue shows under the map.
-        pieces: what is registered by itself.
+        pieces: parts that are registered separately.
     """
     if not quality.supported or quality.mode == "serial":
         return quality
@@ -232,7 +232,7 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
     reasons, largest = list(quality.reasons), sorted(pieces, key=lambda piece: -piece.area.share)
     reasons += [
         f"{piece.area.share:.0%} of the tissue ({piece.area.place}) lies {piece.shift_um:.0f} um from where the "
-        f"largest part would put it, turned {piece.degrees:.1f} degrees, and is registered by itself"
+        f"largest part would put it, turned {piece.degrees:.1f} degrees, and is registered separately"
         + (f"; it ends along {piece.straight_edge} of the dense slide: wrong stitching" if piece.straight_edge else "")
         for piece in largest[:MAX_NAMED_AREAS]
     ]
@@ -242,8 +242,8 @@ def placed(quality: Quality, blocks: TissueBlocks, pieces: Sequence[PieceQuality
         where = ", ".join(f"{area.place} {area.share:.0%}" for area in areas[:MAX_NAMED_AREAS])
         reasons.append(f"{share:.0%} of the tissue matches nothing on the dense slide ({where}): lost, torn or folded")
     lowered = quality.verdict == "pass" and len(reasons) > len(quality.reasons)
-    word = "warn" if lowered else quality.verdict
-    return replace(quality, verdict=word, reasons=tuple(reasons), areas=areas, pieces=tuple(largest))
+    grade = "warn" if lowered else quality.verdict
+    return replace(quality, verdict=grade, reasons=tuple(reasons), areas=areas, pieces=tuple(largest))
 
 
 def held_out(measured: Measured, transform: Transform) -> Correspondences:

@@ -1,4 +1,4 @@
-"""The engine `blocks`: search, affine, smooth field, blocks, each kept only if held-out blocks come closer by it."""
+"""Engine `blocks`: search, affine, smooth field, blocks; each step is kept if held-out blocks come closer."""
 
 from __future__ import annotations
 

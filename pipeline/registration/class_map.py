@@ -1,4 +1,4 @@
-"""The classes of a mask on the grid of its H&E slide, and the colours they are drawn in."""
+"""Draw the classes of a mask on the grid of its H&E slide."""
 
 from __future__ import annotations
 

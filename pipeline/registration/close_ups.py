@@ -1,4 +1,4 @@
-"""Small parts of a pair at the scale of nuclei: at 10 um a pixel of the overview, 12 um of error look like none."""
+"""Draw small parts of a pair at the scale of nuclei: in a 10-um overview, 12 um of error are invisible."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _places(quality: Quality) -> list[tuple[NDArray[np.float64], str]]:
     measured = np.flatnonzero(np.isfinite(residual_um))
     if len(measured) >= len(_SHOWN):
         order = measured[np.argsort(residual_um[measured], kind="stable")]
-        chosen = [(order[round(share * (len(order) - 1))], words) for share, words in _SHOWN]
-        return [(quality.block_um[block], f"{words}: {residual_um[block]:.2g} um") for block, words in chosen]
+        chosen = [(order[round(share * (len(order) - 1))], label) for share, label in _SHOWN]
+        return [(quality.block_um[block], f"{label}: {residual_um[block]:.2g} um") for block, label in chosen]
     spread = np.unique(np.linspace(0, len(residual_um) - 1, len(_SHOWN)).round().astype(int))
     return [
         (quality.block_um[block], "no clear peak" if np.isnan(residual_um[block]) else f"{residual_um[block]:.2g} um")

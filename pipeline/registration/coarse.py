@@ -1,4 +1,4 @@
-"""The first guess: every rotation and both mirrors, by correlation of nuclear density over the overlap.
+"""Search the first pose: every rotation and both mirrors, by correlation of nuclear density over the overlap.
 
 Silhouette and density of nuclei survive the change of stain, and a search over all poses cannot start wrongly. The
 correlation is normalised over the overlap alone (Padfield 2012, masked FFT registration), so a field of view that

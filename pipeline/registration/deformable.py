@@ -1,4 +1,4 @@
-"""From the affine map to a smooth deformation: shifts of blocks, coarse to fine, fitted by a robust smooth field.
+"""Refine the affine map to a smooth deformation: shifts of blocks, coarse to fine, fitted by a robust field.
 
 The slide is gone through in windows that are read at the resolution of the step, so memory does not grow with it.
 """

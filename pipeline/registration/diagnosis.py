@@ -1,4 +1,4 @@
-"""What is wrong with a given transform that fails: in what other reading of its numbers do the images agree?
+"""Diagnose a given transform that fails: find another reading of its numbers by which the images agree.
 
 Files from elsewhere differ in the direction of the map, in the order of the axes, and in the unit of either frame. All
 combinations are compared by the density of nuclei, which takes milliseconds each; blocks judge the best ones.
@@ -30,7 +30,7 @@ _SWAP = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One way to read a matrix: what is told of it, and the map (2, 3) from sparse um to dense um that it makes."""
+    """One way to read a matrix: its description, and the map (2, 3) from sparse um to dense um that it makes."""
 
     text: str
     affine: Floats

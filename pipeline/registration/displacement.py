@@ -1,4 +1,4 @@
-"""A displacement on a regular grid, and its numerical inverse."""
+"""Evaluate a displacement on a regular grid, and invert it numerically."""
 
 from __future__ import annotations
 

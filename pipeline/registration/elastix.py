@@ -1,4 +1,4 @@
-"""Parameter files of elastix: its linear transforms of the plane, with those that they are composed with."""
+"""Read elastix parameter files: linear transforms of the plane and what they are composed with."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _rotation(angle: float) -> Floats:
 
 def _numbers(known: Parameters, key: str, path: Path) -> Floats:
     try:
-        values = np.array([float(word) for word in known.get(key, ())])
+        values = np.array([float(text) for text in known.get(key, ())])
     except ValueError as error:
         raise StatedError(file=path, expected=f"numbers in {key}", found=str(error)) from None
     if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""Tables of corresponding points as tools and people write them, whatever separates and names their columns."""
+"""Read tables of corresponding points with any separator and the usual names of columns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MppPair:
 
 
 @dataclass(frozen=True, eq=False)
-class PointTable:
+class LandmarkTable:
     """Corresponding points of a file.
 
     Attributes:
@@ -49,12 +49,12 @@ def is_point_table(path: Path) -> bool:
     rows = _rows(path)
     if not rows:
         return False
-    first = [word.lower() for word in rows[0][1]]
+    first = [cell.lower() for cell in rows[0][1]]
     named = {name.rpartition("_")[0] for name in COLUMNS} | set(_XENIUM_COLUMNS)
-    return _is_bigwarp(first) or any(word in named or word.rpartition("_")[0] in named for word in first)
+    return _is_bigwarp(first) or any(cell in named or cell.rpartition("_")[0] in named for cell in first)
 
 
-def read_point_table(path: Path, mpp: MppPair | None) -> PointTable:
+def read_point_table(path: Path, mpp: MppPair | None) -> LandmarkTable:
     """Return the points of a CSV.
 
     Columns are found by name, whatever their case and order: `sparse_x_um,sparse_y_um,dense_x_um,dense_y_um`; the same
@@ -71,13 +71,13 @@ def read_point_table(path: Path, mpp: MppPair | None) -> PointTable:
     rows = _rows(path)
     if not rows:
         raise StatedError(file=path, expected=_expected(), found="an empty file")
-    header = [word.lower() for word in rows[0][1]]
+    header = [cell.lower() for cell in rows[0][1]]
     if _is_bigwarp(header):
         return _bigwarp(path, rows)
     sides, notes = _columns_of(path, header, mpp)
     values = np.array([[_number(path, line, row, index) for index in sides.indices] for line, row in rows[1:]])
     values = values.reshape(-1, 4) * sides.to_um
-    return PointTable(values[:, :2], values[:, 2:], tuple(line for line, _ in rows[1:]), notes)
+    return LandmarkTable(values[:, :2], values[:, 2:], tuple(line for line, _ in rows[1:]), notes)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _columns_of(path: Path, header: list[str], mpp: MppPair | None) -> tuple[_Co
     return _Columns(tuple(map(header.index, names)), np.where(in_px, scales, 1.0)), (note,)
 
 
-def _bigwarp(path: Path, rows: list[tuple[int, list[str]]]) -> PointTable:
+def _bigwarp(path: Path, rows: list[tuple[int, list[str]]]) -> LandmarkTable:
     kept = [(line, row) for line, row in rows if row[1].lower() == "true"]
     width = len(rows[0][1]) - 2
     axes = {4: (0, 1, 2, 3), 6: (0, 1, 3, 4)}.get(width)
@@ -116,7 +116,7 @@ def _bigwarp(path: Path, rows: list[tuple[int, list[str]]]) -> PointTable:
     notes = ["read as BigWarp's landmarks: moving points on the H&E, target points on the multiplex, in um"]
     if len(kept) < len(rows):
         notes.append(f"{len(rows) - len(kept)} inactive landmarks skipped")
-    return PointTable(values[:, :2], values[:, 2:], tuple(line for line, _ in kept), tuple(notes))
+    return LandmarkTable(values[:, :2], values[:, 2:], tuple(line for line, _ in kept), tuple(notes))
 
 
 def _is_bigwarp(first: list[str]) -> bool:
@@ -136,26 +136,26 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     # A line with decimal commas holds several of them, so what the first line has decides.
     separator = max(_SEPARATORS[1:], key=lines[0][1].count)
     separator = separator if separator in lines[0][1] else ","
-    # Each line by itself: no value of a table of numbers holds an end of line, whatever its quotes.
+    # Line by line: no number holds an end of line, so a stray quote spoils one line only.
     try:
         rows = [(number, next(csv.reader([line], delimiter=separator))) for number, line in lines]
     except csv.Error as error:
         raise StatedError(file=path, expected=_expected(), found=str(error)) from None
     decimal_comma = separator == ";"
     return [
-        (number, [word.strip().replace(",", ".") if decimal_comma else word.strip() for word in row])
+        (number, [cell.strip().replace(",", ".") if decimal_comma else cell.strip() for cell in row])
         for number, row in rows
     ]
 
 
 def _number(path: Path, line: int, row: list[str], index: int) -> float:
-    word = row[index] if index < len(row) else ""
+    cell = row[index] if index < len(row) else ""
     try:
-        value = float(word)
+        value = float(cell)
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise StatedError(file=path, expected="a finite number for each coordinate", found=f"{word!r} in line {line}")
+        raise StatedError(file=path, expected="a finite number for each coordinate", found=f"{cell!r} in line {line}")
     return value
 
 

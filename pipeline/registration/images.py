@@ -1,4 +1,4 @@
-"""Both sides of a slide as one kind of image: nuclear signal on a grid of um, read at the resolution that is asked for.
+"""Read both sides of a slide as the same kind of image: nuclear signal on a grid of um, at any resolution.
 
 Nothing is read whole at level 0: a region is read from the level that is just fine enough, in strips, and averaged
 down by a whole number, so that the pixel centres of the result are known exactly.

@@ -1,4 +1,4 @@
-"""Local shifts by mutual information: for dense channels that show structures, brighter or darker, but no nuclei."""
+"""Measure local shifts by mutual information, for dense channels with structures but no nuclei."""
 
 from __future__ import annotations
 

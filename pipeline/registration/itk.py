@@ -1,4 +1,4 @@
-"""ITK transform files: the same map for every tool that reads ITK, and maps that such tools made.
+"""Write and read ITK transform files, for tools that read ITK and of tools that write it.
 
 An ITK transform carries points of the fixed image to the moving image. Sparse is fixed and dense is moving here, so
 an ITK resampling with the file lays the dense image onto the H&E. Physical units are um.
@@ -41,19 +41,19 @@ def write_itk(path: Path, transform: Transform) -> None:
         geometry = np.array([*size, *grid.origin_um, grid.spacing_um, grid.spacing_um, 1, 0, 0, 1], np.float64)
         parts.append(("DisplacementFieldTransform_double_2_2", geometry, values.ravel()))
     with finished(path) as temporary, h5py.File(temporary, "w") as file:
-        for name, words in (("ITKVersion", "5.4.0"), ("HDFVersion", "1.12.1"), ("OSName", ""), ("OSVersion", "")):
-            _write_words(file, name, words)
-        _write_words(file, "TransformGroup/0/TransformType", "CompositeTransform_double_2_2")
+        for name, text in (("ITKVersion", "5.4.0"), ("HDFVersion", "1.12.1"), ("OSName", ""), ("OSVersion", "")):
+            _write_text(file, name, text)
+        _write_text(file, "TransformGroup/0/TransformType", "CompositeTransform_double_2_2")
         for number, (kind, fixed, free) in enumerate(parts, start=1):
             group = file.create_group(f"TransformGroup/{number}")
-            _write_words(group, "TransformType", kind)
+            _write_text(group, "TransformType", kind)
             group.create_dataset("TransformFixedParameters", data=fixed)
             packing = {"compression": "gzip", "shuffle": True} if free.size > 64 else {}
             group.create_dataset("TransformParameters", data=free, **packing)
 
 
-def _write_words(group: Any, name: str, words: str) -> None:
-    group.create_dataset(name, data=[words], dtype=h5py.string_dtype("ascii"))
+def _write_text(group: Any, name: str, text: str) -> None:
+    group.create_dataset(name, data=[text], dtype=h5py.string_dtype("ascii"))
 
 
 def read_itk(path: Path) -> Transform:

@@ -1,4 +1,4 @@
-"""Local shifts between an H&E image and a dense image that already lies on its grid: blocks by normalised correlation.
+"""Measure local shifts between an H&E image and a dense image on its grid by normalised block correlation.
 
 One measurement serves the deformable step, the held-out score and the residual of a single patch.
 """

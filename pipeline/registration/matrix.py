@@ -1,4 +1,4 @@
-"""A transform given as an affine matrix, as text, JSON or numpy array, of this project or of other tools."""
+"""Read a transform given as an affine matrix in text, JSON or numpy, from this project or other tools."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _XENIUM_NAME = "imagealignment"
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Stated:
     values: Any
     pixels: bool = False
     notes: tuple[str, ...] = ()
@@ -70,42 +70,42 @@ def read_matrix(path: Path, mpp: MppPair | None) -> tuple[Floats, tuple[str, ...
     return checked_affine(in_um[:2], path), (*notes, "read as level-0 px of the H&E to level-0 px of the multiplex")
 
 
-def _found_in(path: Path) -> _Found:
+def _found_in(path: Path) -> _Stated:
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return _Found(np.load(path, allow_pickle=False))
+        return _Stated(np.load(path, allow_pickle=False))
     if suffix == ".json":
         return _from_json(read_json(path))
     text = path.read_text(encoding="utf-8-sig")
     comments = " ".join(line for line in text.splitlines() if line.lstrip().startswith("#"))
     rows = _from_rows(text)
     if len(rows) == 1 and len(rows[0]) == 6:
-        return _Found(rows[0], pixels=True, notes=("read as QuPath's affine (m00, m01, m02, m10, m11, m12)",))
+        return _Stated(rows[0], pixels=True, notes=("read as QuPath's affine (m00, m01, m02, m10, m11, m12)",))
     if _XENIUM_NAME in path.name.lower():
-        return _Found(rows, pixels=True, notes=("read as Xenium Explorer's image alignment",))
-    return _Found(rows, pixels=bool(_PIXELS.search(comments)))
+        return _Stated(rows, pixels=True, notes=("read as Xenium Explorer's image alignment",))
+    return _Stated(rows, pixels=bool(_PIXELS.search(comments)))
 
 
-def _from_json(value: Any) -> _Found:
+def _from_json(value: Any) -> _Stated:
     if not isinstance(value, dict):
-        return _Found(value)
+        return _Stated(value)
     inner = value.get("transform", value)
     if isinstance(inner, dict) and set(_QUPATH_KEYS) <= inner.keys():
-        return _Found([inner[key] for key in _QUPATH_KEYS], pixels=True, notes=("read as QuPath's affine",))
+        return _Stated([inner[key] for key in _QUPATH_KEYS], pixels=True, notes=("read as QuPath's affine",))
     if value.get("type") == "affine" and "affine" in value:
         return _from_spatialdata(value)
     if "matrix" in value:
-        return _Found(value["matrix"])
+        return _Stated(value["matrix"])
     raise ValueError(f"a mapping of {', '.join(sorted(map(str, value))[:6])}, none of which is a known matrix")
 
 
-def _from_spatialdata(value: dict[str, Any]) -> _Found:
+def _from_spatialdata(value: dict[str, Any]) -> _Stated:
     """Return SpatialData's affine in the order x, y, whatever the order of its named axes."""
     matrix = np.asarray(value["affine"], np.float64)
     if matrix.shape != (3, 3):
         raise ValueError(f"an affine of shape {matrix.shape}, not of the plane")
     source, target = (_axis_order(value.get(key)) for key in ("input", "output"))
-    return _Found(matrix[np.ix_([*target, 2], [*source, 2])], notes=("read as SpatialData's affine, in um",))
+    return _Stated(matrix[np.ix_([*target, 2], [*source, 2])], notes=("read as SpatialData's affine, in um",))
 
 
 def _axis_order(system: Any) -> list[int]:
@@ -119,15 +119,15 @@ def _axis_order(system: Any) -> list[int]:
 
 def _from_rows(text: str) -> list[list[float]]:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    words = [line.replace(",", " ").replace(";", " ").split() for line in lines]
-    if len(words) > 1 and not any(_is_number(word) for word in words[0]):
-        words = words[1:]
-    return [[float(word) for word in row] for row in words]
+    fields = [line.replace(",", " ").replace(";", " ").split() for line in lines]
+    if len(fields) > 1 and not any(_is_number(field) for field in fields[0]):
+        fields = fields[1:]
+    return [[float(field) for field in row] for row in fields]
 
 
-def _is_number(word: str) -> bool:
+def _is_number(field: str) -> bool:
     try:
-        float(word)
+        float(field)
     except ValueError:
         return False
     return True

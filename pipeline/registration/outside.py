@@ -1,4 +1,4 @@
-"""How much of the tissue lies beyond the dense slide, or under area of it that was never imaged."""
+"""Measure how much tissue lies beyond the dense slide, or where it was never imaged."""
 
 from __future__ import annotations
 

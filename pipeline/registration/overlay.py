@@ -1,4 +1,4 @@
-"""The picture to look at first: nuclei of both sides over one another, the whole slide and three close-ups."""
+"""Draw the overview of a registration: nuclei of both sides, the whole slide and three close-ups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two sides of a slide, open, and what the engines see of them first."""
+"""Open the two sides of a slide, and read the overviews from which engines start."""
 
 from __future__ import annotations
 
@@ -239,11 +239,11 @@ def domain_of_map(pair: Pair, affine: Floats, tissue: NuclearImage) -> Floats:
     if not (box[1] - box[0] > _FIELD_MARGIN_UM / 2).all():
         return pair.sparse.extent_um
     rows, columns = np.nonzero(tissue.inside)
-    places = tissue.to_um(np.stack([columns, rows], axis=1))
-    places = places[((places >= box[0]) & (places <= box[1])).all(axis=1)]
-    if not len(places):
+    points_um = tissue.to_um(np.stack([columns, rows], axis=1))
+    points_um = points_um[((points_um >= box[0]) & (points_um <= box[1])).all(axis=1)]
+    if not len(points_um):
         return box
-    corners = np.stack([places.min(0) - _TISSUE_MARGIN_UM, places.max(0) + _TISSUE_MARGIN_UM])
+    corners = np.stack([points_um.min(0) - _TISSUE_MARGIN_UM, points_um.max(0) + _TISSUE_MARGIN_UM])
     held: Floats = np.clip(corners, box[0], box[1])
     return held if np.prod(held[1] - held[0]) < np.prod(box[1] - box[0]) / 2 else box
 

@@ -1,4 +1,4 @@
-"""The parts of the tissue that a joined map moves without a jump, and how each has moved.
+"""Find the parts of the tissue between which a joined map jumps, and how each has moved.
 
 A part may follow several maps: that of the rest, fitted across a fold, can hold far from it on both sides, and then
 each side is one part together with the piece beside the fold.
@@ -22,7 +22,7 @@ from pipeline.registration.transform import Transform
 
 # Smaller parts are specks.
 MIN_PIECE_UM2 = 60_000.0
-# Blocks that agree, from which the turn of a part can be told.
+# Fewest agreeing blocks that show how a part is turned.
 _MIN_PLACES = 6
 # Neighbouring blocks of one part keep their distance, and lie where either one's map puts them.
 _MAX_STRAIN = 0.15
@@ -57,10 +57,10 @@ def described(maps: Sequence[Transform], nodes: LabelGrid, blocks: TissueBlocks)
     usual = _affine(centres, there, parts[largest] & agreeing)
     found = []
     for number, part in enumerate(parts):
-        places = part & agreeing
-        if number == largest or part.sum() * blocks.spacing_um**2 < MIN_PIECE_UM2 or places.sum() < _MIN_PLACES:
+        chosen = part & agreeing
+        if number == largest or part.sum() * blocks.spacing_um**2 < MIN_PIECE_UM2 or chosen.sum() < _MIN_PLACES:
             continue
-        own, middle = _affine(centres, there, places), np.append(centres[places.ravel()].mean(0), 1)
+        own, middle = _affine(centres, there, chosen), np.append(centres[chosen.ravel()].mean(0), 1)
         linear = own[:, :2] @ np.linalg.inv(usual[:, :2])
         degrees = float(np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])))
         shift_um = float(np.linalg.norm((own - usual) @ middle))
@@ -75,7 +75,7 @@ def described(maps: Sequence[Transform], nodes: LabelGrid, blocks: TissueBlocks)
 def _straight_edge(blocks: TissueBlocks, part: NDArray[np.bool_], groups: Labels, affine: Floats) -> str:
     """Return the lines of the dense slide along which a part ends, in words; empty where one or two do not do.
 
-    A mosaic is laid along the axes of its own slide, so a field put down wrong ends along these.
+    A mosaic is laid along the axes of its own slide, so a misplaced field ends along these.
 
     Args:
         blocks: what the tissue shows.
@@ -90,10 +90,10 @@ def _straight_edge(blocks: TissueBlocks, part: NDArray[np.bool_], groups: Labels
         both = blocks.compared[first] & blocks.compared[second] & (groups[first] != groups[second])
         row, column = np.nonzero(both & (part[first] | part[second]))
         border.append(np.stack([column + 0.5 * (axis == 1), row + 0.5 * (axis == 0)], axis=1))
-    places = blocks.first_um + np.concatenate(border) * blocks.spacing_um
-    if len(places) < _MIN_BORDER:
+    points = blocks.first_um + np.concatenate(border) * blocks.spacing_um
+    if len(points) < _MIN_BORDER:
         return ""
-    there = places @ affine[:, :2].T + affine[:, 2]
+    there = points @ affine[:, :2].T + affine[:, 2]
     for name, along in zip("xy", there.T, strict=True):
         left, lines = along, []
         for _ in range(2):
@@ -126,7 +126,7 @@ def _without_jumps(
     first, second = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
     both = agreeing.ravel()[first] & agreeing.ravel()[second]
     first, second = first[both], second[both]
-    apart, there = (np.linalg.norm(places[second] - places[first], axis=1) for places in (centres_um, there_um))
+    apart, there = (np.linalg.norm(points[second] - points[first], axis=1) for points in (centres_um, there_um))
     smooth = (owner[first] == owner[second]) & (np.abs(there / apart - 1) <= _MAX_STRAIN)
     middle = (centres_um[first] + centres_um[second]) / 2
     for row in np.flatnonzero(owner[first] != owner[second]):

@@ -1,4 +1,4 @@
-"""The shift left between the two sides of one patch, from their nuclei, and how far it can be believed."""
+"""Measure the shift left between the two sides of one patch from their nuclei, and its confidence."""
 
 from __future__ import annotations
 

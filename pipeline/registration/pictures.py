@@ -1,4 +1,4 @@
-"""Pictures by which a person can judge a registration at a glance."""
+"""Draw pictures by which a person judges a registration at a glance."""
 
 from __future__ import annotations
 
@@ -213,13 +213,13 @@ def framed(picture: Picture, view: View, title: str, legend: list[tuple[tuple[in
     bold, plain = ImageFont.load_default(20), ImageFont.load_default(15)
     draw.text((12, 10), title, fill=INK, font=bold)
     x = 12 + draw.textlength(title, font=bold) + 28
-    for colour, words in legend:
-        if x + 20 + draw.textlength(words, font=plain) > page.width:
+    for colour, label in legend:
+        if x + 20 + draw.textlength(label, font=plain) > page.width:
             draw.text((min(x, page.width - 18), 13), "…", fill=INK, font=plain)
             break
         draw.rectangle((x, 15, x + 14, 29), fill=colour, outline=INK)
-        draw.text((x + 20, 13), words, fill=INK, font=plain)
-        x += 20 + draw.textlength(words, font=plain) + 18
+        draw.text((x + 20, 13), label, fill=INK, font=plain)
+        x += 20 + draw.textlength(label, font=plain) + 18
     _scale_bar(draw, view.sparse.mpp, (width, height + BAND_PX), plain)
     return np.asarray(page, np.uint8)
 
@@ -229,9 +229,9 @@ def _scale_bar(draw: ImageDraw.ImageDraw, mpp: float, corner: tuple[int, int], f
     wanted = corner[0] * mpp / 6
     unit = 10.0 ** np.floor(np.log10(wanted))
     length_um = max(step * unit for step in (1, 2, 5) if step * unit <= wanted)
-    words = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"
+    label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} um"
     length = length_um / mpp
     right, low = corner[0] - 20, corner[1] - 18
     draw.rectangle((right - length - 12, low - 34, right + 12, low + 12), fill=PAPER)
     draw.rectangle((right - length, low - 4, right, low + 2), fill=INK)
-    draw.text((right - length / 2 - draw.textlength(words, font=font) / 2, low - 28), words, fill=INK, font=font)
+    draw.text((right - length / 2 - draw.textlength(label, font=font) / 2, low - 28), label, fill=INK, font=font)

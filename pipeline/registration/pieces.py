@@ -1,4 +1,4 @@
-"""Piece by piece: parts of the tissue that the map of the rest does not explain are searched for by themselves.
+"""Search separately for parts of the tissue that the map of the rest does not explain.
 
 A section tears, folds or falls apart between two stains; then no smooth map holds everywhere. Each connected area where
 nuclei abound and nothing agrees is searched nearby, fitted like a separate slide, and kept if blocks that had no part
@@ -41,7 +41,7 @@ _MIN_SCORE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A part of the tissue with a map of its own.
+    """A part of the tissue with a separate map.
 
     Attributes:
         transform: its map, forward only.

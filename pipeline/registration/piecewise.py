@@ -1,4 +1,4 @@
-"""One map out of several: which piece each node of the grid belongs to, both ways, and where the seams run.
+"""Join several maps into one: which piece each node of the grid belongs to, both ways, and where seams run.
 
 Between nodes of different pieces the displacement jumps. What is said of folds and of the way back leaves these cells
 out: there the tissue itself is torn, or lies on itself.
@@ -137,8 +137,8 @@ def _back(transform: Transform, points_um: Floats) -> Floats:
 def _near(transform: Transform, own: NDArray[np.bool_], nodes: LabelGrid, points_um: Floats) -> NDArray[np.bool_]:
     """Return which dense points (N,) lie within the box that a piece covers there, and a margin."""
     row, column = np.nonzero(own)
-    places = np.stack([column, row], axis=1) * nodes.spacing_um + np.asarray(nodes.origin_um)
-    there = transform.to_dense(places)
+    points = np.stack([column, row], axis=1) * nodes.spacing_um + np.asarray(nodes.origin_um)
+    there = transform.to_dense(points)
     low, high = there.min(0) - GRID_MARGIN_UM, there.max(0) + GRID_MARGIN_UM
     near: NDArray[np.bool_] = ((points_um >= low) & (points_um <= high)).all(1)
     return near

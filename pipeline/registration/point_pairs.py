@@ -1,4 +1,4 @@
-"""A transform given as pairs of points: what every tool can write, also those that keep their result in a pickle."""
+"""Fit a transform to pairs of points: every tool can write these, also those that keep results in a pickle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from pipeline.errors import StatedError
 from pipeline.registration.displacement import Floats
-from pipeline.registration.given_table import PointTable
+from pipeline.registration.given_table import LandmarkTable
 from pipeline.registration.sampled import affine_through, sampled
 from pipeline.registration.transform import GRID_MARGIN_UM, Transform, checked_affine
 
@@ -30,7 +30,7 @@ _MOST_CONTRADICTING = 20
 _MOST_NAMED = 4
 
 
-def through_points(table: PointTable, path: Path) -> Transform:
+def through_points(table: LandmarkTable, path: Path) -> Transform:
     """Return the map through pairs of points.
 
     Between the points the map is smooth (Clough and Tocher's interpolation of what an affine map leaves); beyond
@@ -46,8 +46,10 @@ def through_points(table: PointTable, path: Path) -> Transform:
     sparse, dense = table.sparse_um, table.dense_um
     if len(sparse) < MIN_PAIRS:
         raise StatedError(file=path, expected=f"{MIN_PAIRS} pairs of points or more", found=str(len(sparse)))
-    if len(np.unique(sparse, axis=0)) < len(sparse):
-        raise StatedError(file=path, expected="sparse points that all differ", found="the same point twice")
+    points, times = np.unique(sparse, axis=0, return_counts=True)
+    if len(points) < len(sparse):
+        found = f"{tuple(points[times > 1][0].tolist())} um {times.max()} times"
+        raise StatedError(file=path, expected="sparse points that all differ", found=found)
     spread = np.linalg.svd(sparse - sparse.mean(0), compute_uv=False)
     if spread[1] < 1e-3 * spread[0]:
         raise StatedError(file=path, expected="points that span a plane", found="points on one line")
@@ -67,7 +69,7 @@ def through_points(table: PointTable, path: Path) -> Transform:
     return sampled(mapped, np.stack([sparse.min(0), sparse.max(0)]), affine, margin_um=GRID_MARGIN_UM)
 
 
-def contradictions(table: PointTable) -> tuple[str, ...]:
+def contradictions(table: LandmarkTable) -> tuple[str, ...]:
     """Return a sentence that names the pairs which the others contradict; empty where none or too many do.
 
     A pair is compared with its neighbours, after a robust affine map (least median of squares) is taken away, so that a
@@ -86,14 +88,14 @@ def contradictions(table: PointTable) -> tuple[str, ...]:
     return (f"{len(bad)} of the {len(off_um)} pairs of points {verb} the others: {named}{more}",)
 
 
-def covered_share(table: PointTable, extent_um: Floats) -> float:
+def covered_share(table: LandmarkTable, extent_um: Floats) -> float:
     """Return which share of a rectangle (2, 2), lower and upper corner, lies within the hull of the sparse points."""
     size = extent_um[1] - extent_um[0]
     hull = cv2.convexHull(np.clip(table.sparse_um, *extent_um).astype(np.float32))
     return float(cv2.contourArea(hull) / np.prod(size))
 
 
-def _distance_from_neighbours_um(table: PointTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _distance_from_neighbours_um(table: LandmarkTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (N,) how far each pair's displacement is from what its neighbours foretell, and how far theirs are.
 
     Neighbours foretell it by their median and by the plane through them; the nearer of the two counts. A wrong

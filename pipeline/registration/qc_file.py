@@ -1,4 +1,4 @@
-"""What `qc.json` says of a registration."""
+"""Write `qc.json`, the quality of a registration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a registration is: shifts that are measured, never the fitted ones, and the verdict on them."""
+"""Define the quality of a registration from measured shifts, never fitted ones, and its verdict."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class StepQuality:
 
 @dataclass(frozen=True)
 class PieceQuality:
-    """A part of the tissue that is registered by itself.
+    """A part of the tissue that is registered separately.
 
     Attributes:
         area: how much tissue it is, and where.
@@ -89,7 +89,7 @@ class Quality:
         pose: of the search; None where there was none.
         margin: correlation above the best other pose; None where there was no search.
         steps: in order.
-        held_out: residual of the final map at blocks that had no part in the fit.
+        held_out: residual of the final map at blocks not used for fitting.
         scale: true um per stated um of the dense slide; None for a map that the blocks do not support.
         support: fraction of held-out blocks that show a clear peak in agreement with the map.
         supported: whether these are enough, and more than chance would bring.
@@ -274,8 +274,8 @@ def doubted(quality: Quality, doubts: tuple[str, ...]) -> Quality:
     """Return the quality with further reasons, at best `warn` where there are any."""
     if not doubts:
         return quality
-    word = "warn" if quality.verdict == "pass" else quality.verdict
-    return replace(quality, verdict=word, reasons=(*quality.reasons, *doubts))
+    grade = "warn" if quality.verdict == "pass" else quality.verdict
+    return replace(quality, verdict=grade, reasons=(*quality.reasons, *doubts))
 
 
 def _unmirrored(transform: Transform, seams: Seams | None) -> Floats:

@@ -1,4 +1,4 @@
-"""Maps known by their values alone, as our transform: the closest affine part and the rest on the 16-um grid."""
+"""Convert maps known by their values to our transform: the closest affine, the rest on the 16-um grid."""
 
 from __future__ import annotations
 

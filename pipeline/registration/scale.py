@@ -1,6 +1,6 @@
-"""When nothing matches at the stated um per pixel: does it match at another one?
+"""Try other um per pixel where nothing matches at the stated one.
 
-A wrong mpp cannot be told from a wrong pair by looking at the stated scale alone, and the remedy differs. So the
+The stated scale alone does not distinguish a wrong mpp from a wrong pair, and the remedy differs. So the
 search is repeated with the dense slide taken for larger and smaller, which needs no finer images.
 """
 

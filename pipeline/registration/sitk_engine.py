@@ -1,4 +1,4 @@
-"""The engine `sitk`: SimpleITK's own registration by mutual information, from the pose of our search.
+"""Engine `sitk`: SimpleITK's registration by mutual information, from the pose of our search.
 
 Mutual information (Mattes et al. 2003) asks only that the two images are alike in structure, so the dense side may show
 anything: autofluorescence, second harmonics, a membrane marker. An affine map comes first, then a B-spline. Whether
@@ -64,7 +64,7 @@ class Images:
 
 
 def align(pair: Pair, settings: RegisterSettings) -> tuple[Transform, Quality]:
-    """Return the transform of an open pair by SimpleITK, and how good it is by blocks that had no part in it."""
+    """Return the transform of an open pair by SimpleITK, and its quality at blocks not used for fitting."""
     pair = pair.shown_for(settings.mode)
     sparse, dense, refined = _searched(pair)
     if not pair.nuclei:

@@ -1,4 +1,4 @@
-"""A smooth displacement through scattered, partly wrong shifts: penalised cubic B-splines with robust weights.
+"""Fit a smooth displacement to scattered, partly wrong shifts: penalised cubic B-splines, robust weights.
 
 Minimises sum_i w_i |f(x_i) - s_i|^2 + lambda |bending of f|^2 over tensor-product cubic B-splines (P-splines, Eilers
 and Marx 1996), with the weights w_i of a Cauchy loss set anew in each round (iteratively reweighted least squares).

@@ -1,4 +1,4 @@
-"""The stage register: the transform of one slide pair, its verdict, and the pictures that show both."""
+"""Stage register: write the transform of one slide pair, its verdict, and pictures of both sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What shows nuclei: the hematoxylin of an H&E image, and the nuclear channel of a multiplex image."""
+"""Extract nuclear signal: hematoxylin of an H&E image, the nuclear channel of a multiplex image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map between the frames of a slide: affine plus displacement, both directions, and its Zarr form.
+"""Define the map between the frames of a slide: affine plus displacement, both directions, stored as Zarr.
 
 Direction: `to_dense` carries a point of the sparse frame (H&E) to the dense frame (multiplex). That is also what
 resampling the dense image onto the sparse grid needs. Both frames are in um, pixel-centre origin, x right, y down.

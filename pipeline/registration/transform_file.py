@@ -1,4 +1,4 @@
-"""A transform from any file that a sheet may name: its format is known by its name and by how it begins."""
+"""Read a transform from any supported file; name and first bytes show the format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.errors import StatedError
 from pipeline.registration.displacement import Floats
 from pipeline.registration.elastix import is_elastix, read_elastix
-from pipeline.registration.given_table import MppPair, PointTable, is_point_table, read_point_table
+from pipeline.registration.given_table import LandmarkTable, MppPair, is_point_table, read_point_table
 from pipeline.registration.itk import read_itk
 from pipeline.registration.matrix import read_matrix
 from pipeline.registration.point_pairs import contradictions, covered_share, through_points
@@ -30,7 +30,7 @@ class GivenTransform:
 
     transform: Transform
     notes: tuple[str, ...] = ()
-    points: PointTable | None = None
+    points: LandmarkTable | None = None
 
     def doubts(self, extent_um: Floats) -> tuple[str, ...]:
         """Return what in the file itself speaks against it, a sentence each.
@@ -98,6 +98,6 @@ def _affine(affine: Floats, notes: tuple[str, ...]) -> GivenTransform:
     return GivenTransform(Transform(affine), notes)
 
 
-def _begins_with(path: Path, words: bytes) -> bool:
+def _begins_with(path: Path, prefix: bytes) -> bool:
     with path.open("rb") as stream:
-        return stream.read(len(words)) == words
+        return stream.read(len(prefix)) == prefix

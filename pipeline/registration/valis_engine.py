@@ -1,4 +1,4 @@
-"""The engine `valis`: VALIS (Gatenbee et al. 2023, doi 10.1038/s41467-023-40218-9) in a separate environment.
+"""Engine `valis`: VALIS (Gatenbee et al. 2023, doi 10.1038/s41467-023-40218-9) in a separate environment.
 
 VALIS gets both sides as grey nuclear images that our own readers made, the dense one already laid on the grid of the
 sparse one by the pose of our density search. So it needs neither Java nor OpenSlide, crops nothing to the slide's
@@ -40,7 +40,7 @@ _CONTRAST_PERCENTILES = (1.0, 99.8)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class ValisResult:
     """What VALIS made of two images.
 
     Attributes:
@@ -97,7 +97,7 @@ def _failed(quality: Quality, reason: str) -> Quality:
     return replace(quality, verdict="fail", reasons=(reason, *quality.reasons))
 
 
-def _registered(valis: Any, pair: Pair, start: Transform, folder: Path) -> Found | str:
+def _registered(valis: Any, pair: Pair, start: Transform, folder: Path) -> ValisResult | str:
     """Return what VALIS finds, or its own words on why it found nothing."""
     longest_um = float((pair.sparse.extent_um[1] - pair.sparse.extent_um[0]).max())
     mpp = max(longest_um / SIDE_PX, pair.sparse.mpp, pair.dense.mpp)
@@ -121,12 +121,12 @@ def _registered(valis: Any, pair: Pair, start: Transform, folder: Path) -> Found
         max_non_rigid_registration_dim_px=max(sparse.values.shape),
     )
     processor = _processor(valis)
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         rigid, _, _ = registrar.register(processor_dict={path: [processor, {}] for path in paths})
     if rigid is None or rigid is False:
         # It prints what went wrong, and goes on.
-        return _last_line(told.getvalue())
+        return _last_line(output.getvalue())
     fixed, moving = (registrar.get_slide(path) for path in paths)
 
     def mapped(points_um: Floats, *, non_rigid: bool) -> Floats:
@@ -143,7 +143,7 @@ def _registered(valis: Any, pair: Pair, start: Transform, folder: Path) -> Found
         margin_um=GRID_MARGIN_UM,
         dense_extent_um=pair.dense.extent_um,
     )
-    return Found(Transform(affine), non_rigid)
+    return ValisResult(Transform(affine), non_rigid)
 
 
 def _written(image: NuclearImage, path: Path) -> str:

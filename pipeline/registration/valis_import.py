@@ -1,4 +1,4 @@
-"""The package valis, imported without the network and without anything whose licence restricts its use.
+"""Import the package valis without the network and without parts whose licence restricts their use.
 
 `import valis` (1.2.0) builds, as the default value of an argument, a matcher of learned features (DISK with LightGlue)
 whose weights kornia then fetches from the internet, also for those who use other features. While it is imported here,

@@ -1,4 +1,4 @@
-"""What register found of each pair, as a table to read: slide, verdict, first reason."""
+"""List the registration of each pair as a table: slide, verdict, first reason."""
 
 from __future__ import annotations
 

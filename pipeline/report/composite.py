@@ -1,4 +1,4 @@
-"""The multiplex in colour: up to six markers of a slide, each in a colour that is the same on every slide."""
+"""Draw the multiplex in colour: up to six markers, each in the same colour on every slide."""
 
 from __future__ import annotations
 

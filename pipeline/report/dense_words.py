@@ -1,4 +1,4 @@
-"""What the dense side is called on the page: markers, stains, classes or genes, and how its pictures are to be read."""
+"""Name the dense side on the page: markers, stains, classes or genes, and how to read its pictures."""
 
 from __future__ import annotations
 

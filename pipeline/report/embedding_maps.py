@@ -1,4 +1,4 @@
-"""Embeddings as colours and points: principal components of a sample, applied slide by slide.
+"""Show embeddings as colours and points: principal components of a sample, applied slide by slide.
 
 The components are fitted once, on patches drawn evenly from all slides, so that a colour means the same thing in
 every slide. Features are read a part at a time; memory does not grow with the slides.
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException
 from scipy.linalg import eigh
 
+from pipeline.embedding.features_file import difference
 from pipeline.errors import StatedError
 from pipeline.json_file import MISFIT
 from pipeline.store.patch_indices import PatchPlaces, patch_places
@@ -112,10 +113,10 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
     # Colours have 216 shades: single precision is enough, and twice as fast.
     axes, middle = components.axes.T.astype(np.float32), components.axes @ components.centre
     with _opened(slide, path) as file:
-        if not np.array_equal(file["coords"], position):
-            raise StatedError(
-                slide=slide, file=path, expected=f"features of the store's {len(position)} patches", found="others"
-            )
+        coords = np.asarray(file["coords"])
+        if not np.array_equal(coords, position):
+            expected = f"features of the store's {len(position)} patches"
+            raise StatedError(slide=slide, file=path, expected=expected, found=difference(coords, position))
         for start in range(0, len(position), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
             scores = np.asarray(file["features"][part], dtype=np.float32) @ axes - middle
@@ -169,8 +170,7 @@ def _opened(slide: str, path: Path) -> h5py.File:
     except OSError as error:
         raise StatedError(slide=slide, file=path, expected="a readable HDF5 file", found=str(error)) from None
     if "features" not in file or "coords" not in file or file["features"].ndim != 2:
+        found = ", ".join(f"{name} {getattr(item, 'shape', '')}".rstrip() for name, item in file.items()) or "nothing"
         file.close()
-        raise StatedError(
-            slide=slide, file=path, expected="features (N, D) and coords (N, 2)", found="neither or other"
-        )
+        raise StatedError(slide=slide, file=path, expected="features (N, D) and coords (N, 2)", found=found)
     return file

@@ -1,4 +1,4 @@
-"""The evidence as the template shows it: forest plots of every probe, and tables of scores."""
+"""Format the evidence for the template: forest plots of every probe, and tables of scores."""
 
 from __future__ import annotations
 
@@ -167,11 +167,11 @@ def _shown(rows: Sequence[EvidenceRow]) -> str:
 
 def _counted(rows: Sequence[EvidenceRow]) -> str:
     """Return on how many targets each run gained and lost."""
-    told = []
+    changes = []
     for run in dict.fromkeys(row.run for row in rows if math.isfinite(row.difference)):
         verdicts = Counter(row.verdict for row in rows if row.run == run and not row.is_mean and row.verdict)
-        told.append(f"“{run}” gains on {verdicts['helped']} and loses on {verdicts['harmed']} of {verdicts.total()}")
-    return f"{listed(told)} that are compared." if told else ""
+        changes.append(f"“{run}” gains on {verdicts['helped']} and loses on {verdicts['harmed']} of {verdicts.total()}")
+    return f"{listed(changes)} that are compared." if changes else ""
 
 
 def _score(row: EvidenceRow, series: dict[str, int]) -> Estimate:

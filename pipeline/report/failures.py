@@ -1,4 +1,4 @@
-"""What a stage left nothing of: slide, run or cohort, the stage, what its log says, the command that tries again."""
+"""List what failed: slide, run or cohort, the stage, its error, and the command that tries again."""
 
 from __future__ import annotations
 
@@ -97,5 +97,5 @@ def _lost_of_cohort(embedding: str, logs: Path) -> Iterator[tuple[str, _Missing]
     yield cohort, _Missing("embed-slides", f"embed/{embedding}/slides.parquet", embedded)
     yield cohort, _Missing("evaluate", "evaluate/summary.tsv", "evaluate.log")
     for log in sorted((logs / "evaluate" / "probes").glob("*.log")):
-        result, told = f"evaluate/probes/{log.stem}", f"evaluate/probes/{log.name}"
-        yield f"run {log.stem}", _Missing("evaluate-probe", result, told)
+        result, log_name = f"evaluate/probes/{log.stem}", f"evaluate/probes/{log.name}"
+        yield f"run {log.stem}", _Missing("evaluate-probe", result, log_name)

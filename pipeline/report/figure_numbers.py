@@ -1,4 +1,4 @@
-"""The numbers behind the drawn figures, as CSV inside the page: a data URI that a link saves, without any script."""
+"""Write the numbers behind the figures as CSV inside the page: a data URI that a link saves without script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from pipeline.report.figures import CurvePoint, Floats, ForestRow, thinned
+from pipeline.report.figures import Floats, ForestRow, LabelPoint, thinned
 
 # What a data URI may hold as it is, beside letters, digits and -._~; all else is escaped.
 _PLAIN = ",:;()/"
@@ -43,7 +43,7 @@ def forest_plot(picture: Markup, file_name: str, rows: Sequence[ForestRow], valu
     return _plot(picture, file_name, ("predicted", "run", value, "low", "high"), lines)
 
 
-def label_plot(picture: Markup, file_name: str, runs: Mapping[str, Sequence[CurvePoint]], value: str) -> Plot:
+def label_plot(picture: Markup, file_name: str, runs: Mapping[str, Sequence[LabelPoint]], value: str) -> Plot:
     """Return a curve over labels with a line per run and number of labels."""
     lines = [(run, point.labels, point.value, point.low, point.high) for run, own in runs.items() for point in own]
     return _plot(picture, file_name, ("run", "labelled patches", value, "low", "high"), lines)
@@ -61,8 +61,8 @@ def training_plot(
     return _plot(picture, file_name, ("run", "training step", value), lines)
 
 
-def fates_plot(picture: Markup, file_name: str, rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> Plot:
-    """Return the patches by fate with a line per slide."""
+def drops_plot(picture: Markup, file_name: str, rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> Plot:
+    """Return the patches kept and dropped with a line per slide."""
     names = [name for name, _ in rows[0][1]]
     lines: list[Sequence[str | float]] = [(slide, *(count for _, count in counts)) for slide, counts in rows]
     return _plot(picture, file_name, ("slide", *names), lines)

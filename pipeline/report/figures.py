@@ -1,4 +1,4 @@
-"""The report's drawn figures: forest plots, training curves, tiles by fate, maps of embeddings."""
+"""Draw the report's figures: forest plots, training curves, patches kept and dropped, maps of embeddings."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def forest(
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class LabelPoint:
     """A score with its interval at a number of labels."""
 
     labels: int
@@ -94,9 +94,9 @@ class CurvePoint:
 
 
 def label_curve(
-    runs: Mapping[str, Sequence[CurvePoint]], series: Mapping[str, int], *, name: str, quantity: str
+    runs: Mapping[str, Sequence[LabelPoint]], series: Mapping[str, int], *, name: str, quantity: str
 ) -> Markup:
-    """Return scores over the number of labels, on a logarithmic axis, runs a little apart so that bars can be told."""
+    """Return scores over the number of labels, on a logarithmic axis; runs are shifted so that bars do not overlap."""
     width, height, left, bottom = 520.0, 300.0, 52.0, 250.0
     points = [point for own in runs.values() for point in own]
     labels = sorted({point.labels for point in points})
@@ -121,15 +121,15 @@ def label_curve(
     return figure(width, height, name, *parts)
 
 
-def _upright(point: CurvePoint, x: float, up: Axis, run: str, series: int) -> Markup:
+def _upright(point: LabelPoint, x: float, up: Axis, run: str, series: int) -> Markup:
     colour = f"s{series % COLOURS}"
-    told = f"{run}, {point.labels} labels: {signed(point.value, 3)}"
+    tooltip = f"{run}, {point.labels} labels: {signed(point.value, 3)}"
     parts = []
     if math.isfinite(point.low):
-        told += f" (95 % interval {signed(point.low, 3)} to {signed(point.high, 3)})"
+        tooltip += f" (95 % interval {signed(point.low, 3)} to {signed(point.high, 3)})"
         parts.append(tag("line", x1=x, x2=x, y1=up(point.low), y2=up(point.high), class_=f"interval {colour}"))
     parts.append(mark(shape_of(series), x, up(point.value), 4, f"mark {colour}"))
-    return tag("g", tag("title", told), *parts)
+    return tag("g", tag("title", tooltip), *parts)
 
 
 def curves(
@@ -154,8 +154,8 @@ def curves(
     return figure(width, height, name, *parts)
 
 
-def fates(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]], *, name: str) -> Markup:
-    """Return stacked bars, one per slide: how many grid positions met which fate, in shares of the slide's grid."""
+def drop_bars(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]], *, name: str) -> Markup:
+    """Return stacked bars, one per slide: how many grid positions met which outcome, in shares of the slide's grid."""
     width, left, per_row = 720.0, 150.0, 26.0
     parts = []
     for index, (slide, counts) in enumerate(rows):
@@ -165,8 +165,8 @@ def fates(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]], *, name: str) -
         for fate, (label, count) in enumerate(counts):
             length = (width - left) * count / total
             if count:
-                told = tag("title", f"{slide}: {label}, {count} of {total}")
-                parts.append(tag("rect", told, x=x, y=y, width=length, height=18.0, class_=f"fate f{fate}"))
+                tooltip = tag("title", f"{slide}: {label}, {count} of {total}")
+                parts.append(tag("rect", tooltip, x=x, y=y, width=length, height=18.0, class_=f"fate f{fate}"))
             x += length
     return figure(width, len(rows) * per_row + 4, name, *parts, class_="wide")
 
@@ -243,15 +243,15 @@ def _estimate(axis: Axis, estimate: Estimate, y: float) -> Markup:
     if not math.isfinite(estimate.value):
         return Markup("")
     colour = f"s{estimate.series % COLOURS}"
-    told = f"{estimate.name}: {signed(estimate.value, 3)}"
+    tooltip = f"{estimate.name}: {signed(estimate.value, 3)}"
     parts = []
     if math.isfinite(estimate.low):
-        told += f" (95 % interval {signed(estimate.low, 3)} to {signed(estimate.high, 3)})"
+        tooltip += f" (95 % interval {signed(estimate.low, 3)} to {signed(estimate.high, 3)})"
         parts.append(
             tag("line", x1=axis(estimate.low), x2=axis(estimate.high), y1=y, y2=y, class_=f"interval {colour}")
         )
     parts.append(mark(shape_of(estimate.series), axis(estimate.value), y, 4, f"mark {colour}"))
-    return tag("g", tag("title", told), *parts)
+    return tag("g", tag("title", tooltip), *parts)
 
 
 def signed(value: float, decimals: int = 2, *, plus: bool = False) -> str:
@@ -272,8 +272,8 @@ def _component(number: int, share: float) -> str:
     return f"component {number} ({100 * share:.0f} % of the variance)"
 
 
-def _shortened(words: str, length: int) -> str:
-    return words if len(words) <= length else words[: length - 1] + "…"
+def _shortened(content: str, length: int) -> str:
+    return content if len(content) <= length else content[: length - 1] + "…"
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[Sequence[float], Sequence[float]]:

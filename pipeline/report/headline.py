@@ -1,4 +1,4 @@
-"""The headline: whether the dense side helped, by how much, and on how little that rests."""
+"""Write the headline: whether the dense side helped, by how much, and on what evidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.evaluation.evidence_row import EvidenceRow
 from pipeline.evaluation.probe_spec import marker_probe_spec
 from pipeline.report.dense_words import cohort_words
 from pipeline.report.figures import signed
-from pipeline.report.label_words import label_sentence, most_fewer
+from pipeline.report.label_curves import label_sentence, most_fewer
 from pipeline.report.results import Results
 from pipeline.report.words import BLOCKS_EXPLAINED, FEW_BLOCKS, counted, listed, within_slides
 
@@ -68,11 +68,11 @@ def headline(results: Results, embedding: str) -> Headline | None:
     others = [one for one in compared if one.run != row.run]
     controls = results.controls.keys() | CONTROLS.keys()
     if others:
-        told = (
+        comparisons = (
             f"{'the control ' if one.run in controls else ''}“{one.run}” {with_interval(one)}, {_OUTCOMES[one.verdict]}"
             for one in others
         )
-        sentences.append(f"In comparison with the same baseline: {'; '.join(told)}.")
+        sentences.append(f"In comparison with the same baseline: {'; '.join(comparisons)}.")
     gained = [f"“{one.run}”" for one in compared if one.run in controls and one.verdict == "helped"]
     answer = _answer(results, row, seeds, dense.side)
     kind = {"helped": "helped", "harmed": "harmed"}.get(row.verdict, "none")
@@ -107,13 +107,13 @@ def _answer(results: Results, row: EvidenceRow, seeds: int, side: str) -> str:
 
 def _caveat(results: Results, row: EvidenceRow, seeds: int) -> str:
     """Return what the headline rests on, in a few words."""
-    told = [_number(results.patients, "patient")] if results.patients else []
-    told.append(_number(seeds, "seed"))
+    parts = [_number(results.patients, "patient")] if results.patients else []
+    parts.append(_number(seeds, "seed"))
     if _few_blocks(results, row):
-        told.append(_number(row.blocks or results.blocks, "block") + " of tissue")
+        parts.append(_number(row.blocks or results.blocks, "block") + " of tissue")
     if within_slides(results):
-        told.append("on slides that also trained")
-    return ", ".join(told)
+        parts.append("on slides that also trained")
+    return ", ".join(parts)
 
 
 def _number(count: int, one: str) -> str:
@@ -124,8 +124,8 @@ def _fewer_labels(results: Results, row: EvidenceRow, baseline: EvidenceRow) -> 
     """Return how many labels the run saves, where it surely saves some."""
     if not (row.verdict == "helped" and row.fewer_labels_within.low > 1):
         return []
-    told = label_sentence(row, baseline.run, most_fewer(row, results.evidence))
-    return [f"{told} The full score takes {baseline.train_patches} labelled patches."]
+    labels = label_sentence(row, baseline.run, most_fewer(row, results.evidence))
+    return [f"{labels} The full score takes {baseline.train_patches} labelled patches."]
 
 
 def _unseen(results: Results, row: EvidenceRow) -> list[str]:
@@ -162,13 +162,13 @@ def _no_verdict(results: Results, rows: Sequence[EvidenceRow], baseline: Evidenc
 def _rests_on(results: Results, row: EvidenceRow, seeds: int) -> str:
     """Return what the verdict rests on, in numbers."""
     by_patient = results.split is None or results.split.by == "patient"
-    told = [counted(results.patients, "held-out patient" if by_patient else "patient")] if results.patients else []
-    told.append(f"{counted(seeds, 'training')} of each run")
+    parts = [counted(results.patients, "held-out patient" if by_patient else "patient")] if results.patients else []
+    parts.append(f"{counted(seeds, 'training')} of each run")
     blocks = row.blocks or results.blocks
-    told += [f"{counted(blocks, 'block')} of tissue"] if blocks else []
+    parts += [f"{counted(blocks, 'block')} of tissue"] if blocks else []
     explained = f" ({BLOCKS_EXPLAINED})" if blocks else ""
     little = " So little may not speak for other patients or trainings." if _is_little(results, row, seeds) else ""
-    return f"This rests on {listed(told)}{explained}.{little}"
+    return f"This rests on {listed(parts)}{explained}.{little}"
 
 
 def _few_blocks(results: Results, row: EvidenceRow) -> bool:
@@ -191,11 +191,11 @@ def with_interval(row: EvidenceRow) -> str:
 def runs_explained(results: Results) -> list[tuple[str, str]]:
     """Return what a reader must know of the runs that are no contenders: the baseline and the controls."""
     runs = dict.fromkeys(row.run for row in results.evidence)
-    told = [(run, "the baseline that the others are compared with") for run in runs if run == results.baseline]
+    described = [(run, "the baseline that the others are compared with") for run in runs if run == results.baseline]
     meaning = {
         "shuffled": "a control that trained on shuffled pairs: each H&E patch beside the partner of another one. What "
         "it gains does not come from the pairing",
         "blank": "a control that trained on blank partners. What it gains does not come from them",
     }
     pairings = CONTROLS | dict(results.controls)
-    return told + [(run, meaning[kind]) for run in runs if (kind := pairings.get(run, "")) in meaning]
+    return described + [(run, meaning[kind]) for run in runs if (kind := pairings.get(run, "")) in meaning]

@@ -1,4 +1,4 @@
-"""The predicted markers of a slide as the report shows them: one pixel per patch, the score in the caption."""
+"""Draw the predicted markers of a slide: one pixel per patch, the score in the caption."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
     places = patch_places(slide.store) if slide.store else None
     if folder is None or places is None:
         return None
-    told = _read(slide.slide, folder)
-    if not told.markers:
+    predictions = _read(slide.slide, folder)
+    if not predictions.markers:
         return None
-    markers = sorted(told.markers, key=lambda item: -item.score if math.isfinite(item.score) else math.inf)
+    markers = sorted(predictions.markers, key=lambda item: -item.score if math.isfinite(item.score) else math.inf)
     shown = markers[:most]
     values = read_values(folder / "patches.parquet", [item.marker for item in shown])
     if len(values) != len(places.row):
@@ -114,8 +114,8 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
             for column, item in enumerate(shown)
         ),
         others=listed([item.marker for item in markers[most:]]),
-        fitted_on=told.fitted_on,
-        range=told.range,
+        fitted_on=predictions.fitted_on,
+        range=predictions.range,
         places=places,
     )
 
@@ -143,8 +143,10 @@ def left_out_markers(results: Results) -> tuple[tuple[str, str], ...]:
         StatedError: if what predict wrote cannot be read.
     """
     for slide, folder in results.predictions.items():
-        told = _read(slide, folder)
-        reasons = by_reason({name: reason for name, reason in told.left_out if name not in told.out_of_range})
+        predictions = _read(slide, folder)
+        reasons = by_reason(
+            {name: reason for name, reason in predictions.left_out if name not in predictions.out_of_range}
+        )
         return tuple((listed(names), reason) for reason, names in reasons.items())
     return ()
 
@@ -157,27 +159,27 @@ def slides_out_of_range(results: Results) -> tuple[tuple[str, str, str], ...]:
     """
     found = []
     for slide, folder in results.predictions.items():
-        told = _read(slide, folder)
-        if told.out_of_range:
+        predictions = _read(slide, folder)
+        if predictions.out_of_range:
             # Of a slide that is unlike as a whole the reason is the same for every marker.
-            reasons = dict.fromkeys(reason for name, reason in told.left_out if name in told.out_of_range)
-            found.append((slide, listed(told.out_of_range), "; ".join(list(reasons)[:_MOST_REASONS])))
+            reasons = dict.fromkeys(reason for name, reason in predictions.left_out if name in predictions.out_of_range)
+            found.append((slide, listed(predictions.out_of_range), "; ".join(list(reasons)[:_MOST_REASONS])))
     return tuple(found)
 
 
 def _read(slide: str, folder: Path) -> _Told:
     path = folder / "markers.json"
     try:
-        told: Any = read_json(path)
-        if not isinstance(told, dict):
-            raise ValueError(f"{type(told).__name__}, not an object")
+        predictions: Any = read_json(path)
+        if not isinstance(predictions, dict):
+            raise ValueError(f"{type(predictions).__name__}, not an object")
         return _Told(
-            markers=tuple(marker_probe(item) for item in told["markers"]),
-            left_out=tuple((str(name), str(told["left_out"][name])) for name in told["left_out"]),
+            markers=tuple(marker_probe(item) for item in predictions["markers"]),
+            left_out=tuple((str(name), str(predictions["left_out"][name])) for name in predictions["left_out"]),
             # Predictions of an older version do not say more.
-            out_of_range=tuple(map(str, told.get("out_of_range", ()))),
-            fitted_on=bool(told["fitted_on_this_slide"]),
-            range=str(told["range"]["words"]) if "range" in told else "",
+            out_of_range=tuple(map(str, predictions.get("out_of_range", ()))),
+            fitted_on=bool(predictions["fitted_on_this_slide"]),
+            range=str(predictions["range"]["words"]) if "range" in predictions else "",
         )
     except (OSError, *MISFIT) as error:
         raise StatedError(slide=slide, file=path, expected="what predict wrote", found=repr(error)) from None

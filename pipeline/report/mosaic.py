@@ -1,4 +1,4 @@
-"""The H&E of a small slide, sharper than its overview: the store's own patches laid over it."""
+"""Draw the H&E of a small slide sharper than its overview, from the store's own patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORTH_IT = 1.3
 
 
 def sparse_picture(store: PatchStore, overview: Image.Image, size_px: tuple[int, int]) -> Image.Image:
-    """Return the whole slide at a width and height in pixels; `overview` is the store's, which is dear to read twice.
+    """Return the whole slide at a width and height in pixels; `overview` is the store's, read once by the caller.
 
     Overviews are made for whole slides and are coarse on a small one. Where its overview is clearly too small, and
     the slide has few enough patches to read them all, these are scaled down and laid in their places.

@@ -1,4 +1,4 @@
-"""The registered pairs as the template shows them: verdict, numbers with units, pictures."""
+"""Format the registered pairs for the template: verdict, numbers with units, pictures."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def by_urgency(views: Iterable[PairView]) -> list[PairView]:
 
 def quantity(path: str) -> tuple[str, str]:
     """Name and unit of a number of qc.json: `round_trip_um.max` is "round trip: max" in µm."""
-    words, unit = [], ""
+    parts, unit = [], ""
     for part in path.split("."):
         name, _, suffix = part.rpartition("_")
         if suffix in _UNITS and (name or suffix == "seconds"):
             unit, part = _UNITS[suffix], name or part
-        words.append(part.replace("_", " "))
-    return ": ".join(words), unit
+        parts.append(part.replace("_", " "))
+    return ": ".join(parts), unit
 
 
 def pair_view(

@@ -1,4 +1,4 @@
-"""The check of the dense channels as the page shows it: what is named first, then every measure."""
+"""Format the check of the dense channels for the page: findings first, then every measure."""
 
 from __future__ import annotations
 

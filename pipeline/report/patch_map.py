@@ -1,4 +1,4 @@
-"""The map of the patches in pictures: a few dozen of them, drawn where they lie among the others."""
+"""Draw the map of the patches in pictures: a few dozen patches at their positions among the others."""
 
 from __future__ import annotations
 
@@ -50,34 +50,34 @@ def patch_map(results: Results, components: Components) -> PatchMap | None:
     rows = np.concatenate([components.rows[name] for name in names])
     owner = np.repeat(np.arange(len(names)), [len(components.points[name]) for name in names])
     across, up = linear(points[:, 0].tolist(), 0, 1), linear(points[:, 1].tolist(), 1, 0)
-    places = np.array([(across(x), up(y)) for x, y in points.tolist()])
+    shown = np.array([(across(x), up(y)) for x, y in points.tolist()])
     patches = []
-    for index in representatives(places):
+    for index in representatives(shown):
         slide, row = names[owner[index]], int(rows[index])
         picture = photograph(stores[slide].read_sparse(slice(row, row + 1))[0], _SIDE_PX)
-        left, top = np.clip(places[index], _EDGE, 1 - _EDGE).tolist()
+        left, top = np.clip(shown[index], _EDGE, 1 - _EDGE).tolist()
         patches.append(Representative(slide, row, picture, left, top))
     return PatchMap(tuple(patches), (float(components.explained[0]), float(components.explained[1])))
 
 
-def representatives(places: Floats) -> list[int]:
+def representatives(points: Floats) -> list[int]:
     """Return which of the places (n, 2), in shares of the map, are drawn: the most central ones of a grid.
 
     It is the coarsest with two dozen occupied cells: a few patches far out leave most of a map empty.
     """
     chosen: list[int] = []
     for columns, rows in GRIDS:
-        chosen = most_central(places, columns, rows)
+        chosen = most_central(points, columns, rows)
         if len(chosen) >= _ENOUGH:
             break
     return chosen
 
 
-def most_central(places: Floats, columns: int, rows: int) -> list[int]:
+def most_central(points: Floats, columns: int, rows: int) -> list[int]:
     """Return of positions (n, 2), shares of the map, the one nearest to the middle of each cell, row by row."""
     grid = np.array([columns, rows])
-    cell = np.clip(np.floor(places * grid), 0, grid - 1)
-    distance = np.hypot(*((places * grid - cell - 0.5).T))
+    cell = np.clip(np.floor(points * grid), 0, grid - 1)
+    distance = np.hypot(*((points * grid - cell - 0.5).T))
     number = (cell[:, 1] * columns + cell[:, 0]).astype(np.int64)
     order = np.lexsort((distance, number))
     first = np.unique(number[order], return_index=True)[1]

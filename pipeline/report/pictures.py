@@ -1,4 +1,4 @@
-"""Pictures as data URIs: scaled down, compressed, the same bytes for the same input."""
+"""Encode pictures as data URIs: scaled down, compressed, the same bytes for the same input."""
 
 from __future__ import annotations
 

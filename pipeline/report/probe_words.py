@@ -1,4 +1,4 @@
-"""What the probes and their scores are called on the page: by what they answer."""
+"""Name probes and scores on the page by the question they answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a cohort as the report sees them: whatever is there, read by the contract's paths."""
+"""Read the results of a cohort for the report: whatever exists, by the contract's paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report is made from: the results of a cohort, as far as they are there."""
+"""Hold the results of a cohort from which the report is made; missing parts are empty."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SlideResults:
 
     Attributes:
         slide: its name.
-        patient: whom it comes from.
+        patient: patient ID.
         has_dense: whether the sheet names a dense partner.
         record: what inspect wrote.
         registration: what register wrote.

@@ -1,10 +1,12 @@
-"""All that is drawn of one slide, in one go: its overview is read once and serves every picture."""
+"""Draw everything of one slide at once, so that its overview is read once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.report.composite import Ink
@@ -13,10 +15,14 @@ from pipeline.report.marker_maps import MarkerMaps, marker_maps
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import PairView, pair_view
 from pipeline.report.pictures import Picture, exact, fitted, photograph, reduced
-from pipeline.report.regions_picture import regions_picture
 from pipeline.report.results import Results, SlideResults
 from pipeline.store.patch_indices import PatchPlaces
+from pipeline.tiling.regions import BLUR, EXCLUDED, FOLD, PEN, REGIONS, TISSUE
 
+# The light colours of style.css: f4 to f7.
+_REGION_COLOURS = {EXCLUDED: (179, 48, 79), PEN: (31, 120, 180), FOLD: (79, 138, 47), BLUR: (141, 138, 148)}
+_CODES = max(REGIONS.values()) + 1
+_PALE, _TINT = 0.75, 0.65
 _SMALL = 0.6  # maps stand two or three beside each other
 
 
@@ -120,3 +126,20 @@ def placed(places: PatchPlaces) -> str:
     """Return the style by which a picture of one pixel per patch lies over its slide."""
     sides = (("left", places.left), ("top", places.top), ("width", places.width), ("height", places.height))
     return ";".join(f"{side}:{fraction:.3%}" for side, fraction in sides)
+
+
+def regions_picture(slide: Image.Image, regions: NDArray[np.uint8]) -> Picture:
+    """Return the whole slide as a picture, with the codes of its overview, of whatever size, painted over it."""
+    codes = Image.fromarray(regions).resize(slide.size, Image.Resampling.NEAREST)
+    return photograph(painted(np.asarray(slide), np.asarray(codes)), max(slide.size))
+
+
+def painted(slide: NDArray[np.uint8], regions: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (h, w, 3) uint8: the slide, paled or tinted where `regions` (h, w) is not tissue."""
+    colour = np.full((_CODES, 3), 255, dtype=np.float32)
+    share = np.full(_CODES, _PALE, dtype=np.float32)
+    share[TISSUE] = 0
+    for region, rgb in _REGION_COLOURS.items():
+        colour[region], share[region] = rgb, _TINT
+    mixed = slide + share[regions][..., None] * (colour[regions] - slide)
+    return np.rint(mixed).astype(np.uint8)

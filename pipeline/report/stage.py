@@ -1,8 +1,9 @@
-"""The page: collects the views, renders the template, writes one self-contained file."""
+"""Stage report: collect the views, render the template, write one self-contained file."""
 
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,140 +13,31 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import pipeline
-from pipeline.evaluation.aggregates import MEAN
 from pipeline.prediction.colours import TABLE
 from pipeline.progress import progress
-from pipeline.provenance import finished, record
-from pipeline.report import evidence_views, pairs, probe_words, views, words
+from pipeline.provenance import file_digest, finished, record
+from pipeline.report import evidence_views, pairs, views, words
 from pipeline.report.composite import chosen_inks
 from pipeline.report.dense_words import cohort_words
-from pipeline.report.drawing import drawn_in_order
 from pipeline.report.embedding_maps import Components, fit_components, slide_map
-from pipeline.report.failures import Failure, failures
+from pipeline.report.failures import failures
 from pipeline.report.figure_numbers import Plot, scatter_plot
 from pipeline.report.figures import COLOURS, Floats, line_swatch, scatter, shape_of, swatch
-from pipeline.report.headline import HEADLINE_PROBE, SIZES_EXPLAINED, Headline, headline, runs_explained
-from pipeline.report.label_curves import LabelCurve, label_curves
+from pipeline.report.headline import HEADLINE_PROBE, SIZES_EXPLAINED, headline, runs_explained
+from pipeline.report.label_curves import label_curves
 from pipeline.report.marker_maps import left_out_markers, marker_switch, most_markers, slides_out_of_range
-from pipeline.report.panel_tables import PanelTable, panel_tables, subtracted_slides
+from pipeline.report.page import Legend, Page
+from pipeline.report.panel_tables import panel_tables, subtracted_slides
 from pipeline.report.patch_map import PatchMap, patch_map
-from pipeline.report.pictures import Picture, longest_side_px
+from pipeline.report.pictures import longest_side_px
 from pipeline.report.reading import read_results
 from pipeline.report.results import Results
-from pipeline.report.slide_views import MapView, MarkersView, SlideViews, slide_views
-from pipeline.report.sources import sources
+from pipeline.report.slide_views import SlideViews, slide_views
 from pipeline.settings import ReportSettings
-from pipeline.slides.kinds.base import DenseWords
 
 # The colour scale of predicted markers, lowest to highest.
 _STOPS = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in TABLE[::15].tolist())
 RAMP = f":root {{ --ramp: linear-gradient(to right, {_STOPS}); }}"
-
-# Longer cohorts have a box to look for slides.
-_FEW_SLIDES = 12
-
-Legend = list[tuple[str, Markup]]
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything the template shows; empty parts are left out of the page."""
-
-    title: str
-    note: str
-    version: str
-    embedding: str
-    baseline: str
-    dense: DenseWords
-    summary: str
-    headline: Headline | None
-    headline_figure: Plot | None
-    cohort: list[views.CohortRow]
-    failures: list[Failure]
-    sizes_explained: str
-    folds_explained: str
-    runs: Legend
-    runs_explained: list[tuple[str, str]]
-    panels: list[PanelTable]
-    subtracted: list[str]
-    evidence: list[evidence_views.EvidencePart]
-    evidence_means: list[evidence_views.ScoreView]
-    evidence_rows: list[evidence_views.ScoreView]
-    evidence_missing: list[str]
-    label_curves: list[LabelCurve]
-    retrieval: str
-    pairs: list[pairs.PairView]
-    fates: list[tuple[int, str]]
-    tiles: Plot | None
-    tile_rows: list[tuple[str, list[int]]]
-    regions: list[tuple[str, Picture]]
-    trained: Legend
-    curves: list[Plot]
-    scatter: Plot | None
-    scatter_legend: Legend
-    patch_map: PatchMap | None
-    slide_scatter: Plot | None
-    maps: list[MapView]
-    markers: list[MarkersView]
-    drawn_markers: list[str]
-    left_out: tuple[tuple[str, str], ...]
-    out_of_range: tuple[tuple[str, str, str], ...]
-    limits: list[str]
-
-    @property
-    def has_filter(self) -> bool:
-        """Whether there are so many slides that one has to look for them."""
-        return len(self.cohort) > _FEW_SLIDES
-
-    @property
-    def asks_classes(self) -> bool:
-        """Whether there are probes that ask for the class of a patch."""
-        return any(row.measure != probe_words.MEASURES["pearson_r"] for row in self.evidence_means)
-
-    @property
-    def evidence_groups(self) -> list[tuple[str, list[evidence_views.EvidencePart]]]:
-        """The figures of the probes, by the title under which they are folded, in the order of the table."""
-        groups: dict[str, list[evidence_views.EvidencePart]] = {}
-        for part in self.evidence:
-            groups.setdefault(part.group, []).append(part)
-        return list(groups.items())
-
-    @property
-    def asks_dense_side(self) -> bool:
-        """Whether there are probes of the dense side's own features."""
-        return any(part.group == probe_words.DENSE_GROUP for part in self.evidence)
-
-    @property
-    def parts_means(self) -> bool:
-        """Whether there are means over markers that some run left out."""
-        return any(row.target != MEAN for row in self.evidence_means)
-
-    @property
-    def tells_seen(self) -> bool:
-        """Whether anything tells which markers the trainings saw."""
-        return any(row.seen != views.NOTHING for row in self.evidence_means)
-
-    @property
-    def averaged(self) -> str:
-        """What the means of the evidence are taken over."""
-        many = self.dense.many
-        return f"{many} or classes" if self.asks_classes and many != "classes" else many
-
-    @property
-    def sections(self) -> list[tuple[str, str]]:
-        """Anchor and title of the sections that are there, in the page's order."""
-        present = (
-            ("cohort", "Cohort", True),
-            ("evidence", "Evidence", self.evidence),
-            ("panel", "Panel", self.panels),
-            ("registration", "Registration", self.pairs),
-            ("tiles", "Patches", self.tiles),
-            ("training", "Training", self.curves),
-            ("embeddings", "Embeddings", self.scatter),
-            ("markers", f"Predicted {self.dense.many}", self.markers or self.left_out or self.out_of_range),
-            ("limits", "Limits", True),
-        )
-        return [(anchor, title) for anchor, title, there in present if there]
 
 
 @dataclass(frozen=True)
@@ -178,7 +70,7 @@ def write_report(
     shown = read_results(results, sheet, embedding)
     page = build_page(shown, results, embedding, settings, logs, threads)
     provenance = record(
-        "report", settings, sources(results, sheet, shown, embedding), ("jinja2", "matplotlib", "numpy")
+        "report", settings, _sources(results, sheet, shown, embedding), ("jinja2", "matplotlib", "numpy")
     )
     with finished(out) as temporary:
         temporary.write_text(render(page, provenance), encoding="utf-8")
@@ -191,7 +83,7 @@ def build_page(
     series = _series(results)
     side_px = longest_side_px(settings.picture_px, len(results.slides))
     tiled = [slide for slide in results.slides if slide.store]
-    fates = views.fates_met(tiled)
+    drop_reasons = views.drop_reasons_met(tiled)
     components = fit_components(results.features, settings.map_patches)
     embedded = _embedding_views(results, components)
     slides = _drawn(results, components, side_px, threads)
@@ -224,9 +116,9 @@ def build_page(
         evidence_missing=words.missing(results),
         retrieval=words.retrieval(results),
         pairs=pairs.by_urgency(view.pair for view in slides if view.pair),
-        fates=fates,
+        drop_reasons=drop_reasons,
         tiles=views.tiles_figure(tiled),
-        tile_rows=[(slide.slide, [views.tile_counts(slide)[place][1] for place, _ in fates]) for slide in tiled],
+        tile_rows=[(slide.slide, [views.tile_counts(slide)[place][1] for place, _ in drop_reasons]) for slide in tiled],
         regions=[(view.slide, view.regions) for view in slides if view.regions],
         trained=[(run, line_swatch(series[run])) for run in sorted(results.curves, key=series.__getitem__)],
         curves=views.training_curves(results, series),
@@ -259,10 +151,10 @@ def render(page: Page, provenance: dict[str, Any]) -> str:
 def _drawn(results: Results, components: Components | None, side_px: int, threads: int) -> list[SlideViews]:
     """Return the pictures of every slide, in sheet order."""
     most, inks = most_markers(len(results.slides)), chosen_inks(results.slides)
-    drawn = drawn_in_order(
-        lambda slide: slide_views(slide, results, components, side_px, most, inks), results.slides, threads
-    )
-    return list(progress(drawn, label="slides", unit="slides", total=len(results.slides)))
+    # Decoding, scaling and encoding pictures leave Python to other threads meanwhile.
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        drawn = pool.map(lambda slide: slide_views(slide, results, components, side_px, most, inks), results.slides)
+        return list(progress(drawn, label="slides", unit="slides", total=len(results.slides)))
 
 
 def _embedding_views(results: Results, components: Components | None) -> _EmbeddingViews:
@@ -279,7 +171,7 @@ def _embedding_views(results: Results, components: Components | None) -> _Embedd
             "embedding-patches",
             drawn,
         ),
-        # Dots have no shapes: of more slides than colours none could be told by it.
+        # Dots have no shapes: beyond the number of colours, slides could not be distinguished.
         legend=[
             (f"{slide}{' (its patient trained the encoder)' if slide in trained else ''}", swatch(index, 0))
             for index, slide in enumerate(drawn)
@@ -313,3 +205,23 @@ def _series(results: Results) -> dict[str, int]:
 def _legend(series: dict[str, int]) -> Legend:
     """Run by colour and shape, in the order of their numbers."""
     return [(name, swatch(index, shape_of(index))) for name, index in sorted(series.items(), key=lambda item: item[1])]
+
+
+def _sources(folder: Path, sheet: Path, results: Results, embedding: str) -> dict[str, str]:
+    """Hash by name of the sheet and of what there is in the results folder.
+
+    A store is hashed by its attributes, features by the table of slide vectors, which names each file's hash, and
+    pictures by the qc.json or markers.json that they lie beside: neither pixels nor features are read through for it.
+    """
+    names = [f"inspect/{item.slide}.json" for item in results.slides]
+    names += [f"panel/{item.slide}.json" for item in results.slides]
+    names += [f"register/{item.slide}/qc.json" for item in results.slides]
+    names += ["split/patches.tsv", "split/split.json", *(f"train/{run}/metrics.jsonl" for run in results.curves)]
+    # An encoder's description says whether its run is a control, and so what the page calls it.
+    names += [path.relative_to(folder).as_posix() for path in sorted(folder.glob("train/*/encoder/config.json"))]
+    names += ["evaluate/summary.tsv", "evaluate/details.json", f"embed/{embedding}/slides.parquet"]
+    names += [f"predict/{embedding}/{item.slide}/markers.json" for item in results.slides]
+    found = {"sheet": file_digest(sheet)}
+    found |= {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
+    stores = {f"tile/{item.slide}.zarr": item.store.path / "zarr.json" for item in results.slides if item.store}
+    return found | {name: file_digest(path) for name, path in stores.items()}

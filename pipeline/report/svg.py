@@ -1,4 +1,4 @@
-"""The little SVG that the figures need: escaped elements, and axes with round ticks."""
+"""Write the SVG that the figures need: escaped elements, and axes with round ticks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MARKS = ("circle", "square", "triangle", "diamond")
 
 def tag(name: str, *children: Markup | str, **attributes: str | float) -> Markup:
     """Return one element, everything escaped; `class_` and `stroke_width` become `class` and `stroke-width`."""
-    told = "".join(
+    written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"' for key, value in attributes.items()
     )
     inside = "".join(escape(child) for child in children)
-    return Markup(f"<{name}{told}>{inside}</{name}>" if inside else f"<{name}{told}/>")
+    return Markup(f"<{name}{written}>{inside}</{name}>" if inside else f"<{name}{written}/>")
 
 
 def figure(width: float, height: float, name: str, *children: Markup, class_: str = "") -> Markup:
@@ -32,9 +32,9 @@ def figure(width: float, height: float, name: str, *children: Markup, class_: st
     )
 
 
-def text(x: float, y: float, words: str, class_: str = "", anchor: str = "start") -> Markup:
+def text(x: float, y: float, content: str, class_: str = "", anchor: str = "start") -> Markup:
     """Return words at a baseline position."""
-    return tag("text", words, x=x, y=y, class_=class_ or "label", text_anchor=anchor)
+    return tag("text", content, x=x, y=y, class_=class_ or "label", text_anchor=anchor)
 
 
 def mark(kind: int, x: float, y: float, size: float, class_: str) -> Markup:

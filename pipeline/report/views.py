@@ -1,19 +1,19 @@
-"""From results to what the template shows: formatted numbers, drawn figures, encoded pictures."""
+"""Turn results into what the template shows: formatted numbers, drawn figures, encoded pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.report.figure_numbers import Plot, fates_plot, training_plot
-from pipeline.report.figures import curves, fates
+from pipeline.report.figure_numbers import Plot, drops_plot, training_plot
+from pipeline.report.figures import curves, drop_bars
 from pipeline.report.results import Results, SlideResults
 from pipeline.slides.kinds import kind_named
 
 # Panels of antibodies are listed whole.
 _MOST_NAMES = 64
 
-FATES = (
+OUTCOMES = (
     "usable as pair",
     "H&E only",
     "outside the paired slide, or no spot",
@@ -36,10 +36,10 @@ class Badge:
 
     kind: str
     sign: str
-    word: str
+    text: str
 
     def __str__(self) -> str:
-        return self.word
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
-    """Return how many grid positions of a slide met each of `FATES`."""
+    """Return how many grid positions of a slide met each of `OUTCOMES`."""
     counts = slide.store.attributes.counts if slide.store else {}
     lost = [counts.get(f"pair_{reason}", 0) for reason in ("outside", "not_finite", "residual")]
     unseen = counts.get("pair_not_imaged", 0)
@@ -109,19 +109,19 @@ def tile_counts(slide: SlideResults) -> list[tuple[str, int]]:
     paired = bool(slide.store and slide.store.has_dense)
     dropped = (counts.get(reason, 0) for reason in ("excluded", "pen", "fold", "blur", "no_tissue", "corrupt"))
     numbers = (rest if paired else 0, 0 if paired else rest, *lost, *dropped, unseen)
-    return list(zip(FATES, numbers, strict=True))
+    return list(zip(OUTCOMES, numbers, strict=True))
 
 
-def fates_met(slides: Sequence[SlideResults]) -> list[tuple[int, str]]:
-    """Place in `FATES` and name of each fate that any patch of these slides met."""
+def drop_reasons_met(slides: Sequence[SlideResults]) -> list[tuple[int, str]]:
+    """Place in `OUTCOMES` and name of each outcome that any patch of these slides met."""
     counts = [[count for _, count in tile_counts(slide)] for slide in slides]
-    return [(place, name) for place, name in enumerate(FATES) if any(row[place] for row in counts)]
+    return [(place, name) for place, name in enumerate(OUTCOMES) if any(row[place] for row in counts)]
 
 
 def tiles_figure(slides: Sequence[SlideResults]) -> Plot | None:
     """Return the bars of all slides that have a store; None where none has."""
     rows = [(slide.slide, tile_counts(slide)) for slide in slides if slide.store]
-    return fates_plot(fates(rows, name="Patches kept and dropped, per slide"), "patches", rows) if rows else None
+    return drops_plot(drop_bars(rows, name="Patches kept and dropped, per slide"), "patches", rows) if rows else None
 
 
 def training_curves(results: Results, series: dict[str, int], most: int = 6) -> list[Plot]:

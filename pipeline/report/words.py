@@ -1,4 +1,4 @@
-"""The report's sentences: the size of the cohort, what held out means here, what is missing, and the limits."""
+"""Write the report's sentences: cohort size, the meaning of held out, what is missing, and the limits."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def retrieval(results: Results) -> str:
     Raises:
         StatedError: if the details do not tell it as evaluate does.
     """
-    told = []
+    comparisons = []
     try:
         for run, found in results.retrieval.items():
             among, middle = found["recall_at_10"], found["median_rank"]
             around = "" if among["low"] is None else f" ({_share(among['low'])} to {_share(among['high'])})"
-            told.append(
+            comparisons.append(
                 f"“{run}” {_share(among['score'])}{around} of the patches, {_share(among['chance'])} by chance, median "
                 f"rank {middle['score']:.0f} of {found['patches']}"
             )
@@ -35,11 +35,11 @@ def retrieval(results: Results) -> str:
         raise StatedError(
             file="evaluate/details.json", expected="retrieval as evaluate writes it", found=repr(error)
         ) from None
-    if not told:
+    if not comparisons:
         return ""
     return (
         "For each held-out H&E patch its own partner was looked for among all that were held out, by likeness of the "
-        f"embeddings. It was among the first ten for {'; for '.join(told)}."
+        f"embeddings. It was among the first ten for {'; for '.join(comparisons)}."
     )
 
 
@@ -58,32 +58,32 @@ def missing(results: Results) -> list[str]:
 
 def limits(results: Results, note: str) -> list[str]:
     """Return what a reader must not conclude, in plain sentences."""
-    told, many = [note] if note else [], cohort_words(results).many
+    sentences, many = [note] if note else [], cohort_words(results).many
     patients = {slide.patient for slide in results.slides}
     if len(patients) == 1:
-        told.append("All slides are of one patient: nothing here says how results carry over to another patient.")
+        sentences.append("All slides are of one patient: nothing here says how results carry over to another patient.")
     if results.split is not None:
-        told.append(_held_out(results))
+        sentences.append(_held_out(results))
     if results.evidence:
-        told += [
+        sentences += [
             f"{_blocks(results)} They do not cover the differences between patients, nor between trainings: "
             f"{_seeds(results)}",
             f"The intervals of single {many} are not corrected for the number of {many}; the mean over {many} is the "
             "one comparison to go by.",
         ]
     unmeasured = {slide_words(slide).unmeasured for slide in results.slides if slide.registration}
-    told += sorted(filter(None, unmeasured))
+    sentences += sorted(filter(None, unmeasured))
     if "" in unmeasured:
-        told.append(
+        sentences.append(
             "Registration residuals measure how well the two stains agree with each other on tissue that was not used "
             "for fitting. They are not a comparison with landmarks placed by a person."
         )
     if results.features:
-        told.append(
+        sentences.append(
             "The embedding maps show the first principal components only. Closeness there hints at likeness and proves "
             "none."
         )
-    return told
+    return sentences
 
 
 def summary(results: Results) -> str:

@@ -1,4 +1,4 @@
-"""What all sections share: a key that nobody knows is a mistake, and so is a number that is none or has no end."""
+"""What all sections share: unknown keys, NaN and infinity are refused."""
 
 from __future__ import annotations
 

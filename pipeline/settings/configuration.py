@@ -6,13 +6,10 @@ The Snakefile and the command line read it through the same classes, so both ref
 from __future__ import annotations
 
 import json
-import reprlib
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, field, fields, is_dataclass, replace
-from difflib import get_close_matches
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
@@ -24,6 +21,7 @@ from pipeline.settings.containers import ContainerSettings
 from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import EvaluateSettings, baseline_of
 from pipeline.settings.inspect import InspectSettings
+from pipeline.settings.mistakes import mistakes, no_mapping, yaml_mistake
 from pipeline.settings.panel import PanelSettings
 from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
@@ -31,6 +29,7 @@ from pipeline.settings.report import ReportSettings
 from pipeline.settings.split import SplitSettings
 from pipeline.settings.tile import TileSettings
 from pipeline.settings.train import RunSettings
+from pipeline.text_file import read_text
 
 # A name that begins with - would be taken for an option.
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
@@ -112,35 +111,8 @@ def build(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
     try:
         return TypeAdapter(kind).validate_python(_words(values))
     except ValidationError as error:
-        # What several runs have from one mapping (`<<: *training`) is one mistake.
-        places: dict[str, list[str]] = defaultdict(list)
-        for item in error.errors(include_url=False):
-            places[_problem(kind, item)].append(".".join(str(part) for part in item["loc"]) or "(top)")
-        problems = [f"{', '.join(where)}: {problem}" for problem, where in places.items()]
-        raise StatedError(file=source, expected="a valid configuration", found="; ".join(problems)) from None
-
-
-def _problem(kind: Any, item: Any) -> str:
-    """Return what is wrong by one of pydantic's errors; of an unknown key, the known one that looks like it."""
-    if item["type"] != "unexpected_keyword_argument":
-        return f"{item['msg']}{_shown(item['input'])}"
-    *section, key = (str(part) for part in item["loc"])
-    near = get_close_matches(key, _keys_of(kind, section), n=1)
-    return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
-
-
-def _keys_of(kind: Any, section: Sequence[str]) -> list[str]:
-    """Return the keys of a section, which is named by the path to it."""
-    for part in section:
-        hint = get_type_hints(kind).get(part) if is_dataclass(kind) else None
-        # The name of a run leads from the mapping of runs to a run.
-        kind = get_args(kind)[1] if hint is None and get_origin(kind) is dict else hint
-    return [item.name for item in fields(kind)] if is_dataclass(kind) else []
-
-
-def _shown(value: Any) -> str:
-    """Return the value that was refused, unless it is a whole section."""
-    return "" if is_dataclass(value) else f" (value {reprlib.repr(value):.60})"
+        found = "; ".join(mistakes(kind, values, error.errors(include_url=False)))
+        raise StatedError(file=source, expected="a valid configuration", found=found) from None
 
 
 def load(path: Path) -> Settings:
@@ -171,15 +143,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         StatedError: if the file cannot be read, is no YAML mapping, or gives a key twice.
     """
+    text = read_text(path, expected="a readable YAML file")
     try:
-        values = _EachKeyOnce(path.read_text(encoding="utf-8")).get_single_data()
-    except (OSError, UnicodeDecodeError) as error:
-        found = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise StatedError(file=path, expected="a readable YAML file", found=found) from None
+        values = _EachKeyOnce(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise StatedError(file=path, expected="valid YAML", found=str(error)) from None
+        raise StatedError(file=path, expected="valid YAML", found=yaml_mistake(error)) from None
     if not isinstance(values, dict):
-        raise StatedError(file=path, expected="a mapping of keys to values", found=type(values).__name__)
+        raise StatedError(file=path, expected="a mapping of keys to values", found=no_mapping(values))
     return values
 
 

@@ -36,7 +36,7 @@ class EvaluateSettings:
     dense_side: bool = Field(
         default=False,
         description="whether the same probes are fitted to features of each run's dense encoder, too: what the dense "
-        "side tells by itself, an upper reference. It costs a pass of that encoder over the dense side of all patches "
+        "side shows alone, an upper reference. It costs a pass of that encoder over the dense side of all patches "
         "that are fitted or scored on",
     )
     labels: tuple[Annotated[int, Field(ge=2)] | Literal["all"], ...] = Field(

@@ -1,4 +1,4 @@
-"""The fourth sample of a colour image: alpha where the file says so (ExtraSamples), and the image on white."""
+"""Read the fourth sample of a colour image as alpha where the file says so, and lay the image on white."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels that a writer stored as separate images, one write call each, told from images of several regions."""
+"""Recognise channels stored as separate images, as opposed to images of several regions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def apart_channels(tif: TiffFile, series: Sequence[TiffPageSeries], file: Path) 
     """Return the names of images that are one channel each of the same field, or None where they may be regions.
 
     They are channels where each is one grey plane, all have the same size, pixel type and resolution, and either an
-    OME-TIFF gives each a name of its own that names no place and no stage position that differs, or tifffile wrote
+    OME-TIFF gives each a distinct name, none the name of a place, and all the same stage position, or tifffile wrote
     them without OME-XML, whose calls end in a series each.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a slide is to the rest of the program: one interface, whatever library reads the file."""
+"""Define a slide for the rest of the program: one interface, whatever library reads the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an RGB image shows light on black, as fluorescence does, and not what absorbs light, as a stain does."""
+"""Decide whether an RGB image shows light on black (fluorescence) or absorption (stain)."""
 
 from __future__ import annotations
 

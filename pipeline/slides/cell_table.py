@@ -1,4 +1,4 @@
-"""Tables of segmented cells: a row per cell, its place, an intensity per marker and, where there is one, its class.
+"""Read tables of segmented cells: per row a cell, its position, intensities of markers, and its class if given.
 
 Read are CSV (also TSV, and compressed), Parquet and AnnData. Columns are known by their names, whatever the case: the
 tables of mcmicro, QuPath, Xenium and scimap are taken as they are.

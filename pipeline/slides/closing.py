@@ -1,4 +1,4 @@
-"""What readers share: closing at the end of a `with` block, and the answers of slides without JPEG tiles to copy."""
+"""Share what readers have in common: closing in a `with` block, and answers without JPEG tiles to copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release the file; closing twice does no harm."""
+        """Release the file; may be called twice."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Whether channels that a file keeps apart may be the colours of one image, by what they are called."""
+"""Decide by their names whether separate channels may be the colours of one image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that belong to a slide beside the one that is named, found with few looks at the disk and no library.
+"""Find the files that belong to a slide beside the named one, with few looks at the disk and no library.
 
 The Snakefile asks for them as inputs of the stage inspect, for every slide and at every start.
 """

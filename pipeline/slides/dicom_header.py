@@ -1,4 +1,4 @@
-"""What a DICOM file states in its header, as far as slides need it: series, sizes and the spacing of pixels.
+"""Read from a DICOM header what slides need: series, sizes and the spacing of pixels.
 
 Only the elements before the pixels are read, so that a folder of many slides is looked through in little time.
 """
@@ -96,7 +96,7 @@ def _elements_of(path: Path, most_bytes: int) -> dict[Tag, bytes]:
 def _walk(data: bytes) -> Iterator[tuple[Tag, bytes]]:
     """Yield the wanted elements of the header, those of the shared pixel measures among them.
 
-    Other sequences are passed over, for they describe other series and images. Those without a length end where
+    Other sequences are skipped, for they describe other series and images. Those without a length end where
     their delimiter is, which only a walk through them finds.
     """
     at, implicit, passed_over = 0, False, 0

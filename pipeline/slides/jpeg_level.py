@@ -1,4 +1,4 @@
-"""Windows out of a level of JPEG tiles: each tile decoded straight from the file's bytes, by libjpeg-turbo.
+"""Read windows of a level of JPEG tiles: each tile is decoded from the file's bytes by libjpeg-turbo.
 
 OpenSlide composes every window anew and gives it back in another pixel layout, which takes several times as long as
 decoding. Here its pixels are met exactly, or the level is left to it.
@@ -142,7 +142,7 @@ class JpegLevel(Closing):
 def shown_transform(tiles: JpegTiles, level_size_xy: tuple[int, int], show: Show) -> int | None:
     """Return what a tile's stream must say of its colours for it to show what `show` does.
 
-    Files contradict themselves: a tile may claim YCbCr where its page says RGB, and readers differ in whom they
+    Files contradict themselves: a tile may claim YCbCr where its page says RGB, and readers differ in which they
     believe. So some tiles, the one of most bytes among them, are decoded either way and compared with the pixels
     shown, which must be met exactly.
 

@@ -1,4 +1,4 @@
-"""What a JPEG stream says of itself before its first scan, and which colours its samples stand for."""
+"""Read what a JPEG stream states before its first scan, and which colours its samples stand for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JPEG tiles of a slide as the scanner wrote them: complete streams, nothing decoded.
+"""Read the JPEG tiles of a slide as the scanner wrote them: complete streams, nothing decoded.
 
 A TIFF keeps the quantisation and Huffman tables once per level and says in a tag, not in the tile, whether the
 samples are RGB or YCbCr. A tile becomes a complete stream by putting the tables in front, and an Adobe marker that
@@ -151,10 +151,10 @@ class JpegTiles(Closing):
         """Yield the streams of the tiles that begin and end there in a block of the file."""
         beginning = self._beginnings.get(transform)
         length = len(beginning.found) if beginning else 0
-        places = zip(starts.tolist(), stops.tolist(), doubtful.tolist(), strict=True)
-        for place, (start, stop, is_doubtful) in enumerate(places):
+        extents = zip(starts.tolist(), stops.tolist(), doubtful.tolist(), strict=True)
+        for index, (start, stop, is_doubtful) in enumerate(extents):
             if beginning is None or is_doubtful or not block.startswith(beginning.found, start, stop):
-                number = int(numbers[place])
+                number = int(numbers[index])
                 try:
                     beginning = self._beginning(block[start:stop], number, transform)
                     if is_doubtful:
@@ -170,7 +170,7 @@ class JpegTiles(Closing):
             yield beginning.replacement, rest
 
     def _blocks(self, numbers: NDArray[np.int64]) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
-        """Yield bytes of the file with some of the tiles in turn, and where in them these begin."""
+        """Yield successive bytes of the file that hold some of the tiles, and where in them these begin."""
         starts, counts = self.offsets[numbers], self.counts[numbers]
         first = int(starts.min(initial=np.iinfo(np.int64).max))
         span = int((starts + counts).max(initial=0)) - first

@@ -1,4 +1,4 @@
-"""Blocks of an image as a lazy dask array: each is read where and when it is computed, by whoever computes it."""
+"""Present blocks of an image as a lazy dask array; each is read when it is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an image shows what another one shows, scaled down: a label picture of a fitting size does not."""
+"""Decide whether an image shows the same as another, scaled down; a label picture of fitting size does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the dense channels: what the file says, corrected by an optional CSV."""
+"""Name the dense channels: by the file, corrected by an optional CSV."""
 
 from __future__ import annotations
 
@@ -90,11 +90,9 @@ def _read(path: Path) -> list[tuple[int, str, str]]:
         raise StatedError(
             file=path, expected="a first line channel,marker", found=",".join(rows[0][1]) if rows else "no line"
         )
-    wrong = [str(line) for line, row in rows[1:] if len(row) != 2]
+    wrong = [f"{len(row)} in line {line}" for line, row in rows[1:] if len(row) != 2]
     if wrong:
-        raise StatedError(
-            file=path, expected="two cells in each line", found=f"another number in line {', '.join(wrong)}"
-        )
+        raise StatedError(file=path, expected="two cells in each line", found="; ".join(wrong))
     return [(line, row[0], row[1]) for line, row in rows[1:]]
 
 

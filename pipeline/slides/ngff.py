@@ -1,4 +1,4 @@
-"""What the metadata of an OME-Zarr image say: axes, levels with scale and translation, units, names of channels.
+"""Read the metadata of an OME-Zarr image: axes, levels with scale and translation, units, channel names.
 
 Specification: NGFF (next-generation file formats) 0.4, kept in Zarr v2, and 0.5, kept in Zarr v3. Attributes are
 anybody's JSON, so that each value is checked for its kind before it is used.
@@ -16,7 +16,7 @@ from pipeline.slides.stated_mpp import StatedMpp, stated_mpp, unit_um
 
 _AXES = "tczyx"
 _VERSIONS = "NGFF 0.4 or 0.5"
-# Of a scale or a translation in any unit; beyond it products are no numbers any more.
+# Of a scale or a translation in any unit; beyond it products overflow.
 _LARGEST = 1e30
 
 Attributes = Mapping[str, Any]
@@ -92,8 +92,8 @@ def _image(multiscale: Attributes, own: Attributes, file: Path) -> NgffImage:
     axes = multiscale.get("axes")
     if not isinstance(axes, list) or not all(isinstance(axis, dict) and axis.get("name") for axis in axes):
         found = "none" if axes is None else _short(axes)
-        told = f" in version {version}" if version else ""
-        raise StatedError(file=file, expected=f"axes with names ({_VERSIONS})", found=f"{found}{told}")
+        in_version = f" in version {version}" if version else ""
+        raise StatedError(file=file, expected=f"axes with names ({_VERSIONS})", found=f"{found}{in_version}")
     letters = ["c" if axis.get("type") == "channel" else str(axis["name"]).lower() for axis in axes]
     if sorted(letters) != sorted(set(letters)) or not {"x", "y"} <= set(letters) <= set(_AXES):
         raise StatedError(file=file, expected="axes y and x, and of c, t and z each once", found=", ".join(letters))
@@ -108,7 +108,7 @@ def _image(multiscale: Attributes, own: Attributes, file: Path) -> NgffImage:
 
 
 def _level(dataset: object, index: int, common: object, axes: Sequence[str], file: Path) -> NgffLevel:
-    """Return one level with the transformations of its own and then those of all levels."""
+    """Return one level with its own transformations and then those of all levels."""
     if not isinstance(dataset, dict) or not isinstance(dataset.get("path"), str):
         raise StatedError(file=file, expected=f"the path of dataset {index}", found=_short(dataset))
     where = f"dataset {dataset['path']}"

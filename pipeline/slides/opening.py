@@ -1,4 +1,4 @@
-"""The door to slides: chooses the reader by what the file holds, and says plainly why one cannot be opened."""
+"""Open slides: choose the reader by the file's content, and explain plainly why one cannot be opened."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _open(path: Path, slide: str, image: str, levels: Sequence[Level], shows: Sh
         expected = "a slide that OpenSlide or tifffile reads"
         if beginning.startswith(_PICTURES):
             expected += " (make a tiled TIFF of a PNG or JPEG: vips tiffsave in.png out.tif --tile --pyramid)"
-        raise StatedError(expected=expected, found=f"a file of another kind, which begins with {beginning!r}")
+        raise StatedError(expected=expected, found=f"a file that begins with {beginning!r}")
     if vendor is None or (vendor == "generic-tiff" and (shows == "channels" or not _is_plain_rgb(path))):
         opened = TiffSlide(path, slide, image, levels, shows)
     elif vendor == "generic-tiff":

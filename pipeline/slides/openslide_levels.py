@@ -1,4 +1,4 @@
-"""What a file states of the levels that OpenSlide shows: their tiles, and the resolution of each."""
+"""Read what a file states of the levels that OpenSlide shows: their tiles and resolutions."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def stored_levels(slide: OpenSlide, path: Path, vendor: str) -> list[StoredLevel
     if vendor == "dicom":
         stated = _dicom(path)
         return [StoredLevel(size, *stated.get(size, (None, None))) for size in sizes]
-    told = slide.level_downsamples
-    return [StoredLevel(size, _tile(slide, i), told=told[i]) for i, size in enumerate(sizes)]
+    downsamples = slide.level_downsamples
+    return [StoredLevel(size, _tile(slide, i), stated_downsample=downsamples[i]) for i, size in enumerate(sizes)]
 
 
 @contextmanager

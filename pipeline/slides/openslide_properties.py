@@ -1,4 +1,4 @@
-"""What a file says of itself that OpenSlide opens: um per pixel, scanned part, filter, colours of its tiles."""
+"""Read OpenSlide's properties of a file: um per pixel, scanned part, filter, colours of its tiles."""
 
 from __future__ import annotations
 

@@ -101,9 +101,9 @@ class OpenSlideSlide(Closing):
         if vendor in _PLACED_TIFF:
             refuse_other_colours(path, slide)
         if self._is_plain or vendor in _PADDED_TIFF:
-            self._exact, told = self._planes_read_exactly()
+            self._exact, exactness = self._planes_read_exactly()
             self._segments = SegmentReader(path, slide) if self._exact else None
-            self.header = replace(self.header, notes=(*notes, *told))
+            self.header = replace(self.header, notes=(*notes, *exactness))
 
     def read_region(
         self,

@@ -1,4 +1,4 @@
-"""Names of channels that a TIFF without OME-XML writes on its pages: the tag PageName, or the description."""
+"""Read channel names from the pages of a TIFF without OME-XML: the tag PageName, or the description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Points of a table as an image of dots, for the pictures by which a person checks where they lie."""
+"""Draw the points of a table as dots, for the pictures by which a person checks their positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the levels of a pyramid mean: their downsample, which files store as rounded or padded sizes, or as a tag."""
+"""Derive the downsample of pyramid levels, which files store as rounded or padded sizes, or as a tag."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class StoredLevel:
         tile_xy: of its tiles; None where it has none.
         um: um per pixel, or another length, by its own tag; None where it has none.
         is_level: whether the file's structure makes it a level of this image, so that only its scale is in question.
-        told: the downsample by the library that reads it, for levels whose sizes no single factor explains.
+        stated_downsample: by the library that reads it, for levels whose sizes no single factor explains.
     """
 
     size_xy: tuple[int, int]
     tile_xy: tuple[int, int] | None = None
     um: float | None = None
     is_level: bool = True
-    told: float | None = None
+    stated_downsample: float | None = None
 
 
 # How the pixels of a stored level correlate with those of a finer one, by the index of each and the downsample of
@@ -82,7 +82,7 @@ def possible_downsamples(base: StoredLevel, level: StoredLevel) -> tuple[float, 
     ratio = true_downsample(base.size_xy, level.size_xy)
     rounded = [] if whole is None else [whole]
     found = list(dict.fromkeys([*rounded, *_padded_downsamples(base, level), *([] if ratio is None else [ratio])]))
-    return tuple(found) or (() if level.told is None else (level.told,))
+    return tuple(found) or (() if level.stated_downsample is None else (level.stated_downsample,))
 
 
 def kept_levels(stored: Sequence[StoredLevel], compare: Compare) -> tuple[tuple[int, Level], ...]:

@@ -1,4 +1,4 @@
-"""What the stage inspect writes and every later stage reads: one JSON file per slide."""
+"""Write and read the record that inspect makes of a slide for every later stage: one JSON file per slide."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SlideRecord:
 
     Attributes:
         slide: unique name.
-        patient: whom it comes from.
+        patient: patient ID.
         sparse: the H&E image.
         dense: its multiplex partner, if there is one.
         transform: `` (to be registered), `identity`, or the path of a transform.

@@ -1,4 +1,6 @@
-"""Gene counts at spots: what an AnnData file (.h5ad) of spatial transcriptomics holds, read with h5py alone.
+"""Read gene counts at spots from an AnnData file (.h5ad) of spatial transcriptomics.
+
+Read with h5py: anndata allocates what a file states before any limit can be checked, and its import takes 0.7 s more.
 
 Specification: anndata's documentation, "On-disk format": `X` an array, or a group of encoding csr_matrix or csc_matrix;
 `var` a dataframe, whose attribute `_index` names the array of gene names; `obsm/spatial` an array, a row per spot.

@@ -1,4 +1,4 @@
-"""From a row of the sheet to what every later stage knows of the slide."""
+"""Stage inspect: turn a row of the sheet into the record that later stages read."""
 
 from __future__ import annotations
 
@@ -89,20 +89,20 @@ def source_digest(path: Path) -> str:
 
 def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, hashed: bool) -> SideRecord:
     path = Path(row.sparse) if side == "sparse" else _dense_file(row)
-    told = row.sparse_mpp if side == "sparse" else row.dense_mpp
+    sheet_mpp = row.sparse_mpp if side == "sparse" else row.dense_mpp
     told_kind = "brightfield" if side == "sparse" else row.dense_kind
     image = row.sparse_image if side == "sparse" else row.dense_image
     shows: Shows = kind_named(told_kind).shows if told_kind else "file"
     with open_slide(path, slide=row.slide, image=image, shows=shows) as opened:
         header = opened.header
         for index, level in enumerate(header.levels):
-            # One pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later.
+            # One pixel of every plane: a missing codec or plane shows now and not hours later.
             opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
     for note in header.notes:
         tell(f"slide {row.slide}, file {path}: {note}")
     if side == "sparse" or not row.dense_kind:
         _check_light(row, header, side, image)
-    mpp, source = _mpp(header, told, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
+    mpp, source = _mpp(header, sheet_mpp, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
     kind = kind_named(told_kind or ("brightfield" if header.is_rgb else "fluorescence"))
     described = Described(header.channels) if side == "sparse" else _described(row, header, kind)
     return SideRecord(
@@ -152,7 +152,7 @@ def _described(row: SheetRow, header: SlideHeader, kind: DenseKind) -> Described
     """Return what the sheet and the file say of the dense image together.
 
     Raises:
-        StatedError: if they contradict each other, or it cannot be told from the file what kind it is.
+        StatedError: if they contradict each other, or the file does not show which kind it is.
     """
     for expected, found in (*kind.contradictions(row, header), *_undeclared(row, header)):
         raise StatedError(slide=row.slide, file=row.dense, expected=expected, found=found)
@@ -237,14 +237,14 @@ def _points(row: SheetRow, kind: PointKind, tolerance: float, tell: Tell, *, has
 
 
 def _mpp(
-    header: SlideHeader, told: float | None, column: str, tolerance: float, slide: str, tell: Tell
+    header: SlideHeader, sheet_mpp: float | None, column: str, tolerance: float, slide: str, tell: Tell
 ) -> tuple[float, str]:
     """Return the um per pixel to use and who states it: the sheet where it does, since a person wrote it for that file.
 
-    What the file states otherwise is told, not refused: tags are wrong more often than people.
+    A contradicting value of the file is reported, not refused: tags are wrong more often than people.
     """
     where = f"slide {slide}, file {header.path}"
-    if told is None:
+    if sheet_mpp is None:
         if header.mpp is None:
             raise StatedError(
                 slide=slide,
@@ -256,10 +256,10 @@ def _mpp(
             tell(f"{where}: {header.mpp_remark}")
     elif header.mpp is None:
         if header.mpp_remark:
-            tell(f"{where}: {header.mpp_remark}; takes {column} {told:g} of the sheet")
-    elif abs(told - header.mpp) > tolerance * header.mpp:
-        tell(f"{where}: {header.mpp:.6g} um/px in the file; takes {column} {told:g} of the sheet")
-    mpp, source = (told, "sheet") if told is not None else (header.mpp, "file")
+            tell(f"{where}: {header.mpp_remark}; takes {column} {sheet_mpp:g} of the sheet")
+    elif abs(sheet_mpp - header.mpp) > tolerance * header.mpp:
+        tell(f"{where}: {header.mpp:.6g} um/px in the file; takes {column} {sheet_mpp:g} of the sheet")
+    mpp, source = (sheet_mpp, "sheet") if sheet_mpp is not None else (header.mpp, "file")
     if mpp is None or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise StatedError(
             slide=slide, file=header.path, expected="0.05 to 50 um per pixel", found=f"{mpp} (from the {source})"

@@ -1,4 +1,4 @@
-"""The um per pixel that a file states, and why it cannot be used where it cannot."""
+"""Check the um per pixel that a file states, and say why it cannot be used where it cannot."""
 
 from __future__ import annotations
 

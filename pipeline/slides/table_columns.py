@@ -1,4 +1,4 @@
-"""Columns of a table in a file, whatever its format: CSV, Parquet or AnnData, each read only where it is asked for.
+"""Read columns of a table in CSV, Parquet or AnnData; a column is read only when asked for.
 
 pyarrow is imported where a table is read, since all stages import the kinds of dense side and few meet a table.
 """

@@ -1,4 +1,4 @@
-"""Counts of genes from an output folder of 10x Genomics: of cells (Xenium), of spots (Visium) or of bins (Visium HD).
+"""Read gene counts from an output folder of 10x Genomics: of cells (Xenium), spots (Visium) or bins (Visium HD).
 
 Specification: 10x's pages on the HDF5 feature-barcode matrix (`matrix`: features by barcodes, compressed by barcode),
 on Space Ranger's `spatial` folder (`pxl_row_in_fullres`, `pxl_col_in_fullres`; `spot_diameter_fullres` spans 65 um,
@@ -64,9 +64,9 @@ def read_tenx_places(folder: Path) -> TenxPlaces:
     place = table.index.get_indexer(pd.Index(barcodes)) if table.index.is_unique else np.full(1, -1)
     if (place < 0).any():
         found = f"none for {barcodes[int(np.argmin(place))]!r}" if table.index.is_unique else "some more than once"
-        raise StatedError(file=files.places, expected="one place for each barcode of the matrix", found=found)
+        raise StatedError(file=files.positions, expected="one place for each barcode of the matrix", found=found)
     position = table.to_numpy(dtype=np.float64)[place]
-    checked_places(position, files.places, "places")
+    checked_places(position, files.positions, "places")
     return TenxPlaces(position / mpp if files.is_xenium else position, genes, mpp)
 
 
@@ -86,7 +86,11 @@ def read_tenx_counts(folder: Path, genes: Sequence[str]) -> Any:
     number = dict(zip(names, columns.tolist(), strict=True))
     absent = [gene for gene in genes if gene not in number]
     if absent:
-        raise StatedError(file=path, expected=f"the genes as inspected, with {absent[0]}", found="none of that name")
+        raise StatedError(
+            file=path,
+            expected=f"the genes as inspected, with {absent[0]}",
+            found=f"{len(names)} genes, none of that name",
+        )
     return counts[:, [number[gene] for gene in genes or names]]
 
 
@@ -113,18 +117,18 @@ def _place_table(files: TenxFiles) -> pd.DataFrame:
     columns = ["x_centroid", "y_centroid"] if files.is_xenium else ["pxl_col_in_fullres", "pxl_row_in_fullres"]
     name = "cell_id" if files.is_xenium else "barcode"
     try:
-        if files.places.suffix == ".parquet":
-            table = pd.read_parquet(files.places, columns=[name, *columns])
+        if files.positions.suffix == ".parquet":
+            table = pd.read_parquet(files.positions, columns=[name, *columns])
         else:
             # Space Ranger before 2.0 wrote no names of columns.
-            names = _POSITION_COLUMNS if files.places.name.endswith("_list.csv") else None
-            table = pd.read_csv(files.places, names=names, usecols=[name, *columns])
+            names = _POSITION_COLUMNS if files.positions.name.endswith("_list.csv") else None
+            table = pd.read_csv(files.positions, names=names, usecols=[name, *columns])
         index = [item.decode() if isinstance(item, bytes) else str(item) for item in table[name]]
         return table[columns].astype(np.float64).set_axis(index, axis=0)
     except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         reraise_bug(error)
         expected = f"a table with {name}, {', '.join(columns)}"
-        raise StatedError(file=files.places, expected=expected, found=" ".join(str(error).split())) from None
+        raise StatedError(file=files.positions, expected=expected, found=" ".join(str(error).split())) from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The files of an output folder of 10x Genomics that are read: Xenium, Visium or Visium HD.
+"""Find the files to read in an output folder of 10x Genomics: Xenium, Visium or Visium HD.
 
 The Snakefile asks for them at every start, so that the standard library is all that is used.
 """
@@ -25,20 +25,20 @@ class TenxFiles:
 
     Attributes:
         matrix: counts by feature and barcode (HDF5).
-        places: table of barcodes and their places.
+        positions: table of barcodes and their places.
         scale: JSON with the size of a pixel.
         is_xenium: whether the barcodes are cells, whose places are in um; otherwise spots or bins, in pixels.
     """
 
     matrix: Path
-    places: Path
+    positions: Path
     scale: Path
     is_xenium: bool
 
     @property
     def all(self) -> tuple[Path, ...]:
         """All of them, in a fixed order."""
-        return (self.scale, self.places, self.matrix)
+        return (self.scale, self.positions, self.matrix)
 
 
 def is_tenx(folder: Path) -> bool:
@@ -53,8 +53,8 @@ def tenx_files(folder: Path) -> TenxFiles:
         StatedError: if one is missing, naming it.
     """
     if (folder / _XENIUM).is_file():
-        places = _first(folder, _XENIUM_CELLS)
-        return TenxFiles(_first(folder, ("cell_feature_matrix.h5",)), places, folder / _XENIUM, is_xenium=True)
+        positions = _first(folder, _XENIUM_CELLS)
+        return TenxFiles(_first(folder, ("cell_feature_matrix.h5",)), positions, folder / _XENIUM, is_xenium=True)
     bins = sorted(item.name for item in (folder / "binned_outputs").glob("square_*"))
     if bins and not (folder / "spatial" / _VISIUM_SCALE).is_file():
         expected = "one folder of bins of a Visium HD output, below binned_outputs"

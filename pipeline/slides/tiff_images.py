@@ -1,4 +1,4 @@
-"""The images that a TIFF file holds, which of them is the slide, and which are its levels or something else."""
+"""List the images of a TIFF file: which one is the slide, which are its levels, which are something else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.slides.tiff_plane import BROKEN_TIFF
 
 # What scanners store beside the slide.
 _BESIDE = re.compile(r"(?<![^\W\d_])(label|macro|thumb(nail)?|overview|barcode|map)(?![^\W\d_])", re.IGNORECASE)
-# Without a resolution of its own, an image smaller than this part of the slide is taken for a picture of the glass.
+# Without a stated resolution, an image smaller than this part of the slide is taken for a picture of the glass.
 RIVAL_AREA = 0.25
 _HEIGHT = re.compile(r"\|\s*OffsetZ\s*=\s*([-+.\d]+)")
 # Kinds of files whose levels tifffile finds by their sizes only.
@@ -49,8 +49,8 @@ class TiffImage:
     def is_beside(self) -> bool:
         """Whether it is a label, a macro or a thumbnail by its name, or by the first line of its description."""
         first_line = self.series.keyframe.description[:200].partition("\n")[0]
-        told = self.name or ("" if first_line.startswith(("<", "{", "ImageJ")) else first_line)
-        return bool(_BESIDE.search(told))
+        label = self.name or ("" if first_line.startswith(("<", "{", "ImageJ")) else first_line)
+        return bool(_BESIDE.search(label))
 
     @property
     def is_reduced(self) -> bool:

@@ -1,4 +1,4 @@
-"""Resolution and channel names of a TIFF: OME-XML, Akoya's QPTIFF and inForm XML, ImageJ labels, resolution tags."""
+"""Read resolution and channel names of a TIFF: OME-XML, QPTIFF and inForm XML, ImageJ labels, tags."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def ome_images(tif: TiffFile, file: Path) -> tuple[OmeImage, ...]:
             names = [one_line(item.get("Name", "")) for item in pixels if _local(item) == "Channel"]
             size_xy = (int(pixels.get("SizeX", "0")), int(pixels.get("SizeY", "0")))
             mpp = " ".join(f"{key}={value}" for key, value in sorted(pixels.items()) if key.startswith("Physical"))
-            places = [(x.get("PositionX"), x.get("PositionY")) for x in pixels if _local(x) == "Plane"]
-            found.append(OmeImage(one_line(image.get("Name", "")), tuple(names), size_xy, mpp, str(places[:1])))
+            positions = [(x.get("PositionX"), x.get("PositionY")) for x in pixels if _local(x) == "Plane"]
+            found.append(OmeImage(one_line(image.get("Name", "")), tuple(names), size_xy, mpp, str(positions[:1])))
     return tuple(found)
 
 

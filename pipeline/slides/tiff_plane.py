@@ -1,4 +1,4 @@
-"""One stored plane of a TIFF: where its tiles or strips lie, how they are decoded, and whether its tags can be so."""
+"""Locate and decode one stored plane of a TIFF, and check that its tags are possible."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ class Plane:
                 try:
                     stated = stated_transform(stream.read(int(self.counts[index])))
                 except ValueError:
-                    # A broken tile is told where it is read.
+                    # A broken tile is reported where it is read.
                     continue
                 if stated is not None and stated != tagged:
                     names = {RGB: "RGB", YCBCR: "YCbCr"}
-                    told = f"JPEG tiles state {names[stated]}, the photometric tag {names[tagged]}"
-                    return f"{told}: the tiles are believed"
+                    both = f"JPEG tiles state {names[stated]}, the photometric tag {names[tagged]}"
+                    return f"{both}: the tiles are believed"
         return ""
 
     @property

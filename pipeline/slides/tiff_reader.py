@@ -163,8 +163,8 @@ class TiffSlide(WithoutJpegTiles):
         stored = [stored_level(item[0], is_level=is_level) for item, is_level in candidates]
         compare = self._compare([item[0] for item, _ in candidates])
         kept = recorded_levels(stored, known) or kept_levels(stored, compare)
-        channels, told = _channels(self._tif, group, names, path, shows)
-        notes = (*told, *(() if known else notes_on_levels(stored, kept)))
+        channels, channel_notes = _channels(self._tif, group, names, path, shows)
+        notes = (*channel_notes, *(() if known else notes_on_levels(stored, kept)))
         levels = tuple(level for _, level in kept)
         mpp = chosen.mpp
         is_table = channels == RGB and series.keyframe.photometric == _PALETTE
@@ -205,8 +205,8 @@ def _channels(
     series, page = group[0], group[0].keyframe
     count = len(group) if len(group) > 1 else prod(series.shape) // area_of(series)
     if len(group) > 1:
-        told = f"{count} images of one plane and one size taken as channels of one image"
-        return tuple(name or f"C{index}" for index, name in enumerate(names)), (told,)
+        channel_notes = f"{count} images of one plane and one size taken as channels of one image"
+        return tuple(name or f"C{index}" for index, name in enumerate(names)), (channel_notes,)
     remarks: list[str]
     if page.photometric in (_RGB, _YCBCR) and count in (3, 4):
         if shows == "channels":
@@ -220,8 +220,8 @@ def _channels(
     # Pages that tifffile does not hold, or whose file it has closed, tell nothing more.
     is_apart = len(files_of(series)) > 1 or (series.dataoffset is not None and count > 1)
     pages = [] if is_apart else [p.aspage() for p in series if p is not None]
-    found, told = channel_names(tif, series, pages, count, path)
-    remarks = [told] if told else []
+    found, channel_notes = channel_names(tif, series, pages, count, path)
+    remarks = [channel_notes] if channel_notes else []
     if dict(zip(series.axes, series.shape, strict=True)).get("T", 1) > 1:
         remarks.append(f"{count} points in time (axis T) taken as channels")
     if DTYPES[series.dtype.name] != series.dtype.name:

@@ -1,4 +1,4 @@
-"""Windows out of TIFF planes: only the tiles or strips that a window touches are read and decoded."""
+"""Read windows of TIFF planes: only the tiles or strips that a window touches are decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OME-TIFFs whose planes lie in several files, as of a Xenium run: each plane is read from the file that holds it."""
+"""Read OME-TIFFs whose planes lie in several files, as of a Xenium run."""
 
 from __future__ import annotations
 

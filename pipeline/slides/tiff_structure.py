@@ -1,4 +1,4 @@
-"""Whether all that a TIFF promises lies within the file: the cheap way to notice a broken copy before hours of work."""
+"""Check that all a TIFF promises lies within the file, which finds a broken copy before hours of work."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def is_tiff(path: Path) -> bool:
 def check_whole(path: Path) -> None:
     """Check that every directory, tag value, tile and strip of a TIFF lies within the file, and that sizes make sense.
 
-    Only tags are read. NDPI files beyond 4 GiB are passed over: their pointers are not what the TIFF standard says.
+    Only tags are read. NDPI files beyond 4 GiB are skipped: their pointers are not what the TIFF standard says.
 
     Raises:
         StatedError: if something lies beyond the end, so the file was cut off, or a size is absurd.

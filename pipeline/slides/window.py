@@ -1,4 +1,4 @@
-"""The part of a window that lies on the slide."""
+"""Clip a window to the slide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks in Blosc that were cut off: their decoder believes the header and reads beyond the end of what there is."""
+"""Check Blosc chunks that were cut off: their decoder trusts the header and reads beyond the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows out of Zarr arrays: only the chunks that a window touches are read, and a bounded number is kept decoded.
+"""Read windows of Zarr arrays: only touched chunks are read, and a bounded number stays decoded.
 
 Zarr decodes the chunks of one request side by side, and each request costs about a millisecond whatever it asks for. So
 chunks that are missing side by side are asked for at once, and kept as the one block that zarr returns.
@@ -39,7 +39,7 @@ class _Block:
 
     def chunks(self) -> list[Key]:
         """Return what its chunks are found by."""
-        return [(self.level, *place) for place in _places(self.start, self.stop)]
+        return [(self.level, *index) for index in _places(self.start, self.stop)]
 
 
 class ChunkReader:
@@ -113,9 +113,9 @@ class ChunkReader:
         array = self._levels[level]
         chunk_bytes = prod(array.chunk_cyx) * array.array.dtype.itemsize
         for planes in dict.fromkeys(map(tuple, missing.values())):
-            places = sorted(place for place, absent in missing.items() if tuple(absent) == planes)
+            indices = sorted(index for index, absent in missing.items() if tuple(absent) == planes)
             runs: dict[tuple[int, int], list[int]] = {}
-            for row, found in groupby(places, key=lambda place: place[0]):
+            for row, found in groupby(indices, key=lambda index: index[0]):
                 for first, end in _runs([column for _, column in found]):
                     runs.setdefault((first, end), []).append(row)
             most = max(1, _BLOCK_BYTES // chunk_bytes)
@@ -128,16 +128,16 @@ class ChunkReader:
         try:
             return array.read(self._box(array, start, stop))
         except ValueError as error:
-            place, found = start, str(error)
+            index, found = start, str(error)
             # Of many chunks read at once zarr does not say which one it was.
             for one in _places(start, stop):
                 try:
                     array.read(self._box(array, one, (one[0] + 1, one[1] + 1, one[2] + 1)))
                 except ValueError as its_error:
-                    place, found = one, str(its_error)
+                    index, found = one, str(its_error)
                     break
-            told = dict(zip("cyx", place, strict=True))
-            name = ", ".join(f"{axis} {told.get(axis, 0)}" for axis in array.axes if axis in "cyx")
+            index_of = dict(zip("cyx", index, strict=True))
+            name = ", ".join(f"{axis} {index_of.get(axis, 0)}" for axis in array.axes if axis in "cyx")
             raise CorruptTileError(
                 slide=self._slide,
                 file=self._path,

@@ -1,4 +1,4 @@
-"""What a folder of OME-Zarr holds, told by names of files alone, without the package zarr: its metadata and its chunks.
+"""List what a folder of OME-Zarr holds by names of files, without the package zarr: metadata and chunks.
 
 The Snakefile asks for the metadata files at every start, so few folders are looked into for them.
 """

@@ -1,4 +1,4 @@
-"""The images that an OME-Zarr folder holds, which of them is the slide, and the arrays of its levels."""
+"""List the images of an OME-Zarr folder: which one is the slide, and the arrays of its levels."""
 
 from __future__ import annotations
 
@@ -132,9 +132,15 @@ def images_of(path: Path) -> list[ZarrImage]:
     own = own_attributes(attributes)
     if "multiscales" in own:
         return _images(root, "", path, 0)
-    for kind, told in (("plate", "a plate of wells"), ("well", "a well of fields"), ("labels", "a group of labels")):
+    for kind, description in (
+        ("plate", "a plate of wells"),
+        ("well", "a well of fields"),
+        ("labels", "a group of labels"),
+    ):
         if kind in own:
-            raise StatedError(file=path, expected=f"one image: name the folder of one within {told}", found=told)
+            raise StatedError(
+                file=path, expected=f"one image: name the folder of one within {description}", found=description
+            )
     found: list[ZarrImage] = []
     for number in range(_MOST_IMAGES):
         group = _member(root, str(number), path)
@@ -233,11 +239,13 @@ def _check_order(levels: Sequence[LevelArray], described: NgffImage, path: Path)
         is_ordered = all(a >= b for a, b in zip(finer.size_xy, level.size_xy, strict=True))
         scales = [described.levels[k].scale_xy for k in (i - 1, i)]
         if not is_ordered or any(a > b for a, b in zip(*scales, strict=True)):
-            told = [
+            order = [
                 f"{x.name} of {x.size_xy[0]} x {x.size_xy[1]} px with scale {scale[0]:g}"
                 for x, scale in zip((finer, level), scales, strict=True)
             ]
-            raise StatedError(file=path, expected="levels from the finest to the coarsest", found=" before ".join(told))
+            raise StatedError(
+                file=path, expected="levels from the finest to the coarsest", found=" before ".join(order)
+            )
         if (finer.shape_cyx[0], finer.dtype) != (level.shape_cyx[0], level.dtype):
-            told = [f"{x.shape_cyx[0]} of {x.dtype} in {x.name}" for x in (finer, level)]
-            raise StatedError(file=path, expected="the same channels in every level", found=", ".join(told))
+            channels = [f"{x.shape_cyx[0]} of {x.dtype} in {x.name}" for x in (finer, level)]
+            raise StatedError(file=path, expected="the same channels in every level", found=", ".join(channels))

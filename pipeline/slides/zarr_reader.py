@@ -1,4 +1,4 @@
-"""OME-Zarr images (NGFF 0.4 and 0.5) of any number of channels, read in place by zarr.
+"""Read OME-Zarr images (NGFF 0.4 and 0.5) of any number of channels in place by zarr.
 
 Pixels are the numbers that the arrays hold; a chunk that is not stored shows the fill value, as the format says.
 """
@@ -47,7 +47,7 @@ class ZarrSlide(WithoutJpegTiles):
     ) -> None:
         images = images_of(path)
         chosen = chosen_image(images, image, path)
-        placed, told = _placed(chosen)
+        placed, messages = _placed(chosen)
         arrays = [chosen.levels[index] for index in placed]
         stored = [_stored(chosen, index) for index in placed]
         self._chunks = ChunkReader(arrays, path, slide)
@@ -55,7 +55,7 @@ class ZarrSlide(WithoutJpegTiles):
         kept = recorded_levels(stored, levels) or kept_levels(stored, compare)
         self._indices = tuple(index for index, _ in kept)
         channels, remarks = _channels(chosen, shows)
-        notes = (*told, *remarks)
+        notes = (*messages, *remarks)
         if not levels:
             shown = [arrays[index] for index in self._indices]
             notes += notes_on_levels(stored, kept) + _notes_on_scales(stored, kept)
@@ -111,7 +111,7 @@ def _placed(image: ZarrImage) -> tuple[list[int], tuple[str, ...]]:
     many leave it out: then all levels have the same. Any other is of another field, or of picked pixels.
     """
     first = image.described.levels[0]
-    placed, told = [], []
+    placed, messages = [], []
     for index, level in enumerate(image.described.levels):
         # In x and y, in pixels of this level.
         shifts = [a - b for a, b in zip(level.translation_xy, first.translation_xy, strict=True)]
@@ -119,13 +119,13 @@ def _placed(image: ZarrImage) -> tuple[list[int], tuple[str, ...]]:
         averaged = [(scale - base) / 2 / scale for scale, base in zip(level.scale_xy, first.scale_xy, strict=True)]
         off = [a - b for a, b in zip(stated, averaged, strict=True)]
         if any(abs(shift) > _SAME_PLACE for shift in stated) and any(abs(shift) > _LARGEST_SHIFT for shift in off):
-            told.append(
+            messages.append(
                 f"leaves out level {level.path}, whose translation puts its pixels {off[0]:.3g}, {off[1]:.3g} of them "
                 "(x, y) from where averaging level 0 does"
             )
         else:
             placed.append(index)
-    return placed, tuple(told)
+    return placed, tuple(messages)
 
 
 def _stored(image: ZarrImage, index: int) -> StoredLevel:
@@ -150,34 +150,36 @@ def _channels(image: ZarrImage, shows: Shows) -> tuple[tuple[str, ...], tuple[st
 
 def _notes_on_scales(stored: Sequence[StoredLevel], kept: Sequence[tuple[int, Level]]) -> tuple[str, ...]:
     """Return a line on each level whose scale says another downsample than its size does."""
-    told = []
+    messages = []
     for index, level in kept:
         stated = (stored[index].um or 0) / (stored[0].um or 1)
         if abs(stated - level.downsample) > _SAME_SCALE * level.downsample:
             width, height = stored[index].size_xy
             scale = f"{stated:g} times level 0 by its scale"
-            told.append(f"level of {width} x {height} px: {scale}, takes {level.downsample:g} by its size")
-    return tuple(told)
+            messages.append(f"level of {width} x {height} px: {scale}, takes {level.downsample:g} by its size")
+    return tuple(messages)
 
 
 def _notes_on_chunks(arrays: Sequence[LevelArray], path: Path) -> tuple[str, ...]:
     """Return a line on the chunks that are not stored, which is how the format stores areas of one value."""
-    told = []
+    messages = []
     for level in arrays:
         sides = level.array.shards or level.array.chunks
         whole = prod(-(-side // step) for side, step in zip(level.array.shape, sides, strict=True))
         absent = whole - stored_chunks(path / level.name)
         if absent > 0:
-            told.append(f"{absent} of {whole} in level {level.name}")
-    if not told:
+            messages.append(f"{absent} of {whole} in level {level.name}")
+    if not messages:
         return ()
     fill = arrays[0].array.fill_value
-    return (f"chunks that are not stored show {0 if fill is None else fill}, as the format says: {', '.join(told)}",)
+    return (
+        f"chunks that are not stored show {0 if fill is None else fill}, as the format says: {', '.join(messages)}",
+    )
 
 
 def _notes_on_others(images: Sequence[ZarrImage], chosen: ZarrImage) -> tuple[str, ...]:
     """Return a line on each other image of the folder, and on label images."""
-    told = [f"leaves out image {image}, which is not image {chosen}" for image in images if image is not chosen]
+    messages = [f"leaves out image {image}, which is not image {chosen}" for image in images if image is not chosen]
     if chosen.labels:
-        told.append(f"leaves out the label images {', '.join(chosen.labels)}; each can be named as a mask")
-    return tuple(told)
+        messages.append(f"leaves out the label images {', '.join(chosen.labels)}; each can be named as a mask")
+    return tuple(messages)

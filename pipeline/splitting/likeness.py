@@ -1,4 +1,4 @@
-"""Whether two stores hold one slide: exported twice, compressed anew, in another container or at a lower magnification.
+"""Decide whether two stores hold one slide: exported twice, recompressed, in another format or magnification.
 
 Bytes do not tell. The fine structure of the whole slide finds pairs that may be one slide; patches at the same places
 then decide, for nuclei lie at the same places in no two sections, however alike their outlines are.
@@ -45,8 +45,8 @@ def alike(structures: Sequence[Structure | None]) -> Iterator[tuple[int, int]]:
     """Yield the indices of every two slides that may be one, by their structure as a whole."""
     known = [index for index, structure in enumerate(structures) if structure is not None]
     stacked = np.array([structures[index] for index in known], dtype=np.float32)
-    for place, index in enumerate(known):
-        found = stacked[:place] @ stacked[place] if place else np.empty(0)
+    for row, index in enumerate(known):
+        found = stacked[:row] @ stacked[row] if row else np.empty(0)
         yield from ((known[int(other)], index) for other in np.flatnonzero(found >= _ALIKE))
 
 

@@ -1,4 +1,4 @@
-"""The stage split: folds in which no patient, or where there is only one, no piece of tissue, appears twice."""
+"""Stage split: make folds in which no patient or, of a single patient, no piece of tissue appears twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SlidePatches:
 
     Attributes:
         slide: its name.
-        patient: whom it comes from.
+        patient: patient ID, spelled identically on all slides of a patient.
         position_um: (N, 2) float64 corner of each patch.
         pair_quality: (N,) float32.
         digest: hash of positions and quality, for the provenance.
@@ -222,7 +222,7 @@ def _held_out(order: Sequence[str], weight: Mapping[str, int], folds: int) -> li
 
 
 def _shared(patches: Sequence[SlidePatches]) -> Iterator[tuple[str, SlidePatches, SlidePatches]]:
-    """Yield side and slides wherever two slides are one image, byte for byte or written twice."""
+    """Yield side and slides of each pair of slides that show one image, byte for byte or written twice."""
     for side in _SIDES:
         first: dict[str, SlidePatches] = {}
         for item in patches:
@@ -237,13 +237,13 @@ def _refuse_shared_images(patches: Sequence[SlidePatches], by: str) -> None:
     for side, first, second in _shared(patches):
         if by == "patient" and first.patient == second.patient:
             continue
-        whom = f" (patients {first.patient} and {second.patient})" if first.patient != second.patient else ""
+        patients = f" (patients {first.patient} and {second.patient})" if first.patient != second.patient else ""
         what, shared = _SIDES[side]
         raise StatedError(
             slide=second.slide,
             expected=f"another {what} than slide {first.slide} has, for a split by {by} may train on one and "
             "hold out the other",
-            found=f"{shared} in both{whom}",
+            found=f"{shared} in both{patients}",
         )
 
 

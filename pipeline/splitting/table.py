@@ -1,4 +1,4 @@
-"""The table of patches and folds, `split/patches.tsv`: one line per patch, in the order of sheet and store."""
+"""Write and read `split/patches.tsv`: a line per patch with its fold, in the order of sheet and store."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def read_split_table(path: Path) -> pd.DataFrame:
         table = table.astype({"row": np.int64, "fold": np.int64, "pair_quality": np.float64})
     except (ValueError, TypeError, OverflowError) as error:
         raise StatedError(file=path, expected="numbers in row, fold and pair_quality", found=str(error)) from None
-    if table[["row", "fold"]].min().min() < 0 or not np.isfinite(table["pair_quality"]).all():
-        raise StatedError(file=path, expected="rows and folds from 0, finite pair_quality", found="others")
+    bad = np.flatnonzero((table[["row", "fold"]] < 0).any(axis=1) | ~np.isfinite(table["pair_quality"]))
+    if len(bad):
+        values = table.iloc[bad[0]]
+        found = (
+            f"row {values['row']}, fold {values['fold']}, pair_quality {values['pair_quality']} in line {bad[0] + 2}"
+        )
+        raise StatedError(file=path, expected="rows and folds from 0, finite pair_quality", found=found)
     return table.assign(patient=table["patient"].map(patient_name))

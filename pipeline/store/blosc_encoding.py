@@ -1,4 +1,4 @@
-"""Blosc chunks of pixels: which settings, and encoding as zarr-python's codec `blosc` decodes it.
+"""Encode pixels as Blosc chunks that zarr-python's codec `blosc` decodes.
 
 Measured with benchmarks/store_codec.py on ORION patches. Without shuffling, uint8 planes are a seventh smaller
 than with bits shuffled and decode twice as fast, for most of a fluorescence plane is long runs; uint16 planes are 9 %

@@ -1,6 +1,6 @@
-"""Classes of patches from a table that somebody made of a slide: tissue classes of squares, or a label of each patch.
+"""Read classes of patches from a table about a slide: tissue classes of squares, or a label of each patch.
 
-A comma- or tab-separated text with named columns, in one of two forms; other columns are passed over, and an empty
+A comma- or tab-separated text with named columns, in one of two forms; other columns are ignored, and an empty
 class is none:
 
 - squares: `x_um`, `y_um` (upper-left corner in the sparse slide's frame; `he_x_um`, `he_y_um` mean the same),
@@ -35,7 +35,7 @@ NO_NAME = ""
 CLASS_COLUMN = "class"
 _SAME = {"he_x_um": "x_um", "he_y_um": "y_um"}
 _MOST_CLASSES = 1000
-# Squares side by side may miss each other by rounding: their edges are moved to where no number is round.
+# Adjacent squares may miss each other by rounding: their edges are moved off round numbers.
 _EDGE_UM = 1e-6
 
 
@@ -68,7 +68,7 @@ def read_classes(path: Path, patches: ClassifiedPatches, column: str = CLASS_COL
         StatedError: if the table cannot be read, lacks a column, holds what is not a number, no such row or more than
             1,000 classes, or has squares of two classes over the centre of a patch.
     """
-    return _Reading(path, patches, column).classes()
+    return _ClassTable(path, patches, column).classes()
 
 
 def numbered(names: Sequence[Names]) -> tuple[tuple[str, ...], list[Integers]]:
@@ -83,7 +83,7 @@ def numbered(names: Sequence[Names]) -> tuple[tuple[str, ...], list[Integers]]:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _ClassTable:
     """A table that is being read."""
 
     path: Path

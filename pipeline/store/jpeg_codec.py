@@ -1,4 +1,4 @@
-"""JPEG as a Zarr codec: what lets stock zarr-python read patches that are still the scanner's own streams.
+"""Define JPEG as a Zarr codec, so that stock zarr-python reads patches kept as the scanner's streams.
 
 Name and spelling are those of the package imagecodecs-zarr, which needs Python 3.12 and reads these stores as we do
 (tried: Python 3.12, zarr 3.4.2, imagecodecs-zarr 2026.10.10). Metadata written here has no configuration, for a

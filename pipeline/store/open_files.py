@@ -1,4 +1,4 @@
-"""Files that stay open between reads: few opens, which is what costs on a network disk, and never too many at once."""
+"""Keep files open between reads: opening is slow on a network disk, and open files are limited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the patches of a store lie: on its grid, one small pixel per patch, laid over the whole slide; and in um."""
+"""Locate the patches of a store: on its grid as one small pixel per patch over the slide, and in um."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store: one Zarr v3 group with all patches of a slide, row i being patch i in every array.
+"""Open a store: one Zarr v3 group with all patches of a slide, row i being patch i in every array.
 
 Plain Zarr with sharding, one chunk per patch: stock zarr-python reads any part of it, once this module or the
 package imagecodecs-zarr has told it what `imagecodecs_jpeg` is. Pixels come a block of rows at a time, from threads
@@ -36,7 +36,7 @@ class StoreAttributes:
 
     Attributes:
         slide: name of the slide.
-        patient: whom it comes from.
+        patient: patient ID.
         size_px: side of a patch in pixels.
         mpp: um per pixel of the patches.
         mpp_level0: um per level-0 pixel of the sparse slide.
@@ -174,19 +174,19 @@ class PatchStore:
         return np.dtype(_array(self._group, "dense").dtype)
 
     def read_sparse(
-        self, rows: Rows, out: NDArray[np.uint8] | None = None, places: NDArray[np.int64] | None = None
+        self, rows: Rows, out: NDArray[np.uint8] | None = None, indices: NDArray[np.int64] | None = None
     ) -> NDArray[np.uint8]:
         """Return (n, P, P, 3) uint8: the H&E patches of these rows, in this order; see `ShardedRows.read`."""
-        return self._read("sparse", rows, out, places)
+        return self._read("sparse", rows, out, indices)
 
     def read_dense(
-        self, rows: Rows, out: NDArray[Any] | None = None, places: NDArray[np.int64] | None = None
+        self, rows: Rows, out: NDArray[Any] | None = None, indices: NDArray[np.int64] | None = None
     ) -> NDArray[Any]:
         """Return (n, C, P, P) in the dense slide's dtype: the dense side of these rows; see `ShardedRows.read`.
 
         Of gene counts P is 1.
         """
-        return self._read("dense", rows, out, places)
+        return self._read("dense", rows, out, indices)
 
     def read_ahead(self, rows: Rows, *, dense: bool) -> None:
         """Have the system fetch these rows from disk before they are read; see `ShardedRows.read_ahead`.
@@ -206,10 +206,10 @@ class PatchStore:
         except ValueError as error:
             raise StatedError(file=self.path / name, expected="intact chunks", found=str(error)) from None
 
-    def _read(self, name: str, rows: Rows, out: NDArray[Any] | None, places: NDArray[np.int64] | None) -> NDArray[Any]:
+    def _read(self, name: str, rows: Rows, out: NDArray[Any] | None, indices: NDArray[np.int64] | None) -> NDArray[Any]:
         own = self._rows[name]
         if own is not None:
-            return own.read(rows, out, places)
+            return own.read(rows, out, indices)
         # A store that was rewritten by other means, with other codecs: what zarr-python makes of it.
         array = _array(self._group, name)
         try:
@@ -220,7 +220,7 @@ class PatchStore:
             raise StatedError(file=self.path / name, expected="intact chunks", found=str(error)) from None
         if out is None:
             return found
-        out[slice(None) if places is None else places] = found
+        out[slice(None) if indices is None else indices] = found
         return out
 
 

@@ -1,4 +1,4 @@
-"""Rows of a sharded Zarr v3 array, read at the speed at which they are decoded.
+"""Read rows of a sharded Zarr v3 array at the speed of decoding.
 
 zarr-python reads the index of a shard anew for every selection, gives each chunk its own task and copies what it
 decoded; here an index is read once, and chunks are decoded where they are wanted. Everything that takes long
@@ -84,14 +84,14 @@ class ShardedRows:
         return self._layout.dtype
 
     def read(
-        self, rows: Rows, out: NDArray[Any] | None = None, places: NDArray[np.int64] | None = None
+        self, rows: Rows, out: NDArray[Any] | None = None, indices: NDArray[np.int64] | None = None
     ) -> NDArray[Any]:
         """Return (n, …): these rows, in this order.
 
         Args:
             rows: which.
             out: contiguous array of the result's shape and dtype to decode into, and to return.
-            places: row i goes to `out[places[i]]`, and `out` may be longer than the rows are; default: place i.
+            indices: row i goes to `out[indices[i]]`, and `out` may be longer than the rows are; default: index i.
 
         Raises:
             StatedError: if a chunk or an index is not what was written.
@@ -102,12 +102,12 @@ class ShardedRows:
         shape, dtype = (len(wanted), *self._layout.shape[1:]), self._layout.dtype
         if out is None:
             out = np.empty(shape, dtype=dtype)
-        fits = out.shape == shape if places is None else out.shape[1:] == shape[1:]
+        fits = out.shape == shape if indices is None else out.shape[1:] == shape[1:]
         if not fits or out.dtype != dtype or not out.flags.c_contiguous:
             raise ValueError(
                 f"expected a contiguous array {shape} of {dtype} to read into, found {out.shape} {out.dtype}"
             )
-        into = np.arange(len(wanted)) if places is None else places
+        into = np.arange(len(wanted)) if indices is None else indices
         # In the order of the file, so that a disk need not go to and fro and neighbours are read together.
         order = np.argsort(wanted, kind="stable")
         wanted, into = wanted[order], into[order]
@@ -157,7 +157,7 @@ class ShardedRows:
         return np.where(wanted < 0, wanted + count, wanted)
 
     def _read_shard(
-        self, number: int, within: NDArray[np.int64], rows: list[int], places: list[int], out: NDArray[Any]
+        self, number: int, within: NDArray[np.int64], rows: list[int], indices: list[int], out: NDArray[Any]
     ) -> None:
         """Decode rows of one shard, given in the order of the file, into their places of `out`."""
         try:
@@ -168,12 +168,12 @@ class ShardedRows:
                     data = None if begin == MISSING else _read(file, begin, last + size - begin)
                     for i in run:
                         if data is None:
-                            self._fill(out[places[i]], rows[i])
+                            self._fill(out[indices[i]], rows[i])
                         else:
-                            self._decode(data[extents[i][0] - begin :], extents[i][1], rows[i], out[places[i]])
+                            self._decode(data[extents[i][0] - begin :], extents[i][1], rows[i], out[indices[i]])
         except FileNotFoundError:
-            for row, place in zip(rows, places, strict=True):
-                self._fill(out[place], row)
+            for row, index in zip(rows, indices, strict=True):
+                self._fill(out[index], row)
 
     def _decode(self, data: NDArray[np.uint8], size: int, row: int, into: NDArray[Any]) -> None:
         """Decode the chunk of `size` bytes at the beginning of `data`."""
@@ -281,7 +281,7 @@ def _decode_jpeg(chunk: NDArray[np.uint8], into: NDArray[Any]) -> None:
 
 
 def _decode_blosc(chunk: NDArray[np.uint8], into: NDArray[Any]) -> None:
-    # The decoder takes any buffer; its stub names only some. Threads read rows of their own; blosc's would only stand
+    # The decoder takes any buffer; its stub names only some. Threads read separate rows; blosc's would only stand
     # in their way.
     decoded = blosc_decode(cast(bytes, chunk), numthreads=1, out=into.reshape(-1).view(np.uint8).data)
     if len(decoded) != into.nbytes:

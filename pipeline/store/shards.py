@@ -1,4 +1,4 @@
-"""Shards of a Zarr v3 array, one chunk per row, written from chunks that are encoded already.
+"""Write shards of a Zarr v3 array, one chunk per row, from encoded chunks.
 
 A shard is its chunks end to end, then an index of (offset, bytes) per chunk as little-endian uint64, all ones for a
 chunk that is not there, then the index's CRC-32C (Zarr's specification of the codec `sharding_indexed`).

@@ -1,4 +1,4 @@
-"""What the dense side tells of a patch in a few numbers, made comparable between slides: what can be predicted of it.
+"""Define the targets of prediction: a few numbers per patch of the dense side, comparable between slides.
 
 Fluorescence: mean intensity of each marker. Brightfield: mean optical density of each stain. Mask: share of each class.
 Gene counts: counts of each gene per 10,000 of the patch.
@@ -20,7 +20,7 @@ _MAJORITY = 0.5
 def comparable(values: Floats, dense_kind: str) -> Floats:
     """Return values (n, T) of a kind of dense side on the scale on which they are predicted and compared.
 
-    log(1 + x) of intensities and normalised counts; densities and shares are on scales of their own already.
+    log(1 + x) of intensities and normalised counts; densities and shares stay as they are.
     """
     return kind_named(dense_kind).comparable(values)
 

@@ -1,4 +1,4 @@
-"""Writing a store: blocks of rows from any thread in any order, always to the same bytes."""
+"""Write a store: blocks of rows from any thread in any order, always to the same bytes."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class StoreWriter:
     def write(self, first_row: int, sparse: NDArray[np.uint8], dense: NDArray[Any] | None) -> None:
         """Write consecutive rows, which start at a block's first row and end at a block's last or the last of all.
 
-        Safe from several threads at once, each with rows of its own, in any order.
+        Safe from several threads at once, each with separate rows, in any order.
         """
         if self._sparse_codec:
             codec = self._sparse_codec

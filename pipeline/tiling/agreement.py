@@ -1,4 +1,4 @@
-"""What the neighbours of a patch say about its pair: one patch alone may hold too few nuclei, its neighbourhood rarely.
+"""Judge a pair by its neighbours: one patch may hold too few nuclei, its neighbourhood rarely.
 
 A patch is read together with the patches around it. A shift that cannot be measured means one of two things: too few
 nuclei, and then the neighbourhood decides, or plenty of nuclei without agreement, and then the two sides do not show
@@ -37,7 +37,7 @@ FALSE_ALARMS = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """What each patch of a slide shows by itself.
+    """What each patch of a slide shows on its own evidence.
 
     Attributes:
         centre_um: (N, 2) centres of the patches, sparse frame.
@@ -90,9 +90,9 @@ def agreement(measured: Measurements, pitch_um: float) -> Agreement:
     telling = clear | (measured.contrast >= telling_contrast(measured.contrast, clear, settled))
     spoken_for = _share_at(around, measured.shift_um, clear, telling, first, second) >= SPEAKING_SHARE
     alike = _share_at(measured.shift_um, measured.shift_um, clear, telling, first, second)
-    told = np.bincount(first, telling[second], len(clear))
-    alone = told == 0
-    matching = np.bincount(first, clear[second], len(clear)) >= MATCHING_SHARE * told
+    evidence = np.bincount(first, telling[second], len(clear))
+    alone = evidence == 0
+    matching = np.bincount(first, clear[second], len(clear)) >= MATCHING_SHARE * evidence
     no_measure = np.isnan(measured.contrast)
     lent = ~telling & spoken_for & ~no_measure
     residual = np.where(clear, own_um, np.where(lent, np.linalg.norm(around, axis=1), np.nan))

@@ -1,8 +1,7 @@
-"""Regions of a slide as GeoJSON, as QuPath reads and writes it: annotations in level-0 pixels."""
+"""Read and write regions of a slide as QuPath's GeoJSON annotations in level-0 pixels."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StatedError
 from pipeline.frame import Floats
+from pipeline.geojson import Feature, Points, polygon_feature, read_features, write_features
 from pipeline.tiling.outlines import Polygon, paint, polygons_of
 from pipeline.tiling.regions import EXCLUDED, GLASS, REGIONS, TISSUE, Regions
 
@@ -26,7 +26,6 @@ _COLOURS = {
 # QuPath's own class for what is not to be looked at.
 _OTHER_NAMES = {"ignore*": EXCLUDED}
 _NO_REGIONS = ("detection", "cell", "tile", "tma_core", "root")
-_LARGEST_BYTES = 200 * 2**20
 _FARTHEST_PX = 1e7
 
 
@@ -85,10 +84,7 @@ def write_annotations(
             scaled = [np.asarray(ring * (mpp / mpp_level0), dtype=np.float64) for ring in rings]
             coordinates = [_closed(ring, size_level0_px, origin_px) for ring in scaled]
             features.append(_feature(name, coordinates))
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write('{"type": "FeatureCollection", "features": [\n')
-        stream.write(",\n".join(json.dumps(feature) for feature in features))
-        stream.write("\n]}\n")
+    write_features(path, features)
 
 
 def read_annotations(
@@ -99,12 +95,12 @@ def read_annotations(
     Their coordinates count from the level-0 pixel `origin_px`.
 
     An annotation's classification, or where it has none its name, says what it is: Tissue, Exclude (or QuPath's
-    Ignore*), Pen, Fold or Blur, in small letters or capitals. Detections, cells and tiles are passed over.
+    Ignore*), Pen, Fold or Blur, in small letters or capitals. Detections, cells and tiles are skipped.
 
     Raises:
         StatedError: if the file cannot be read, holds another kind of annotation or shape, or lies off the slide.
     """
-    reading = _Reading(path, slide, size_level0_px, origin_px)
+    reading = _AnnotationFile(path, slide, size_level0_px, origin_px)
     polygons = [
         item for number, feature in enumerate(reading.features(), 1) for item in reading.regions(feature, number)
     ]
@@ -114,7 +110,7 @@ def read_annotations(
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _AnnotationFile:
     """A file that is being read."""
 
     path: Path
@@ -130,18 +126,9 @@ class _Reading:
     def features(self) -> list[Any]:
         """Return all features, unchecked."""
         try:
-            if self.path.stat().st_size > _LARGEST_BYTES:
-                self.refuse(f"a file over {_LARGEST_BYTES >> 20} MiB")
-            value = json.loads(self.path.read_text(encoding="utf-8-sig"))
+            return read_features(self.path)
         except (OSError, ValueError) as error:
             self.refuse(str(error))
-        except RecursionError:
-            self.refuse("brackets nested too deeply")
-        if isinstance(value, dict):
-            value = [value] if value.get("type") == "Feature" else value.get("features")
-        if not isinstance(value, list):
-            self.refuse("no features")
-        return value
 
     def regions(self, feature: Any, number: int) -> Iterator[tuple[int, Polygon]]:
         """Yield region and rings of the polygons of one feature."""
@@ -192,21 +179,15 @@ def _name(properties: dict[str, Any]) -> str:
     return str(given or properties.get("name") or "")
 
 
-def _feature(name: str, rings: list[list[list[float]]]) -> dict[str, Any]:
-    return {
-        "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": rings},
-        "properties": {
-            "objectType": "annotation",
-            "classification": {"name": name.capitalize(), "color": list(_COLOURS[name])},
-        },
-    }
+def _feature(name: str, rings: list[Points]) -> Feature:
+    classification = {"name": name.capitalize(), "color": list(_COLOURS[name])}
+    return polygon_feature(rings, {"objectType": "annotation", "classification": classification})
 
 
-def _closed(ring: Floats, size_px: Sequence[int], origin_px: Sequence[int]) -> list[list[float]]:
+def _closed(ring: Floats, size_px: Sequence[int], origin_px: Sequence[int]) -> Points:
     """Return the ring closed as GeoJSON wants, cut where the last overview pixel leaves the slide."""
     inside = np.round(np.minimum(ring, size_px) - np.array(origin_px), 3)
-    points: list[list[float]] = [*inside.tolist(), inside[0].tolist()]
+    points: Points = [*inside.tolist(), inside[0].tolist()]
     return points
 
 

@@ -37,7 +37,7 @@ class BackgroundSubtraction:
         names = tuple(marker.marker for marker in check.markers)
         if names != tuple(channels):
             expected = f"a check by panel of the channels {', '.join(channels)}"
-            raise StatedError(slide=slide, expected=expected, found=", ".join(names) or "a check of none")
+            raise StatedError(slide=slide, expected=expected, found=", ".join(names) or "a check of no channel")
         if not check.autofluorescence:
             expected = "a channel of autofluorescence to subtract (panel.autofluorescence)"
             raise StatedError(slide=slide, expected=expected, found=f"{', '.join(channels)}")

@@ -1,4 +1,4 @@
-"""Blocks of rows: both sides of the patches are read, written, and told what they show of each pair."""
+"""Read both sides of the patches in blocks of rows, write them, and measure what they show of each pair."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.tiling.point_patches import PointPatches
 from pipeline.tiling.sampling import DensePatch, read_dense_patch
 from pipeline.tiling.sparse_side import SparseSide
 
-# Share of a patch, of which nothing else could be told from what was never imaged.
+# Share of a patch that was never imaged beyond which the rest shows nothing.
 ALL_VOID = 0.99
 
 
@@ -114,10 +114,10 @@ def write_patches(
         try:
             done = [job.result() for job in progress(jobs, label=f"tile {name}", unit="blocks")]
         except BaseException:
-            # Without this an error in one block would be told only after all the others are written.
+            # Without this an error in one block would show only after all the others are written.
             pool.shutdown(cancel_futures=True)
             raise
-    parts = [done[place] for place in np.argsort(starts).tolist()]
+    parts = [done[index] for index in np.argsort(starts).tolist()]
     joined = {key: np.concatenate([vars(part)[key] for part in parts]) for key in Evidence.__dataclass_fields__}
     return writer, Evidence(**joined)
 

@@ -1,4 +1,4 @@
-"""What the stage tile refuses or tells of once the patches are read."""
+"""Check patches once they are read: what the stage tile refuses or warns of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where patches lie: a lattice over the sparse slide, and how much tissue each of its squares holds."""
+"""Lay the lattice of patches over the sparse slide, and measure how much tissue each square holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the squares of a grid are whole JPEG tiles of the slide, so that they can be copied instead of decoded."""
+"""Decide whether the squares of a grid are whole JPEG tiles, which are copied instead of decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where two places of the H&E slide claim one place of the dense slide: along a fold, tissue lies in two layers."""
+"""Find where two places of the H&E slide claim one place of the dense slide: folds have two layers."""
 
 from __future__ import annotations
 

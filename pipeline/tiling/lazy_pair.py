@@ -1,4 +1,4 @@
-"""Both sides of a slide as lazy dask arrays on one grid: to look at in napari, or to compute on without a warped copy.
+"""Present both sides of a slide as lazy dask arrays on one grid, for napari or for computing without a warped copy.
 
 No stage needs this.
 """

@@ -1,4 +1,4 @@
-"""Between pixel masks and polygons: outlines along the edges of pixels, and back by the pixels' centres."""
+"""Convert pixel masks to polygons along the edges of pixels, and back by the pixels' centres."""
 
 from __future__ import annotations
 

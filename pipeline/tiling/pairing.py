@@ -1,4 +1,4 @@
-"""What pairs the two sides of a slide, and how far each pair of patches can be trusted."""
+"""Pair the two sides of a slide, and measure how far each pair of patches can be trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of points as the dense side of patches: the combined values of the points whose centre lies in each."""
+"""Read a table of points as dense patches: the combined values of the points centred in each."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class PointPatches:
             StatedError: if most points would lie on tissue with x and y exchanged, and clearly fewer do as they are.
         """
         some = self._table.position[:: max(1, len(self._table.position) // _LOOKED_AT)] * mpp
-        as_told, exchanged = (_share_in(grid, transform.to_sparse(places)) for places in (some, some[:, ::-1]))
+        as_told, exchanged = (_share_in(grid, transform.to_sparse(points)) for points in (some, some[:, ::-1]))
         where = f"{as_told:.0%} of {len(self._x)} {self._kind.points} in patches with tissue"
         if exchanged >= _MOSTLY and exchanged > as_told + _CLEARLY:
             raise StatedError(

@@ -1,4 +1,4 @@
-"""What each part of the overview is, and what becomes of a square for it."""
+"""Label the parts of the overview, and decide which squares each label drops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def find_regions(overview: Overview, drop: Collection[str], blur: NDArray[np.boo
     return regions
 
 
-def fates(
+def drop_reasons(
     grid: Grid, regions: Regions, regions_mpp: float, min_tissue: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return what becomes of each square, and how much of it is tissue.
@@ -50,14 +50,14 @@ def fates(
     """
     least = max(min_tissue, 1e-6)
     share = tissue_fraction(grid, regions > GLASS, regions_mpp)
-    fate = np.where(share >= least, TISSUE, GLASS).astype(np.uint8)
+    drop_reason = np.where(share >= least, TISSUE, GLASS).astype(np.uint8)
     for taken in (EXCLUDED, PEN, FOLD, BLUR):
         if (regions == taken).any():
             share = tissue_fraction(grid, (regions > GLASS) & (regions < taken), regions_mpp)
-            fate[(fate == TISSUE) & (share < least)] = taken
-    return fate, share
+            drop_reason[(drop_reason == TISSUE) & (share < least)] = taken
+    return drop_reason, share
 
 
-def dropped(fate: NDArray[np.uint8]) -> dict[str, int]:
+def dropped(drop_reason: NDArray[np.uint8]) -> dict[str, int]:
     """Return number of squares by the reason for which they were dropped, all reasons in their order."""
-    return {reason: int((fate == region).sum()) for region, reason in REASONS.items()}
+    return {reason: int((drop_reason == region).sum()) for region, reason in REASONS.items()}

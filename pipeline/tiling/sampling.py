@@ -1,4 +1,4 @@
-"""Patches at an exact resolution: sparse ones on the slide's own grid, dense ones through the transform."""
+"""Sample patches at an exact resolution: sparse ones on the slide's grid, dense ones through the transform."""
 
 from __future__ import annotations
 

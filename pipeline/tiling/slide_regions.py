@@ -1,4 +1,4 @@
-"""What each part of a slide is: found on its overview, annotated by a person, or both."""
+"""Find the regions of a slide: on its overview, from annotations, or from both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.tissue.focus import blur_mask
 from pipeline.tissue.glass import stained, with_white_glass
 from pipeline.tissue.mask import Overview, tissue_mask
 
-# Share of the slide from which on what is found for tissue is told, for glass may be among it.
+# Share of the slide taken for tissue from which on this is reported, since glass may be among it.
 MOST_TISSUE = 0.95
 # Share of annotated tissue that must be darker than glass: dust may be.
 LEAST_STAINED = 0.01

@@ -1,4 +1,4 @@
-"""The sparse side of a tile job: which squares it takes, and whether they are copied or decoded."""
+"""Read the sparse side of a tile job: which squares it takes, copied or decoded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SparseSide:
     Attributes:
         slide: the slide.
         grid: the squares.
-        lattice: the JPEG tiles that they are; None where they are decoded on a grid of their own.
+        lattice: the JPEG tiles that they are; None where they are decoded on another grid.
         transform: what copied streams say of their colours; None where patches are stored decoded.
         verify: whether copied streams are decoded, only to see whether they can be.
     """
@@ -59,13 +59,13 @@ class SparseSide:
         side = self.grid.size_px
         pixels = np.zeros((len(streams), side, side, 3), dtype=np.uint8)
         corrupt = np.zeros(len(streams), dtype=np.bool_)
-        for place, stream in enumerate(streams):
+        for index, stream in enumerate(streams):
             try:
                 if stream is None:
                     raise ValueError("no JPEG stream")
-                decode_strictly(joined(stream), pixels[place])
+                decode_strictly(joined(stream), pixels[index])
             except ValueError:
-                corrupt[place] = True
+                corrupt[index] = True
         return pixels, corrupt
 
     def pixels(self, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -78,13 +78,13 @@ class SparseSide:
         pixels = np.empty((len(corners), side, side, 3), dtype=np.uint8)
         corrupt = np.zeros(len(corners), dtype=np.bool_)
         blocks = (corners[:, 0] / (_SQUARES_PER_BLOCK * self.grid.size_level0_px)).astype(np.int64)
-        for place in np.lexsort((corners[:, 0], corners[:, 1], blocks)).tolist():
-            window = sparse_window(self.slide, self.grid, corners[place])
+        for index in np.lexsort((corners[:, 0], corners[:, 1], blocks)).tolist():
+            window = sparse_window(self.slide, self.grid, corners[index])
             try:
-                pixels[place] = read_window(self.slide, window, side)
-                corrupt[place] = self.slide.is_corrupt(window.level, window.corner_xy, window.size_xy)
+                pixels[index] = read_window(self.slide, window, side)
+                corrupt[index] = self.slide.is_corrupt(window.level, window.corner_xy, window.size_xy)
             except CorruptTileError:
-                corrupt[place] = True
+                corrupt[index] = True
         return pixels, corrupt
 
     def without(self, corrupt: NDArray[np.bool_]) -> Self:

@@ -1,4 +1,4 @@
-"""The stage tile: one slide, and its dense partner where there is one, to a store of patches."""
+"""Stage tile: write one slide, with its dense partner where there is one, to a store of patches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pipeline.tiling.lattice import TileLattice
 from pipeline.tiling.layers import layered_share
 from pipeline.tiling.pairing import SMALLEST_INSIDE, Pairing, pair_quality
 from pipeline.tiling.point_patches import PointPatches
-from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, dropped, fates
+from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, drop_reasons, dropped
 from pipeline.tiling.slide_regions import check_annotated, regions_of
 from pipeline.tiling.sparse_side import SparseSide, wanted_lattice
 from pipeline.tissue.mask import Overview, read_overview
@@ -85,8 +85,8 @@ def tile(
         lattice = wanted_lattice(record, settings, sparse, grid)
         if lattice is not None:
             stack.enter_context(lattice.tiles)
-        fate, tissue = _with_tissue(record, settings, grid, lattice, regions, overview.mpp, given)
-        kept = fate == TISSUE
+        drop_reason, tissue = _with_tissue(record, settings, grid, lattice, regions, overview.mpp, given)
+        kept = drop_reason == TISSUE
         tissue = tissue[kept]
         source = SparseSide.of(sparse, grid.take(kept), lattice.take(kept) if lattice else None, settings)
         paired = record.dense is not None and pairing is not None and pairing.verdict != "fail"
@@ -104,7 +104,7 @@ def tile(
             writer, evidence = write_patches(record.slide, temporary, source, dense, settings, threads)
             check_none_more(record, evidence.corrupt)
         check_any_finite(record, evidence)
-        drops = dropped(fate) | {"corrupt": int(corrupt.sum())}
+        drops = dropped(drop_reason) | {"corrupt": int(corrupt.sum())}
         table, counts = _table(source.grid, tissue, evidence, dense, settings, drops)
         if dense is not None:
             tell_of_few_pairs(record, counts)
@@ -165,23 +165,23 @@ def _with_tissue(
     given: GivenRegions | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return what becomes of each square, and its share of tissue; a tile that the scanner left out has none."""
-    fate, tissue = fates(grid, regions, regions_mpp, settings.min_tissue)
+    drop_reason, tissue = drop_reasons(grid, regions, regions_mpp, settings.min_tissue)
     if lattice is not None:
-        fate[~lattice.has_pixels] = GLASS
-    if not (fate == TISSUE).any():
-        others = ", ".join(f"{count} {reason}" for reason, count in dropped(fate).items() if count)
+        drop_reason[~lattice.has_pixels] = GLASS
+    if not (drop_reason == TISSUE).any():
+        others = ", ".join(f"{count} {reason}" for reason, count in dropped(drop_reason).items() if count)
         share = f"{(regions == TISSUE).mean():.1%} of the slide is tissue"
         if given is not None:
             share += f" as annotated in {given.path}"
-        elif (fate == PEN).all():
+        elif (drop_reason == PEN).all():
             share += ": ink all over, or no H&E on bright glass"
         raise StatedError(
             slide=record.slide,
             file=record.sparse.path,
             expected=f"a patch of {grid.size_px * grid.mpp:g} um with at least {settings.min_tissue:.0%} tissue",
-            found=f"{len(fate)} squares ({others}), {share}",
+            found=f"{len(drop_reason)} squares ({others}), {share}",
         )
-    return fate, tissue
+    return drop_reason, tissue
 
 
 def _table(

@@ -1,4 +1,4 @@
-"""Pen marks and folds on the overview, told from stained tissue by what they absorb."""
+"""Find pen marks and folds on the overview by their absorption, which differs from that of stained tissue."""
 
 from __future__ import annotations
 

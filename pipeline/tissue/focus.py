@@ -1,4 +1,4 @@
-"""What is out of focus on a slide, told by how fine its texture is at about 1 um per pixel."""
+"""Find what is out of focus on a slide by the fineness of its texture at about 1 um per pixel."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BLOCK_PX = 128
 def blur_mask(slide: Slide, mpp_level0: float, overview: Overview, tissue: Mask) -> Mask:
     """Return (h, w) bool: tissue as blurred as by a Gaussian of 2 um or more, in pieces of at least 250 um by 250 um.
 
-    Reads the level nearest 1 um per pixel wherever there is tissue, block by block: seconds per square centimetre,
+    Reads tissue at the level nearest 1 um per pixel, block by block: seconds per square centimetre,
     and memory for one block.
 
     Args:

@@ -1,4 +1,4 @@
-"""The glass of a sparse slide where it is not white, but dark, tinted or shaded towards the edges."""
+"""Find the glass of a sparse slide where it is not white, but dark, tinted or shaded towards the edges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FITS, _MOST_SAMPLES = 10, 20_000
 
 
 def with_white_glass(overview: Overview) -> Overview:
-    """Return the overview as it would be on ordinary glass; unchanged where tissue is told from the glass it has."""
+    """Return the overview brought to ordinary glass; unchanged where tissue stands out from its glass already."""
     like_glass = _like_glass(overview.rgb, overview.mpp)
     taken = np.count_nonzero(like_glass & tissue_mask(overview))
     if taken < _LEAST_TAKEN * like_glass.size:

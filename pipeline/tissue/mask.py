@@ -1,4 +1,4 @@
-"""The tissue of a sparse slide, found on a small overview."""
+"""Find the tissue of a sparse slide on a small overview."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random views of patches, batched and on whatever device the patches are.
+"""Draw random views of patches, batched, on the device of the patches.
 
 Each view costs one affine resampling; the H&E colour changes are one matrix per patch in optical density, where stains
 add up (Beer and Lambert) and a change of stain strength is linear.

@@ -1,7 +1,8 @@
 """Batch normalisation over the whole batch where several processes hold a part of it each.
 
-torch.nn.SyncBatchNorm runs on CUDA only, and is a separate layer. Here the function itself is replaced while the
-network runs, so that every architecture's batch normalisation is meant and the network stays as it was built.
+The function itself is replaced while the network runs, so that this holds for every architecture, timm's fused
+normalisation and activation included, and the network keeps its layers. torch.nn.SyncBatchNorm runs on CUDA only, and
+replaces layers; it would be a second implementation beside the one that processors need.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches of training patches, each beside its partner's dense side, made ahead of their use."""
+"""Make batches of training patches ahead of their use, each beside its partner's dense side."""
 
 from __future__ import annotations
 

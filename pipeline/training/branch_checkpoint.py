@@ -1,4 +1,4 @@
-"""What a run trained besides the encoder that it yields: dense encoders, projectors and head, kept to look into it.
+"""Save what a run trained besides its encoder: dense encoders, projectors and head, for inspection.
 
 Nobody needs them to use the encoder. They are one file, `branches.safetensors`, under the names of `BranchNetwork`; all
 else that rebuilds them is told by `config.json` of the encoder, whose hash the file carries.

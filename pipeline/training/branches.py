@@ -1,4 +1,4 @@
-"""The branch graph: which views pass through which encoder and projector."""
+"""Define the branch graph: which views pass through which encoder and projector."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BranchNetwork(nn.Module):
         encoder: timm name of the architecture of all encoders of images.
         channels: number of input channels of each encoder, by its name, which by default is its modality.
         size_px: side of the views.
-        dense_kind: kind of the dense side; that of `counts` has an encoder of its own.
+        dense_kind: kind of the dense side; `counts` has a separate encoder.
         projector: widths of the projectors' layers; none where there is nothing to align, and embeddings are features.
         outputs: width of what a target branch predicts; None without one.
         seed: fixes the initial weights. Those of an encoder depend on its name and not on the other branches, so runs

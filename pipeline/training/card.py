@@ -1,4 +1,4 @@
-"""The card of an encoder: what it is, what it was trained on, and its limits, for people."""
+"""Write the card of an encoder: what it is, its training data, and its limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.settings.branches import read_branches
 from pipeline.settings.train import TARGET_WEIGHT
 from pipeline.slides.kinds import kind_named
 
-# A panel of more is told in full by config.json alone; that of gene counts often is.
+# Of a larger panel, as of most gene counts, config.json alone lists all.
 _MOST_NAMES = 64
 
 
@@ -91,8 +91,8 @@ def _branch(entry: str | dict[str, Any]) -> str:
     if isinstance(entry, str):
         return entry
     markers = " ".join(entry["markers"][:_MOST_NAMES])
-    told = [f"markers {markers}"] * bool(markers) + [f"encoder {entry['encoder']}", f"projector {entry['projector']}"]
-    return f"{entry['modality']} ({', '.join(told)})"
+    parts = [f"markers {markers}"] * bool(markers) + [f"encoder {entry['encoder']}", f"projector {entry['projector']}"]
+    return f"{entry['modality']} ({', '.join(parts)})"
 
 
 def _objective(settings: dict[str, Any]) -> str:
@@ -119,10 +119,10 @@ def _panel(own: dict[str, Any]) -> str:
         return "none"
     absent, names = own["markers_absent"], own["dense"]["panel"]
     masked = {name: f" (masked in {', '.join(slides)})" for name, slides in absent.items()}
-    told = names[:_MOST_NAMES]
-    panel = ", ".join(f"{name}{masked.get(name, '')}" for name in told)
-    if len(names) > len(told):
-        panel += f" and {len(names) - len(told)} more"
+    shown = names[:_MOST_NAMES]
+    panel = ", ".join(f"{name}{masked.get(name, '')}" for name in shown)
+    if len(names) > len(shown):
+        panel += f" and {len(names) - len(shown)} more"
     return f"{own['dense']['kind']}: {panel}"
 
 

@@ -1,4 +1,4 @@
-"""The markers of a run: its panel, and the component of it that each dense encoder sees."""
+"""Choose the markers of a run: its panel, and the component that each dense encoder sees."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def run_panel(
     if chosen and all(chosen.values()) and all(branch.modality != "target" for branch in graph):
         seen = {key for found in keys.values() for key in found}
         panel = panel_of(channels, aliases, [name for name in panel.markers if aliases.key(name) in seen], left_out)
-    place = {aliases.key(name): index for index, name in enumerate(panel.markers)}
-    return panel, {encoder: tuple(place[key] for key in found) for encoder, found in keys.items() if found}
+    index_of = {aliases.key(name): index for index, name in enumerate(panel.markers)}
+    return panel, {encoder: tuple(index_of[key] for key in found) for encoder, found in keys.items() if found}
 
 
 def component_panel(panel: Panel, component: Sequence[int]) -> Panel:
     """Return the panel of a component's markers alone."""
-    moved = {place: index for index, place in enumerate(component)}
-    places = {slide: tuple(moved.get(place, UNUSED) for place in found) for slide, found in panel.places.items()}
-    return Panel(tuple(panel.markers[place] for place in component), places)
+    moved = {old: index for index, old in enumerate(component)}
+    indices = {slide: tuple(moved.get(old, UNUSED) for old in found) for slide, found in panel.indices.items()}
+    return Panel(tuple(panel.markers[old] for old in component), indices)
 
 
 def _check_component(encoder: str, names: Sequence[str], keys: Sequence[str], panel: Panel, aliases: Aliases) -> None:

@@ -1,4 +1,4 @@
-"""What a run trains on: its patches, their targets, their statistics, and the views made of them."""
+"""Collect what a run trains on: patches, targets, statistics, and the views made of them."""
 
 from __future__ import annotations
 

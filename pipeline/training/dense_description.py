@@ -1,4 +1,4 @@
-"""What an encoder's `config.json` says of the dense branches that it was trained beside, as far as it rebuilds them."""
+"""Read from an encoder's `config.json` what rebuilds the dense branches it was trained with."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _components(given: Mapping[str, tuple[str, ...]], panel: tuple[str, ...]) ->
         raise ValueError(f"a component with marker {unknown[0]!r:.80}, which is not in the panel")
     index = {marker: number for number, marker in enumerate(panel)}
     found = {encoder: tuple(index[marker] for marker in markers) for encoder, markers in given.items()}
-    if any(not places or len(set(places)) < len(places) for places in found.values()):
+    if any(not indices or len(set(indices)) < len(indices) for indices in found.values()):
         raise ValueError("a component without markers, or with one twice")
     return found
 

@@ -1,4 +1,4 @@
-"""What training does with each kind of dense side: how patches are read, measured, normalised, augmented and encoded.
+"""Define training's part of each kind of dense side: reading, measuring, normalising, augmenting, encoding.
 
 A kind is one class here; all other modules of this package ask it and never for its name.
 """
@@ -101,7 +101,7 @@ class _ImageInput:
         return size_px
 
     def channel_indices(self, panel: Panel, slide: str) -> NDArray[np.int64]:
-        return np.array(panel.places.get(slide, ()), dtype=np.int64)
+        return np.array(panel.indices.get(slide, ()), dtype=np.int64)
 
     def of_panel(self, stored: NDArray[Any], used: NDArray[np.int64]) -> NDArray[Any]:
         return stored[used]

@@ -1,4 +1,4 @@
-"""Seeds that depend on what they are for, and random numbers for the rows of a batch."""
+"""Derive seeds from their purpose, and draw random numbers for the rows of a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders: timm architectures without a classifier, randomly initialised; nothing is ever downloaded."""
+"""Build encoders: timm architectures without a classifier, randomly initialised; nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -134,8 +134,8 @@ def _dense(trained: TrainedEncoder) -> dict[str, Any] | None:
     rows, colour = trained.rows, trained.dense_colour
     if not rows.dense_kind:
         return None
-    told: dict[str, Any] = {"kind": rows.dense_kind, "panel": list(rows.markers)}
+    description: dict[str, Any] = {"kind": rows.dense_kind, "panel": list(rows.markers)}
     if rows.components:
         found = rows.components.items()
-        told["components"] = {encoder: [rows.markers[place] for place in places] for encoder, places in found}
-    return told | ({} if colour is None else {"mean": list(colour.mean), "std": list(colour.std)})
+        description["components"] = {encoder: [rows.markers[index] for index in indices] for encoder, indices in found}
+    return description | ({} if colour is None else {"mean": list(colour.mean), "std": list(colour.std)})

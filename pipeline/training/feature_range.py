@@ -53,7 +53,7 @@ class FeatureRange:
         rest: standard deviation, per feature, of what these directions leave.
         limit: distance within which 99 % of held-out patches lie.
         patches: how many patches it was fitted on.
-        patients: whom they come from, named as in the sheet.
+        patients: patient IDs, as in the sheet.
         held_out: what the limit was found on, in words.
         encoder: hash of the weights of the encoder whose features these are.
     """
@@ -98,7 +98,7 @@ class FeatureRange:
 
     def to_bytes(self) -> bytes:
         """Return the contents of `range.safetensors`."""
-        told = {
+        stated = {
             "schema": SCHEMA_VERSION,
             "encoder": self.encoder,
             "patients": list(self.patients),
@@ -109,7 +109,7 @@ class FeatureRange:
         }
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         # One text, for the order in which safetensors writes several differs from run to run.
-        return bytes(save(arrays, metadata={_METADATA: json.dumps(told, sort_keys=True)}))
+        return bytes(save(arrays, metadata={_METADATA: json.dumps(stated, sort_keys=True)}))
 
 
 def fitted_range(features: Features, patients: Sequence[str], encoder: str = "") -> FeatureRange:
@@ -157,11 +157,11 @@ def read_range(folder: Path, encoder: str) -> FeatureRange | None:
         return None
     try:
         with safe_open(path, "numpy") as file:
-            told = json.loads((file.metadata() or {})[_METADATA])
+            stated = json.loads((file.metadata() or {})[_METADATA])
             arrays = {name: np.asarray(file.get_tensor(name), dtype=np.float32) for name in _ARRAYS}
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise StatedError(file=path, expected=_EXPECTED, found=str(error)) from None
-    found = _checked(told, arrays, path)
+    found = _checked(stated, arrays, path)
     if found.encoder != encoder:
         raise StatedError(
             file=path, expected=f"the range of the encoder {encoder[:12]}", found=f"that of {found.encoder[:12]}"
@@ -169,32 +169,34 @@ def read_range(folder: Path, encoder: str) -> FeatureRange | None:
     return found
 
 
-def _checked(told: Any, arrays: dict[str, Features], path: Path) -> FeatureRange:
+def _checked(stated: Any, arrays: dict[str, Features], path: Path) -> FeatureRange:
     """Return the range that a file describes, or a StatedError that says what is wrong with it."""
     kinds = {"encoder": str, "patients": list, "patches": int, "held_out": str, "limit": float, "rest": float}
-    if not isinstance(told, dict) or told.get("schema") != SCHEMA_VERSION:
-        found = told.get("schema") if isinstance(told, dict) else told
+    if not isinstance(stated, dict) or stated.get("schema") != SCHEMA_VERSION:
+        found = stated.get("schema") if isinstance(stated, dict) else stated
         raise StatedError(file=path, expected=f"schema {SCHEMA_VERSION}", found=f"schema {found!r}")
-    wrong = [name for name, kind in kinds.items() if not isinstance(told.get(name), kind)]
+    wrong = [name for name, kind in kinds.items() if not isinstance(stated.get(name), kind)]
     if wrong:
-        raise StatedError(file=path, expected=_EXPECTED, found=f"{wrong[0]} {told.get(wrong[0])!r}")
+        raise StatedError(file=path, expected=_EXPECTED, found=f"{wrong[0]} {stated.get(wrong[0])!r}")
     width, kept = arrays["mean"].size, arrays["spread"].size
     shapes = {"mean": (width,), "scale": (width,), "directions": (kept, width), "spread": (kept,)}
     unlike = [f"{name} {arrays[name].shape}" for name, shape in shapes.items() if arrays[name].shape != shape]
     if unlike or not 0 < kept <= width <= MAX_FEATURES:
         found = ", ".join(unlike) or f"{kept} directions of {width} features"
         raise StatedError(file=path, expected=_EXPECTED, found=found)
-    positive = (arrays["scale"], arrays["spread"], np.array([told["limit"], told["rest"]]))
-    if not all(np.isfinite(item).all() for item in (*arrays.values(), *positive)) or min(map(np.min, positive)) <= 0:
-        raise StatedError(file=path, expected=_EXPECTED, found="a spread or limit that is not positive or not finite")
+    values = arrays | {name: np.array([stated[name]]) for name in ("limit", "rest")}
+    for name, item in values.items():
+        allowed = np.isfinite(item) & ((item > 0) | (name in ("mean", "directions")))
+        if not allowed.all():
+            raise StatedError(file=path, expected=_EXPECTED, found=f"{name} {item[~allowed][0]:g}")
     return FeatureRange(
         **arrays,
-        rest=told["rest"],
-        limit=told["limit"],
-        patches=told["patches"],
-        patients=tuple(map(str, told["patients"])),
-        held_out=told["held_out"],
-        encoder=told["encoder"],
+        rest=stated["rest"],
+        limit=stated["limit"],
+        patches=stated["patches"],
+        patients=tuple(map(str, stated["patients"])),
+        held_out=stated["held_out"],
+        encoder=stated["encoder"],
     )
 
 

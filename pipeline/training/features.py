@@ -1,4 +1,4 @@
-"""The training patches as the finished encoder sees them, and the range of its features over them."""
+"""Compute the features of the training patches by the finished encoder, and their range."""
 
 from __future__ import annotations
 

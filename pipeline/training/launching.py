@@ -1,4 +1,4 @@
-"""Starts a verb again in several processes on this machine, by torch's own launcher (torchrun)."""
+"""Restart a verb in several processes on this machine by torch's launcher (torchrun)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_launched() -> bool:
     return distributed.is_torchelastic_launched()
 
 
-def launch(words: Sequence[str], processes: int) -> None:
+def launch(argv: Sequence[str], processes: int) -> None:
     """Run `python -m pipeline WORDS` in that many processes, and ends as they do.
 
     SIGTERM is passed on to them. The exit code is theirs.
@@ -46,7 +46,7 @@ def launch(words: Sequence[str], processes: int) -> None:
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            elastic_launch(configuration, sys.executable)("-P", "-m", "pipeline", *words)
+            elastic_launch(configuration, sys.executable)("-P", "-m", "pipeline", *argv)
         except ChildFailedError as error:
             _end(error)
         except SignalException as error:

@@ -1,4 +1,4 @@
-"""The objective between branches, as pure functions of their embeddings, summed over all pairs of branches.
+"""Compute the objective between branches: pure functions of embeddings, summed over all pairs of branches.
 
 An objective takes the embeddings (n, d) of all branches and one weight per pair, in the order of
 `itertools.combinations`, and returns its weighted terms by name; the loss is their sum.
@@ -120,7 +120,7 @@ class _OffDiagonalSquares(torch.autograd.Function):
     """Sum of the squared off-diagonal entries of the covariance matrix C of z (n, d).
 
     With X the centred z and f = n - correction, the gradient is 4 (X C - X diag(C)) / f. Its columns sum to 0, so
-    centring needs no step of its own, and it costs one product of matrices where the general rules take two.
+    centring is no separate step, and it costs one product of matrices where the general rules take two.
     """
 
     @staticmethod

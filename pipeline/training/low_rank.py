@@ -1,4 +1,4 @@
-"""Low-rank adaptation of a transformer's attention (LoRA: Hu et al. 2021, arXiv 2106.09685), merged before export."""
+"""Adapt a transformer's attention at low rank (LoRA: Hu et al. 2021, arXiv 2106.09685), merged before export."""
 
 from __future__ import annotations
 

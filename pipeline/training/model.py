@@ -1,4 +1,4 @@
-"""The network of a run as training starts: its branches, pretrained weights and low-rank layers in place."""
+"""Build the network of a run: its branches, pretrained weights and low-rank layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What a training shows of itself: signs of a collapsed representation, and its curve."""
+"""Signs of a collapsed representation, and the curve of a training.
+
+`curve.png` shows one run without a page; the report draws runs over one another in the page's colours
+(`report/figures.py`), as SVG that a browser restyles, which matplotlib cannot write.
+"""
 
 from __future__ import annotations
 

@@ -157,16 +157,16 @@ class Normalisation:
         mean, std = self._dense_colour
         return (rgb - mean) / std
 
-    def dense(self, intensity: Tensor, places: Tensor | None = None) -> Tensor:
+    def dense(self, intensity: Tensor, indices: Tensor | None = None) -> Tensor:
         """Return (n, M, P, P) raw intensities, compressed and standardised; `intensity` is overwritten.
 
         Args:
-            intensity: of all markers, or of those at `places`.
-            places: (M,) which markers; default all, in order.
+            intensity: of all markers, or of those at `indices`.
+            indices: (M,) which markers; default all, in order.
         """
         cofactor, mean, std = self._cofactor, self._mean, self._std
-        if places is not None:
-            cofactor, mean, std = cofactor[places], mean[:, places], std[:, places]
+        if indices is not None:
+            cofactor, mean, std = cofactor[indices], mean[:, indices], std[:, indices]
         return _compress(intensity, cofactor).sub_(mean).div_(std)
 
 

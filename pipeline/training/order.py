@@ -1,4 +1,4 @@
-"""The order in which an epoch takes the training patches, and what is read from disk for it ahead of time.
+"""Order the training patches of an epoch, and read ahead from disk in that order.
 
 A permutation of all patches takes each from anywhere: one small read and, in a cohort of many slides, one opened file
 per patch. On a disk of one's own that costs little, and nothing once the system holds the stores in memory; on a

@@ -1,4 +1,4 @@
-"""The training patches by number, from memory or from the stores."""
+"""Read the training patches by number, from memory or from the stores."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _MOST_THREADS = 8
 class PatchReader(Protocol):
     """What reads the patches of one slide by row: a store, or patches held in memory."""
 
-    def read_sparse(self, rows: Rows, out: NDArray[np.uint8], places: Rows) -> object:
-        """Return row i to `out[places[i]]`, (P, P, 3) uint8."""
+    def read_sparse(self, rows: Rows, out: NDArray[np.uint8], indices: Rows) -> object:
+        """Return row i to `out[indices[i]]`, (P, P, 3) uint8."""
 
-    def read_dense(self, rows: Rows, out: NDArray[Any], places: Rows) -> object:
-        """Return row i to `out[places[i]]`, (C, P, P) in the slide's own dtype."""
+    def read_dense(self, rows: Rows, out: NDArray[Any], indices: Rows) -> object:
+        """Return row i to `out[indices[i]]`, (C, P, P) in the slide's own dtype."""
 
 
 class HeldPatches:
@@ -49,22 +49,22 @@ class HeldPatches:
             self._dense = np.empty((len(self._rows), known.dense_channels, *dense_side), store.dense_dtype)
             _read_blocks(store.read_dense, self._rows, self._dense, pool)
 
-    def read_sparse(self, rows: Rows, out: NDArray[np.uint8], places: Rows) -> None:
-        """Read row i into `out[places[i]]`, (P, P, 3) uint8."""
-        out[places] = self._sparse[np.searchsorted(self._rows, rows)]
+    def read_sparse(self, rows: Rows, out: NDArray[np.uint8], indices: Rows) -> None:
+        """Read row i into `out[indices[i]]`, (P, P, 3) uint8."""
+        out[indices] = self._sparse[np.searchsorted(self._rows, rows)]
 
-    def read_dense(self, rows: Rows, out: NDArray[Any], places: Rows) -> None:
-        """Read row i into `out[places[i]]`, (C, P, P) in the slide's own dtype."""
+    def read_dense(self, rows: Rows, out: NDArray[Any], indices: Rows) -> None:
+        """Read row i into `out[indices[i]]`, (C, P, P) in the slide's own dtype."""
         if self._dense is None:
             raise ValueError("the dense side was not read")
-        out[places] = self._dense[np.searchsorted(self._rows, rows)]
+        out[indices] = self._dense[np.searchsorted(self._rows, rows)]
 
 
 def _read_blocks(
     read: Callable[[Rows, NDArray[Any], Rows], object], rows: Rows, out: NDArray[Any], pool: Executor
 ) -> None:
-    places = np.arange(len(rows))
-    jobs = [pool.submit(read, rows[part], out, part) for part in in_parts(places, ROWS_PER_JOB)]
+    indices = np.arange(len(rows))
+    jobs = [pool.submit(read, rows[part], out, part) for part in in_parts(indices, ROWS_PER_JOB)]
     for job in jobs:
         job.result()
 
@@ -154,9 +154,9 @@ class TrainingPatches:
                 self._readers[slide].read_dense(rows[part], values, np.arange(len(part)))
                 if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values[: len(part)]).all():
                     self._refuse(self.rows.slides[slide], rows[part], values[: len(part)])
-                for place, value in zip(here[part].tolist(), values, strict=False):
-                    pixels[place, channels] = self._kind.of_panel(value, used)
-                    pixels[place, absent] = 0
+                for index, value in zip(here[part].tolist(), values, strict=False):
+                    pixels[index, channels] = self._kind.of_panel(value, used)
+                    pixels[index, absent] = 0
         return pixels, present
 
     def read_ahead(self, numbers: Rows, *, dense: bool) -> None:

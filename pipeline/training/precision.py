@@ -1,4 +1,4 @@
-"""On what device, and with what floating-point format, a network runs."""
+"""Choose the device and floating-point format of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An encoder to start from: a folder as this project writes, or as timm writes for `local-dir:`."""
+"""Load a pretrained encoder from a folder of this project, or of timm (`local-dir:`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Colours:
 
 
 @dataclass(frozen=True)
-class _Config:
+class _PretrainedConfig:
     architecture: str
     pretrained_cfg: _Colours
 
@@ -55,7 +55,7 @@ def read_start(folder: Path, architecture: str, size_px: int) -> Start:
     """
     try:
         value = read_json(folder / CONFIG_NAME)
-        config = checked_as(value, _Config)
+        config = checked_as(value, _PretrainedConfig)
         model_args = checked_model_arguments(value)
     except (OSError, ValueError) as error:
         expected = "architecture, pretrained_cfg with mean and std of R, G, B, and model_args as docs/encoders.md says"

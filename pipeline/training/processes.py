@@ -1,4 +1,4 @@
-"""Several processes that train one run together, each on its rows of every batch.
+"""Train one run in several processes, each on its rows of every batch.
 
 The training is the same as in one process to within rounding: every process knows the whole order and all random draws,
 embeddings are gathered before the loss, the statistics of batch normalisation and the gradients are those of the whole
@@ -150,7 +150,7 @@ class _Gather(torch.autograd.Function):
 def joined() -> Iterator[Processes]:
     """Return the processes that torchrun, or `launch`, started together; one alone where neither did.
 
-    An error that several of them meet is told by one, and all end with 1.
+    One process reports an error that several of them meet, and all end with 1.
 
     Raises:
         StatedError: if there are fewer GPUs than processes.

@@ -79,7 +79,7 @@ class PublishedViewMaker:
                 raise ValueError("a dense branch needs a batch with a dense side")
             dense, present = (self._channels.of(branch.encoder, values) for values in (batch.dense, batch.present))
             seen = published_view(self._kind.to_published_scale(dense), draws.uniform, self._size_px)
-            view = self._kind.normalise_published(seen, self._normalisation, self._channels.places(branch.encoder))
+            view = self._kind.normalise_published(seen, self._normalisation, self._channels.indices(branch.encoder))
             views.append(view.mul_(present[:, :, None, None]))
         return views
 

@@ -1,4 +1,4 @@
-"""Which patches a run trains on, checked as a whole before any time is spent on them."""
+"""Choose the patches of a run, and check them as a whole before training."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def labelled_rows(
 
     Args:
         rows: all training patches.
-        tables: by slide; those of slides without training patches are passed over.
+        tables: by slide; those of slides without training patches are skipped.
         batch_size: patches per step.
         keep_others: whether patches without a class stay, because other branches learn from them; else they, and slides
             without any class, are left out.

@@ -1,4 +1,4 @@
-"""The stage train: from the stores and the split to a sparse encoder."""
+"""Stage train: train a sparse encoder on stores and split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of an unfinished training: what is needed to go on as if it had never stopped."""
+"""Save and load the state of an unfinished training, which then resumes with identical results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A target branch: what a sparse encoder is to predict of each training patch, and the loss of it."""
+"""Predict targets on a branch: the values of each training patch, and their loss."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def training_targets(rows: TrainingRows, target: str) -> Floats:
     parts = []
     for slide in rows.slides:
         known = slide.store.attributes
-        places = np.array(rows.panel.places[known.slide])
-        used = places != UNUSED
+        indices = np.array(rows.panel.indices[known.slide])
+        used = indices != UNUSED
         values = np.full((len(slide.rows), len(rows.markers)), np.nan)
-        values[:, places[used]] = slide.store.table.marker_mean[slide.rows][:, used]
+        values[:, indices[used]] = slide.store.table.marker_mean[slide.rows][:, used]
         if target == "class":
             parts.append(_one_hot(majority_class(values), values.shape[1]))
         else:

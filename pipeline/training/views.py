@@ -1,4 +1,4 @@
-"""From a batch of patches to one augmented, normalised view per branch."""
+"""Turn a batch of patches into one augmented, normalised view per branch."""
 
 from __future__ import annotations
 
@@ -63,19 +63,19 @@ class ChannelChoice:
     """
 
     def __init__(self, components: Components, device: torch.device) -> None:
-        self._places = {name: torch.tensor(places, device=device) for name, places in components.items()}
+        self._indices = {name: torch.tensor(indices, device=device) for name, indices in components.items()}
 
-    def places(self, encoder: str) -> Tensor | None:
+    def indices(self, encoder: str) -> Tensor | None:
         """Return (M',) places in the panel of the channels of that encoder, in their order.
 
         None for all as they are.
         """
-        return self._places.get(encoder)
+        return self._indices.get(encoder)
 
     def of(self, encoder: str, values: Tensor) -> Tensor:
         """Return (n, M', …) of values (n, M, …) of the panel; the same tensor where the encoder sees all of it."""
-        places = self.places(encoder)
-        return values if places is None else values.index_select(1, places)
+        indices = self.indices(encoder)
+        return values if indices is None else values.index_select(1, indices)
 
 
 class ViewMaker:
@@ -149,7 +149,7 @@ class ViewMaker:
 
 
 def window_numbers(branches: Sequence[str | Branch], *, shared_geometry: bool) -> tuple[int, ...]:
-    """Return which drawn window each branch looks through: its place among its modality's branches, or one of its own.
+    """Return which drawn window each branch looks through: its place among its modality's branches, or a separate one.
 
     Dense branches with separate encoders are components of one dense side: each counts among those of its encoder,
     so that all of them can show what the sparse branch sees.

@@ -46,15 +46,15 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _train(cohort: Path, name: str, **changes: Any) -> None:
     out = cohort / name
-    words = ["train", "--run", name, "--stores", str(cohort / "tile"), "--split", str(cohort / "patches.tsv")]
-    words += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
+    argv = ["train", "--run", name, "--stores", str(cohort / "tile"), "--split", str(cohort / "patches.tsv")]
+    argv += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
     settings = {**TINY, "encoder": "test_vit", "epochs": 1, "weights": str(cohort / "base"), **changes}
-    assert main([*words, "--settings", json.dumps(settings)]) == 0
+    assert main([*argv, "--settings", json.dumps(settings)]) == 0
 
 
 def _export(cohort: Path, out: Path, run: str = "adapted", base: str = "base") -> int:
-    words = ["export", "--encoder", str(cohort / run / "encoder"), "--to", "adapters", "--out", str(out)]
-    return main([*words, "--base", str(cohort / base)])
+    argv = ["export", "--encoder", str(cohort / run / "encoder"), "--to", "adapters", "--out", str(out)]
+    return main([*argv, "--base", str(cohort / base)])
 
 
 def _merge(adapters: Path, base: Path, out: Path) -> int:
@@ -142,8 +142,8 @@ def test_a_model_repository_loads_in_timm_from_disk_and_from_the_hub(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = cohort / "adapted" / "encoder", tmp_path / "hub"
-    words = ["export", "--encoder", str(folder), "--to", "hub", "--licence", "cc-by-nc-4.0", "--out", str(out)]
-    assert main(words) == 0
+    argv = ["export", "--encoder", str(folder), "--to", "hub", "--licence", "cc-by-nc-4.0", "--out", str(out)]
+    assert main(argv) == 0
     front = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
     assert front["license"] == "cc-by-nc-4.0"
     assert front["library_name"] == "timm"

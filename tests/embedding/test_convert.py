@@ -194,8 +194,8 @@ def test_lazyslides_whole_pixels_are_those_of_the_patch(tmp_path: Path, side: in
 
 def test_what_embed_writes_converts_to_every_format(tmp_path: Path) -> None:
     encoder = train_tiny(tmp_path)
-    words = ["embed", "--store", str(tmp_path / "tile" / "s0.zarr"), "--encoder", str(encoder)]
-    assert main([*words, "--out", str(tmp_path / "s0.h5")]) == 0
+    argv = ["embed", "--store", str(tmp_path / "tile" / "s0.zarr"), "--encoder", str(encoder)]
+    assert main([*argv, "--out", str(tmp_path / "s0.h5")]) == 0
     for to in FORMATS:
         assert _convert(tmp_path / "s0.h5", to, tmp_path / "out" / to) == 0
     expected, _ = _numbers(tmp_path / "s0.h5")

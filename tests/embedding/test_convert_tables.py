@@ -35,7 +35,7 @@ def _write(folder: Path, slide: str, rows: int, *, width: int = 3, **attributes:
 
 
 def _convert(folder: Path, *more: str) -> int:
-    words = [
+    argv = [
         "convert",
         "--features",
         str(folder / "embed"),
@@ -45,7 +45,7 @@ def _convert(folder: Path, *more: str) -> int:
         "--out",
         str(folder / "all.h5ad"),
     ]
-    return main([*words, *more])
+    return main([*argv, *more])
 
 
 def _texts(group: h5py.Group) -> list[str]:
@@ -83,7 +83,7 @@ def test_slides_that_do_not_belong_in_one_table_are_refused(tmp_path: Path, caps
     moved = pd.read_parquet(tmp_path / "predict" / "a" / "patches.parquet").assign(x_px=0)
     moved.to_parquet(tmp_path / "predict" / "a" / "patches.parquet")
     assert _convert(tmp_path, "--markers", str(tmp_path / "predict")) == 1
-    assert "found patches at other places" in capsys.readouterr().err
+    assert "found row 0 at (0, " in capsys.readouterr().err
     (tmp_path / "predict" / "a" / "patches.parquet").unlink()
     assert _convert(tmp_path, "--markers", str(tmp_path / "predict")) == 1
     assert "found no file" in capsys.readouterr().err
@@ -92,12 +92,12 @@ def test_slides_that_do_not_belong_in_one_table_are_refused(tmp_path: Path, caps
 
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    words = ["convert", "--features", str(tmp_path / "empty")]
-    assert main([*words, "--to", "anndata", "--all"]) == 1
+    argv = ["convert", "--features", str(tmp_path / "empty")]
+    assert main([*argv, "--to", "anndata", "--all"]) == 1
     assert "expected a folder of features (.h5), found none" in capsys.readouterr().err
-    assert main([*words, "--to", "csv", "--all"]) == 1
+    assert main([*argv, "--to", "csv", "--all"]) == 1
     assert "expected --to anndata, found --to csv" in capsys.readouterr().err
-    assert main([*words, "--to", "anndata", "--markers", str(tmp_path)]) == 1
+    assert main([*argv, "--to", "anndata", "--markers", str(tmp_path)]) == 1
     assert "expected --all beside it" in capsys.readouterr().err
 
 
@@ -116,14 +116,14 @@ def test_csv_of_a_slide_holds_every_feature(tmp_path: Path) -> None:
 def test_csv_of_a_parquet_file_spreads_its_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = pd.DataFrame({"slide": ["a", "b, c"], "patches": [3, 4], "mean": [[0.5, 1.0], [2.0, 3.25]]})
     known.to_parquet(tmp_path / "slides.parquet")
-    words = ["convert", "--features", str(tmp_path / "slides.parquet"), "--to", "csv"]
-    assert main(words) == 0
+    argv = ["convert", "--features", str(tmp_path / "slides.parquet"), "--to", "csv"]
+    assert main(argv) == 0
     table = pd.read_csv(tmp_path / "csv" / "slides.csv")
     assert list(table) == ["slide", "patches", "mean_0", "mean_1"]
     assert table.iloc[1].tolist() == ["b, c", 4, 2.0, 3.25]
     known.assign(mean=[[0.5], [2.0, 3.25]]).to_parquet(tmp_path / "slides.parquet")
-    assert main(words) == 1
+    assert main(argv) == 1
     assert "expected lists of one length in mean, found lengths [1, 2]" in capsys.readouterr().err
     (tmp_path / "slides.parquet").write_text("no table")
-    assert main(words) == 1
+    assert main(argv) == 1
     assert "expected a Parquet file" in capsys.readouterr().err

@@ -26,8 +26,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _embed(trained: Path, slide: str, out: Path, encoder: str = "run/encoder", **settings: object) -> int:
-    words = ["embed", "--store", str(trained / "tile" / f"{slide}.zarr"), "--encoder", str(trained / encoder)]
-    return main([*words, "--out", str(out), "--settings", json.dumps({"batch_size": 7, **settings})])
+    argv = ["embed", "--store", str(trained / "tile" / f"{slide}.zarr"), "--encoder", str(trained / encoder)]
+    return main([*argv, "--out", str(out), "--settings", json.dumps({"batch_size": 7, **settings})])
 
 
 def test_features_and_coordinates_are_in_the_rows_of_the_store(trained: Path, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_a_resolution_within_5_percent_is_taken(trained: Path, tmp_path: Path) -
 def test_slide_vectors_are_means_and_deviations_of_the_features(trained: Path, tmp_path: Path) -> None:
     for slide in ("s1", "s0"):
         assert _embed(trained, slide, tmp_path / f"{slide}.h5") == 0
-    words = ["embed-slides", "--features", str(tmp_path), "--slides", "s1", "s0", "--out", str(tmp_path / "s.parquet")]
-    assert main(words) == 0
+    argv = ["embed-slides", "--features", str(tmp_path), "--slides", "s1", "s0", "--out", str(tmp_path / "s.parquet")]
+    assert main(argv) == 0
     table = pd.read_parquet(tmp_path / "s.parquet")
     assert table["slide"].tolist() == ["s1", "s0"]
     assert table["patient"].tolist() == ["p1", "p0"]
@@ -139,7 +139,7 @@ def test_prototypes_count_what_a_slide_is_made_of_and_come_from_training_slides_
     for slide, counts in composition.items():
         lines += [f"{slide}\t{row}\t{slide}\t{int(slide != 'held')}\t1" for row in range(sum(counts))]
     (tmp_path / "split.tsv").write_text("\n".join(lines) + "\n")
-    words = [
+    argv = [
         "embed-slides",
         "--features",
         str(tmp_path),
@@ -149,16 +149,16 @@ def test_prototypes_count_what_a_slide_is_made_of_and_come_from_training_slides_
         str(tmp_path / "s.parquet"),
     ]
     more = ["--split", str(tmp_path / "split.tsv"), "--prototypes"]
-    assert main([*words, *more, "3"]) == 0
+    assert main([*argv, *more, "3"]) == 0
     table = pd.read_parquet(tmp_path / "s.parquet")
     np.testing.assert_allclose(table["prototypes"][0], [0.6, 0.3, 0.1], atol=1e-6)
     np.testing.assert_allclose(table["prototypes"][1], [0.5, 0.4, 0.1], atol=1e-6)
     assert sum(table["prototypes"][2]) == pytest.approx(1)
 
     first = (tmp_path / "s.parquet").read_bytes()
-    assert main([*words, *more, "3"]) == 0
+    assert main([*argv, *more, "3"]) == 0
     assert (tmp_path / "s.parquet").read_bytes() == first
-    assert main([*words, *more, "0"]) == 0
+    assert main([*argv, *more, "0"]) == 0
     assert "prototypes" not in pd.read_parquet(tmp_path / "s.parquet")
 
 
@@ -169,8 +169,8 @@ def test_few_training_patches_give_fewer_prototypes_with_a_word(
     _groups(tmp_path, {"a": [patches, 0, 0], "held": [5, 0, 0]})
     lines = ["slide\trow\tpatient\tfold\tpair_quality", *(f"a\t{row}\ta\t1\t1" for row in range(patches))]
     (tmp_path / "split.tsv").write_text("\n".join(lines) + "\n")
-    words = ["embed-slides", "--features", str(tmp_path), "--slides", "a", "held", "--out", str(tmp_path / "s.parquet")]
-    assert main([*words, "--split", str(tmp_path / "split.tsv")]) == 0
+    argv = ["embed-slides", "--features", str(tmp_path), "--slides", "a", "held", "--out", str(tmp_path / "s.parquet")]
+    assert main([*argv, "--split", str(tmp_path / "split.tsv")]) == 0
     assert f"{expected} prototypes instead of 16" in capfd.readouterr().err
     table = pd.read_parquet(tmp_path / "s.parquet")
     assert ("prototypes" in table) == (expected > 0)
@@ -185,8 +185,8 @@ def test_patches_without_features_are_told_by_their_row_and_not_summed_up(
     _groups(tmp_path, {"a": [9, 9, 9]})
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file["features"][7, 1] = np.nan
-    words = ["embed-slides", "--features", str(tmp_path), "--slides", "a", "--out", str(tmp_path / "s.parquet")]
-    assert main(words) == 1
+    argv = ["embed-slides", "--features", str(tmp_path), "--slides", "a", "--out", str(tmp_path / "s.parquet")]
+    assert main(argv) == 1
     assert (
         "expected finite features, found NaN or infinity in 1 of rows 0 to 26, first in row 7" in capfd.readouterr().err
     )
@@ -205,17 +205,17 @@ def test_features_of_different_encoders_are_not_mixed(
 ) -> None:
     train_tiny(tmp_path / "other", seed=5)
     assert _embed(trained, "s0", tmp_path / "s0.h5") == 0
-    words = ["embed", "--store", str(trained / "tile" / "s1.zarr"), "--out", str(tmp_path / "s1.h5")]
-    assert main([*words, "--encoder", str(tmp_path / "other" / "run" / "encoder")]) == 0
-    words = ["embed-slides", "--features", str(tmp_path), "--slides", "s0", "s1", "--out", str(tmp_path / "s.parquet")]
-    assert main(words) == 1
+    argv = ["embed", "--store", str(trained / "tile" / "s1.zarr"), "--out", str(tmp_path / "s1.h5")]
+    assert main([*argv, "--encoder", str(tmp_path / "other" / "run" / "encoder")]) == 0
+    argv = ["embed-slides", "--features", str(tmp_path), "--slides", "s0", "s1", "--out", str(tmp_path / "s.parquet")]
+    assert main(argv) == 1
     assert "error: slide s1: expected features of the encoder" in capfd.readouterr().err
     assert not (tmp_path / "s.parquet").exists()
 
 
 def test_missing_or_foreign_features_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["embed-slides", "--features", str(tmp_path), "--slides", "a", "--out", str(tmp_path / "s.parquet")]
-    assert main(words) == 1
+    argv = ["embed-slides", "--features", str(tmp_path), "--slides", "a", "--out", str(tmp_path / "s.parquet")]
+    assert main(argv) == 1
     (tmp_path / "a.h5").write_bytes(b"x")
-    assert main(words) == 1
+    assert main(argv) == 1
     assert capfd.readouterr().err.count("slide a, file") == 2

@@ -43,9 +43,9 @@ def _coordinates(path: Path, attributes: dict[str, object], places: np.ndarray =
 
 
 def _embed_at(folder: Path, coords: Path, out: Path, *more: str) -> int:
-    words = ["embed-at", "--slide", str(folder / "slide.tif"), "--coords", str(coords), "--out", str(out)]
+    argv = ["embed-at", "--slide", str(folder / "slide.tif"), "--coords", str(coords), "--out", str(out)]
     settings = json.dumps({"precision": "fp32", "batch_size": 3})
-    return main([*words, "--encoder", str(folder / "run" / "encoder"), "--settings", settings, *more])
+    return main([*argv, "--encoder", str(folder / "run" / "encoder"), "--settings", settings, *more])
 
 
 @pytest.mark.parametrize(("attributes", "overlap"), [(TRIDENT, 16), (CLAM, 0)])

@@ -122,8 +122,8 @@ def test_the_same_encoder_gives_the_same_bytes_without_paths_of_this_machine(
     for name in ("a", "b"):
         if to == "torchscript":
             # Each in its own process: torch numbers the classes of a process's traces on.
-            words = ["export", "--encoder", str(folder), "--to", to, "--out", name]
-            subprocess.run([sys.executable, "-P", "-m", "pipeline", *words], cwd=tmp_path, check=True)
+            argv = ["export", "--encoder", str(folder), "--to", to, "--out", name]
+            subprocess.run([sys.executable, "-P", "-m", "pipeline", *argv], cwd=tmp_path, check=True)
         else:
             assert _export(folder, to, tmp_path / name) == 0
         written.append((tmp_path / name).read_bytes())

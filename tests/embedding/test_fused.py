@@ -80,7 +80,7 @@ def test_a_slide_without_a_patch_is_told(tmp_path: Path, capfd: pytest.CaptureFi
     encoder = train_tiny(tmp_path)
     nowhere = np.zeros((0, 2), dtype=np.int64)
     write_store(tmp_path / "none.zarr", sparse=np.zeros((0, 32, 32, 3), np.uint8), slide="bare", position_px=nowhere)
-    words = ["embed", "--store", str(tmp_path / "none.zarr"), "--encoder", str(encoder)]
-    assert main([*words, "--out", str(tmp_path / "none.h5"), "--settings", json.dumps({})]) == 1
+    argv = ["embed", "--store", str(tmp_path / "none.zarr"), "--encoder", str(encoder)]
+    assert main([*argv, "--out", str(tmp_path / "none.h5"), "--settings", json.dumps({})]) == 1
     assert "error: slide bare" in capfd.readouterr().err
     assert not (tmp_path / "none.h5").exists()

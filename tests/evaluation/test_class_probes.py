@@ -149,11 +149,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table += [(slide, row, slide, number, 1.0) for row in range(256)]
     columns = ["slide", "row", "patient", "fold", "pair_quality"]
     pd.DataFrame(table, columns=columns).to_csv(folder / "patches.tsv", sep="\t", index=False)
-    words = ["evaluate", "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
-    words += ["--embeddings", str(folder / "embed"), "--runs", "clear", "sparse-only"]
-    words += ["--out-summary", str(folder / "summary.tsv"), "--out-details", str(folder / "details.json")]
+    argv = ["evaluate", "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
+    argv += ["--embeddings", str(folder / "embed"), "--runs", "clear", "sparse-only"]
+    argv += ["--out-summary", str(folder / "summary.tsv"), "--out-details", str(folder / "details.json")]
     settings = {"bootstrap": 100, "labels": [3, 15, 5000], "label_draws": 4, "mlp_epochs": 5}
-    assert main([*words, "--settings", json.dumps(settings)]) == 0
+    assert main([*argv, "--settings", json.dumps(settings)]) == 0
     return folder
 
 

@@ -37,22 +37,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stores, split = write_cohort(folder, patches=PATCHES, panels=(("DAPI", "CD3"), ("DAPI", "CD3")))
     for run, changes in RUNS.items():
         out = folder / "train" / run
-        words = ["train", "--run", run, "--stores", str(stores), "--split", str(split)]
-        words += ["--settings", json.dumps({**TINY, "batch_size": 32, "lr": 0.003, "crop": 1.0, **changes})]
-        words += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
-        assert main(words) == 0
+        argv = ["train", "--run", run, "--stores", str(stores), "--split", str(split)]
+        argv += ["--settings", json.dumps({**TINY, "batch_size": 32, "lr": 0.003, "crop": 1.0, **changes})]
+        argv += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
+        assert main(argv) == 0
         for slide in SLIDES:
-            words = ["embed", "--store", str(stores / f"{slide}.zarr"), "--encoder", str(out / "encoder")]
-            assert main([*words, "--out", str(folder / f"embed/{run}/{slide}.h5")]) == 0
+            argv = ["embed", "--store", str(stores / f"{slide}.zarr"), "--encoder", str(out / "encoder")]
+            assert main([*argv, "--out", str(folder / f"embed/{run}/{slide}.h5")]) == 0
     return folder
 
 
 def _evaluate(folder: Path, out: Path, *more: str, **settings: object) -> int:
-    words = ["evaluate", "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv"), "--runs", *RUNS]
-    words += ["--embeddings", str(folder / "embed"), "--repeats", "distilled-seed1=distilled"]
-    words += ["--out-summary", str(out / "summary.tsv"), "--out-details", str(out / "details.json"), *more]
+    argv = ["evaluate", "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv"), "--runs", *RUNS]
+    argv += ["--embeddings", str(folder / "embed"), "--repeats", "distilled-seed1=distilled"]
+    argv += ["--out-summary", str(out / "summary.tsv"), "--out-details", str(out / "details.json"), *more]
     known = {"bootstrap": 50, "block_um": 160, "retrieval_patches": 0, "labels": [15], "dense_side": True, **settings}
-    return main([*words, "--settings", json.dumps(known)])
+    return main([*argv, "--settings", json.dumps(known)])
 
 
 def _table(out: Path) -> pd.DataFrame:
@@ -62,13 +62,13 @@ def _table(out: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def classes(trained: Path) -> list[str]:
     """Tables of the classes that CD3 makes, high or low."""
-    words = ["--classes"]
+    argv = ["--classes"]
     for slide in SLIDES:
         value = PatchStore.open(trained / f"tile/{slide}.zarr").table.marker_mean[:, 1]
         names = np.where(value > np.median(value), "high", "low")
         pd.DataFrame({"row": np.arange(PATCHES), "class": names}).to_csv(trained / f"{slide}.csv", index=False)
-        words.append(f"{slide}={trained / slide}.csv")
-    return words
+        argv.append(f"{slide}={trained / slide}.csv")
+    return argv
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_rows_of_the_dense_side_are_marked_and_have_no_verdict(evaluated: Path) 
 
 
 def test_other_rows_are_what_they_are_without_it(evaluated: Path, classes: list[str], tmp_path: Path) -> None:
-    words = ["--trainings", str(evaluated / "train"), *classes]
-    assert _evaluate(evaluated, tmp_path, *words, dense_side=False) == 0
+    argv = ["--trainings", str(evaluated / "train"), *classes]
+    assert _evaluate(evaluated, tmp_path, *argv, dense_side=False) == 0
     table = _table(evaluated)
     others = table[~table.index.get_level_values("probe").str.startswith("dense-")]
     pd.testing.assert_frame_equal(others, _table(tmp_path))

@@ -16,6 +16,7 @@ from pipeline.cli import main
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.evidence import verdict_of
 from pipeline.evaluation.evidence_row import COLUMNS
+from pipeline.splitting.table import HELD_OUT_FOLD
 
 RUNS = ("distilled", "sparse-only", "shuffled", "worse")
 
@@ -270,7 +271,7 @@ def test_repetitions_that_name_no_run_are_refused(
 def test_no_held_out_pairs_is_a_stated_error(drawn: DrawnResults, capsys: pytest.CaptureFixture[str]) -> None:
     path = drawn.results / "split/patches.tsv"
     rows = pd.read_csv(path, sep="\t")
-    rows.loc[rows.fold == 0, "pair_quality"] = 0
+    rows.loc[rows.fold == HELD_OUT_FOLD, "pair_quality"] = 0
     rows.to_csv(path, sep="\t", index=False)
     assert "held-out" in error_of(capsys, drawn, "distilled")
 

@@ -154,22 +154,22 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = {**TINY, "epochs": 6, "batch_size": 32, "lr": 0.003, "crop": 1.0, "colour": 0.2}
     for run, changes in RUNS.items():
         out = folder / "train" / run
-        words = ["train", "--run", run, "--stores", str(stores), "--split", str(split)]
-        words += ["--settings", json.dumps({**base, **changes}), "--out-encoder", str(out / "encoder")]
-        assert main([*words, "--out-metrics", str(out / "m.jsonl"), "--out-curve", str(out / "c.png")]) == 0
+        argv = ["train", "--run", run, "--stores", str(stores), "--split", str(split)]
+        argv += ["--settings", json.dumps({**base, **changes}), "--out-encoder", str(out / "encoder")]
+        assert main([*argv, "--out-metrics", str(out / "m.jsonl"), "--out-curve", str(out / "c.png")]) == 0
         for slide in ("s0", "s1", "test"):
-            words = ["embed", "--store", str(stores / f"{slide}.zarr"), "--encoder", str(out / "encoder")]
-            assert main([*words, "--out", str(folder / f"embed/{run}/{slide}.h5")]) == 0
-    assert main(_words(folder)) == 0
+            argv = ["embed", "--store", str(stores / f"{slide}.zarr"), "--encoder", str(out / "encoder")]
+            assert main([*argv, "--out", str(folder / f"embed/{run}/{slide}.h5")]) == 0
+    assert main(_argv(folder)) == 0
     return folder
 
 
-def _words(folder: Path, *runs: str, **settings: object) -> list[str]:
-    words = ["evaluate", "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
-    words += ["--embeddings", str(folder / "embed"), "--trainings", str(folder / "train")]
-    words += ["--runs", *(runs or RUNS), "--out-summary", str(folder / "summary.tsv")]
+def _argv(folder: Path, *runs: str, **settings: object) -> list[str]:
+    argv = ["evaluate", "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
+    argv += ["--embeddings", str(folder / "embed"), "--trainings", str(folder / "train")]
+    argv += ["--runs", *(runs or RUNS), "--out-summary", str(folder / "summary.tsv")]
     known = {"bootstrap": 100, "block_um": 160, "retrieval_patches": 1000, **settings}
-    return [*words, "--out-details", str(folder / "details.json"), "--settings", json.dumps(known)]
+    return [*argv, "--out-details", str(folder / "details.json"), "--settings", json.dumps(known)]
 
 
 def test_true_pairs_are_found_and_those_of_controls_are_left_to_chance(evaluated: Path) -> None:
@@ -202,10 +202,10 @@ def test_the_report_tells_it_in_a_sentence(evaluated: Path) -> None:
 
 def test_fewer_patches_are_drawn_where_asked_and_none_leaves_it_out(evaluated: Path, tmp_path: Path) -> None:
     for most, expected in ((40, 40), (0, None)):
-        words = _words(evaluated, "distilled", retrieval_patches=most)
-        words[words.index("--out-details") + 1] = str(tmp_path / "details.json")
-        words[words.index("--out-summary") + 1] = str(tmp_path / "summary.tsv")
-        assert main(words) == 0
+        argv = _argv(evaluated, "distilled", retrieval_patches=most)
+        argv[argv.index("--out-details") + 1] = str(tmp_path / "details.json")
+        argv[argv.index("--out-summary") + 1] = str(tmp_path / "summary.tsv")
+        assert main(argv) == 0
         found = json.loads((tmp_path / "details.json").read_text())["retrieval"]
         assert found.get("distilled", {}).get("patches") == expected
 
@@ -221,11 +221,11 @@ def test_a_run_without_a_dense_branch_keeps_no_weights_beside_its_encoder(evalua
 def test_features_of_another_training_are_refused(
     evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = _words(evaluated, "distilled")
+    argv = _argv(evaluated, "distilled")
     other = tmp_path / "train" / "distilled"
     other.mkdir(parents=True)
     for name in ("encoder", BRANCHES_NAME):
         (other / name).symlink_to(evaluated / "train/shuffled" / name)
-    words[words.index("--trainings") + 1] = str(tmp_path / "train")
-    assert main(words) == 1
+    argv[argv.index("--trainings") + 1] = str(tmp_path / "train")
+    assert main(argv) == 1
     assert "expected features of encoder" in capsys.readouterr().err.strip().splitlines()[-1]

@@ -191,7 +191,7 @@ def test_the_markers_file_chooses_and_names_columns(slide: Path, capsys: pytest.
     (slide / "m.csv").write_text("channel,marker\nPan-CK,panCK\n")
     store = _tiled(slide, markers=str(slide / "m.csv"))
     assert store.attributes.markers == ("panCK", "cell count")
-    assert "columns that are no numbers are skipped: note" in capsys.readouterr().err
+    assert "columns that are not numeric are skipped: note" in capsys.readouterr().err
     expected = cells["Pan-CK"].sum()
     dense = store.read_dense(slice(None))[:, :, 0, 0]
     np.testing.assert_allclose((dense[:, 0] * dense[:, 1]).sum(), expected, rtol=1e-5)
@@ -361,8 +361,8 @@ def test_a_cohort_of_cells_goes_through_every_stage(tmp_path: Path) -> None:
         rows.append(row | {"dense": f"{name}.csv", "dense-kind": "cells", "dense-mpp": "1"})
     write_cohort(tmp_path, [{key.replace("-", "_"): value for key, value in row.items()} for row in rows], {})
     with contextlib.chdir(tmp_path):
-        for words in commands(rows).values():
-            assert main(words) == 0, words
+        for argv in commands(rows).values():
+            assert main(argv) == 0, argv
     qc = json.loads((tmp_path / "results/register/a/qc.json").read_text())
     assert qc["reasons"] == [
         "a table of cells shows no nuclei by which the given transform could be measured; look at the pictures"

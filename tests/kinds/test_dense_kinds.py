@@ -108,9 +108,9 @@ def _row(kind: str, name: str) -> dict[str, str]:
 
 def _run(folder: Path, kind: str, stages: tuple[str, ...]) -> Path:
     with contextlib.chdir(folder):
-        for words in commands([_row(kind, name) for name in "ab"], results=kind).values():
-            if words[0] in stages:
-                assert main(words) == 0, words
+        for argv in commands([_row(kind, name) for name in "ab"], results=kind).values():
+            if argv[0] in stages:
+                assert main(argv) == 0, argv
     return folder / kind
 
 

@@ -299,11 +299,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("genes")
     stores, split = _draw_cohort(folder)
     settings = {**TINY, "branches": ["sparse", "dense"], "epochs": 15, "batch_size": 32, "channel_dropout": 0.1}
-    words = ["train", "--run", "genes", "--stores", str(stores), "--split", str(split)]
-    words += ["--settings", json.dumps({**settings, "lr": 3e-3})]
+    argv = ["train", "--run", "genes", "--stores", str(stores), "--split", str(split)]
+    argv += ["--settings", json.dumps({**settings, "lr": 3e-3})]
     out = folder / "run"
-    words += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
-    assert main(words) == 0
+    argv += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
+    assert main(argv) == 0
     return folder
 
 
@@ -356,8 +356,8 @@ def test_a_cohort_of_counts_goes_through_every_stage(tmp_path: Path) -> None:
     sheet = [{key.replace("-", "_"): value for key, value in row.items()} for row in rows]
     write_cohort(tmp_path, sheet, {})
     with contextlib.chdir(tmp_path):
-        for words in commands(rows).values():
-            assert main(words) == 0, words
+        for argv in commands(rows).values():
+            assert main(argv) == 0, argv
         findings = examine_slides(read_sheet(Path("config/slides.tsv")), Settings()).findings
     told = [str(finding) for finding in findings]
     assert told[0] == "ok       slides: 2 of 2 open, 2 of them pairs"

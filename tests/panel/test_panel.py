@@ -52,8 +52,8 @@ def pyramid_cyx(image: np.ndarray, levels: int) -> list[np.ndarray]:
 
 def checked(name: str, out: str = "", **settings: object) -> dict[str, Any]:
     path = Path("results/panel") / f"{out or name}.json"
-    words = ["panel", "--record", f"{name}.json", "--out", str(path), "--threads", "2"]
-    assert main([*words, "--settings", json.dumps({"mpp": 2.0} | settings)]) == 0
+    argv = ["panel", "--record", f"{name}.json", "--out", str(path), "--threads", "2"]
+    assert main([*argv, "--settings", json.dumps({"mpp": 2.0} | settings)]) == 0
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -226,8 +226,8 @@ def test_a_dense_side_of_another_kind_is_said_not_to_be_checked(
 def test_a_setting_that_cannot_be_is_one_line(
     folder: Path, settings: dict[str, object], found: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["panel", "--record", "wrong.json", "--out", "never.json", "--settings", json.dumps(settings)]
-    assert main(words) == 1
+    argv = ["panel", "--record", "wrong.json", "--out", "never.json", "--settings", json.dumps(settings)]
+    assert main(argv) == 1
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert found in line

@@ -36,7 +36,7 @@ def write_checks(folder: Path, dead: dict[str, str], panels: dict[str, tuple[str
 PANELS = {"s0": ("DAPI", "CD3"), "s1": ("DAPI", "CD8"), "test": ("DAPI", "CD3")}
 
 
-def train(folder: Path, run: str, *words: str, **changes: object) -> Path:
+def train(folder: Path, run: str, *argv: str, **changes: object) -> Path:
     out, settings = folder / run, json.dumps({**TINY, "epochs": 1, **changes})
     paths = [
         "--out-encoder",
@@ -47,7 +47,7 @@ def train(folder: Path, run: str, *words: str, **changes: object) -> Path:
         str(out / "c.png"),
     ]
     given = ["--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv"), "--settings", settings]
-    assert main(["train", "--run", run, *given, *paths, *words]) == 0
+    assert main(["train", "--run", run, *given, *paths, *argv]) == 0
     return out / "encoder"
 
 
@@ -93,10 +93,10 @@ def test_a_channel_is_absent_from_the_slide_on_which_it_is_dead_only() -> None:
     channels = {"a": ("DAPI", "CD3"), "b": ("DAPI", "CD3e", "CD8")}
     panel = panel_of(channels, KNOWN, left_out={"b": ("CD3e",)})
     assert panel.markers == ("DAPI", "CD3", "CD8")
-    assert panel.places == {"a": (0, 1), "b": (0, UNUSED, 2)}
+    assert panel.indices == {"a": (0, 1), "b": (0, UNUSED, 2)}
     everywhere = panel_of(channels, KNOWN, ("CD8", "CD3"), {"a": ("CD3",), "b": ("CD3e",)})
     assert everywhere.markers == ("CD8",)
-    assert everywhere.places == {"a": (UNUSED, UNUSED), "b": (UNUSED, UNUSED, 0)}
+    assert everywhere.indices == {"a": (UNUSED, UNUSED), "b": (UNUSED, UNUSED, 0)}
 
 
 def test_a_branch_that_loses_all_its_markers_is_one_line(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_tile_subtracts_in_the_store_and_says_so(
     monkeypatch.chdir(small_results)
     check = check_of(marker("DAPI", background=40.0), marker("CD3", factor=0.25), autofluorescence="DAPI")
     (tmp_path / "a.json").write_text(json.dumps(asdict(check)))
-    words = ["tile", "--record", "results/inspect/a.json", "--transform", "results/register/a/transform.zarr"]
-    words += ["--qc", "results/register/a/qc.json", "--settings", '{"size_px": 64, "mpp": 0.5}']
-    assert main([*words, "--background", str(tmp_path / "a.json"), "--out", str(tmp_path / "a.zarr")]) == 0
+    argv = ["tile", "--record", "results/inspect/a.json", "--transform", "results/register/a/transform.zarr"]
+    argv += ["--qc", "results/register/a/qc.json", "--settings", '{"size_px": 64, "mpp": 0.5}']
+    assert main([*argv, "--background", str(tmp_path / "a.json"), "--out", str(tmp_path / "a.zarr")]) == 0
     plain, store = PatchStore.open(Path("results/tile/a.zarr")), PatchStore.open(tmp_path / "a.zarr")
     rows = np.arange(len(store))
     before, after = plain.read_dense(rows).astype(np.float64), store.read_dense(rows)

@@ -56,9 +56,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> DrawnResults:
         features = causes @ mixing + rng.normal(size=(len(causes), 12))
         write_features(folder / f"{slide.slide}.h5", features, _positions_px(slide), "e0")
     assert main(["evaluate", *drawn.arguments(RUN)]) == 0
-    words = drawn.arguments(RUN)
-    words = [*words[: words.index("--runs")], "--run", RUN, "--out", str(probe_of(drawn))]
-    assert main(["evaluate-probe", *words]) == 0
+    argv = drawn.arguments(RUN)
+    argv = [*argv[: argv.index("--runs")], "--run", RUN, "--out", str(probe_of(drawn))]
+    assert main(["evaluate-probe", *argv]) == 0
     return drawn
 
 
@@ -74,9 +74,9 @@ def probe_of(drawn: DrawnResults) -> Path:
 
 
 def predict(drawn: DrawnResults, slide: str, out: Path, probe: Path | None = None, **wanted: object) -> int:
-    words = ["--features", str(drawn.results / "embed" / RUN / f"{slide}.h5"), "--out", str(out)]
-    words += ["--store", str(drawn.results / "tile" / f"{slide}.zarr"), "--probe", str(probe or probe_of(drawn))]
-    return main(["predict", *words, "--settings", json.dumps(wanted)])
+    argv = ["--features", str(drawn.results / "embed" / RUN / f"{slide}.h5"), "--out", str(out)]
+    argv += ["--store", str(drawn.results / "tile" / f"{slide}.zarr"), "--probe", str(probe or probe_of(drawn))]
+    return main(["predict", *argv, "--settings", json.dumps(wanted)])
 
 
 def told(folder: Path) -> dict[str, object]:
@@ -100,10 +100,10 @@ def test_the_probe_takes_names_for_one_marker_as_evaluate_does(tmp_path: Path) -
     )
     drawn = draw_stores(tmp_path, slides)
     draw_features(drawn, RUN, 1.0)
-    words, panel = drawn.arguments(RUN), ["--panel", '{"aliases": {"CD45": ["Odd"]}}']
-    assert main(["evaluate", *words, *panel]) == 0
-    words = [*words[: words.index("--runs")], "--run", RUN, "--out", str(probe_of(drawn)), *panel]
-    assert main(["evaluate-probe", *words]) == 0
+    argv, panel = drawn.arguments(RUN), ["--panel", '{"aliases": {"CD45": ["Odd"]}}']
+    assert main(["evaluate", *argv, *panel]) == 0
+    argv = [*argv[: argv.index("--runs")], "--run", RUN, "--out", str(probe_of(drawn)), *panel]
+    assert main(["evaluate-probe", *argv]) == 0
     rows = json.loads((tmp_path / "evaluate/details.json").read_text())["rows"]
     wanted = {
         row["target"]: row["train_patches"] for row in rows if row["probe"] == "ridge" and row["target"] != "mean"

@@ -24,7 +24,7 @@ def test_parts_that_moved_are_registered_by_themselves(
     assert found.kept_wrong <= 0.02
     assert found.kept_good >= kept_good
     assert found.verdict == "warn"
-    assert any("registered by itself" in reason for reason in found.reasons)
+    assert any("registered separately" in reason for reason in found.reasons)
 
 
 def test_lost_tissue_has_no_pairs_and_is_named(real_data: Path, tmp_path: Path) -> None:

@@ -315,12 +315,12 @@ NAMES = (
 def run_register(folder: Path, out: Path, transform: str = "") -> int:
     sides = ["--sparse", str(folder / "he.tif"), "--dense", str(folder / "if.ome.tif")]
     mpps = ["--sparse-mpp", "1.0", "--dense-mpp", "0.8"]
-    words = ["inspect", "--slide", "s1", "--patient", "p1", *sides, *mpps, "--transform", transform]
-    assert main([*words, "--out", str(out / "s1.json")]) == 0
-    words = ["register", "--record", str(out / "s1.json"), "--settings", "{}"]
+    argv = ["inspect", "--slide", "s1", "--patient", "p1", *sides, *mpps, "--transform", transform]
+    assert main([*argv, "--out", str(out / "s1.json")]) == 0
+    argv = ["register", "--record", str(out / "s1.json"), "--settings", "{}"]
     for output, name in zip(OUTPUTS, NAMES, strict=True):
-        words += [f"--out-{output}", str(out / name)]
-    return main(words)
+        argv += [f"--out-{output}", str(out / name)]
+    return main(argv)
 
 
 def test_door_writes_everything_twice_the_same(plain: SyntheticPair, tmp_path: Path) -> None:

@@ -144,15 +144,15 @@ def test_an_unknown_channel_is_one_line(
     drawn: SyntheticPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_files(drawn, tmp_path)
-    words = ["inspect", "--slide", "s1", "--patient", "p1", "--sparse", str(tmp_path / "he.tif")]
-    words += ["--dense", str(tmp_path / "if.ome.tif"), "--sparse-mpp", "1.0", "--dense-mpp", "0.8"]
-    assert main([*words, "--out", str(tmp_path / "s1.json")]) == 0
+    argv = ["inspect", "--slide", "s1", "--patient", "p1", "--sparse", str(tmp_path / "he.tif")]
+    argv += ["--dense", str(tmp_path / "if.ome.tif"), "--sparse-mpp", "1.0", "--dense-mpp", "0.8"]
+    assert main([*argv, "--out", str(tmp_path / "s1.json")]) == 0
     settings = json.dumps({"engine": "sitk", "channel": "SHG"})
-    words = ["register", "--record", str(tmp_path / "s1.json"), "--settings", settings]
+    argv = ["register", "--record", str(tmp_path / "s1.json"), "--settings", settings]
     for output, name in zip(OUTPUTS, NAMES, strict=True):
-        words += [f"--out-{output}", str(tmp_path / name)]
+        argv += [f"--out-{output}", str(tmp_path / name)]
     capsys.readouterr()
-    assert main(words) == 1
+    assert main(argv) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "s1" in line
     assert "one channel named 'SHG'" in line

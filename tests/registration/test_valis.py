@@ -45,10 +45,10 @@ def drawn() -> SyntheticPair:
 
 def register_words(folder: Path, out: Path) -> list[str]:
     """The arguments by which `register` takes the record in `out` with the engine valis."""
-    words = ["register", "--record", str(out / "s1.json"), "--settings", '{"engine": "valis"}']
+    argv = ["register", "--record", str(out / "s1.json"), "--settings", '{"engine": "valis"}']
     for output, name in zip(OUTPUTS, NAMES, strict=True):
-        words += [f"--out-{output}", str(out / name)]
-    return words
+        argv += [f"--out-{output}", str(out / name)]
+    return argv
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +140,13 @@ torch.load = torch.hub.load_state_dict_from_url = loaded
 """
 
 
-def run_offline(python: Path, code: str, folder: Path, *words: str) -> Any:
+def run_offline(python: Path, code: str, folder: Path, *argv: str) -> Any:
     """Runs code in the environment of valis with neither network nor weights, its home and temporary files aside."""
     (folder / "home").mkdir(exist_ok=True)
     (folder / "tmp").mkdir(exist_ok=True)
     places = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [str(python), "-P", "-c", OFFLINE + code, *words],
+        [str(python), "-P", "-c", OFFLINE + code, *argv],
         env=os.environ | places,
         capture_output=True,
         text=True,

@@ -28,8 +28,8 @@ def test_the_table_has_a_line_per_slide_and_tells_what_has_no_verdict(
         (tmp_path / "register" / slide / "qc.json").write_text(json.dumps({"verdict": verdict, "reasons": reasons}))
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "lost.log").write_text("some words\nerror: slide lost: expected nuclei, found none\n")
-    words = ["--registrations", str(tmp_path / "register"), "--logs", str(tmp_path / "logs")]
-    assert main(["verdicts", *words, "--slides", "a1", "long-name", "lost"]) == 0
+    argv = ["--registrations", str(tmp_path / "register"), "--logs", str(tmp_path / "logs")]
+    assert main(["verdicts", *argv, "--slides", "a1", "long-name", "lost"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "slide      verdict  first reason",
         "a1         pass",

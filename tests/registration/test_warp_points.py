@@ -27,12 +27,12 @@ def transform(tmp_path: Path) -> Path:
 def test_points_go_there_and_come_back_with_their_other_columns(tmp_path: Path, transform: Path) -> None:
     table = pd.DataFrame({"cell": ["a", "b"], "x_um": [100.0, 250.5], "y_um": [40.0, 333.0]})
     table.to_csv(tmp_path / "in.csv", index=False)
-    words = ["warp-points", "--transform", str(transform)]
-    assert main([*words, "--points", str(tmp_path / "in.csv"), "--output", str(tmp_path / "there.csv")]) == 0
+    argv = ["warp-points", "--transform", str(transform)]
+    assert main([*argv, "--points", str(tmp_path / "in.csv"), "--output", str(tmp_path / "there.csv")]) == 0
     there = pd.read_csv(tmp_path / "there.csv")
     expected = np.array([[600 - 40, 110], [600 - 333, 260.5]]) + 5 * np.sin(table[["x_um", "y_um"]].to_numpy() / 150)
     np.testing.assert_allclose(there[["x_um", "y_um"]], expected, atol=0.02)
-    back = [*words, "--points", str(tmp_path / "there.csv"), "--output", str(tmp_path / "back.csv"), "--inverse"]
+    back = [*argv, "--points", str(tmp_path / "there.csv"), "--output", str(tmp_path / "back.csv"), "--inverse"]
     assert main(back) == 0
     result = pd.read_csv(tmp_path / "back.csv")
     assert result["cell"].tolist() == ["a", "b"]
@@ -41,8 +41,8 @@ def test_points_go_there_and_come_back_with_their_other_columns(tmp_path: Path, 
 
 def test_other_columns_are_kept_to_the_letter(tmp_path: Path, transform: Path) -> None:
     (tmp_path / "in.csv").write_text("cell,x_um,y_um,p,note\n007,1,2,1e-9,NA\n010,3,4,0.10,\n")
-    words = ["warp-points", "--transform", str(transform), "--points", str(tmp_path / "in.csv")]
-    assert main([*words, "--output", str(tmp_path / "out.csv")]) == 0
+    argv = ["warp-points", "--transform", str(transform), "--points", str(tmp_path / "in.csv")]
+    assert main([*argv, "--output", str(tmp_path / "out.csv")]) == 0
     lines = [line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines()]
     kept = [line[:1] + line[3:] for line in lines]
     assert kept == [["cell", "p", "note"], ["007", "1e-9", "NA"], ["010", "0.10", ""]]
@@ -55,8 +55,8 @@ def test_a_bad_table_is_one_line_that_names_the_file(
     tmp_path: Path, transform: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.csv").write_text(text)
-    words = ["warp-points", "--transform", str(transform), "--points", str(tmp_path / "bad.csv")]
-    assert main([*words, "--output", str(tmp_path / "out.csv")]) == 1
+    argv = ["warp-points", "--transform", str(transform), "--points", str(tmp_path / "bad.csv")]
+    assert main([*argv, "--output", str(tmp_path / "out.csv")]) == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "bad.csv" in told
@@ -66,6 +66,6 @@ def test_a_bad_table_is_one_line_that_names_the_file(
 
 def test_an_empty_table_gives_an_empty_table(tmp_path: Path, transform: Path) -> None:
     (tmp_path / "in.csv").write_text("x_um,y_um\n")
-    words = ["warp-points", "--transform", str(transform), "--points", str(tmp_path / "in.csv")]
-    assert main([*words, "--output", str(tmp_path / "out.csv")]) == 0
+    argv = ["warp-points", "--transform", str(transform), "--points", str(tmp_path / "in.csv")]
+    assert main([*argv, "--output", str(tmp_path / "out.csv")]) == 0
     assert (tmp_path / "out.csv").read_text() == "x_um,y_um\n"

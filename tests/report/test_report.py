@@ -56,7 +56,7 @@ from pipeline.report.figures import (
     swatch,
 )
 from pipeline.report.headline import SLIGHT, headline
-from pipeline.report.label_words import label_sentence, most_fewer
+from pipeline.report.label_curves import label_sentence, most_fewer
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import part_of, quantity
 from pipeline.report.patch_map import GRIDS, most_central, representatives

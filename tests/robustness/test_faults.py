@@ -51,8 +51,8 @@ def copy(small_results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return folder
 
 
-def _outputs(words: list[str]) -> list[Path]:
-    return [Path(word) for option, word in itertools.pairwise(words) if option.startswith("--out")]
+def _outputs(argv: list[str]) -> list[Path]:
+    return [Path(word) for option, word in itertools.pairwise(argv) if option.startswith("--out")]
 
 
 def _contents(path: Path) -> dict[str, bytes]:
@@ -77,12 +77,12 @@ def _remove(path: Path) -> None:
 def test_a_stage_killed_in_the_middle_leaves_nothing_broken_and_its_rerun_the_undisturbed_result(
     copy: Path, small_results: Path, stage: str
 ) -> None:
-    words = COMMANDS[stage]
-    outputs = _outputs(words)
+    argv = COMMANDS[stage]
+    outputs = _outputs(argv)
     for path in outputs:
         _remove(path)
     for number, name in ((1, "SIGTERM"), (1, "SIGKILL"), (max(1, len(outputs) - 1), "SIGKILL")):
-        done = run_verb(words, (name, number))
+        done = run_verb(argv, (name, number))
         assert done.returncode in (-getattr(signal, name), 128 + getattr(signal, name)), done.stderr
         assert "Traceback" not in done.stderr
         assert any(not path.exists() for path in outputs)
@@ -90,7 +90,7 @@ def test_a_stage_killed_in_the_middle_leaves_nothing_broken_and_its_rerun_the_un
             assert not path.exists() or _same(path, small_results / path), path
         # A process that was only asked to end tidies up after itself; one that was killed cannot.
         assert bool(_partial(copy)) == (name == "SIGKILL")
-    again = run_verb(words)
+    again = run_verb(argv)
     assert again.returncode == 0, again.stderr
     assert not _partial(copy)
     for path in outputs:
@@ -127,12 +127,12 @@ def _resize(disk: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
 
 
-def _written_to(words: list[str], folder: Path) -> list[str]:
+def _written_to(argv: list[str], folder: Path) -> list[str]:
     """The same command with its outputs in another folder."""
-    moved = list(words)
-    for place, option in enumerate(words[:-1]):
+    moved = list(argv)
+    for place, option in enumerate(argv[:-1]):
         if option.startswith("--out"):
-            moved[place + 1] = str(folder / Path(words[place + 1]).name)
+            moved[place + 1] = str(folder / Path(argv[place + 1]).name)
     return moved
 
 
@@ -142,9 +142,9 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_under_a_final_name(
 ) -> None:
     if stage in ("inspect a", "split", "embed a", "embed-slides", "evaluate", "evaluate-probe"):
         (small_disk / "filling").write_bytes(bytes(60 * 1024))
-    words = _written_to(COMMANDS[stage], small_disk)
-    outputs = _outputs(words)
-    done = run_verb(words)
+    argv = _written_to(COMMANDS[stage], small_disk)
+    outputs = _outputs(argv)
+    done = run_verb(argv)
     assert done.returncode == 1, (done.returncode, done.stderr)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
@@ -157,14 +157,14 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_under_a_final_name(
 def test_a_disk_that_fills_up_in_the_middle_of_a_training_costs_no_finished_epoch(
     copy: Path, small_results: Path, small_disk: Path
 ) -> None:
-    words = COMMANDS["train"]
-    for path in _outputs(words):
+    argv = COMMANDS["train"]
+    for path in _outputs(argv):
         _remove(path)
-    assert run_verb(words, ("SIGKILL", 3)).returncode == -signal.SIGKILL
+    assert run_verb(argv, ("SIGKILL", 3)).returncode == -signal.SIGKILL
     state_bytes = Path("results/train/distilled/state/state.pt").stat().st_size
     # Room for one state but not for two, and a new one is written beside the one that it replaces.
     _resize(small_disk, 3 * state_bytes // 2)
-    moved = _written_to(words, small_disk / "run")
+    moved = _written_to(argv, small_disk / "run")
     done = run_verb(moved)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -180,12 +180,12 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_training_costs_no_finished_epoc
 
 def test_a_training_killed_between_epochs_costs_no_finished_one(copy: Path, small_results: Path) -> None:
     """The state of the last finished epoch stays, and the rerun goes on from it to the undisturbed weights."""
-    words = COMMANDS["train"]
-    for path in _outputs(words):
+    argv = COMMANDS["train"]
+    for path in _outputs(argv):
         _remove(path)
     # The third file that takes its name is the state of the second epoch (state.pt and metrics.jsonl of each).
-    assert run_verb(words, ("SIGKILL", 3)).returncode == -signal.SIGKILL
-    again = run_verb(words)
+    assert run_verb(argv, ("SIGKILL", 3)).returncode == -signal.SIGKILL
+    again = run_verb(argv)
     assert again.returncode == 0
     assert "going on at epoch 2, step 1" in again.stderr
     encoder = Path("results/train/distilled/encoder")
@@ -230,10 +230,10 @@ def test_a_corrupt_store_is_told_by_every_stage_that_reads_it(
 
 @pytest.mark.parametrize("damage", ["cut", "flipped bit", "nothing left", "a pickle"])
 def test_a_corrupt_checkpoint_is_not_gone_on_from(copy: Path, small_results: Path, damage: str) -> None:
-    words = COMMANDS["train"]
-    for path in _outputs(words):
+    argv = COMMANDS["train"]
+    for path in _outputs(argv):
         _remove(path)
-    assert run_verb(words, ("SIGKILL", 3)).returncode == -signal.SIGKILL
+    assert run_verb(argv, ("SIGKILL", 3)).returncode == -signal.SIGKILL
     state = Path("results/train/distilled/state/state.pt")
     data = bytearray(state.read_bytes())
     if damage == "cut":
@@ -245,7 +245,7 @@ def test_a_corrupt_checkpoint_is_not_gone_on_from(copy: Path, small_results: Pat
     else:
         data = bytearray(b"cos\nsystem\n(S'touch pwned'\ntR.")
     state.write_bytes(data)
-    done = run_verb(words)
+    done = run_verb(argv)
     assert done.returncode == 0, done.stderr
     assert "unreadable" in done.stderr
     assert not Path("pwned").exists()
@@ -294,13 +294,13 @@ def test_a_clock_that_jumps_back_a_year_changes_no_byte(copy: Path, small_result
 
 
 def test_sigterm_in_training_saves_the_step_it_arrives_in(copy: Path, small_results: Path) -> None:
-    words = COMMANDS["train"]
-    for path in _outputs(words):
+    argv = COMMANDS["train"]
+    for path in _outputs(argv):
         _remove(path)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     # As under `2>&1 | tee`: the reader of the log is ended together with the training.
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipeline", *words], stderr=subprocess.PIPE, env=environment, text=True
+        [sys.executable, "-P", "-m", "pipeline", *argv], stderr=subprocess.PIPE, env=environment, text=True
     )
     assert process.stderr is not None
     state = Path("results/train/distilled/state/state.pt")
@@ -310,7 +310,7 @@ def test_sigterm_in_training_saves_the_step_it_arrives_in(copy: Path, small_resu
     process.stderr.close()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
-    again = run_verb(words)
+    again = run_verb(argv)
     assert again.returncode == 0
     assert "going on at epoch" in again.stderr
     encoder = Path("results/train/distilled/encoder")

@@ -42,8 +42,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     drawn = draw_stores(tmp_path_factory.mktemp("results"))
     draw_features(drawn, "distilled", 0.3, width=512)
     features, probe = drawn.results / "embed/distilled", drawn.results / "probe"
-    words = drawn.arguments("distilled")
-    fit = ["evaluate-probe", *words[: words.index("--runs")], "--run", "distilled", "--settings", '{"bootstrap": 20}']
+    argv = drawn.arguments("distilled")
+    fit = ["evaluate-probe", *argv[: argv.index("--runs")], "--run", "distilled", "--settings", '{"bootstrap": 20}']
     assert main([*fit, "--out", str(probe)]) == 0
     d1 = features / "d1.h5"
     given = {"embed": ["embed", "--store", str(store), "--encoder", str(trained)], "evaluate-probe": fit}
@@ -72,14 +72,14 @@ def test_no_room_is_told_in_one_line_and_nothing_stays_under_any_name(
 ) -> None:
     jobs = []
     for name in verbs or commands:
-        words, whole = commands[name], tmp_path / "whole" / name.replace(" ", "-")
-        assert main([*words, "--out", str(whole)]) == 0
+        argv, whole = commands[name], tmp_path / "whole" / name.replace(" ", "-")
+        assert main([*argv, "--out", str(whole)]) == 0
         largest = max(item.stat().st_size for item in _files(whole))
         for share in shares:
             out = tmp_path / "cut" / f"{whole.name}-{share}"
-            jobs.append((f"{name} {share}", out, [*words, "--out", str(out)], max(512, int(share * largest))))
+            jobs.append((f"{name} {share}", out, [*argv, "--out", str(out)], max(512, int(share * largest))))
     logs = [tmp_path / f"{number}.log" for number in range(len(jobs))]
-    lines = [json.dumps([words, limit, str(log)]) for (*_, words, limit), log in zip(jobs, logs, strict=True)]
+    lines = [json.dumps([argv, limit, str(log)]) for (*_, argv, limit), log in zip(jobs, logs, strict=True)]
     done = subprocess.run(
         [sys.executable, "-c", _RUNNER], input="\n".join(lines), capture_output=True, text=True, check=True
     )

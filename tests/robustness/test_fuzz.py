@@ -18,7 +18,7 @@ def test_a_fuzzed_door_lets_nothing_out_but_results_and_stated_errors(door: str,
     pytest.importorskip("atheris")
     fuzz = REPOSITORY / "tests" / "fuzz" / "run.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))}
-    words = [sys.executable, str(fuzz), door, str(tmp_path), "-max_total_time=3"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    argv = [sys.executable, str(fuzz), door, str(tmp_path), "-max_total_time=3"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Done" in done.stderr

@@ -396,7 +396,7 @@ def test_a_points_table_of_any_kind_is_one_line(tmp_path: Path, capsys: pytest.C
         b"x_um,y_um,x_um\n1,2,3\n",
     ):
         (tmp_path / "p.csv").write_bytes(content)
-        words = ["--transform", str(tmp_path / "m.csv"), "--points", str(tmp_path / "p.csv")]
-        code = main(["warp-points", *words, "--output", str(tmp_path / "o.csv")])
+        argv = ["--transform", str(tmp_path / "m.csv"), "--points", str(tmp_path / "p.csv")]
+        code = main(["warp-points", *argv, "--output", str(tmp_path / "o.csv")])
         told = capsys.readouterr().err
         assert code == 0 or told.count("\n") == 1, content

@@ -132,9 +132,9 @@ def _tiled(folder: Path, dense: Path, channel: str) -> PatchStore:
     write_json(folder / "record.json", to_mapping(inspect_slide(row, InspectSettings())))
     write_transform(folder / "transform.zarr", Transform.identity(), {"verdict": "pass"})
     write_json(folder / "qc.json", {"verdict": "pass", "channel": channel})
-    words = ["tile", "--record", str(folder / "record.json"), "--transform", str(folder / "transform.zarr")]
-    words += ["--qc", str(folder / "qc.json"), "--out", str(folder / "s.zarr")]
-    assert main([*words, "--settings", '{"size_px": 64, "min_tissue": 0.1}']) == 0
+    argv = ["tile", "--record", str(folder / "record.json"), "--transform", str(folder / "transform.zarr")]
+    argv += ["--qc", str(folder / "qc.json"), "--out", str(folder / "s.zarr")]
+    assert main([*argv, "--settings", '{"size_px": 64, "min_tissue": 0.1}']) == 0
     return PatchStore.open(folder / "s.zarr")
 
 

@@ -152,8 +152,8 @@ def test_copied_tiles_keep_the_colours_that_they_state(
     _write_jpeg(path, space, tag, "444", markers, [_noisy()])
     record, _ = _inspect(SheetRow("s1", "p", str(path)))
     write_json(tmp_path / "record.json", to_mapping(record))
-    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s1.zarr")]
-    assert main([*words, "--settings", '{"size_px": 64, "min_tissue": 0}']) == 0
+    argv = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s1.zarr")]
+    assert main([*argv, "--settings", '{"size_px": 64, "min_tissue": 0}']) == 0
     store = PatchStore.open(tmp_path / "s1.zarr")
     assert store.attributes.recipe["codec"] == "jpeg-copied"
     expected = _truth(space, "444", _noisy(), space)

@@ -39,8 +39,8 @@ def _tile(folder: Path, name: str, image: NDArray[np.uint8], mpp: float = 1.0, *
     path = write_rgb(folder / f"{name}.tif", pyramid(image, 2), mpp=mpp, **written)
     record = folder / f"{name}.json"
     assert main(["inspect", "--slide", name, "--patient", name, "--sparse", str(path), "--out", str(record)]) == 0
-    words = ["tile", "--record", str(record), "--out", str(folder / f"{name}.zarr")]
-    assert main([*words, "--settings", json.dumps({"size_px": 96, "mpp": 2.0})]) == 0
+    argv = ["tile", "--record", str(record), "--out", str(folder / f"{name}.zarr")]
+    assert main([*argv, "--settings", json.dumps({"size_px": 96, "mpp": 2.0})]) == 0
 
 
 @pytest.fixture(scope="module")

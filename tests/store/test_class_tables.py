@@ -101,15 +101,15 @@ def test_other_tables_are_refused_in_a_line(tmp_path: Path, text: str | None, to
 
 def _tables(drawn: DrawnResults, folder: Path, *, held_out: bool = True) -> list[str]:
     """A table for two of the slides to fit on, one for the held-out one: two classes by the first hidden cause."""
-    words = []
+    argv = []
     for slide in COHORT[:1] * held_out + COHORT[1:3]:
         cause = drawn.causes[slide.slide][:, 0]
         y, x = np.divmod(np.arange(len(cause)), slide.columns)
         names = np.where(cause > 0.5, "high", np.where(cause < -0.5, "low", ""))
         squares = pd.DataFrame({"x_um": x * SIDE_UM, "y_um": y * SIDE_UM, "size_um": SIDE_UM, "class": names})
         squares.to_csv(folder / f"{slide.slide}.csv", index=False)
-        words.append(f"{slide.slide}={folder / slide.slide}.csv")
-    return words
+        argv.append(f"{slide.slide}={folder / slide.slide}.csv")
+    return argv
 
 
 def test_tables_of_some_slides_make_class_probes_of_their_patches(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_tables_without_held_out_classes_ask_for_none_and_say_so(
 ) -> None:
     drawn = draw_stores(tmp_path / "results")
     draw_features(drawn, "distilled", 0.5)
-    words = [*drawn.arguments("distilled"), "--classes", *_tables(drawn, tmp_path, held_out=False)]
-    assert main(["evaluate", *words, "--settings", '{"bootstrap": 20}']) == 0
+    argv = [*drawn.arguments("distilled"), "--classes", *_tables(drawn, tmp_path, held_out=False)]
+    assert main(["evaluate", *argv, "--settings", '{"bootstrap": 20}']) == 0
     assert "fewer than two classes of the tables" in capsys.readouterr().err
     assert json.loads((drawn.results / "evaluate/details.json").read_text())["classes"] is None
     for word, told in (("nobody=a.csv", "slides with pairs"), ("a1", "SLIDE=TABLE")):
@@ -156,9 +156,9 @@ def test_every_column_that_is_asked_for_is_a_task_of_its_own(
         table["cell"] = np.where(drawn.causes[slide][:, 1] > 0, "lymphocyte", "fibroblast")
         table["void"] = ""
         table.to_csv(path, index=False)
-    words = [*drawn.arguments("distilled"), "--classes", *tables, "--settings"]
+    argv = [*drawn.arguments("distilled"), "--classes", *tables, "--settings"]
     asked = {"bootstrap": 20, "labels": [10], "label_draws": 2, "classes": ["class", "cell", "void"]}
-    assert main(["evaluate", *words, json.dumps(asked)]) == 0
+    assert main(["evaluate", *argv, json.dumps(asked)]) == 0
     assert "fewer than two classes of the tables, column void" in capsys.readouterr().err
     folder = drawn.results / "evaluate"
     rows = pd.read_csv(folder / "summary.tsv", sep="\t").set_index(["probe", "target"]).sort_index()
@@ -172,7 +172,7 @@ def test_every_column_that_is_asked_for_is_a_task_of_its_own(
     assert set(details["classes_of"]) == {"cell"}
     assert set(details["classes_of"]["cell"]) == {"fibroblast", "lymphocyte"}
     for classes, told in (["kind"], "size_um and kind, or row and kind, found kind not once"), (["dense"], "classes"):
-        assert main(["evaluate", *words, json.dumps({"classes": classes})]) == 1
+        assert main(["evaluate", *argv, json.dumps({"classes": classes})]) == 1
         assert told in capsys.readouterr().err.strip().splitlines()[-1]
 
 

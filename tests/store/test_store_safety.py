@@ -50,9 +50,9 @@ def _sparse(seed: int) -> np.ndarray:
 
 
 def _start(path: Path, seed: int, wait_s: float) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", WRITER, str(path), str(seed), str(wait_s)]
+    argv = [sys.executable, "-c", WRITER, str(path), str(seed), str(wait_s)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def test_a_killed_writer_leaves_no_store_and_the_next_one_succeeds(tmp_path: Path) -> None:

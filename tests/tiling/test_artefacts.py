@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.report.regions_picture import painted
+from pipeline.report.slide_views import painted
 from pipeline.tiling.grid import lattice
-from pipeline.tiling.regions import BLUR, EXCLUDED, FOLD, GLASS, PEN, REASONS, TISSUE, dropped, fates, find_regions
+from pipeline.tiling.regions import (
+    BLUR,
+    EXCLUDED,
+    FOLD,
+    GLASS,
+    PEN,
+    REASONS,
+    TISSUE,
+    drop_reasons,
+    dropped,
+    find_regions,
+)
 from pipeline.tissue.artefacts import fold_mask, pen_mask
 from pipeline.tissue.mask import Overview, read_overview, tissue_mask
 
@@ -127,11 +138,11 @@ def test_every_square_is_dropped_for_the_one_step_at_which_it_falls_short() -> N
     ]
     regions = np.tile(np.array(columns, np.uint8).reshape(-1), (10, 1))
     grid = lattice((1600, 160), size_px=160, mpp=0.5, mpp_level0=0.5)
-    fate, share = fates(grid, regions, 8.0, 0.5)
+    reason, share = drop_reasons(grid, regions, 8.0, 0.5)
     expected = [TISSUE, GLASS, GLASS, EXCLUDED, PEN, FOLD, BLUR, PEN, FOLD, TISSUE]
-    assert fate.tolist() == expected
+    assert reason.tolist() == expected
     np.testing.assert_allclose(share, [1, 0.4, 0, 0.4, 0.4, 0.4, 0.4, 0.3, 0.3, 0.6], atol=1e-6)
-    counts = dropped(fate)
+    counts = dropped(reason)
     assert list(counts) == list(REASONS.values()) == ["no_tissue", "excluded", "pen", "fold", "blur"]
     assert counts == {"no_tissue": 2, "excluded": 1, "pen": 2, "fold": 2, "blur": 1}
 

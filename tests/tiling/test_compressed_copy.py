@@ -96,13 +96,13 @@ def _tile(folder: Path, slide: Path, dense: bool = False, **settings: Any) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     row = SheetRow("s1", "p1", str(slide), str(slide) if dense else "")
     write_json(folder / "record.json", to_mapping(inspect_slide(row, InspectSettings())))
-    words = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr"), "--threads", "2"]
+    argv = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr"), "--threads", "2"]
     if dense:
         write_transform(folder / "transform.zarr", Transform.identity(), {})
         write_json(folder / "qc.json", {"verdict": "pass", "channel": "hematoxylin"})
-        words += ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
+        argv += ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
     options = {"size_px": SIDE, "min_tissue": 0.0} | settings
-    assert main([*words, "--settings", json.dumps(options)]) == 0
+    assert main([*argv, "--settings", json.dumps(options)]) == 0
     return PatchStore.open(folder / "s1.zarr")
 
 
@@ -212,8 +212,8 @@ def test_what_does_not_fit_the_tiles_is_decoded_or_refused(
     slide = _write(tmp_path / "he.tif", subsampling="420", photometric="ycbcr")
     store = _tile(tmp_path, slide, **options)
     assert (store.attributes.recipe["grid"], store.attributes.recipe["codec"]) == ("exact", "blosc-zstd")
-    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "other.zarr")]
-    assert main([*words, "--settings", json.dumps({"size_px": SIDE, "grid": "lattice"} | options)]) == 1
+    argv = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "other.zarr")]
+    assert main([*argv, "--settings", json.dumps({"size_px": SIDE, "grid": "lattice"} | options)]) == 1
     assert "whole JPEG tiles" in capsys.readouterr().err
     assert not (tmp_path / "other.zarr").exists()
 

@@ -59,14 +59,12 @@ def _damage(path: Path, kind: str, number: int = BROKEN, page: int = 0) -> None:
 def _job(folder: Path, slide: Path, dense: Path | None = None, **settings: Any) -> int:
     row = SheetRow("s1", "p1", str(slide), str(dense) if dense else "")
     write_json(folder / "record.json", to_mapping(inspect_slide(row, InspectSettings())))
-    words = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr"), "--threads", "2"]
+    argv = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr"), "--threads", "2"]
     if dense:
         write_transform(folder / "transform.zarr", Transform.identity(), {})
         write_json(folder / "qc.json", {"verdict": "pass", "channel": "DAPI"})
-        words += ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
-    return main(
-        [*words, "--settings", json.dumps({"size_px": SIDE, "min_tissue": 0.0, "max_corrupt": 0.05} | settings)]
-    )
+        argv += ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
+    return main([*argv, "--settings", json.dumps({"size_px": SIDE, "min_tissue": 0.0, "max_corrupt": 0.05} | settings)])
 
 
 @pytest.mark.parametrize("kind", ["blank", "end", "begin"])

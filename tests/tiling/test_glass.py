@@ -104,8 +104,8 @@ def _write_record(folder: Path, image: NDArray[np.uint8]) -> Path:
 
 
 def _tile(record: Path, folder: Path) -> int:
-    words = ["tile", "--record", str(record), "--out", str(folder / "s.zarr")]
-    return main([*words, "--settings", '{"size_px": 64, "mpp": 2.0}'])
+    argv = ["tile", "--record", str(record), "--out", str(folder / "s.zarr")]
+    return main([*argv, "--settings", '{"size_px": 64, "mpp": 2.0}'])
 
 
 def test_squares_of_grey_glass_are_dropped(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def _draw_slide(path: Path) -> None:
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bounds")
     _draw_slide(folder / "s.scn")
-    words = ["inspect", "--slide", "s", "--patient", "p", "--sparse", str(folder / "s.scn")]
-    assert main([*words, "--out", str(folder / "r.json")]) == 0
+    argv = ["inspect", "--slide", "s", "--patient", "p", "--sparse", str(folder / "s.scn")]
+    assert main([*argv, "--out", str(folder / "r.json")]) == 0
     return folder / "r.json"
 
 
@@ -51,8 +51,8 @@ def _annotated(path: Path, left: float, top: float, right: float, bottom: float)
     return path
 
 
-def _tile(record: Path, folder: Path, *words: str, **settings: Any) -> int:
-    said = ["tile", "--record", str(record), "--out", str(folder / "s.zarr"), *words]
+def _tile(record: Path, folder: Path, *argv: str, **settings: Any) -> int:
+    said = ["tile", "--record", str(record), "--out", str(folder / "s.zarr"), *argv]
     return main([*said, "--settings", json.dumps({"size_px": 64, "mpp": 1.0} | settings)])
 
 

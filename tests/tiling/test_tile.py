@@ -72,14 +72,14 @@ def _tile(
     row = SheetRow("s1", "p1", str(pair / "he.tif"), str(pair / "multiplex.ome.tif") if affine is not None else "")
     record = inspect_slide(row, InspectSettings())
     write_json(folder / "record.json", to_mapping(record))
-    words = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr")]
-    words += ["--threads", str(threads)]
+    argv = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr")]
+    argv += ["--threads", str(threads)]
     if affine is not None:
         write_transform(folder / "transform.zarr", Transform(affine, None, None), {})
         write_json(folder / "qc.json", {"verdict": verdict, "channel": "DAPI", "judged_by": judged_by})
-        words += ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
+        argv += ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
     options = {"size_px": 128, "mpp": MPP, "min_tissue": 0.3} | settings
-    assert main([*words, "--settings", json.dumps(options)]) == 0
+    assert main([*argv, "--settings", json.dumps(options)]) == 0
     return PatchStore.open(folder / "s1.zarr")
 
 
@@ -155,8 +155,8 @@ def test_a_dense_slide_without_a_patch_of_numbers_is_refused(
 ) -> None:
     holed = _with_values(tmp_path, pair, (slice(None), slice(None)), np.nan)
     write_json(tmp_path / "qc.json", {"verdict": "pass", "channel": "DAPI"})
-    words = [*_pair_words(tmp_path, holed), "--qc", str(tmp_path / "qc.json"), "--settings", '{"size_px": 128}']
-    assert main(words) == 1
+    argv = [*_pair_words(tmp_path, holed), "--qc", str(tmp_path / "qc.json"), "--settings", '{"size_px": 128}']
+    assert main(argv) == 1
     error = capsys.readouterr().err
     assert "multiplex.ome.tif: expected numbers in all pixels of some patch, found nan or infinity in each of" in error
     assert not (tmp_path / "s1.zarr").exists()
@@ -198,8 +198,8 @@ def test_a_slide_of_glass_is_stated_and_leaves_nothing(tmp_path: Path, capsys: p
     write_rgb(tmp_path / "glass.tif", [np.full((600, 600, 3), 244, dtype=np.uint8)])
     record = inspect_slide(SheetRow("g", "p", str(tmp_path / "glass.tif")), InspectSettings())
     write_json(tmp_path / "record.json", to_mapping(record))
-    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "g.zarr")]
-    assert main([*words, "--settings", '{"size_px": 64}']) == 1
+    argv = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "g.zarr")]
+    assert main([*argv, "--settings", '{"size_px": 64}']) == 1
     error = capsys.readouterr().err
     assert "slide g" in error
     assert "0.0% of the slide is tissue" in error
@@ -211,8 +211,8 @@ def test_patches_finer_than_the_slide_are_refused(
 ) -> None:
     record = inspect_slide(SheetRow("s", "p", str(pair / "he.tif")), InspectSettings())
     write_json(tmp_path / "record.json", to_mapping(record))
-    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
-    assert main([*words, "--settings", '{"mpp": 0.25}']) == 1
+    argv = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    assert main([*argv, "--settings", '{"mpp": 0.25}']) == 1
     assert "expected a slide of 0.25 um/px or finer, found 0.65 um/px" in capsys.readouterr().err
 
 
@@ -221,8 +221,8 @@ def test_a_slide_smaller_than_a_patch_is_told_with_both_sizes(
 ) -> None:
     record = inspect_slide(SheetRow("s", "p", str(pair / "he.tif")), InspectSettings())
     write_json(tmp_path / "record.json", to_mapping(record))
-    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
-    assert main([*words, "--settings", '{"size_px": 1000}']) == 1
+    argv = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    assert main([*argv, "--settings", '{"size_px": 1000}']) == 1
     assert "expected a slide that holds a patch of 650 um" in capsys.readouterr().err
 
 
@@ -230,8 +230,8 @@ def test_an_error_deep_in_the_job_names_the_slide(tmp_path: Path, capsys: pytest
     write_rgb(tmp_path / "he.tif", [np.full((600, 600, 3), 150, dtype=np.uint8)], mpp=2.0)
     record = inspect_slide(SheetRow("coarse", "p", str(tmp_path / "he.tif")), InspectSettings())
     write_json(tmp_path / "record.json", to_mapping(record))
-    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
-    assert main([*words, "--settings", '{"size_px": 64, "drop": ["blur"]}']) == 1
+    argv = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    assert main([*argv, "--settings", '{"size_px": 64, "drop": ["blur"]}']) == 1
     error = capsys.readouterr().err
     assert f"slide coarse, file {tmp_path / 'he.tif'}: expected 1.4 um/px or finer, to judge focus" in error
 
@@ -241,8 +241,8 @@ def _pair_words(folder: Path, pair: Path, *, paired: bool = True) -> list[str]:
     row = SheetRow("s1", "p1", str(pair / "he.tif"), str(pair / "multiplex.ome.tif") if paired else "")
     write_json(folder / "record.json", to_mapping(inspect_slide(row, InspectSettings())))
     write_transform(folder / "transform.zarr", Transform(AFFINE, None, None), {})
-    words = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr")]
-    return [*words, "--transform", str(folder / "transform.zarr")]
+    argv = ["tile", "--record", str(folder / "record.json"), "--out", str(folder / "s1.zarr")]
+    return [*argv, "--transform", str(folder / "transform.zarr")]
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ def test_pairs_of_a_brightfield_dense_slide_are_measured_by_its_hematoxylin(tmp_
     shifted = np.array([[1.0, 0, 5.0], [0, 1.0, 0]])
     write_transform(tmp_path / "transform.zarr", Transform(shifted, None, None), {})
     write_json(tmp_path / "qc.json", {"verdict": "pass", "channel": "hematoxylin"})
-    words = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
-    words += ["--transform", str(tmp_path / "transform.zarr"), "--qc", str(tmp_path / "qc.json")]
-    assert main([*words, "--settings", json.dumps({"size_px": 128, "min_tissue": 0.3})]) == 0
+    argv = ["tile", "--record", str(tmp_path / "record.json"), "--out", str(tmp_path / "s.zarr")]
+    argv += ["--transform", str(tmp_path / "transform.zarr"), "--qc", str(tmp_path / "qc.json")]
+    assert main([*argv, "--settings", json.dumps({"size_px": 128, "min_tissue": 0.3})]) == 0
     table = PatchStore.open(tmp_path / "s.zarr").table
     measured = np.isfinite(table.residual_um)
     assert measured.sum() >= 6

@@ -41,9 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _tile(folder: Path, out: Path, *words: str, **settings: Any) -> int:
+def _tile(folder: Path, out: Path, *argv: str, **settings: Any) -> int:
     known = {"size_px": PATCH, "min_tissue": 0.6} | settings
-    said = ["tile", "--record", str(folder / "record.json"), "--out", str(out / "s.zarr"), *words]
+    said = ["tile", "--record", str(folder / "record.json"), "--out", str(out / "s.zarr"), *argv]
     return main([*said, "--settings", json.dumps(known)])
 
 

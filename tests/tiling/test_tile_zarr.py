@@ -50,8 +50,8 @@ def _tiled(folder: Path, sparse: Path, dense: Path, **settings: Any) -> PatchSto
     (folder / "qc.json").write_text('{"verdict": "pass", "channel": "DAPI", "judged_by": "nuclei"}')
     given = ["--transform", str(folder / "transform.zarr"), "--qc", str(folder / "qc.json")]
     options = json.dumps({"size_px": 128, "mpp": MPP, "min_tissue": 0.3, "codec": "zstd"} | settings)
-    words = ["tile", "--record", str(folder / "s.json"), *given, "--out", str(folder / "s.zarr")]
-    assert main([*words, "--threads", "2", "--settings", options]) == 0
+    argv = ["tile", "--record", str(folder / "s.json"), *given, "--out", str(folder / "s.zarr")]
+    assert main([*argv, "--threads", "2", "--settings", options]) == 0
     return PatchStore.open(folder / "s.zarr")
 
 

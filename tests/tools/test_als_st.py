@@ -31,8 +31,8 @@ def out(drawn: tuple[Path, dict[str, pd.DataFrame]]) -> Path:
     return folder
 
 
-def build(source: Path, out: Path, *words: str) -> int:
-    return main(["dataset", "--name", "als-st", "--source", str(source), "--out", str(out), *words])
+def build(source: Path, out: Path, *argv: str) -> int:
+    return main(["dataset", "--name", "als-st", "--source", str(source), "--out", str(out), *argv])
 
 
 def rows_of(out: Path, name: str) -> tuple[PatchStore, pd.DataFrame]:

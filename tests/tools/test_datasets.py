@@ -38,8 +38,8 @@ EXPERIMENTS = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
 TINY = {"encoder": "test_resnet", "projector": [16, 16], "epochs": 1, "precision": "fp32"}
 
 
-def build(name: str, source: Path, out: Path, *words: str) -> int:
-    return main(["dataset", "--name", name, "--source", str(source), "--out", str(out), *words])
+def build(name: str, source: Path, out: Path, *argv: str) -> int:
+    return main(["dataset", "--name", name, "--source", str(source), "--out", str(out), *argv])
 
 
 def stores(out: Path) -> dict[str, PatchStore]:
@@ -53,26 +53,26 @@ def run_all(out: Path, held_out: str, **settings: object) -> pd.DataFrame:
     results, opened = out / "results", stores(out)
     table, encoder = results / "split" / "patches.tsv", results / "train" / "distilled" / "encoder"
     tile = ["--stores", str(results / "tile")]
-    words = ["split", *tile, "--slides", *opened, "--out", str(table), "--out-summary", str(results / "split.json")]
-    assert main([*words, "--settings", json.dumps({"test": [held_out]})]) == 0
+    argv = ["split", *tile, "--slides", *opened, "--out", str(table), "--out-summary", str(results / "split.json")]
+    assert main([*argv, "--settings", json.dumps({"test": [held_out]})]) == 0
     folds = pd.read_csv(table, sep="\t")
     one_step = {**TINY, "batch_size": int((folds["fold"] != 0).sum()), **settings}
-    words = ["train", "--run", "distilled", *tile, "--split", str(table), "--out-encoder", str(encoder)]
-    words += ["--out-metrics", str(results / "metrics.jsonl"), "--out-curve", str(results / "curve.png")]
-    assert main([*words, "--settings", json.dumps(one_step)]) == 0
+    argv = ["train", "--run", "distilled", *tile, "--split", str(table), "--out-encoder", str(encoder)]
+    argv += ["--out-metrics", str(results / "metrics.jsonl"), "--out-curve", str(results / "curve.png")]
+    assert main([*argv, "--settings", json.dumps(one_step)]) == 0
     (line,) = (results / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 1
     for slide in opened:
         features = results / "embed" / "distilled" / f"{slide}.h5"
-        words = ["embed", "--store", str(results / "tile" / f"{slide}.zarr"), "--encoder", str(encoder)]
-        assert main([*words, "--out", str(features)]) == 0
-    words = ["evaluate", *tile, "--split", str(table), "--embeddings", str(results / "embed"), "--runs", "distilled"]
-    words += ["--out-summary", str(results / "summary.tsv"), "--out-details", str(results / "details.json")]
+        argv = ["embed", "--store", str(results / "tile" / f"{slide}.zarr"), "--encoder", str(encoder)]
+        assert main([*argv, "--out", str(features)]) == 0
+    argv = ["evaluate", *tile, "--split", str(table), "--embeddings", str(results / "embed"), "--runs", "distilled"]
+    argv += ["--out-summary", str(results / "summary.tsv"), "--out-details", str(results / "details.json")]
     sheet = pd.read_csv(out / "config" / "slides.tsv", sep="\t", keep_default_na=False)
     named = zip(sheet["slide"], sheet["classes"], strict=True)
-    words += ["--classes", *(f"{slide}={out / table}" for slide, table in named if table)]
+    argv += ["--classes", *(f"{slide}={out / table}" for slide, table in named if table)]
     columns = ["class", *(("cell",) if "cell" in _files(out, str(sheet["slide"][0])) else ())]
-    assert main([*words, "--settings", json.dumps({"bootstrap": 20, "classes": columns})]) == 0
+    assert main([*argv, "--settings", json.dumps({"bootstrap": 20, "classes": columns})]) == 0
     return pd.read_csv(results / "summary.tsv", sep="\t")
 
 
@@ -116,8 +116,8 @@ def test_the_cell_label_is_the_type_of_most_nuclei(tmp_path: Path) -> None:
     source, masks, types = tmp_path / "set", tmp_path / "masks", tmp_path / "types"
     draw_nct_crc(source, masks, per_class=2)
     draw_nct_types(types, source)
-    words = ["--masks", str(masks), "--types", str(types)]
-    assert build("nct-crc", source, tmp_path / "out", *words) == 0
+    argv = ["--masks", str(masks), "--types", str(types)]
+    assert build("nct-crc", source, tmp_path / "out", *argv) == 0
     table = _files(tmp_path / "out", "crc-val-he-7k")
     assert table.columns.tolist() == ["row", "file", "x_px", "y_px", "label", "cell"]
     for _, row in table.iterrows():
@@ -175,8 +175,8 @@ def test_types_of_another_layout_are_refused_in_one_line_before_any_patch_is_wri
     draw_nct_crc(tmp_path / "set", tmp_path / "masks", per_class=2)
     draw_nct_types(tmp_path / "types", tmp_path / "set")
     spoil(tmp_path / "types" / "CRC-VAL-HE-7K" / "LYM" / "json")  # type: ignore[operator]
-    words = ["--masks", str(tmp_path / "masks"), "--types", str(tmp_path / "types")]
-    assert build("nct-crc", tmp_path / "set", tmp_path / "out", *words) == 1
+    argv = ["--masks", str(tmp_path / "masks"), "--types", str(tmp_path / "types")]
+    assert build("nct-crc", tmp_path / "set", tmp_path / "out", *argv) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert told in line
     assert not (tmp_path / "out" / "results" / "tile").exists()
@@ -355,7 +355,7 @@ def test_another_layout_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "told"),
+    ("name", "argv", "told"),
     [
         ("nct-crc", (), "--masks"),
         ("bci", (), "--mpp"),
@@ -370,9 +370,9 @@ def test_another_layout_is_refused_in_one_line(
     ],
 )
 def test_what_is_missing_is_told(
-    name: str, words: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, argv: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert build(name, tmp_path, tmp_path / "out", *words) == 1
+    assert build(name, tmp_path, tmp_path / "out", *argv) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert told in error
@@ -425,9 +425,9 @@ def _draw_set_of(experiment: str, folder: Path) -> Path:
     if experiment.startswith("nct"):
         draw_nct_crc(source, folder / "masks")
         draw_nct_types(folder / "types", source)
-        words = ["--masks", str(folder / "masks"), "--types", str(folder / "types")]
-        words += ["--sparse", "mask"] if experiment == "nct-mask-only" else []
-        assert build("nct-crc", source, out, *words) == 0
+        argv = ["--masks", str(folder / "masks"), "--types", str(folder / "types")]
+        argv += ["--sparse", "mask"] if experiment == "nct-mask-only" else []
+        assert build("nct-crc", source, out, *argv) == 0
     elif experiment.startswith("orion"):
         draw_orion(source, per_case=1)
         assert build("orion", source, out) == 0
@@ -443,9 +443,9 @@ def _draw_set_of(experiment: str, folder: Path) -> Path:
     return out
 
 
-def _workflow(out: Path, config: Path, *words: str) -> str:
+def _workflow(out: Path, config: Path, *argv: str) -> str:
     profile = ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "dataset")]
-    done = snakemake(out, "--configfile", str(config), *profile, *words)
+    done = snakemake(out, "--configfile", str(config), *profile, *argv)
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
 
@@ -497,16 +497,16 @@ def test_only_a_run_that_learns_labels_reruns_when_a_table_of_classes_changes(tm
     config["runs"] = {"supervised": supervised, "sparse-only": {**tiny, "branches": ["sparse", "sparse"]}}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
-    words = ["--cores", "2", "train_all"]
-    _workflow(out, path, *words)
+    argv = ["--cores", "2", "train_all"]
+    _workflow(out, path, *argv)
     table = out / "results" / "dataset" / "nct-crc-he-100k.tsv"
     table.write_text(table.read_text().replace("\tADI\t", "\tBACK\t"))
-    again = _workflow(out, path, "-n", *words)
+    again = _workflow(out, path, "-n", *argv)
     assert planned(again) == {"train": 1, "train_all": 1, "total": 2}
     assert "train/supervised" in again
     sheet = out / "config" / "slides.tsv"
     lines = [line.split("\t") for line in sheet.read_text().splitlines()]
     sheet.write_text("".join("\t".join(cells[:-1]) + "\n" for cells in lines))
-    refused = snakemake(out, "-n", "--configfile", str(path), *words)
+    refused = snakemake(out, "-n", "--configfile", str(path), *argv)
     assert refused.returncode != 0
     assert "a table in the column classes for some pair" in refused.stdout

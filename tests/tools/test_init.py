@@ -49,8 +49,8 @@ def multiplex(path: Path, names: list[str] | None = NAMES, channels: int = 2) ->
     return write_ome(path, [channels_image(channels, 200 + sum(path.name.encode()) % 40, 180)], names)
 
 
-def init(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str], str]:
-    code = main(["init", "cohort", *words])
+def init(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[str], str]:
+    code = main(["init", "cohort", *argv])
     told = capsys.readouterr()
     return code, told.out.splitlines(), told.err
 
@@ -98,9 +98,9 @@ def test_unnamed_pairs_of_the_demo_are_found_by_what_they_show_and_the_odd_one_s
 ) -> None:
     pytest.importorskip("pyvips")
     for number, name in ((1, "kite"), (2, "lark"), (6, "wren")):
-        words = ["--out-sparse", str(slides / f"{name}.tif"), "--out-truth", str(slides.parent / f"truth{number}")]
-        words += ["--out-dense", str(slides / f"{name[::-1]}.ome.tif")] if number != 2 else []
-        assert main(["demo", "--slide", f"demo-{number}", *words]) == 0
+        argv = ["--out-sparse", str(slides / f"{name}.tif"), "--out-truth", str(slides.parent / f"truth{number}")]
+        argv += ["--out-dense", str(slides / f"{name[::-1]}.ome.tif")] if number != 2 else []
+        assert main(["demo", "--slide", f"demo-{number}", *argv]) == 0
     code, lines, _ = init(capsys, "--slides", "slides")
     assert code == 0, lines
     assert {name: Path(row.dense).name for name, row in rows().items()} == {

@@ -16,6 +16,7 @@ from small_pair import draw_pair
 
 from pipeline.errors import StatedError
 from pipeline.installation import snakefile, workflow_root
+from pipeline.stage_log import last_error
 from pipeline.tools.running.command import QUIET, environment, snakemake_command
 from pipeline.tools.running.narration import Job, Narration
 
@@ -31,8 +32,8 @@ def cohort(tmp_path: Path) -> Path:
     return folder
 
 
-def run(cohort: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", "run", "--directory", "cohort", *words]
+def run(cohort: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", "run", "--directory", "cohort", *argv]
     return subprocess.run(
         command,
         cwd=cohort.parent,
@@ -47,8 +48,8 @@ def run(cohort: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_is_snakemake_with_the_snakefile_and_all_cores(cohort: Path) -> None:
     start = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), "--directory", str(cohort)]
     assert snakemake_command(cohort, ["tile_all"], verbose=True) == [*start, "tile_all", "--cores", "all"]
-    for words in (["--cores", "2"], ["-c2"], ["-j", "1"], ["--cores=all"], ["--workflow-profile", "x"]):
-        assert snakemake_command(cohort, words, verbose=True) == [*start, *words]
+    for argv in (["--cores", "2"], ["-c2"], ["-j", "1"], ["--cores=all"], ["--workflow-profile", "x"]):
+        assert snakemake_command(cohort, argv, verbose=True) == [*start, *argv]
 
 
 def test_a_dry_run_prints_its_plan_and_stages_are_quiet_only_with_the_logger(cohort: Path) -> None:
@@ -184,3 +185,18 @@ def test_ctrl_c_reaches_snakemake_which_unlocks_the_folder(cohort: Path) -> None
     _, told = process.communicate(timeout=120)
     assert process.returncode != 0, told
     assert not list((cohort / ".snakemake" / "locks").glob("*"))
+
+
+@pytest.mark.parametrize("quiet", ["", "1"])
+def test_a_stage_that_was_killed_is_told_in_its_log_and_keeps_its_exit_code(tmp_path: Path, quiet: str) -> None:
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -KILL $$\n")
+    killed.chmod(0o755)
+    log = tmp_path / "a.log"
+    command = ["bash", str(REPOSITORY / "workflow" / "stage.sh"), str(killed), str(log), "tile"]
+    done = subprocess.run(
+        command, env=os.environ | {QUIET: quiet}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "killed" in last_error(log)
+    assert not quiet or len(done.stderr.splitlines()) == 1, done.stderr

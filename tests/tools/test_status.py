@@ -53,7 +53,7 @@ def test_a_new_cohort_has_all_to_do(cohort: Path, capsys: pytest.CaptureFixture[
     found = status(capsys)
     totals = {name: stage["total"] for name, stage in found.items() if name != "whole"}
     assert totals == {
-        "inspect": 3, "register": 2, "tile": 3, "split": 1, "train": 2, "embed": 3 + 2, "embed-slides": 1,
+        "inspect": 3, "panel": 2, "register": 2, "tile": 3, "split": 1, "train": 2, "embed": 3 + 2, "embed-slides": 1,
         "evaluate": 1, "evaluate-probe": 1, "predict": 3, "report": 1,
     }  # fmt: skip
     assert all(stage["left"] == stage["total"] for name, stage in found.items() if name != "whole")

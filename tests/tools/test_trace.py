@@ -76,10 +76,10 @@ def test_every_result_has_an_ancestry_that_holds(copy: Path, capsys: pytest.Capt
     assert not any("CHANGED" in line or "MISSING" in line for line in lines)
 
 
-def _run(words: list[str], options: dict[str, str]) -> None:
+def _run(argv: list[str], options: dict[str, str]) -> None:
     """A verb with some options of its usual command changed or added."""
-    changed = dict(zip(words[1::2], words[2::2], strict=True)) | options
-    assert main([words[0], *(word for pair in changed.items() for word in pair)]) == 0
+    changed = dict(zip(argv[1::2], argv[2::2], strict=True)) | options
+    assert main([argv[0], *(word for pair in changed.items() for word in pair)]) == 0
 
 
 def test_inputs_that_only_some_cohorts_have_are_looked_for_where_they_are(
@@ -205,16 +205,16 @@ def test_slides_named_like_other_inputs_are_inputs_of_their_own(
     draw_stores(tmp_path / "results", slides)
     monkeypatch.chdir(tmp_path)
     split, run, features = "results/split/patches.tsv", "results/train/distilled", "results/embed/distilled"
-    words = ["train", "--run", "distilled", "--stores", "results/tile", "--split", split]
-    words += ["--out-encoder", f"{run}/encoder", "--out-metrics", f"{run}/m.jsonl", "--out-curve", f"{run}/c.png"]
+    argv = ["train", "--run", "distilled", "--stores", "results/tile", "--split", split]
+    argv += ["--out-encoder", f"{run}/encoder", "--out-metrics", f"{run}/m.jsonl", "--out-curve", f"{run}/c.png"]
     settings = {"encoder": "test_resnet", "epochs": 0, "projector": [8], "batch_size": 16}
-    assert main([*words, "--settings", json.dumps(settings)]) == 0
+    assert main([*argv, "--settings", json.dumps(settings)]) == 0
     names = [slide.slide for slide in slides]
     for name in names:
-        words = ["embed", "--store", f"results/tile/{name}.zarr", "--encoder", f"{run}/encoder"]
-        assert main([*words, "--out", f"{features}/{name}.h5"]) == 0
-    words = ["embed-slides", "--features", features, "--slides", *names, "--split", split, "--prototypes", "2"]
-    assert main([*words, "--out", f"{features}/slides.parquet"]) == 0
+        argv = ["embed", "--store", f"results/tile/{name}.zarr", "--encoder", f"{run}/encoder"]
+        assert main([*argv, "--out", f"{features}/{name}.h5"]) == 0
+    argv = ["embed-slides", "--features", features, "--slides", *names, "--split", split, "--prototypes", "2"]
+    assert main([*argv, "--out", f"{features}/slides.parquet"]) == 0
     for result, wanted in (
         (f"{run}/encoder", {split, "results/tile/split.zarr", "results/tile/weights.zarr"}),
         (f"{features}/slides.parquet", {split, *(f"{features}/{name}.h5" for name in names)}),

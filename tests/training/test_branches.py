@@ -135,9 +135,9 @@ def test_branches_of_one_name_share_weights_and_others_do_not() -> None:
     assert network.exported_encoder is network.encoders["sparse"]
     views = [torch.randn(6, channels, 32, 32) for channels in (3, 1, 1, 2)]
     outputs = network(views)
-    for place, names in ((1, ("immune", "immune")), (2, ("immune", "own")), (3, ("stroma", "immune"))):
+    for index, names in ((1, ("immune", "immune")), (2, ("immune", "own")), (3, ("stroma", "immune"))):
         network.zero_grad()
-        outputs[place].embedding.sum().backward(retain_graph=True)
+        outputs[index].embedding.sum().backward(retain_graph=True)
         touched = {name.split(".")[1] for name, item in network.encoders.named_parameters("e") if item.grad is not None}
         assert touched == {names[0]}
         touched = {
@@ -176,9 +176,9 @@ def test_a_panel_holds_what_some_branch_sees_and_components_say_where() -> None:
     panel, components = run_panel(channels, aliases, (), branches)
     assert panel.markers == ("DAPI", "CD3", "CD8")
     assert components == {"nuclei": (0,), "immune": (2, 1)}
-    assert panel.places == {"a": (0, 1, -1), "b": (2, 0, 1)}
+    assert panel.indices == {"a": (0, 1, -1), "b": (2, 0, 1)}
     immune = component_panel(panel, components["immune"])
-    assert (immune.markers, immune.places) == (("CD8", "CD3"), {"a": (-1, 1, -1), "b": (0, -1, 1)})
+    assert (immune.markers, immune.indices) == (("CD8", "CD3"), {"a": (-1, 1, -1), "b": (0, -1, 1)})
     panel, components = run_panel(channels, aliases, ("SMA", "CD8", "DAPI", "CD3"), (*branches, "dense"))
     assert panel.markers == ("SMA", "CD8", "DAPI", "CD3")
     assert components == {"nuclei": (2,), "immune": (1, 3)}
@@ -217,7 +217,7 @@ BRANCHES = ("sparse", Branch("dense", ("a",), "nuclei"), Branch("dense", ("d", "
 
 def views_of(kind: str, augmentation: str, dense: torch.Tensor, present: torch.Tensor) -> list[torch.Tensor]:
     """The views of BRANCHES, always with the same random numbers."""
-    markers = tuple(MarkerStatistics(name, 3.0 + place, 0.1 * place, 1.5, 9) for place, name in enumerate("abcd"))
+    markers = tuple(MarkerStatistics(name, 3.0 + index, 0.1 * index, 1.5, 9) for index, name in enumerate("abcd"))
     colour = ColourStatistics((0.7,) * 3, (0.2,) * 3)
     normalisation = Normalisation(colour, () if kind == "mask" else markers, torch.device("cpu"))
     maker: MakeViews = ViewMaker(
@@ -258,8 +258,8 @@ def test_a_branch_sees_its_own_markers_and_no_other(kind: str, augmentation: str
 def test_gradients_of_a_component_with_respect_to_other_markers_are_zero() -> None:
     values = torch.rand(6, 4, 16, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
     views = views_of("mask", "standard", values, torch.ones(6, 4, dtype=torch.bool))
-    for place, seen in ((1, [0]), (2, [1, 3])):
-        (gradient,) = torch.autograd.grad(views[place].sum(), values, retain_graph=True)
+    for index, seen in ((1, [0]), (2, [1, 3])):
+        (gradient,) = torch.autograd.grad(views[index].sum(), values, retain_graph=True)
         touched = gradient.abs().amax(dim=(0, 2, 3)) > 0
         assert touched.nonzero().flatten().tolist() == seen
 
@@ -377,9 +377,9 @@ def test_the_cosine_of_kept_embeddings_is_the_mean_over_the_components(cohort: P
     pixels, present = np.zeros((6, 3, 32, 32), np.float32), np.zeros((6, 3), bool)
     pixels[:, :2], present[:, :2] = raw, True
     normal = np.zeros((6, 3, 32, 32))
-    for place, item in enumerate(described.markers[:2]):
-        scaled = raw[:, place].astype(np.float64) / item.cofactor
-        normal[:, place] = (np.sign(scaled) * np.log1p(np.abs(scaled)) - item.mean) / item.std
+    for index, item in enumerate(described.markers[:2]):
+        scaled = raw[:, index].astype(np.float64) / item.cofactor
+        normal[:, index] = (np.sign(scaled) * np.log1p(np.abs(scaled)) - item.mean) / item.std
     dense = torch.from_numpy(normal).float()
     rgb = torch.from_numpy(store.read_sparse(slice(0, 6)).transpose(0, 3, 1, 2) / 255).float()
     with torch.inference_mode():
@@ -414,13 +414,13 @@ def test_partners_are_found_by_components_and_a_control_is_left_to_chance(tmp_pa
     for run, changes in (("parts", {}), ("shuffled", {"pairing": "shuffled"})):
         encoder = train(tmp_path, run, **settings, **changes) / "encoder"
         for slide in ("s0", "s1", "test"):
-            words = ["embed", "--store", str(stores / f"{slide}.zarr"), "--encoder", str(encoder)]
-            assert main([*words, "--out", str(tmp_path / f"embed/{run}/{slide}.h5")]) == 0
-    words = ["evaluate", "--stores", str(stores), "--split", str(split), "--embeddings", str(tmp_path / "embed")]
-    words += ["--trainings", str(tmp_path / "train"), "--runs", "parts", "shuffled"]
-    words += ["--out-summary", str(tmp_path / "summary.tsv"), "--out-details", str(tmp_path / "details.json")]
+            argv = ["embed", "--store", str(stores / f"{slide}.zarr"), "--encoder", str(encoder)]
+            assert main([*argv, "--out", str(tmp_path / f"embed/{run}/{slide}.h5")]) == 0
+    argv = ["evaluate", "--stores", str(stores), "--split", str(split), "--embeddings", str(tmp_path / "embed")]
+    argv += ["--trainings", str(tmp_path / "train"), "--runs", "parts", "shuffled"]
+    argv += ["--out-summary", str(tmp_path / "summary.tsv"), "--out-details", str(tmp_path / "details.json")]
     known = {"bootstrap": 100, "block_um": 160, "retrieval_patches": 1000, "baseline": "shuffled"}
-    assert main([*words, "--settings", json.dumps(known)]) == 0
+    assert main([*argv, "--settings", json.dumps(known)]) == 0
     found = json.loads((tmp_path / "details.json").read_text())["retrieval"]
     chance = 10 / held_out
     assert found["parts"]["patches"] == held_out
@@ -433,7 +433,7 @@ def test_the_components_of_the_experiment_on_orion_cover_its_panel_once() -> Non
     branches = runs["distilled"].branches
     panel, components = run_panel({"case": MARKERS}, Aliases({}, known=True), (), branches)
     assert panel.markers == MARKERS
-    assert sorted(place for places in components.values() for place in places) == list(range(len(MARKERS)))
+    assert sorted(index for indices in components.values() for index in indices) == list(range(len(MARKERS)))
     assert runs["distilled"].projector[-1] % len(components) == 0
     assert [run.pairing for run in runs.values()].count("shuffled") == 1
     assert all(one.seed == other.seed for one, other in pairwise(runs.values()))

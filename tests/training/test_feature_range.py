@@ -101,8 +101,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _embed(trained: Path, slide: str, encoder: Path, out: Path) -> None:
-    words = ["--store", str(trained / "tile" / f"{slide}.zarr"), "--encoder", str(encoder), "--out", str(out)]
-    assert main(["embed", *words]) == 0
+    argv = ["--store", str(trained / "tile" / f"{slide}.zarr"), "--encoder", str(encoder), "--out", str(out)]
+    assert main(["embed", *argv]) == 0
 
 
 def test_embed_tells_what_share_of_a_slide_is_unlike_the_training(

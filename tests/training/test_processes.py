@@ -28,7 +28,7 @@ from pipeline.training.processes import Processes
 THREE = {"branches": ["sparse", "sparse", "dense", "target"], "blur": 0.5}
 
 
-def _words(folder: Path, name: str, **changes: Any) -> list[str]:
+def _argv(folder: Path, name: str, **changes: Any) -> list[str]:
     out = folder / name
     return [
         "train", "--run", name, "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv"),
@@ -37,14 +37,14 @@ def _words(folder: Path, name: str, **changes: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def _start(words: list[str], *launcher: str) -> subprocess.Popen[str]:
+def _start(argv: list[str], *launcher: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-P", *(launcher or ("-m",)), "pipeline", *words]
+    command = [sys.executable, "-P", *(launcher or ("-m",)), "pipeline", *argv]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _run(words: list[str], *launcher: str) -> tuple[int, str]:
-    process = _start(words, *launcher)
+def _run(argv: list[str], *launcher: str) -> tuple[int, str]:
+    process = _start(argv, *launcher)
     said = process.communicate(timeout=300)[1]
     return process.returncode, said
 
@@ -60,7 +60,7 @@ def _perturbed(cohort: Path, name: str, **changes: Any) -> list[Curve]:
     """The curves of the same training from weights that are off by rounding."""
 
     def train(number: int) -> Curve:
-        assert main(_words(cohort, f"{name}-perturbed-{number}", **changes)) == 0
+        assert main(_argv(cohort, f"{name}-perturbed-{number}", **changes)) == 0
         return _history(cohort / f"{name}-perturbed-{number}")
 
     return perturbed_curves(train)
@@ -75,7 +75,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(cohort: Path) -> Path:
-    assert main(_words(cohort, "alone")) == 0
+    assert main(_argv(cohort, "alone")) == 0
     return cohort / "alone"
 
 
@@ -85,7 +85,7 @@ def perturbed(cohort: Path) -> list[Curve]:
 
 
 def test_two_processes_train_as_one_does(cohort: Path, alone: Path, perturbed: list[Curve]) -> None:
-    code, said = _run([*_words(cohort, "two"), "--processes", "2"])
+    code, said = _run([*_argv(cohort, "two"), "--processes", "2"])
     assert code == 0, said
     assert "2 processes" in said
     assert said.count("train two: 80/80 patches") == 1
@@ -113,8 +113,8 @@ def test_each_process_gets_its_rows_of_what_is_drawn_for_the_whole_batch() -> No
 def test_a_step_of_four_processes_is_that_of_one_whatever_encoder_and_objective(cohort: Path) -> None:
     # Of one step only: this training is so unstable that two threads instead of one change the third digit of the next.
     changes = {"encoder": "test_vit", "objective": "barlow-twins", "batch_size": 40, "epochs": 1}
-    assert main(_words(cohort, "vit-alone", **changes)) == 0
-    code, said = _run([*_words(cohort, "vit-four", **changes), "--processes", "4"])
+    assert main(_argv(cohort, "vit-alone", **changes)) == 0
+    code, said = _run([*_argv(cohort, "vit-four", **changes), "--processes", "4"])
     assert code == 0, said
     perturbed = _perturbed(cohort, "vit", **changes)
     assert_equal_but_for_rounding(_history(cohort / "vit-four"), _history(cohort / "vit-alone"), perturbed)
@@ -124,7 +124,7 @@ def test_a_step_of_four_processes_is_that_of_one_whatever_encoder_and_objective(
 def test_torchrun_starts_them_as_well(cohort: Path, alone: Path, perturbed: list[Curve]) -> None:
     # Without the dashes torchrun takes --run for a word of its own.
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
-    code, said = _run(_words(cohort, "torchrun"), *torchrun)
+    code, said = _run(_argv(cohort, "torchrun"), *torchrun)
     assert code == 0, said
     assert_equal_but_for_rounding(_history(cohort / "torchrun"), _history(alone), perturbed)
 
@@ -138,7 +138,7 @@ def test_torchrun_starts_them_as_well(cohort: Path, alone: Path, perturbed: list
     ],
 )
 def test_what_cannot_work_is_told_in_one_line_and_ends_all(cohort: Path, changes: dict[str, Any], message: str) -> None:
-    code, said = _run([*_words(cohort, "wrong", **changes), "--processes", "2"])
+    code, said = _run([*_argv(cohort, "wrong", **changes), "--processes", "2"])
     assert code == 1, said
     assert "Traceback" not in said
     (error,) = (line for line in said.splitlines() if line.startswith("error: "))
@@ -168,7 +168,7 @@ def _has_ended(worker: int) -> bool:
 @pytest.fixture(scope="module")
 def whole(cohort: Path) -> tuple[Curve, list[Curve]]:
     """The curve of six epochs without a break, and those of the same from weights that are off by rounding."""
-    assert main(_words(cohort, "whole", epochs=6)) == 0
+    assert main(_argv(cohort, "whole", epochs=6)) == 0
     return _history(cohort / "whole"), _perturbed(cohort, "whole", epochs=6)
 
 
@@ -179,8 +179,8 @@ def test_ended_processes_leave_a_state_that_any_number_of_them_goes_on_from(
     cohort: Path, whole: tuple[Curve, list[Curve]], victim: str
 ) -> None:
     name = victim.replace(", ", "-").replace(" ", "-")
-    words = _words(cohort, name, epochs=6)
-    process = _start([*words, "--processes", "2"])
+    argv = _argv(cohort, name, epochs=6)
+    process = _start([*argv, "--processes", "2"])
     state = cohort / name / "state" / "state.pt"
     _wait(state.exists, process)
     workers = _workers(process)
@@ -196,7 +196,7 @@ def test_ended_processes_leave_a_state_that_any_number_of_them_goes_on_from(
     assert ("stopped by SIGTERM" in said) == (victim != "a process, killed")
     assert ("process 1 ended by SIGKILL" in said) == (victim == "a process, killed")
     assert all(map(_has_ended, workers))
-    code, said = _run(words)
+    code, said = _run(argv)
     assert code == 0, said
     assert "going on at epoch" in said
     expected, perturbed = whole

@@ -144,9 +144,9 @@ def test_every_branch_is_drawn_on_its_own_and_a_seed_fixes_them() -> None:
 
 def _train(folder: Path, stores: Path, split: Path) -> int:
     settings = json.dumps({**TINY, "epochs": 1, "augmentation": "mfl"})
-    words = ["train", "--run", "mfl", "--stores", str(stores), "--split", str(split), "--settings", settings]
-    words += ["--out-encoder", str(folder / "e"), "--out-metrics", str(folder / "m"), "--out-curve", str(folder / "c")]
-    return main(words)
+    argv = ["train", "--run", "mfl", "--stores", str(stores), "--split", str(split), "--settings", settings]
+    argv += ["--out-encoder", str(folder / "e"), "--out-metrics", str(folder / "m"), "--out-curve", str(folder / "c")]
+    return main(argv)
 
 
 def test_training_takes_it_for_dense_sides_of_8_bits_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,10 +43,10 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run(cohort: Path, name: str, **changes: Any) -> int:
     out = cohort / name
-    words = ["train", "--run", name, "--stores", str(cohort / "tile"), "--split", str(cohort / "patches.tsv")]
-    words += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
+    argv = ["train", "--run", name, "--stores", str(cohort / "tile"), "--split", str(cohort / "patches.tsv")]
+    argv += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
     settings = {**TINY, "encoder": "test_vit", "epochs": 1, "weights": str(cohort / "given"), **changes}
-    return main([*words, "--settings", json.dumps(settings)])
+    return main([*argv, "--settings", json.dumps(settings)])
 
 
 def _weights(cohort: Path, name: str) -> dict[str, torch.Tensor]:

@@ -32,15 +32,15 @@ def _rows(folder: Path, **options: Any) -> TrainingRows:
     return read_training_rows(split, stores, branches=BRANCHES, batch_size=8, **options)
 
 
-def _words(folder: Path, name: str, *more: str, **changes: Any) -> list[str]:
+def _argv(folder: Path, name: str, *more: str, **changes: Any) -> list[str]:
     out = folder / name
-    words = ["train", "--run", name, "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
-    words += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
-    return [*words, *more, "--settings", json.dumps({**TINY, "branches": BRANCHES, **changes})]
+    argv = ["train", "--run", name, "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
+    argv += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "m"), "--out-curve", str(out / "c")]
+    return [*argv, *more, "--settings", json.dumps({**TINY, "branches": BRANCHES, **changes})]
 
 
 def _train(folder: Path, name: str, *more: str, **changes: Any) -> tuple[list[dict[str, float]], Path]:
-    assert main(_words(folder, name, *more, **changes)) == 0
+    assert main(_argv(folder, name, *more, **changes)) == 0
     out = folder / name
     return [json.loads(line) for line in (out / "m").read_text().splitlines()], out / "encoder"
 
@@ -91,20 +91,20 @@ def test_classes_are_those_of_most_of_the_patch(tmp_path: Path) -> None:
 
 def _write_tables(folder: Path, shares: np.ndarray) -> list[str]:
     """By row the names of what covers more than half, empty for the others; of both training slides."""
-    words = ["--classes"]
+    argv = ["--classes"]
     for slide, own in zip(("one", "two"), np.split(shares, 2), strict=True):
         names = [CLASSES[row.argmax()] if row.max() > 0.5 else "" for row in own]
         lines = [f"{row}\tx\t{name}" for row, name in enumerate(names)]
         (folder / f"{slide}.tsv").write_text("\n".join(["row\tfile\tlabel", *reversed(lines)]) + "\n")
-        words.append(f"{slide}={folder / slide}.tsv")
-    return words
+        argv.append(f"{slide}={folder / slide}.tsv")
+    return argv
 
 
 def test_labels_are_those_of_the_tables_and_patches_without_one_are_no_rows(tmp_path: Path) -> None:
     shares = _write_masks(tmp_path)
-    words = _write_tables(tmp_path, shares)
+    argv = _write_tables(tmp_path, shares)
     rows = read_training_rows(tmp_path / "patches.tsv", tmp_path / "tile", branches=("sparse",), batch_size=8)
-    tables = {slide: Path(path) for slide, _, path in (word.partition("=") for word in words[1:])}
+    tables = {slide: Path(path) for slide, _, path in (word.partition("=") for word in argv[1:])}
     found = labelled_rows(rows, tables, batch_size=8)
     known = shares.max(axis=1) > 0.5
     assert found.classes == ("stroma", "tumour")
@@ -219,7 +219,7 @@ def test_labels_that_cannot_be_learnt_are_told_in_a_line(
     for slide, text in tables.items():
         (tmp_path / f"{slide}.csv").write_text(text)
         more.append(f"{slide}={tmp_path / slide}.csv")
-    assert main(_words(tmp_path, "labels", *more, target="label")) == 1
+    assert main(_argv(tmp_path, "labels", *more, target="label")) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert re.search(told, line)
     assert not (tmp_path / "labels").exists()

@@ -35,16 +35,16 @@ def _run(*branches: Any, **changes: Any) -> RunSettings:
     return build(RunSettings, {"branches": list(branches), **changes}, source="x")
 
 
-def _words(folder: Path, name: str, *more: str, **changes: Any) -> list[str]:
+def _argv(folder: Path, name: str, *more: str, **changes: Any) -> list[str]:
     out = folder / "train" / name
-    words = ["train", "--run", name, "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
-    words += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "metrics.jsonl")]
-    words += ["--out-curve", str(out / "curve.png"), *more]
-    return [*words, "--settings", json.dumps({**TINY, "branches": ALL, **changes})]
+    argv = ["train", "--run", name, "--stores", str(folder / "tile"), "--split", str(folder / "patches.tsv")]
+    argv += ["--out-encoder", str(out / "encoder"), "--out-metrics", str(out / "metrics.jsonl")]
+    argv += ["--out-curve", str(out / "curve.png"), *more]
+    return [*argv, "--settings", json.dumps({**TINY, "branches": ALL, **changes})]
 
 
 def _train(folder: Path, name: str, *more: str, **changes: Any) -> Path:
-    assert main(_words(folder, name, *more, **changes)) == 0
+    assert main(_argv(folder, name, *more, **changes)) == 0
     return folder / "train" / name
 
 
@@ -103,7 +103,7 @@ def test_what_says_nothing_is_refused_in_one_line_before_anything_is_read(
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     # There are no stores here: what is told is told of the settings.
-    assert main(_words(tmp_path, "never", branches=branches, **changes)) == 1
+    assert main(_argv(tmp_path, "never", branches=branches, **changes)) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
 
@@ -179,7 +179,7 @@ def test_it_goes_on_after_a_stop_as_if_nothing_had_been(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_do", interrupted)
         with pytest.raises((SystemExit, Killed)):
-            main(_words(cohort, how))
+            main(_argv(cohort, how))
     assert not (cohort / "train" / how / "encoder").exists()
     resumed = _train(cohort, how)
     for name in ("encoder/model.safetensors", BRANCHES_NAME):
@@ -246,10 +246,10 @@ def test_it_predicts_all_markers_of_the_run_and_no_other(cohort: Path) -> None:
 
 def test_the_encoder_is_embedded_and_exported_as_any_other(cohort: Path, whole: Path) -> None:
     out = cohort / "test.h5"
-    words = ["embed", "--store", str(cohort / "tile" / "test.zarr"), "--encoder", str(whole / "encoder")]
-    assert main([*words, "--out", str(out)]) == 0
-    words = ["export", "--encoder", str(whole / "encoder"), "--to", "torchscript", "--out", str(cohort / "traced.pt")]
-    assert main(words) == 0
+    argv = ["embed", "--store", str(cohort / "tile" / "test.zarr"), "--encoder", str(whole / "encoder")]
+    assert main([*argv, "--out", str(out)]) == 0
+    argv = ["export", "--encoder", str(whole / "encoder"), "--to", "torchscript", "--out", str(cohort / "traced.pt")]
+    assert main(argv) == 0
 
 
 def test_patches_without_a_label_teach_the_other_branches_alone(

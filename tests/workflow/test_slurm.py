@@ -67,9 +67,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     folder = tmp_path_factory.mktemp("cohort")
     write_cohort(folder, _rows(), CONFIG)
     with one_node_slurm.one_node_slurm(tmp_path_factory.mktemp("slurm")) as cluster:
-        words = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), *PROFILE, *HERE, *SMALL]
+        argv = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), *PROFILE, *HERE, *SMALL]
         with (folder / "output.txt").open("w") as log:
-            process = subprocess.Popen(cluster.command(words), stdout=log, stderr=log, cwd=folder)
+            process = subprocess.Popen(cluster.command(argv), stdout=log, stderr=log, cwd=folder)
             try:
                 _kill_training(cluster, process, folder)
                 process.wait(timeout=2000)
@@ -86,8 +86,8 @@ def _train_in_two_processes(cluster: one_node_slurm.OneNode, trained: Path, fold
     for name in ("resources", "results"):
         shutil.copytree(trained / name, folder / name, ignore=shutil.ignore_patterns("train", "embed", "evaluate"))
     asked = ("--set-resources", "train:gpu=2", "train:mem_mb=8000", "--set-threads", "train=2", "--latency-wait", "5")
-    words = ["-s", str(REPOSITORY / "Snakefile"), *PROFILE, *HERE, *asked, "train_all"]
-    done = cluster.run([sys.executable, "-m", "snakemake", *words], timeout_s=1000, cwd=folder)
+    argv = ["-s", str(REPOSITORY / "Snakefile"), *PROFILE, *HERE, *asked, "train_all"]
+    done = cluster.run([sys.executable, "-m", "snakemake", *argv], timeout_s=1000, cwd=folder)
     assert done.returncode == 0, done.stdout[-6000:]
     assert planned(done.stdout) == {"train": 1, "train_all": 1, "total": 2}
     job = _jobs(cluster)[-1]
@@ -109,8 +109,8 @@ def _kill_training(cluster: one_node_slurm.OneNode, process: subprocess.Popen[by
 def _jobs(cluster: one_node_slurm.OneNode) -> list[dict[str, str]]:
     """All jobs that SLURM remembers, oldest first."""
     keys = ("jobid", "state", "minmemory", "tres-per-job", "comment")
-    words = ["squeue", "--states=all", "--noheader", "--sort=i", "--Format=" + ",".join(f"{key}:100" for key in keys)]
-    lines = cluster.run(words, timeout_s=30, cwd=cluster.folder).stdout.splitlines()
+    argv = ["squeue", "--states=all", "--noheader", "--sort=i", "--Format=" + ",".join(f"{key}:100" for key in keys)]
+    lines = cluster.run(argv, timeout_s=30, cwd=cluster.folder).stdout.splitlines()
     cells = ([line[start : start + 100].strip() for start in range(0, 100 * len(keys), 100)] for line in lines)
     return [dict(zip(keys, row, strict=True)) for row in cells]
 

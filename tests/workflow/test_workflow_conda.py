@@ -67,8 +67,8 @@ def test_two_checkouts_share_an_environment_and_each_runs_its_own_code(cohort: P
     prefix = tmp_path / "shared environments"
     for version in ("8.1", "8.2"):
         source = _clone(tmp_path / version, version)
-        words = ("inspect_all", "--cores", "1", "--use-conda", "--conda-prefix", str(prefix), "--forcerun", "inspect")
-        done = snakemake(cohort, *words, source=source)
+        argv = ("inspect_all", "--cores", "1", "--use-conda", "--conda-prefix", str(prefix), "--forcerun", "inspect")
+        done = snakemake(cohort, *argv, source=source)
         assert done.returncode == 0, done.stdout[-3000:]
         assert _inspected(cohort)["versions"]["more-from-less"] == version
     assert len(list(prefix.glob("*/used.txt"))) == 1

@@ -278,9 +278,9 @@ def test_a_key_given_twice_in_a_file_that_snakemake_reads_stops_before_any_job(t
 def test_a_training_has_a_process_per_gpu_and_one_without_any(tmp_path: Path, gpus: int, processes: str) -> None:
     write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})
     done = snakemake(tmp_path, "-n", "-p", "train_all", "--set-resources", f"train:gpu={gpus}")
-    words = re.findall(r"--processes (.+?) --classes", done.stdout)
-    assert words, done.stdout
-    for word in words:
+    argv = re.findall(r"--processes (.+?) --classes", done.stdout)
+    assert argv, done.stdout
+    for word in argv:
         assert subprocess.check_output(["bash", "-c", f"echo {word}"], text=True).strip() == processes
 
 

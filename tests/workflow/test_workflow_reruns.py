@@ -29,8 +29,8 @@ ROWS = [
 _LONG_AGO = 1_000_000_000
 
 
-def _jobs(folder: Path, source: Path, *words: str) -> dict[str, int]:
-    done = snakemake(folder, "-n", *words, source=source)
+def _jobs(folder: Path, source: Path, *argv: str) -> dict[str, int]:
+    done = snakemake(folder, "-n", *argv, source=source)
     assert done.returncode == 0, done.stdout[-3000:]
     jobs = planned(done.stdout)
     return {
@@ -50,8 +50,8 @@ def _write_encoder(folder: Path, weights: bytes) -> None:
     os.utime(folder, (_LONG_AGO, _LONG_AGO))
 
 
-def _run(folder: Path, source: Path, *words: str) -> str:
-    done = snakemake(folder, "--cores", "2", *words, source=source)
+def _run(folder: Path, source: Path, *argv: str) -> str:
+    done = snakemake(folder, "--cores", "2", *argv, source=source)
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
 

@@ -75,8 +75,8 @@ rule count:
         "ls {{input}} > {{output}}"
 """
     )
-    words = [sys.executable, "-m", "snakemake", "--directory", str(tmp_path), "-s", str(tmp_path / "Snakefile")]
-    done = subprocess.run([*words, "--cores", "1", "count"], capture_output=True, text=True, timeout=300, check=False)
+    argv = [sys.executable, "-m", "snakemake", "--directory", str(tmp_path), "-s", str(tmp_path / "Snakefile")]
+    done = subprocess.run([*argv, "--cores", "1", "count"], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "zarr.json" in (tmp_path / "count.txt").read_text()
     assert (tmp_path / "elsewhere" / "logs" / "tile" / "a.log").is_file()
@@ -114,10 +114,10 @@ rule count:
 def _as_module(folder: Path, target: str, prefix: str) -> subprocess.CompletedProcess[str]:
     """Runs a target of a workflow that has a prefix for its commands and uses this one with a prefix for its paths."""
     (folder / "Snakefile").write_text(_PARENT.format(prefix=prefix, snakefile=str(REPOSITORY / "Snakefile")))
-    words = [sys.executable, "-m", "snakemake", "--directory", str(folder), "-s", str(folder / "Snakefile")]
+    argv = [sys.executable, "-m", "snakemake", "--directory", str(folder), "-s", str(folder / "Snakefile")]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        [*words, "--cores", "1", target], capture_output=True, text=True, timeout=300, check=False, env=environment
+        [*argv, "--cores", "1", target], capture_output=True, text=True, timeout=300, check=False, env=environment
     )
 
 

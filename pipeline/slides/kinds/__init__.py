@@ -1,4 +1,4 @@
-"""The kinds of dense side by name: what every stage asks instead of the name."""
+"""Look up the kinds of dense side by name."""
 
 from __future__ import annotations
 

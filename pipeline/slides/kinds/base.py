@@ -1,4 +1,4 @@
-"""What all stages ask of a kind of dense side, without torch; `pipeline.training.dense_kinds` has what training asks.
+"""Define a kind of dense side for all stages, without torch; training's part is `pipeline.training.dense_kinds`.
 
 A kind is one class in a new module. The base class answers for an image with a channel per marker; a kind
 overrides what differs.

@@ -46,7 +46,7 @@ class Cells(PointKind):
     def read_points(self, path: Path) -> Points:
         """Return the cells, their markers, and a message about them; see `read_cells`."""
         cells = read_cells(columns_of(path))
-        notes = (f"columns that are no numbers are skipped: {', '.join(cells.skipped)}",) if cells.skipped else ()
+        notes = (f"columns that are not numeric are skipped: {', '.join(cells.skipped)}",) if cells.skipped else ()
         further = (CELL_COUNT, *map(share_of, cells.classes))
         return Points(cells.position, cells.markers, further, notes, chooses=True)
 

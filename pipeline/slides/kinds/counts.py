@@ -51,8 +51,8 @@ class Counts(PointKind):
     def read_points(self, path: Path) -> Points:
         """Return the spots and the genes; see `read_spots` and `read_tenx_places` for what is refused."""
         if path.is_dir():
-            places = read_tenx_places(path)
-            return Points(places.position, places.genes, mpp=places.mpp, chooses=True)
+            tenx = read_tenx_places(path)
+            return Points(tenx.position, tenx.genes, mpp=tenx.mpp, chooses=True)
         spots = read_spots(path)
         return Points(spots.position, spots.genes)
 

@@ -90,10 +90,10 @@ class Mask(DenseKind):
         """
         if planes.shape[1] > 1:
             marked = planes > 0
-            if (marked.sum(axis=1) > 1).any():
-                raise StatedError(
-                    file=side.path, expected="a mask of at most one class per pixel", found="pixels in several channels"
-                )
+            several = int((marked.sum(axis=1) > 1).sum())
+            if several:
+                found = f"{several} pixels in several channels"
+                raise StatedError(file=side.path, expected="a mask of at most one class per pixel", found=found)
             return np.where(marked.any(axis=1), marked.argmax(axis=1) + 1, 0).astype(np.uint8)[:, None]
         number = np.zeros(int(np.iinfo(planes.dtype).max) + 1, dtype=np.uint8)
         known = np.zeros(len(number), dtype=np.bool_)

@@ -88,7 +88,7 @@ def read_als_st(source: Path, mpp: float | None) -> list[SpotSet]:
         partners[sample] = image
     own_mpp = {path: IMAGE_WIDTH_UM / _sized(path)[0] for path in dict.fromkeys(partners.values())}
     wanted_mpp = mpp or round(float(np.median(list(own_mpp.values()))), 3)
-    genes, places = _survey(counts)
+    genes, spots = _survey(counts)
     sets = []
     for sample, path in counts.items():
         image = partners[sample]
@@ -100,9 +100,9 @@ def read_als_st(source: Path, mpp: float | None) -> list[SpotSet]:
                 patient=sample.chip,
                 mpp=wanted_mpp,
                 image_mpp=own_mpp[image],
-                position_um=(np.array(places[sample], dtype=np.float64) - 1) * PITCH_UM,
+                position_um=(np.array(spots[sample], dtype=np.float64) - 1) * PITCH_UM,
                 genes=genes,
-                labels=tuple(named.get(place, "") for place in places[sample]),
+                labels=tuple(named.get(spot, "") for spot in spots[sample]),
                 file=path.name,
                 read_image=partial(read_image, image),
                 read_counts=partial(_read_selected, path, genes),
@@ -129,12 +129,17 @@ def read_counts(path: Path) -> pd.DataFrame:
     if strange or table.empty:
         raise StatedError(file=path, expected=expected, found=f"a column {strange[0]!r:.40}" if strange else "none")
     values = table.to_numpy()
-    if values.dtype.kind not in "iuf" or not ((values >= 0) & (values == np.floor(values))).all():
-        raise StatedError(file=path, expected=expected, found="values that are not whole numbers of at least 0")
+    if values.dtype.kind not in "iuf":
+        raise StatedError(file=path, expected=expected, found=f"values of type {values.dtype}")
+    wrong = ~((values >= 0) & (values == np.floor(values)))
+    if wrong.any():
+        raise StatedError(file=path, expected=expected, found=f"the value {values[wrong][0]:g}")
     table.index = table.index.astype(str)
     table = table[~table.index.str.contains("ambiguous")].groupby(level=0, sort=True).sum()
-    if table.empty or table.to_numpy().max() > _LARGEST_COUNT:
-        raise StatedError(file=path, expected=f"counts of up to {_LARGEST_COUNT}", found="none, or larger ones")
+    largest = table.to_numpy().max(initial=0)
+    if table.empty or largest > _LARGEST_COUNT:
+        found = "no gene" if table.empty else f"{largest:.0f}"
+        raise StatedError(file=path, expected=f"counts of up to {_LARGEST_COUNT}", found=found)
     return table.astype(np.uint32)
 
 
@@ -184,17 +189,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 def _survey(counts: Mapping[_Sample, Path]) -> tuple[tuple[str, ...], dict[_Sample, list[Place]]]:
     """Return the genes that enough of all spots hold, and the places of each section's spots."""
     detected: pd.Series[int] = pd.Series(dtype=np.int64)
-    places: dict[_Sample, list[Place]] = {}
+    spots: dict[_Sample, list[Place]] = {}
     for sample, path in progress(counts.items(), label="dataset als-st, genes", unit="sections"):
         table = read_counts(path)
-        places[sample] = [_place(str(name)) for name in table.columns]
+        spots[sample] = [_place(str(name)) for name in table.columns]
         detected = detected.add((table > 0).sum(axis=1), fill_value=0)
-    least = LEAST_DETECTED * sum(map(len, places.values()))
+    least = LEAST_DETECTED * sum(map(len, spots.values()))
     genes = tuple(sorted(map(str, detected.index[detected >= least])))
     if not 0 < len(genes) <= MAX_MARKERS:
         expected = f"1 to {MAX_MARKERS} genes in {LEAST_DETECTED:.0%} of the spots"
         raise StatedError(file=next(iter(counts.values())).parent, expected=expected, found=str(len(genes)))
-    return genes, places
+    return genes, spots
 
 
 def _read_selected(path: Path, genes: tuple[str, ...]) -> NDArray[np.uint32]:

@@ -1,4 +1,4 @@
-"""A published set as a cohort: `results/tile`, `results/dataset` and the sheet."""
+"""Write a published set as a cohort: `results/tile`, `results/dataset` and the sheet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.tools.datasets.writing import write_files, write_set
 
 @dataclass(frozen=True)
 class SetOptions:
-    """What a set may need to be told; None where nothing is said.
+    """Options of a set; None where not given.
 
     Attributes:
         masks: of nct-crc: folder of its masks.
@@ -63,7 +63,7 @@ def write_cohort(dataset: str, source: Path, out: Path, options: SetOptions) -> 
         _write_sheet(sections, source, out / "config" / "slides.tsv")
         return
     parts = _read(dataset, source, options)
-    # Tables take minutes, stores of all images hours: what is wrong with the files of labels is told before.
+    # Tables take minutes, stores of all images hours: faults in the files of labels are reported first.
     for part in parts:
         write_files(part, _paths(out, part.name)[1], size_px=options.size_px)
     for part in parts:
@@ -95,7 +95,7 @@ def _write_sheet(parts: Sequence[PatchSet | SpotSet], source: Path, path: Path) 
     with finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
         writer.writerow(("slide", "patient", "sparse", "dense", "classes"))
-        # A mask has classes of its own to be told apart; of other sets the labels, if any, are what is asked for.
+        # A mask has classes to predict; of other sets the labels, if any, are predicted.
         tables = (
             f"results/dataset/{part.name}.tsv" if part.dense.kind != "mask" and any(part.labels) else ""
             for part in parts

@@ -1,4 +1,4 @@
-"""Files of a published set: listed, paired by name, and read as the layout says they must be."""
+"""List, pair and read the files of a published set as its layout prescribes."""
 
 from __future__ import annotations
 

@@ -111,8 +111,8 @@ def _rows(table: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
         raise StatedError(file=table, expected=f"a table, as in {LAYOUT}", found=str(error)) from None
     missing = [name for name in columns if name not in found.columns]
     if missing or found.empty:
-        told = f"no {', '.join(missing)}" if missing else "no line"
-        raise StatedError(file=table, expected=f"lines with {', '.join(columns)}", found=told)
+        problem = f"no {', '.join(missing)}" if missing else "no line"
+        raise StatedError(file=table, expected=f"lines with {', '.join(columns)}", found=problem)
     return [tuple(row) for row in found[list(columns)].itertuples(index=False)]
 
 

@@ -50,8 +50,10 @@ def _fold(source: Path, fold: int) -> PatchSet:
     def read(number: int) -> Pair:
         pixels = np.asarray(images[number])
         # Published as floating point numbers that are whole, 0 to 255.
-        if not ((pixels >= 0) & (pixels <= 255)).all():
-            raise StatedError(file=images_file, expected="pixels of 0 to 255", found=f"others in image {number}")
+        wrong = ~((pixels >= 0) & (pixels <= 255))
+        if wrong.any():
+            found = f"{pixels[wrong][0]:g} in image {number}"
+            raise StatedError(file=images_file, expected="pixels of 0 to 255", found=found)
         inside = np.asarray(masks[number])[..., : len(NUCLEI)] > 0
         labels = np.where(inside.any(axis=-1), inside.argmax(axis=-1) + 1, 0)
         return np.rint(pixels).astype(np.uint8), labels.astype(np.uint8)[None]

@@ -1,4 +1,4 @@
-"""What a reader of a published set hands over: images that someone has cut and paired already."""
+"""Define what a reader of a published set returns: images already cut and paired."""
 
 from __future__ import annotations
 

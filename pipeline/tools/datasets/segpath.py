@@ -101,8 +101,10 @@ def _parts(table: Path) -> dict[str, str]:
     missing = [name for name in _COLUMNS if not rows or name not in rows[0]]
     if missing:
         raise StatedError(file=table, expected=f"the columns {', '.join(_COLUMNS)}", found=f"no {missing[0]}")
-    if any(row[name] is None for row in rows for name in _COLUMNS):
-        raise StatedError(file=table, expected=f"{' and '.join(_COLUMNS)} in each line", found="a shorter line")
+    short = next((number for number, row in enumerate(rows, 2) if any(row[name] is None for name in _COLUMNS)), None)
+    if short:
+        found = f"fewer cells in line {short}"
+        raise StatedError(file=table, expected=f"{' and '.join(_COLUMNS)} in each line", found=found)
     strange = sorted({row["train_val_test"] for row in rows} - set(PARTS))
     if strange:
         raise StatedError(file=table, expected=f"{', '.join(PARTS)} in train_val_test", found=strange[0])

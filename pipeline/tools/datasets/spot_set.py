@@ -1,4 +1,4 @@
-"""One section of spatial transcriptomics as a store: a patch of the H&E about each spot, and the spot's gene counts."""
+"""Write a section of spatial transcriptomics to a store: H&E about each spot, and the spot's gene counts."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class SpotSet:
 def write_spots(spots: SpotSet, out: Path, table: Path, *, dataset: str, size_px: int | None) -> None:
     """Write the store of one section, and the table of its rows: row, file, x_um, y_um (of the spot), label.
 
-    Spots whose patch would reach beyond the image are left out, and their number is told.
+    Spots whose patch would reach beyond the image are left out, and their number is printed.
 
     Args:
         spots: the section.

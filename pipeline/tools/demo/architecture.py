@@ -1,4 +1,4 @@
-"""Tissue architecture: outline, glands, lumina, fat, vessels, lymphoid aggregates and the run of the fibres."""
+"""Draw tissue architecture: outline, glands, lumina, fat, vessels, lymphoid aggregates, fibre direction."""
 
 from __future__ import annotations
 

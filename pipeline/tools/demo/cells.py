@@ -62,7 +62,7 @@ _CODE = {name: code for code, name in enumerate(NAMES)}
 
 
 @dataclass(frozen=True)
-class Cells:
+class DrawnCells:
     """All cells of a slide; arrays of one length N.
 
     Attributes:
@@ -100,9 +100,9 @@ class Cells:
     def __len__(self) -> int:
         return len(self.phenotype)
 
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Cells:
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> DrawnCells:
         """Return the cells of these rows."""
-        return Cells(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
+        return DrawnCells(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
 
     def names(self) -> list[str]:
         """Name of each cell's phenotype."""
@@ -123,7 +123,7 @@ class Composition:
     myofibroblast: Field
 
 
-def draw_cells(tissue: Architecture, rng: np.random.Generator) -> Cells:
+def draw_cells(tissue: Architecture, rng: np.random.Generator) -> DrawnCells:
     """Return the cells of one slide."""
     frame = tissue.frame
     smooth = {item.name: frame.field(frame.noise(rng, _IMMUNE_FIELD_UM)) for item in fields(Composition)}
@@ -230,14 +230,14 @@ def _directions(tissue: Architecture, position: Values, code: Codes, rng: np.ran
     return np.where(code == _CODE["endothelium"], round_vessel, angle)
 
 
-def _appearances(position: Values, phenotype: Codes, angle: Values, rng: np.random.Generator) -> Cells:
+def _appearances(position: Values, phenotype: Codes, angle: Values, rng: np.random.Generator) -> DrawnCells:
     """Draw every cell's look around the mean of its kind."""
     count = len(phenotype)
     mean = {
         item.name: np.array([getattr(look, item.name) for look in PHENOTYPES.values()])[phenotype]
         for item in fields(Appearance)
     }
-    return Cells(
+    return DrawnCells(
         position_um=position,
         phenotype=phenotype,
         radius_um=mean["radius_um"] * np.clip(np.exp(rng.normal(0, 0.10, count)), 0.75, 1.3),

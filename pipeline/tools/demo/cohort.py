@@ -1,4 +1,4 @@
-"""The table of the synthetic slides: what each one is, before anything is drawn."""
+"""List the synthetic slides of the demo."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SlidePlan:
 
     Attributes:
         name: unique; the only seed of everything random in the slide.
-        patient: whom it comes from; slides of a patient share the tint of their stain.
+        patient: patient ID; slides of a patient share the tint of their stain.
         mpp: um per level-0 pixel of the H&E.
         field_um: width and height of the H&E image; its tissue fills most of it.
         hematoxylin: strength of the stain, 1 is ordinary.
@@ -91,4 +91,4 @@ def plan_of(name: str) -> SlidePlan:
         if plan.name == name:
             return plan
     names = ", ".join(plan.name for plan in COHORT)
-    raise StatedError(slide=name, expected=f"one of {names}", found="no such demo slide")
+    raise StatedError(file="--slide", expected=f"one of {names}", found=name)

@@ -1,4 +1,4 @@
-"""The true map from the sparse to the dense frame, exact in both directions."""
+"""Define the true map from the sparse to the dense frame, exact in both directions."""
 
 from __future__ import annotations
 

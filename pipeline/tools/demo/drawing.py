@@ -1,4 +1,4 @@
-"""Draws one slide of the cohort: images of both sides, and the truth behind them."""
+"""Draw one slide of the cohort: images of both sides, and the truth behind them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StatedError
 from pipeline.provenance import finished
 from pipeline.tools.demo.architecture import draw_architecture
-from pipeline.tools.demo.cells import Cells, draw_cells
+from pipeline.tools.demo.cells import DrawnCells, draw_cells
 from pipeline.tools.demo.cohort import SlidePlan, whole_size_px
 from pipeline.tools.demo.deformation import Points, TrueMap, draw_map
 from pipeline.tools.demo.fibres import draw_fibres
@@ -41,7 +41,7 @@ class Drawing:
     he: NDArray[np.uint8]
     multiplex: NDArray[np.uint16] | None
     true_map: TrueMap | None
-    cells: Cells
+    cells: DrawnCells
     landmarks_um: Points
 
 

@@ -1,4 +1,4 @@
-"""The streaks of connective tissue: noise smeared along the direction of the fibres."""
+"""Draw the streaks of connective tissue: noise smeared along the direction of the fibres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalar fields over the sparse frame: a coarse grid, read anywhere."""
+"""Define scalar fields over the sparse frame: a coarse grid, interpolated anywhere."""
 
 from __future__ import annotations
 

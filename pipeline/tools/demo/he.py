@@ -1,4 +1,4 @@
-"""The H&E image: densities of two stains, mixed as light passes through them."""
+"""Draw the H&E image: densities of two stains, mixed as light passes through them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tools.demo.architecture import Architecture
-from pipeline.tools.demo.cells import Cells
+from pipeline.tools.demo.cells import DrawnCells
 from pipeline.tools.demo.cohort import SlidePlan
 from pipeline.tools.demo.fields import Field, Frame, Plane, smooth_step
 from pipeline.tools.demo.nuclei import chromatin, draw_texture, paint_max, stamps_of
@@ -58,7 +58,7 @@ def draw_nuisance(frame: Frame, rng: np.random.Generator) -> Nuisance:
 
 
 def render_he(
-    plan: SlidePlan, tissue: Architecture, cells: Cells, fibres: Field, rng: np.random.Generator
+    plan: SlidePlan, tissue: Architecture, cells: DrawnCells, fibres: Field, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Return the image (height, width, 3) on the grid of the plan.
 
@@ -86,7 +86,7 @@ def render_he(
     return image
 
 
-def _painted_cells(plan: SlidePlan, cells: Cells, texture: tuple[Plane, Plane]) -> tuple[Plane, Plane]:
+def _painted_cells(plan: SlidePlan, cells: DrawnCells, texture: tuple[Plane, Plane]) -> tuple[Plane, Plane]:
     """Return density of the nuclei, mean about 1 inside them, and of the cytoplasm around them."""
     width, height = plan.size_px
     nuclei = np.zeros((height, width), np.float32)

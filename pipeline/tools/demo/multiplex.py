@@ -1,4 +1,4 @@
-"""The multiplex image: one plane per marker, painted at the mapped positions of the same cells."""
+"""Draw the multiplex image: one plane per marker, at the mapped positions of the same cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tools.demo.architecture import Architecture
-from pipeline.tools.demo.cells import NAMES, Cells
+from pipeline.tools.demo.cells import NAMES, DrawnCells
 from pipeline.tools.demo.cohort import NUCLEAR_MARKER, DensePlan
 from pipeline.tools.demo.deformation import TrueMap
 from pipeline.tools.demo.fields import Field, Plane, smooth_step
@@ -92,7 +92,7 @@ def _upsampled(coarse: NDArray[np.float64], size_px: tuple[int, int]) -> Plane:
 def render_multiplex(
     plan: DensePlan,
     tissue: Architecture,
-    cells: Cells,
+    cells: DrawnCells,
     fibres: Field,
     true_map: TrueMap,
     size_px: tuple[int, int],
@@ -121,7 +121,7 @@ def render_multiplex(
 
 
 def _with_levels(
-    cells: Cells,
+    cells: DrawnCells,
     expression: NDArray[np.float64],
     centre_um: NDArray[np.float64],
     jacobian: NDArray[np.float64],
@@ -131,7 +131,7 @@ def _with_levels(
         yield stamps, expression[stamps.rows].astype(np.float32)[:, None, None]
 
 
-def _expression(name: str, marker: Marker, cells: Cells, rng: np.random.Generator) -> NDArray[np.float64]:
+def _expression(name: str, marker: Marker, cells: DrawnCells, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return intensity of the marker in each cell."""
     level = np.array([marker.level.get(phenotype, 0.0) for phenotype in NAMES])[cells.phenotype]
     scatter = 0.12 if name == NUCLEAR_MARKER else 0.28

@@ -1,4 +1,4 @@
-"""Nuclei as small images: one shape per cell, the same in both modalities, painted at exact positions."""
+"""Draw nuclei as small images: one shape per cell, the same in both modalities, at exact positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tools.demo.cells import Cells
+from pipeline.tools.demo.cells import DrawnCells
 from pipeline.tools.demo.fields import Plane
 
 _BATCH_PIXELS = 2_000_000
@@ -30,7 +30,7 @@ class Stamps:
         mpp: um per pixel.
     """
 
-    cells: Cells
+    cells: DrawnCells
     rows: NDArray[np.intp]
     corner_px: NDArray[np.intp]
     reach: Plane
@@ -50,7 +50,7 @@ class Stamps:
 
 
 def stamps_of(
-    cells: Cells,
+    cells: DrawnCells,
     centre_um: NDArray[np.float64],
     mpp: float,
     jacobian: NDArray[np.float64] | None = None,
@@ -78,7 +78,7 @@ def stamps_of(
 
 
 def _stamps(
-    all_cells: Cells,
+    all_cells: DrawnCells,
     rows: NDArray[np.intp],
     centre_um: NDArray[np.float64],
     mpp: float,
@@ -105,7 +105,7 @@ def _stamps(
     return Stamps(cells, rows, corner, _reach(cells, a, b), np.stack([a, b]), mpp)
 
 
-def _reach(cells: Cells, a: Plane, b: Plane) -> Plane:
+def _reach(cells: DrawnCells, a: Plane, b: Plane) -> Plane:
     """Return the shape: an ellipse, bent and lobed."""
     bend, (lobe_cosine, lobe_sine) = _column(cells.bend), (_column(part) for part in cells.lobes.T)
     bent = b + bend * (a * a - np.float32(0.25))

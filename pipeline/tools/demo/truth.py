@@ -1,4 +1,4 @@
-"""Writes what is known of a drawn slide: its cells, landmarks and map."""
+"""Write the truth of a drawn slide: its cells, landmarks and map."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import pandas as pd
 
 from pipeline.provenance import record, write_json
-from pipeline.tools.demo.cells import Cells
+from pipeline.tools.demo.cells import DrawnCells
 from pipeline.tools.demo.cohort import SlidePlan
 from pipeline.tools.demo.deformation import Points, TrueMap
 
 
-def write_truth(folder: Path, plan: SlidePlan, true_map: TrueMap | None, cells: Cells, landmarks_um: Points) -> None:
+def write_truth(
+    folder: Path, plan: SlidePlan, true_map: TrueMap | None, cells: DrawnCells, landmarks_um: Points
+) -> None:
     """Write `cells.csv`, `landmarks.csv` and `transform.json`; without a dense side its columns are empty."""
     folder.mkdir(parents=True)
     table = pd.DataFrame({"x_um": cells.position_um[:, 0], "y_um": cells.position_um[:, 1]})

@@ -1,4 +1,4 @@
-"""Writes the drawn images as the files that scanners and multiplex pipelines write."""
+"""Write the drawn images as the files that scanners and multiplex pipelines write."""
 
 from __future__ import annotations
 

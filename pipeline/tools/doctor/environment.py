@@ -1,4 +1,4 @@
-"""The installed packages against the versions that the project is tested with."""
+"""Compare the installed packages with the versions that the project is tested with."""
 
 from __future__ import annotations
 

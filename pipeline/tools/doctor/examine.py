@@ -1,4 +1,4 @@
-"""All checks, one after the other: a problem found by one never keeps the next from looking."""
+"""Run all checks one after the other; a problem found by one does not stop the next."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def examine(config: Path, results: Path, *, use_conda: bool) -> Iterator[Finding
 
 
 def _examine_cohort(rows: tuple[SheetRow, ...], settings: Settings, results: Path) -> Iterator[Finding]:
-    # Only here, so that a broken environment is told before it breaks the import.
+    # Imported here, so that a broken environment is reported before it breaks the import.
     from pipeline.tools.doctor.resources import examine_disk, examine_gpu, examine_memory
     from pipeline.tools.doctor.runs import examine_encoder, examine_labels, examine_probe, examine_runs, examine_split
     from pipeline.tools.doctor.slides import examine_paths, examine_slides, markers_agree

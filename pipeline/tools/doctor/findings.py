@@ -1,4 +1,4 @@
-"""What the doctor says: one line per finding."""
+"""Define the doctor's findings, one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disk, memory and GPU against what the cohort will ask for."""
+"""Compare disk, memory and GPU with what the cohort will need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.tools.doctor.findings import Finding, ok, problem, warning
 from pipeline.tools.doctor.tissue import tissue_share
 
 # What is left of a byte of pixels by zstd after bitshuffle: 0.85 to 0.92 on H&E (the demo, ORION), 0.05 to 0.62 on
-# multiplex of 16 bits. The larger ones, for a disk that is too large does no harm.
+# multiplex of 16 bits. The larger ones, since too large an estimate is harmless.
 _SPARSE_PACKED, _DENSE_PACKED = 0.92, 0.65
 # Features of 2048 float32 per patch, as the widest usual encoders give.
 _FEATURE_BYTES = 4 * 2048
@@ -63,8 +63,8 @@ def examine_memory() -> Iterator[Finding]:
     """Yield the memory of this machine against that of the largest job."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (words := limit.read_text().strip()).isdecimal():
-        total = min(total, int(words))
+    if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+        total = min(total, int(text))
     text = f"{total / 2**30:.1f} GiB here; the largest jobs ask for {_LARGEST_JOB_BYTES / 2**30:.1f} GiB each"
     yield ok("memory", text) if total >= _LARGEST_JOB_BYTES else warning("memory", text)
 

@@ -1,4 +1,4 @@
-"""Split, trainings, controls and encoder: what the configuration asks for that the cohort cannot give."""
+"""Check split, trainings, controls and encoder: what the configuration asks for that the cohort lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image under two names: of two patients, a split can no longer keep training and held-out tissue apart."""
+"""Find one image under two names: under two patients it leaks between training and held-out tissue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The slides of a sheet: each is opened as inspect would, but not read through."""
+"""Open the slides of a sheet as inspect would, without reading them through."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Examined:
 
 
 def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
-    """Open both sides of every slide; of a pair with two faults both are told."""
+    """Open both sides of every slide, and report the faults of both."""
     records: list[SlideRecord] = []
     findings: list[Finding] = []
     drawn = [row for row in rows if _is_drawn_first(row)]
     rows = [row for row in rows if row not in drawn]
     for row in rows:
-        told: list[str] = []
-        record, faults = _examined(row, settings, told.append)
-        findings += [warning(f"slide {row.slide}", line.removeprefix(f"slide {row.slide}, ")) for line in told]
+        remarks: list[str] = []
+        record, faults = _examined(row, settings, remarks.append)
+        findings += [warning(f"slide {row.slide}", line.removeprefix(f"slide {row.slide}, ")) for line in remarks]
         findings += [problem(f"slide {row.slide}", fault) for fault in faults]
         if record is not None:
             records.append(record)
@@ -214,7 +214,7 @@ def markers_agree(records: Sequence[SlideRecord], settings: Settings) -> Iterato
                 check_overlap(component_panel(panel, component), channels)
         except StatedError as error:
             yield warning(f"run {name}", str(error))
-    counts = Counter(place for places in joint.places.values() for place in places)
+    counts = Counter(index for indices in joint.indices.values() for index in indices)
     alone = [joint.markers[place] for place, count in counts.items() if count == 1] if len(channels) > 1 else []
     said = f"{len(joint.markers)} in {len(channels)} pairs" + (
         f"; in one only: {', '.join(alone[:8])}" if alone else ""

@@ -1,4 +1,4 @@
-"""How much of a slide is tissue, where a look at its overview costs seconds."""
+"""Measure how much of a slide is tissue, where reading its overview takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration that init writes: patches that fit the slides, and the three trainings that a claim needs."""
+"""Write a configuration: patches that fit the slides, and the three trainings that a claim needs."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ runs:
     <<: *training
     pairing: shuffled
 
-# split: {{test: [PATIENT, PATIENT]}}   # whom to hold out; without this the seed chooses about a quarter of the pairs
+# split: {{test: [PATIENT, PATIENT]}}   # held out; without this the seed chooses about a quarter of the pairs
 
 embed:
   encoder: distilled

@@ -1,4 +1,4 @@
-"""The slide files below some folders, and what stood in the way of looking."""
+"""List the slide files below some folders, and what could not be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIST_ENDINGS = (".txt", ".tsv", ".csv", ".list")
 
 
 @dataclass
-class Found:
+class SlideFiles:
     """What a look at some places brought.
 
     Attributes:
@@ -31,7 +31,7 @@ class Found:
     findings: list[Finding] = field(default_factory=list)
 
 
-def slide_files(places: Sequence[Path]) -> Found:
+def slide_files(folders: Sequence[Path]) -> SlideFiles:
     """Return the slide files of folders, of text files that list paths (one a line), and those named themselves.
 
     Of a slide of several files (DICOM, a set of OME-TIFF) it is the first; a file that several links name comes once.
@@ -39,43 +39,43 @@ def slide_files(places: Sequence[Path]) -> Found:
     Raises:
         StatedError: if one of the places is not there.
     """
-    found = Found()
+    found = SlideFiles()
     seen: set[str] = set()
-    for place, path in _candidates(places, found.findings):
+    for folder, path in _candidates(folders, found.findings):
         if path.is_symlink() and not path.exists():
             found.findings.append(warning(f"file {path}", f"a link to {path.readlink()}, which is not there"))
         elif os.path.realpath(path) not in seen:
             seen.update(os.path.realpath(part) for part in slide_files_of(path))
-            found.files.append((path, place))
+            found.files.append((path, folder))
     return found
 
 
-def _candidates(places: Sequence[Path], findings: list[Finding]) -> Iterator[tuple[Path, Path]]:
+def _candidates(folders: Sequence[Path], findings: list[Finding]) -> Iterator[tuple[Path, Path]]:
     """Yield the place and the path of every file that may be a slide."""
-    for place in places:
-        if place.is_dir():
-            for path in _below(place, findings):
-                yield place, path
-        elif place.suffix.lower() in _LIST_ENDINGS and place.is_file():
-            yield from _listed(place, findings)
-        elif place.exists() or place.is_symlink():
-            yield place.parent, place
+    for folder in folders:
+        if folder.is_dir():
+            for path in _below(folder, findings):
+                yield folder, path
+        elif folder.suffix.lower() in _LIST_ENDINGS and folder.is_file():
+            yield from _listed(folder, findings)
+        elif folder.exists() or folder.is_symlink():
+            yield folder.parent, folder
         else:
-            raise StatedError(file=place, expected="a folder of slides, a slide or a list", found="no such file")
+            raise StatedError(file=folder, expected="a folder of slides, a slide or a list", found="no such file")
 
 
-def _listed(place: Path, findings: list[Finding]) -> Iterator[tuple[Path, Path]]:
+def _listed(folder: Path, findings: list[Finding]) -> Iterator[tuple[Path, Path]]:
     try:
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
+        lines = folder.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise StatedError(file=place, expected="a readable list of slides", found=str(error)) from None
+        raise StatedError(file=folder, expected="a readable list of slides", found=str(error)) from None
     for line in (line.strip() for line in lines):
         if line and not line.startswith("#"):
-            path = place.parent / line
+            path = folder.parent / line
             if path.exists() or path.is_symlink():
-                yield place.parent, path
+                yield folder.parent, path
             else:
-                findings.append(warning(f"file {path}", f"listed in {place}, but not there"))
+                findings.append(warning(f"file {path}", f"listed in {folder}, but not there"))
 
 
 def _below(folder: Path, findings: list[Finding]) -> Iterator[Path]:

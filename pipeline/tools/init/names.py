@@ -1,4 +1,4 @@
-"""What the name of a file says: which slide it is, once the words for its stain are taken out, and of whom."""
+"""Read slide and patient from the name of a file, without the words for its stain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ENDING = re.compile(r"(\.ome)?\.[A-Za-z0-9]+$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Patients:
-    """Whom slides come from.
+    """Find the patient of a slide by its path.
 
     Attributes:
         pattern: its first group, or all of it, names the patient in a slide's path; None names none.
@@ -72,5 +72,5 @@ def unique_names(paths: Iterable[Path]) -> list[str]:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    words = re.findall(r"[A-Za-z0-9]+", _H_AND_E.sub(" ", text))
-    return tuple(word for word in words if word.lower() not in _STAIN_WORDS)
+    tokens = re.findall(r"[A-Za-z0-9]+", _H_AND_E.sub(" ", text))
+    return tuple(token for token in tokens if token.lower() not in _STAIN_WORDS)

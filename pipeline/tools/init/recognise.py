@@ -1,4 +1,4 @@
-"""What a file shows: H&E, a dense side, or something that a person has to look at."""
+"""Recognise what a file shows: H&E, a dense side, or something that a person has to look at."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recognised:
         mpp: um per pixel; None where the file states none that can be used.
         size_xy: width and height of level 0 in pixels.
         channels: names.
-        dense_kind: what the sheet must say of the dense side; empty where inspect sees it by itself.
+        dense_kind: what the sheet must say of the dense side; empty where inspect recognises it.
         needs: what a person must add before the workflow takes the file; empty where nothing.
     """
 

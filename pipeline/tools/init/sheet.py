@@ -1,4 +1,4 @@
-"""The sheet that init writes: a row per slide, above it what is unsure; a row that cannot run yet is a comment."""
+"""Write the sheet of a new cohort: a row per slide, doubts above it; a row that cannot run is a comment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _HEAD = (
     "# sparse is the H&E file, dense its multiplex partner. Every column: config/README.md of more-from-less.",
 )
 _EACH_A_PATIENT = (
-    "# Each slide counts as a patient of its own: give slides of one patient one name, for a split keeps them together."
+    "# Each slide counts as a separate patient: give the slides of one patient one name, so that a split keeps them "
+    "together."
 )
 _COLUMNS = ("slide", "patient", "sparse", "dense", "dense_kind")
 # A cell ends at these, and Snakemake takes braces for wildcards.
@@ -31,7 +32,7 @@ class Row:
 
     Attributes:
         slide: its name.
-        patient: whom it comes from; the slide's name where no pattern says so.
+        patient: patient ID; the slide's name where no pattern says so.
         proposal: its files.
         needs: what a person must add before it can run; the row is then written as a comment. Empty: it runs.
         doubts: what a person should look at.

@@ -1,4 +1,4 @@
-"""From folders of slides to a cohort: look, recognise, pair, write, and say what was unsure."""
+"""Turn folders of slides into a cohort: find, recognise, pair, write, and report doubts."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def init(folder: Path, wishes: Wishes) -> Iterator[Finding]:
     yield from _doubts(rows, paired, wishes)
     running = [row for row in rows if row.runs]
     if not running:
-        places = ", ".join(str(place) for place in wishes.slides)
-        raise StatedError(file=places, expected="an H&E slide that can run", found=f"none in {len(found.files)} files")
+        folders = ", ".join(str(folder) for folder in wishes.slides)
+        raise StatedError(file=folders, expected="an H&E slide that can run", found=f"none in {len(found.files)} files")
     pairs = [row for row in running if row.proposal.dense]
     yield from _summary(running, pairs)
     if known and wishes.encoder:
@@ -129,7 +129,7 @@ def _doubts(rows: Sequence[Row], paired: Paired, wishes: Wishes) -> Iterator[Fin
     if paired.too_many:
         yield warning("pairs", "too many files without a common name to compare by content: name partners alike")
     if wishes.patients.pattern is None and len(rows) > 1 and wishes.encoder is None:
-        yield warning("patients", "each slide counts as one of its own; --patient-regex names them by their paths")
+        yield warning("patients", "each slide counts as a separate patient; --patient-regex names them by their paths")
 
 
 def _summary(running: Sequence[Row], pairs: Sequence[Row]) -> Iterator[Finding]:

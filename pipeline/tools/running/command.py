@@ -1,4 +1,4 @@
-"""The Snakemake command of `mfl run`: the right Snakefile, a folder, all cores unless told otherwise."""
+"""Build the Snakemake command of `mfl run`: the right Snakefile, a folder, all cores by default."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _PRINTS = {
 _CONFIGURATION = Path("config/config.yaml")
 # Tells stage.sh to leave what a stage prints to its log.
 QUIET = "MFL_QUIET"
-# Tells the logger the folder as the user named it, for Snakemake has moved there by the time anything is told.
+# Tells the logger the folder as the user named it, since Snakemake changes to it before anything is printed.
 COHORT = "MFL_COHORT"
 
 
-def snakemake_command(directory: Path | None, words: Sequence[str], *, verbose: bool) -> list[str]:
+def snakemake_command(directory: Path | None, argv: Sequence[str], *, verbose: bool) -> list[str]:
     """Return the command, beginning with the interpreter.
 
     Args:
         directory: of the cohort; None where it was not given, which is the working directory.
-        words: for Snakemake, as given.
-        verbose: whether Snakemake prints what it prints by itself.
+        argv: for Snakemake, as given.
+        verbose: whether Snakemake prints its own lines.
 
     Raises:
         StatedError: if Snakemake is not installed, the folder holds no cohort, or several could be meant.
@@ -40,12 +40,12 @@ def snakemake_command(directory: Path | None, words: Sequence[str], *, verbose: 
         expected = 'Snakemake (pip install "more-from-less[workflow]")'
         raise StatedError(expected=expected, found="none in this environment")
     folder = directory or Path()
-    if "--configfile" not in words:
+    if "--configfile" not in argv:
         _check_cohort(folder, given=directory is not None)
-    command = [sys.executable, "-m", "snakemake", "-s", str(snakefile()), "--directory", str(folder), *words]
-    if not any(word.split("=")[0] in _SAYS_CORES or _is_short(word) for word in words):
+    command = [sys.executable, "-m", "snakemake", "-s", str(snakefile()), "--directory", str(folder), *argv]
+    if not any(argument.split("=")[0] in _SAYS_CORES or _is_short(argument) for argument in argv):
         command += ["--cores", "all"]
-    if not verbose and not any(word in _PRINTS for word in words):
+    if not verbose and not any(argument in _PRINTS for argument in argv):
         command += ["--logger", "mfl"]
     return command
 
@@ -57,9 +57,9 @@ def environment(command: Sequence[str], known: Mapping[str, str] = os.environ) -
     return {**known, "PYTHONPATH": path, **quiet}
 
 
-def _is_short(word: str) -> bool:
+def _is_short(argument: str) -> bool:
     """Return whether a word is `-c4` or `-j8`."""
-    return word[:2] in ("-c", "-j") and word[2:].isdecimal()
+    return argument[:2] in ("-c", "-j") and argument[2:].isdecimal()
 
 
 def _check_cohort(folder: Path, *, given: bool) -> None:

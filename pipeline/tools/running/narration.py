@@ -1,4 +1,4 @@
-"""What `mfl run` says of a run: a line per slide and stage, what failed with its line, and where the report is."""
+"""Print a run of `mfl run`: a line per slide and stage, each failure with its error, and the report's path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.stage_log import last_error
 # Rules that only gather what others made.
 _GATHER = "_all"
 _ALSO_GATHER = ("all", "default", "total")
-# Of Snakemake's own lines, those that say again what is told here.
+# Lines of Snakemake that repeat what is printed here.
 _SAID_AGAIN = (
     "Exiting because a job execution failed",
     "Shutting down",
@@ -55,12 +55,12 @@ class Job:
     def of(cls, record: Mapping[str, Any], now: float) -> Job:
         """Return the job of a record of the event `job_info`."""
         wildcards = dict(record.get("wildcards") or {})
-        words = [str(wildcards[name]) for name in ("run", "slide") if name in wildcards]
-        words = words or [str(value) for value in wildcards.values()]
+        labels = [str(wildcards[name]) for name in ("run", "slide") if name in wildcards]
+        labels = labels or [str(value) for value in wildcards.values()]
         if "name" in wildcards and "slide" in wildcards:
-            words = [f"{wildcards['slide']} by {wildcards['name']}"]
+            labels = [f"{wildcards['slide']} by {wildcards['name']}"]
         outputs, logs = (tuple(map(str, record.get(name) or ())) for name in ("output", "log"))
-        return cls(str(record["rule_name"]), " ".join(words), outputs, logs, now)
+        return cls(str(record["rule_name"]), " ".join(labels), outputs, logs, now)
 
     @property
     def title(self) -> str:
@@ -121,7 +121,7 @@ class Narration:
         if job is None:
             return
         reason = next(filter(None, (last_error(Path(log)) for log in job.logs)), "")
-        reason = reason or (f"see {job.logs[0]}" if job.logs else "no log says why")
+        reason = reason or (f"see {Path(self.cohort) / job.logs[0]}" if job.logs else "no log says why")
         self.failed[job.title] = (job, reason)
         self.say(f"FAILED {job.title}: {reason}")
 

@@ -1,4 +1,4 @@
-"""How far a cohort is: results, logs and benchmarks of its tasks, read with few looks at the disk."""
+"""Measure how far a cohort is from results, logs and benchmarks of its tasks, with few looks at the disk."""
 
 from __future__ import annotations
 

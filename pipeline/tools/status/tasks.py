@@ -1,4 +1,4 @@
-"""What a cohort is to have in the end: one result per task, by stage, as the workflow's targets ask for them."""
+"""List the results that a cohort will have: one per task, by stage, as the workflow's targets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.sheet import SheetRow
 
 STAGES = (
     "inspect",
+    "panel",
     "register",
     "tile",
     "split",
@@ -51,12 +52,17 @@ def tasks_of(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Task]:
     trains = settings.embed.encoder in settings.runs
     slides = [row.slide for row in rows]
     elsewhere = not trains and Path(settings.embed.encoder).is_dir()
-    pairs = [row.slide for row in rows if row.dense and not elsewhere]
+    paired = [row for row in rows if row.dense and not elsewhere]
+    pairs = [row.slide for row in paired]
     runs = list(settings.runs) if pairs and not elsewhere else []
     name = results_name(Path(settings.embed.encoder)) if elsewhere else settings.embed.encoder
     embeds = bool(trains and pairs) or elsewhere
     for slide in slides:
         yield Task("inspect", slide, f"inspect/{slide}.json", f"inspect/{slide}.log")
+    for row in paired:
+        # Of the other kinds the sheet says that there is no panel to check.
+        if row.dense_kind in ("", "fluorescence"):
+            yield Task("panel", row.slide, f"panel/{row.slide}.json", f"panel/{row.slide}.log")
     for slide in pairs:
         yield Task("register", slide, f"register/{slide}/qc.json", f"register/{slide}.log")
     for slide in slides:

@@ -1,4 +1,4 @@
-"""The state of a cohort as lines for a terminal, or as JSON."""
+"""Print the state of a cohort as lines for a terminal, or as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ancestry of a result: what it says of its making, followed back from hash to file to the slides."""
+"""Follow the ancestry of a result through its provenance, from hash to file, back to the slides."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Ancestry:
 def trace(result: Path) -> Ancestry:
     """Return the ancestry of a result, one line per fact, each generation indented below the one it led to.
 
-    An ancestor that occurs again is told once.
+    A repeated ancestor is listed once.
 
     Raises:
         StatedError: if `result` carries no provenance; ancestors without one are only marked.
@@ -42,7 +42,7 @@ def trace(result: Path) -> Ancestry:
     return found
 
 
-def _follow(result: Path, provenance: Mapping[str, Any], found: Ancestry, depth: int, told: set[str]) -> None:
+def _follow(result: Path, provenance: Mapping[str, Any], found: Ancestry, depth: int, shown: set[str]) -> None:
     indent = "  " * depth
     found.lines += [f"{indent}{line}" for line in _making(provenance)]
     settings = provenance.get("settings")
@@ -55,21 +55,21 @@ def _follow(result: Path, provenance: Mapping[str, Any], found: Ancestry, depth:
         found.lines.append(f"{indent}<- {item.name} {item.wanted[:_SHORT]}{place}: {state}")
         if item.leaf or item.path is None or not item.path.exists():
             continue
-        _follow_input(item.path, found, depth + 2, told)
+        _follow_input(item.path, found, depth + 2, shown)
 
 
-def _follow_input(path: Path, found: Ancestry, depth: int, told: set[str]) -> None:
+def _follow_input(path: Path, found: Ancestry, depth: int, shown: set[str]) -> None:
     speaker = spokesman(path)
-    if _key(speaker) in told:
+    if _key(speaker) in shown:
         found.lines.append(f"{'  ' * depth}(told above)")
         return
-    told.add(_key(speaker))
+    shown.add(_key(speaker))
     try:
         provenance = read_provenance(speaker)
     except StatedError as error:
         found.lines.append(f"{'  ' * depth}no provenance: {error.found}")
         return
-    _follow(speaker, provenance, found, depth, told)
+    _follow(speaker, provenance, found, depth, shown)
 
 
 def _key(path: Path) -> str:

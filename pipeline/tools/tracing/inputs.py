@@ -1,4 +1,4 @@
-"""Where the inputs that a result names by hash lie, by the layout of the results folder, and how each is hashed."""
+"""Locate the inputs that a result names by hash in the results folder, and hash each."""
 
 from __future__ import annotations
 

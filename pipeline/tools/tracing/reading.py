@@ -1,4 +1,4 @@
-"""The provenance that a result carries, wherever its format keeps it."""
+"""Read the provenance of a result from where its format keeps it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which patches probes are fitted and asked on, and the features of a run there."""
+"""The patches that probes are fitted on and tested on, and the features of a run for them."""
 
 from __future__ import annotations
 
