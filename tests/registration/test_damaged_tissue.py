@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from damaged_tissue import CASES, Outcome, outcome, tissue
+from damaged_tissue import CASES, outcome, tissue
+from known_truth import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
