@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def outcome(
     """
     out = {name: str(folder / name) for name in ("record.json", "t.zarr", "t.h5", "qc.json", "store.zarr")}
     pictures = ("overlay", "checkerboard", "residual", "deformation")
-    settings = json.dumps({"size_px": PATCH_PX, "mpp": PATCH_MPP})
+    sized = ("--threads", "1", "--settings", json.dumps({"size_px": PATCH_PX, "mpp": PATCH_MPP}))
     record, transform = ("--record", out["record.json"]), ("--transform", out["t.zarr"])
     slide = ("--slide", "s1", "--patient", "p1", "--sparse", str(sparse), "--dense", str(dense))
     drawn = [word for name in pictures for word in (f"--out-{name}", str(folder / f"{name}.png"))]
@@ -77,8 +78,7 @@ def outcome(
     for words in (
         ["inspect", *slide, "--out", out["record.json"]],
         ["register", *record, *maps, *drawn, *register],
-        ["tile", *record, *transform, "--qc", out["qc.json"], "--out", out["store.zarr"], "--threads", "1"]
-        + ["--settings", settings],
+        ["tile", *record, *transform, "--qc", out["qc.json"], "--out", out["store.zarr"], *sized],
     ):
         assert main(words) == 0, words
     quality = json.loads((folder / "qc.json").read_text())
@@ -105,6 +105,6 @@ def outcome(
     )
 
 
-def share(held: NDArray[np.bool_]) -> float:
-    """Return which share of some is held; 0 of none."""
-    return float(held.mean()) if held.size else 0.0
+def share(held: Any) -> float:
+    """Return which share of some (N,) is held; 0 of none."""
+    return float(np.mean(held)) if len(held) else 0.0

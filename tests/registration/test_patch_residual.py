@@ -102,7 +102,7 @@ def test_correlation_at_each_shift_is_that_of_what_both_share() -> None:
 def test_nuclei_along_the_edge_of_a_patch_tell_its_shift() -> None:
     drawn = synthetic_pair(13, deformation_um=0.0, mpp=(1.0, 1.0), side_um=512, whole_shift=True)
     side, rim = 96, 24
-    place = np.rint(drawn.truth(np.array([[200.0, 200.0]]))[0]).astype(int) + (3, -2)
+    place = np.rint(drawn.truth(np.array([[200.0, 200.0]]))[0]).astype(int) + np.array([3, -2])
     rgb = drawn.sparse.read_region(0, (200, 200), (side, side)).copy()
     dense = drawn.dense.read_region(0, (int(place[0]), int(place[1])), (side, side), [1])[..., 0].copy()
     rgb[rim:-rim, rim:-rim] = np.median(rgb, axis=(0, 1))
