@@ -97,12 +97,39 @@ def fragments(rgb: NDArray[np.uint8], nuclei: NDArray[np.uint8], seed: int) -> D
     return _put_down("fragments", strips, nuclei, [Part(left, base), Part(right, _after(base, move))])
 
 
+def torn_twice(rgb: NDArray[np.uint8], nuclei: NDArray[np.uint8], seed: int) -> Damaged:
+    """Return a section torn across at two places; the outer parts have moved and turned, each its own way."""
+    rng, base = np.random.default_rng(seed), _pose(seed)
+    x, y = _grid_um()
+    whole = SIDE_PX * MPP
+    upper, lower = y < 0.33 * whole + 0.1 * x, y > 0.68 * whole - 0.1 * x
+    first = _rigid(-rng.uniform(2, 4), (60.0, -rng.uniform(150, 250)), (0.5 * whole, 0.15 * whole))
+    second = _rigid(rng.uniform(2, 4), (-80.0, rng.uniform(150, 250)), (0.5 * whole, 0.85 * whole))
+    parts = [Part(~upper & ~lower, base), Part(upper, _after(base, first)), Part(lower, _after(base, second))]
+    return _put_down("torn_twice", rgb, nuclei, parts)
+
+
+def turned(rgb: NDArray[np.uint8], nuclei: NDArray[np.uint8], seed: int) -> Damaged:
+    """Return two strips, 900 um apart on glass, of which one has turned by 60 to 180 degrees and lies farther off."""
+    rng, base = np.random.default_rng(seed), _pose(seed)
+    x, _ = _grid_um()
+    whole = SIDE_PX * MPP
+    left, right = x < (whole - 900) / 2 + 200, x > (whole + 900) / 2 + 200
+    move = _rigid(
+        rng.choice([-1, 1]) * rng.uniform(60, 180), (rng.uniform(2600, 3000), 300.0), (0.8 * whole, whole / 2)
+    )
+    strips = np.where((left | right)[..., None], rgb, _GLASS).astype(np.uint8)
+    return _put_down("turned", strips, nuclei, [Part(left, base), Part(right, _after(base, move))])
+
+
 CASES: dict[str, Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Damaged]] = {
     "intact": intact,
     "torn": torn,
     "lost": lost,
     "folded": folded,
     "fragments": fragments,
+    "torn_twice": torn_twice,
+    "turned": turned,
 }
 
 
