@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import damaged_tissue
 from hard_pairs import Outcome, outcome, tries
+from known_truth import Outcome as KnownOutcome
 from real_pairs import real_tries
 
 # Of the tissue with a partner, the share that may be off by more than 4 um, and of the pairs, the share that may be
@@ -93,7 +94,7 @@ def tissue_rows(real_data: Path, tries_of_each: int) -> list[dict[str, object]]:
     return rows
 
 
-def tissue_row(case: str, found: list[damaged_tissue.Outcome]) -> dict[str, object]:
+def tissue_row(case: str, found: list[KnownOutcome]) -> dict[str, object]:
     """Return what came of one kind of damage."""
     silent = [one.verdict == "pass" and (one.within < 1 - MAX_OFF or one.kept_wrong > MAX_WRONG) for one in found]
     return {

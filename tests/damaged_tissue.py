@@ -5,29 +5,23 @@ The Orion region `west`, which its makers registered, is cut into parts; each is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import known_truth
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from slide_files import halved, write_ome, write_rgb
 
-from pipeline.cli import main
-from pipeline.registration.transform_file import read_transform
 from pipeline.slides.opening import open_slide
-from pipeline.store.patch_store import PatchStore
 
 Floats = NDArray[np.float64]
 
 MPP = 1.3
 SIDE_PX = 2800
-PATCH_PX = 96
-WRONG_UM, GOOD_UM = 10.0, 4.0
 _MARGIN_UM = 700.0
 _GLASS = 240
 
@@ -57,27 +51,6 @@ class Damaged:
             held = part.inside[row, column]
             there[held] = points_um[held] @ part.affine[:, :2].T + part.affine[:, 2]
         return there
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a pair.
-
-    Attributes:
-        verdict: of the registration.
-        reasons: of the verdict.
-        within: share of the tissue with a partner whose error is 4 um or less.
-        partnerless: share of the tissue without a partner.
-        kept_wrong: share of the pairs that are over 10 um off or have no partner.
-        kept_good: share of the patches with an error of 4 um or less that are pairs.
-    """
-
-    verdict: str
-    reasons: tuple[str, ...]
-    within: float
-    partnerless: float
-    kept_wrong: float
-    kept_good: float
 
 
 def intact(rgb: NDArray[np.uint8], nuclei: NDArray[np.uint8], seed: int) -> Damaged:
@@ -124,12 +97,39 @@ def fragments(rgb: NDArray[np.uint8], nuclei: NDArray[np.uint8], seed: int) -> D
     return _put_down("fragments", strips, nuclei, [Part(left, base), Part(right, _after(base, move))])
 
 
+def torn_twice(rgb: NDArray[np.uint8], nuclei: NDArray[np.uint8], seed: int) -> Damaged:
+    """Return a section torn across at two places; the outer parts have moved and turned, each its own way."""
+    rng, base = np.random.default_rng(seed), _pose(seed)
+    x, y = _grid_um()
+    whole = SIDE_PX * MPP
+    upper, lower = y < 0.33 * whole + 0.1 * x, y > 0.68 * whole - 0.1 * x
+    first = _rigid(-rng.uniform(2, 4), (60.0, -rng.uniform(150, 250)), (0.5 * whole, 0.15 * whole))
+    second = _rigid(rng.uniform(2, 4), (-80.0, rng.uniform(150, 250)), (0.5 * whole, 0.85 * whole))
+    parts = [Part(~upper & ~lower, base), Part(upper, _after(base, first)), Part(lower, _after(base, second))]
+    return _put_down("torn_twice", rgb, nuclei, parts)
+
+
+def turned(rgb: NDArray[np.uint8], nuclei: NDArray[np.uint8], seed: int) -> Damaged:
+    """Return two strips, 900 um apart on glass, of which one has turned by 60 to 180 degrees and lies farther off."""
+    rng, base = np.random.default_rng(seed), _pose(seed)
+    x, _ = _grid_um()
+    whole = SIDE_PX * MPP
+    left, right = x < (whole - 900) / 2 + 200, x > (whole + 900) / 2 + 200
+    move = _rigid(
+        rng.choice([-1, 1]) * rng.uniform(60, 180), (rng.uniform(2600, 3000), 300.0), (0.8 * whole, whole / 2)
+    )
+    strips = np.where((left | right)[..., None], rgb, _GLASS).astype(np.uint8)
+    return _put_down("turned", strips, nuclei, [Part(left, base), Part(right, _after(base, move))])
+
+
 CASES: dict[str, Callable[[NDArray[np.uint8], NDArray[np.uint8], int], Damaged]] = {
     "intact": intact,
     "torn": torn,
     "lost": lost,
     "folded": folded,
     "fragments": fragments,
+    "torn_twice": torn_twice,
+    "turned": turned,
 }
 
 
@@ -140,37 +140,14 @@ def tissue(real_data: Path, corner_px: tuple[int, int] = (4400, 1500)) -> tuple[
         return sparse.read_region(0, corner_px, size), dense.read_region(0, corner_px, size)[..., 0]
 
 
-def outcome(pair: Damaged, folder: Path) -> Outcome:
+def outcome(pair: Damaged, folder: Path) -> known_truth.Outcome:
     """Write a pair to an empty folder, inspect, register and tile it, and compare with its truth."""
     write_rgb(folder / "he.tif", [pair.rgb, halved(pair.rgb)], mpp=MPP, tile=256)
     metadata = {"PhysicalSizeX": MPP, "PhysicalSizeY": MPP}
     levels = [plane[None] for plane in (pair.nuclei, halved(pair.nuclei))]
     write_ome(folder / "dense.ome.tif", levels, ["Hoechst"], metadata=metadata, tile=(256, 256))
-    settings = json.dumps({"size_px": PATCH_PX, "mpp": MPP})
-    for words in (
-        "inspect --slide s1 --patient p1 --sparse he.tif --dense dense.ome.tif --out record.json",
-        "register --record record.json --out-transform t.zarr --out-itk t.h5 --out-qc qc.json --out-overlay o.png "
-        "--out-checkerboard c.png --out-residual r.png --out-deformation d.png",
-        "tile --record record.json --transform t.zarr --qc qc.json --out store.zarr --threads 1 --settings",
-    ):
-        named = [str(folder / word) if "." in word else word for word in words.split()]
-        assert main([*named, settings] if words.startswith("tile") else named) == 0, words
-    quality = json.loads((folder / "qc.json").read_text())
-    transform, table = read_transform(folder / "t.zarr"), PatchStore.open(folder / "store.zarr").table
     points = _tissue_points(pair.rgb)
-    there = pair.truth(points)
-    error = np.nan_to_num(np.linalg.norm(transform.to_dense(points) - there, axis=1), nan=np.inf)
-    away, nearest = cKDTree(points).query(table.position_um + PATCH_PX * MPP / 2)
-    near, patch_error, pairs = away < PATCH_PX * MPP / 2, error[nearest], table.pair_quality > 0
-    has_partner = np.isfinite(there).all(axis=1)
-    return Outcome(
-        verdict=quality["verdict"],
-        reasons=tuple(quality["reasons"]),
-        within=float(np.mean(error[has_partner] <= GOOD_UM)),
-        partnerless=float(np.mean(~has_partner)),
-        kept_wrong=float(np.mean(patch_error[near & pairs] > WRONG_UM)),
-        kept_good=float(np.mean(pairs[near & (patch_error <= GOOD_UM)])),
-    )
+    return known_truth.outcome(folder / "he.tif", folder / "dense.ome.tif", points, pair.truth(points), folder)
 
 
 def _tissue_points(rgb: NDArray[np.uint8]) -> Floats:

@@ -116,6 +116,11 @@ class TissueBlocks:
             np.sqrt(_sampled(power, tissue, centres)).reshape(rows, columns).astype(np.float32),
         )
 
+    def centres_um(self, mask: NDArray[np.bool_]) -> Floats:
+        """Return the centres (N, 2) of the blocks that a mask (rows, columns) picks, sparse frame."""
+        centres: Floats = self.first_um + np.argwhere(mask)[:, ::-1] * self.spacing_um
+        return centres
+
     def with_agreeing(self, centres_um: Floats) -> TissueBlocks:
         """Return the same blocks of which those at some centres (N, 2) agree as well."""
         agreeing = self.agrees.copy()

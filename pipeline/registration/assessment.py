@@ -149,7 +149,8 @@ def quality_of(
         for i, (name, _, accepted) in enumerate(maps)
     ]
     # The field follows a wrong scale too, hence not by the affine part alone.
-    scale = scale_between(found.sparse_um, final.to_dense(found.sparse_um)) if known else None
+    parts = None if seams is None else seams.sparse.nearest(found.sparse_um)
+    scale = scale_between(found.sparse_um, final.to_dense(found.sparse_um), parts) if known else None
     folds, determinants = fold_fraction(transform, seams), determinant_range(transform, seams)
     grade, reasons = verdict(
         settings,

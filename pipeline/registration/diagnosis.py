@@ -25,7 +25,14 @@ _DENSITY_MPP = 32.0
 _MOST_JUDGED = 2
 # Readings of unrelated tissue stay below.
 _LEAST_NCC = 0.3
-_SWAP = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+_AS_IS, _SWAP = np.eye(3), np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+# What is told of the order of the axes, and what exchanges them on the multiplex and on the H&E.
+_ORDERS = (
+    ("", _AS_IS, _AS_IS),
+    ("be in the order row, column", _SWAP, _SWAP),
+    ("be in the order row, column on the H&E alone", _AS_IS, _SWAP),
+    ("be in the order row, column on the multiplex alone", _SWAP, _AS_IS),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +70,12 @@ def _readings(pair: Pair, transform: Transform) -> Iterator[Reading]:
     low, high = pair.sparse.extent_um
     stated = np.vstack([fitted_affine(transform.to_dense, low, high), [0, 0, 1]])
     seen = [stated]
-    for (direction, turned), (order, swap), (units, to_dense_um, to_sparse) in product(
+    for (direction, turned), (order, dense_order, sparse_order), (units, to_dense_um, to_sparse) in product(
         (("", stated), ("carry dense points to sparse points", np.linalg.inv(stated))),
-        (("", np.eye(3)), ("be in the order row, column", _SWAP)),
+        _ORDERS,
         _units(pair),
     ):
-        matrix = to_dense_um @ swap @ turned @ swap @ to_sparse
+        matrix = to_dense_um @ dense_order @ turned @ sparse_order @ to_sparse
         if any(np.allclose(matrix, other, rtol=1e-6, atol=1e-3) for other in seen):
             continue
         seen.append(matrix)
@@ -80,6 +87,7 @@ def _units(pair: Pair) -> Iterator[tuple[str, Floats, Floats]]:
     sparse, dense = pair.sparse.mpp, pair.dense.mpp
     yield "", np.eye(3), np.eye(3)
     yield "be in level-0 pixels", _scale(dense), _scale(1 / sparse)
+    yield "be in millimetres", _scale(1e3), _scale(1e-3)
     yield "lead from level-0 pixels to um", np.eye(3), _scale(1 / sparse)
     yield "lead from um to level-0 pixels", _scale(dense), np.eye(3)
     for downsample in _downsamples(pair):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 from pipeline.errors import StatedError
 from pipeline.registration.displacement import Floats
 
-COLUMNS = ("sparse_x_um", "sparse_y_um", "dense_x_um", "dense_y_um")
-_PIXEL_COLUMNS = tuple(name.replace("_um", "_px") for name in COLUMNS)
+_COORDINATES = ("sparse_x", "sparse_y", "dense_x", "dense_y")
+COLUMNS = tuple(f"{name}_um" for name in _COORDINATES)
+# Of the units that a column's name may end in: um, None where that depends on the slide.
+_UNITS_UM = {"um": 1.0, "nm": 1e-3, "mm": 1e3, "px": None}
+_OTHER_NAMES = {"µm": "um", "μm": "um", "micron": "um", "microns": "um", "pixel": "px", "pixels": "px"}
 # Xenium Explorer: the fixed image is the multiplex one, the image that is aligned to it the H&E.
 _XENIUM_COLUMNS = ("alignmentx", "alignmenty", "fixedx", "fixedy")
 _SEPARATORS = ",;\t"
@@ -49,20 +53,21 @@ def is_point_table(path: Path) -> bool:
     rows = _rows(path)
     if not rows:
         return False
-    first = [cell.lower() for cell in rows[0][1]]
-    named = {name.rpartition("_")[0] for name in COLUMNS} | set(_XENIUM_COLUMNS)
+    first = [_plain(cell) for cell in rows[0][1]]
+    named = set(_COORDINATES) | set(_XENIUM_COLUMNS)
     return _is_bigwarp(first) or any(cell in named or cell.rpartition("_")[0] in named for cell in first)
 
 
 def read_point_table(path: Path, mpp: MppPair | None) -> LandmarkTable:
     """Return the points of a CSV.
 
-    Columns are found by name, whatever their case and order: `sparse_x_um,sparse_y_um,dense_x_um,dense_y_um`; the same
-    ending in `_px`, pixels of level 0; Xenium Explorer's `fixedX,fixedY,alignmentX,alignmentY`. BigWarp's landmarks
-    have no names: moving points are read as sparse, target points as dense; inactive ones are skipped.
+    Columns are found by name, whatever their case and order: `sparse_x_um,sparse_y_um,dense_x_um,dense_y_um`, also
+    written `Sparse X (µm)`; the same ending in `_mm`, `_nm` or `_px`, pixels of level 0; Xenium Explorer's
+    `fixedX,fixedY,alignmentX,alignmentY`. BigWarp's landmarks have no names: moving points are read as sparse, target
+    points as dense; inactive ones are skipped.
 
     Args:
-        path: the file; separated by commas, semicolons (with decimal commas too) or tabs; `#` starts a comment.
+        path: the file; separated by commas, semicolons or tabs, with decimal commas too; `#` starts a comment.
         mpp: um per pixel of both sides, for files in pixels; None where it is not known.
 
     Raises:
@@ -71,7 +76,7 @@ def read_point_table(path: Path, mpp: MppPair | None) -> LandmarkTable:
     rows = _rows(path)
     if not rows:
         raise StatedError(file=path, expected=_expected(), found="an empty file")
-    header = [cell.lower() for cell in rows[0][1]]
+    header = [_plain(cell) for cell in rows[0][1]]
     if _is_bigwarp(header):
         return _bigwarp(path, rows)
     sides, notes = _columns_of(path, header, mpp)
@@ -93,17 +98,22 @@ def _columns_of(path: Path, header: list[str], mpp: MppPair | None) -> tuple[_Co
         note = "read as Xenium Explorer's keypoints: alignment points on the H&E, fixed points on the multiplex, in px"
         indices = tuple(header.index(name) for name in _XENIUM_COLUMNS)
         return _Columns(indices, np.array([found.sparse, found.sparse, found.dense, found.dense])), (note,)
-    names = [um if um in header else px for um, px in zip(COLUMNS, _PIXEL_COLUMNS, strict=True)]
-    absent = [um for um, name in zip(COLUMNS, names, strict=True) if name not in header]
+    ends = {name: [end for end in _UNITS_UM if f"{name}_{end}" in header] for name in _COORDINATES}
+    absent = [f"{name}_um" for name, found in ends.items() if not found]
     if absent:
         raise StatedError(file=path, expected=_expected(), found=f"no {', '.join(absent)} in {', '.join(header)[:120]}")
-    in_px = [name.endswith("_px") for name in names]
-    if not any(in_px):
-        return _Columns(tuple(map(header.index, names)), np.ones(4)), ()
-    found = _needed(path, mpp)
-    scales = np.array([found.sparse, found.sparse, found.dense, found.dense])
-    note = f"columns {', '.join(name for name in names if name.endswith('_px'))} read as px of level 0"
-    return _Columns(tuple(map(header.index, names)), np.where(in_px, scales, 1.0)), (note,)
+    names = [f"{name}_{found[0]}" for name, found in ends.items()]
+    scales = [_UNITS_UM[found[0]] for found in ends.values()]
+    in_px = [name for name, scale in zip(names, scales, strict=True) if scale is None]
+    notes = []
+    if in_px:
+        known = _needed(path, mpp)
+        scales = [
+            side if scale is None else scale
+            for scale, side in zip(scales, (known.sparse, known.sparse, known.dense, known.dense), strict=True)
+        ]
+        notes.append(f"columns {', '.join(in_px)} read as px of level 0")
+    return _Columns(tuple(map(header.index, names)), np.array(scales, np.float64)), tuple(notes)
 
 
 def _bigwarp(path: Path, rows: list[tuple[int, list[str]]]) -> LandmarkTable:
@@ -141,11 +151,14 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         rows = [(number, next(csv.reader([line], delimiter=separator))) for number, line in lines]
     except csv.Error as error:
         raise StatedError(file=path, expected=_expected(), found=str(error)) from None
-    decimal_comma = separator == ";"
-    return [
-        (number, [cell.strip().replace(",", ".") if decimal_comma else cell.strip() for cell in row])
-        for number, row in rows
-    ]
+    # Whatever separates them, a comma that is left within a cell is that of a decimal number.
+    return [(number, [cell.strip().replace(",", ".") for cell in row]) for number, row in rows]
+
+
+def _plain(cell: str) -> str:
+    """Return the name of a column in lower case, its words joined by underscores and its unit as we write it."""
+    *words, unit = re.split(r"[\s_()\[\]]+", cell.lower().strip(" ()[]\t")) or [""]
+    return "_".join([*words, _OTHER_NAMES.get(unit, unit)])
 
 
 def _number(path: Path, line: int, row: list[str], index: int) -> float:
@@ -167,6 +180,6 @@ def _needed(path: Path, mpp: MppPair | None) -> MppPair:
 
 def _expected() -> str:
     return (
-        f"a table of points with the columns {', '.join(COLUMNS)} (or _px), Xenium Explorer's keypoints or BigWarp's "
-        "landmarks"
+        f"a table of points with the columns {', '.join(COLUMNS)} (or _mm, _nm, _px), Xenium Explorer's keypoints or "
+        "BigWarp's landmarks"
     )

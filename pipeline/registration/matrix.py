@@ -33,11 +33,11 @@ class _Stated:
 def read_matrix(path: Path, mpp: MppPair | None) -> tuple[Floats, tuple[str, ...]]:
     """Return the affine part (2, 3), sparse um to dense um, of a matrix file, and what was assumed about it.
 
-    Text holds rows of numbers, separated by commas, semicolons or white space; a first row of words is skipped, six
-    numbers in one row are QuPath's order. A comment line with the word `px` or `pixels` says that both frames are in
-    pixels of level 0; otherwise they are in um, except in files that QuPath and Xenium Explorer write, which are in
-    pixels. JSON holds rows, a mapping with `matrix`, QuPath's `m00` to `m12`, or SpatialData's `affine`. `.npy` holds
-    the array.
+    Text holds rows of numbers, separated by commas, semicolons or white space, with decimal commas too; a first row of
+    words is skipped, six numbers in one row are QuPath's order. A comment line with the word `px` or `pixels` says that
+    both frames are in pixels of level 0; otherwise they are in um, except in files that QuPath and Xenium Explorer
+    write, which are in pixels. JSON holds rows, a mapping with `matrix`, QuPath's `m00` to `m12`, or SpatialData's
+    `affine`. `.npy` holds the array.
 
     Args:
         path: the file.
@@ -119,10 +119,17 @@ def _axis_order(system: Any) -> list[int]:
 
 def _from_rows(text: str) -> list[list[float]]:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    fields = [line.replace(",", " ").replace(";", " ").split() for line in lines]
+    fields = [_fields(line) for line in lines]
     if len(fields) > 1 and not any(_is_number(field) for field in fields[0]):
         fields = fields[1:]
     return [[float(field) for field in row] for row in fields]
+
+
+def _fields(line: str) -> list[str]:
+    # Where no point is, a comma between semicolons or blanks is that of a decimal number.
+    separated = ";" in line.rstrip("; \t") or re.search(r"\d,\d+\s+\S", line)
+    decimal_comma = bool(separated) and "." not in line
+    return line.replace(",", "." if decimal_comma else " ").replace(";", " ").split()
 
 
 def _is_number(field: str) -> bool:

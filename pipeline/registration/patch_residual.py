@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.registration.matching import (
     NUCLEAR_COARSE_UM,
-    block_shift,
     nuclear_band,
     nuclear_detail,
     peak_confidence,
+    peak_of,
 )
 from pipeline.registration.stain import hematoxylin
 
@@ -22,6 +22,7 @@ _PATCH_REACH_UM = 24.0
 _PATCH_REACH_FRACTION = 0.3
 _PATCH_MPP = 1.0
 _PATCH_MIN_CONFIDENCE = 0.1
+_NO_POWER = 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class PatchResidual:
 def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mpp: float) -> PatchResidual:
     """Return the shift that is left between an H&E patch and the dense nuclear patch already resampled onto it.
 
-    The middle of the H&E patch is looked for in the dense patch, up to 24 um away or 0.3 of the side.
+    The two are compared up to 24 um or 0.3 of the side apart, at each shift by all that they then share: the middle of
+    the H&E patch alone would leave out most of its nuclei.
 
     Args:
         sparse_rgb: uint8 (P, P, 3).
@@ -64,17 +66,48 @@ def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mp
     nothing = (float("nan"), float("nan"))
     if reach < 2 or side - 2 * reach < 8:
         return PatchResidual(nothing, 0.0, float("nan"))
-    contrast = float(nuclear_detail(first, step_um)[reach:-reach, reach:-reach].std())
+    contrast = float(nuclear_detail(first, step_um).std())
     unknown = PatchResidual(nothing, 0.0, contrast)
     if min(float(first.std()), float(second.std())) < 1e-6:
         return unknown
-    template = nuclear_band(first, step_um)[reach:-reach, reach:-reach]
-    search = nuclear_band(second, step_um)
-    shift, peak, rival = block_shift(np.ascontiguousarray(template), search, 1.5 * NUCLEAR_COARSE_UM / step_um)
+    scores = overlap_correlation(nuclear_band(first, step_um), nuclear_band(second, step_um), reach)
+    shift, peak, rival = peak_of(scores, 1.5 * NUCLEAR_COARSE_UM / step_um)
     confidence = float(peak_confidence(peak, rival))
     if confidence < _PATCH_MIN_CONFIDENCE or np.abs(shift).max() >= reach:
         return unknown
     return PatchResidual((float(shift[0]) * step_um, float(shift[1]) * step_um), confidence, contrast)
+
+
+def overlap_correlation(first: NDArray[np.float32], second: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
+    """Return the correlation (2 * reach + 1, 2 * reach + 1) of two images at each shift, over what they then share.
+
+    Row and column `reach` are no shift; larger ones mean that `second` lies further down and right. 0 where what is
+    shared shows nothing.
+
+    Args:
+        first: float32 (H, W) with a local mean of 0, as a band-pass leaves it.
+        second: likewise.
+        reach: largest shift along rows and columns, in pixels.
+    """
+    padded = cv2.copyMakeBorder(second, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0)
+    cross: Any = cv2.matchTemplate(padded, first, cv2.TM_CCORR)
+    steps = np.arange(-reach, reach + 1)
+    power = _power(first, -steps) * _power(second, steps)
+    scores: NDArray[np.float32] = np.where(power > _NO_POWER, cross / np.sqrt(np.maximum(power, _NO_POWER)), 0)
+    return scores
+
+
+def _power(image: NDArray[np.float32], steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the sum of squares of what is left of an image that is cut by steps along rows and columns."""
+    total = cv2.integral(np.square(image), sdepth=cv2.CV_64F)
+    (top, bottom), (left, right) = ((np.maximum(steps, 0), np.minimum(side, side + steps)) for side in image.shape)
+    power: NDArray[np.float64] = (
+        total[np.ix_(bottom, right)]
+        - total[np.ix_(top, right)]
+        - total[np.ix_(bottom, left)]
+        + total[np.ix_(top, left)]
+    )
+    return power
 
 
 def _shrunk(values: NDArray[np.float32], factor: int) -> NDArray[np.float32]:

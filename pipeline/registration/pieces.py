@@ -1,25 +1,25 @@
 """Search separately for parts of the tissue that the map of the rest does not explain.
 
 A section tears, folds or falls apart between two stains; then no smooth map holds everywhere. Each connected area where
-nuclei abound and nothing agrees is searched nearby, fitted like a separate slide, and kept if blocks that had no part
-in its fit agree beyond chance. What no search explains has no partner.
+nuclei abound and nothing agrees is searched nearby, then in all that is left of the dense slide, fitted like a separate
+slide, and kept if blocks that had no part in its fit agree beyond chance. What no search explains has no partner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.registration import far_search, local_search
 from pipeline.registration.areas import Area, TissueBlocks
 from pipeline.registration.assessment import SUPPORT_FRACTION, agrees
-from pipeline.registration.deformable import BLOCKS, SMOOTH, Measured, Step, extended, measure
+from pipeline.registration.deformable import BLOCKS, SMOOTH, Fitted, Measured, Step, extended, measure
 from pipeline.registration.displacement import DisplacementGrid, Floats
 from pipeline.registration.images import NuclearImage
-from pipeline.registration.local_search import candidates
 from pipeline.registration.matching import dense_under, laid_on, nuclear_band
 from pipeline.registration.pair import Pair, overview
 from pipeline.registration.parts import MIN_PIECE_UM2
@@ -28,12 +28,12 @@ from pipeline.registration.quality import MAX_CHANCE, MIN_SUPPORT, Correspondenc
 from pipeline.registration.transform import GRID_MARGIN_UM, GRID_SPACING_UM, Transform
 
 # A section in more pieces than this is shredded; the search for each costs about a second.
-_MAX_SEARCHES = 12
+_MAX_SEARCHES, _MAX_FAR_SEARCHES = 12, 4
 # After the first step a candidate that is right agrees far better than this; the last step decides.
 _HOPEFUL_CHANCE = 0.01
 _DOMAIN_MARGIN_UM = 300.0
 # Which piece a place belongs to is read from the local correlation of nuclei: over some dozens of them.
-_SCORE_MPP, _SCORE_COARSEN, _SCORE_SIGMA_UM = 2.0, 1.5, 40.0
+_SCORE_MPP, _SCORE_COARSEN, _SCORE_SIGMA_UM = 3.0, 1.5, 40.0
 _SCORE_WINDOW_UM = 3000.0
 _SCORE_REACH_UM = 400.0
 _MIN_SCORE = 0.2
@@ -75,25 +75,33 @@ def find_pieces(
         blocks: what they show under the map of the rest.
         tissue: coarse sparse image whose `inside` marks tissue.
     """
-    pieces: list[Piece] = []
-    given_up = np.zeros_like(blocks.compared)
     dense: NuclearImage | None = None
-    for _ in range(_MAX_SEARCHES):
-        parts = blocks.parts(blocks.unexplained() & ~given_up)
-        if not parts:
-            break
-        dense = dense or overview(pair.dense)
-        area, part = parts[0]
-        piece = _searched(pair, rest, step, area, part, blocks, tissue, dense)
-        if piece is None:
-            given_up |= part
-            continue
-        pieces.append(piece)
-        found = piece.blocks()
-        agreeing = agrees(found, piece.transform, step)
-        blocks = blocks.with_agreeing(found.sparse_um[agreeing])
-        # What its neighbourhood leaves unexplained is searched again, but not in vain for ever.
-        given_up |= part & _eroded(blocks.agrees)
+    pieces: list[Piece] = []
+    claimed_um = [rest.to_dense(blocks.centres_um(blocks.agrees))]
+    for anywhere, searches in ((False, _MAX_SEARCHES), (True, _MAX_FAR_SEARCHES)):
+        given_up = np.zeros_like(blocks.compared)
+        for _ in range(searches):
+            parts = blocks.parts(blocks.unexplained() & ~given_up)
+            if not parts:
+                break
+            dense = dense or overview(pair.dense)
+            area, part = parts[0]
+            held = replace(tissue, inside=tissue.inside & blocks.covers(part, tissue))
+            if anywhere:
+                left = far_search.unclaimed(dense, np.concatenate(claimed_um), blocks.spacing_um)
+                piece = _searched(pair, step, area, part, held, far_search.candidates(held, left, rest))
+            else:
+                piece = _searched(pair, step, area, part, held, local_search.candidates(held, dense, rest))
+            if piece is None:
+                given_up |= part
+                continue
+            pieces.append(piece)
+            found = piece.blocks()
+            agreeing = agrees(found, piece.transform, step)
+            blocks = blocks.with_agreeing(found.sparse_um[agreeing])
+            claimed_um.append(found.dense_um[agreeing])
+            # What its neighbourhood leaves unexplained is searched again, but not in vain for ever.
+            given_up |= part & _eroded(blocks.agrees)
     return pieces, blocks
 
 
@@ -104,19 +112,16 @@ def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _searched(
     pair: Pair,
-    rest: Transform,
     step: Step,
     area: Area,
     part: NDArray[np.bool_],
-    blocks: TissueBlocks,
-    tissue: NuclearImage,
-    dense: NuclearImage,
+    held: NuclearImage,
+    candidates: Iterable[Floats],
 ) -> Piece | None:
-    """Return the piece that a part of the tissue is; None where nothing near matches it."""
-    held = replace(tissue, inside=tissue.inside & blocks.covers(part, tissue))
+    """Return the piece that a part of the tissue is; None where it matches at none of the candidates."""
     low, high = np.array(area.box_um).reshape(2, 2)
     domain = np.stack([low - _DOMAIN_MARGIN_UM, high + _DOMAIN_MARGIN_UM])
-    for affine in candidates(held, dense, rest):
+    for affine in candidates:
         piece = _fitted(pair, Transform(affine), step, held, domain, part)
         if piece is not None:
             return piece
@@ -129,23 +134,49 @@ def _fitted(
     """Return the piece after all steps from a candidate; None where held-out blocks do not agree."""
     area_um2 = float(np.count_nonzero(held.inside)) * held.mpp**2
     transform = start
-    steps = (SMOOTH.for_area(area_um2), BLOCKS.for_area(area_um2), step)
-    for number, current in enumerate(steps):
-        measured = measure(pair.sparse, pair.dense, transform, current, held)
-        if not measured.odd.any():
+    for current in (SMOOTH.for_area(area_um2), BLOCKS.for_area(area_um2)):
+        tried = _tried(pair, transform, current, held, domain_um)
+        if tried is None or tried.chance > _HOPEFUL_CHANCE:
             return None
-        fitted = extended(transform, measured, current, domain_um)
-        found, within_um = Correspondences.of(measured, transform, measured.odd), current.reach_um * SUPPORT_FRACTION
-        chance = found.chance(fitted.held_out, within_um, current.independent)
-        if number < len(steps) - 1:
-            if chance > _HOPEFUL_CHANCE:
-                return None
-            transform = fitted.transform
-        elif chance > MAX_CHANCE or found.support(fitted.held_out, within_um) < MIN_SUPPORT:
-            return None
-        else:
-            return Piece(fitted.transform, fitted.held_out, measured, transform, part)
-    return None
+        transform = tried.fitted.transform
+        # A part that moved without bending lies right after the first step.
+        if tried.left_um <= step.reach_um * SUPPORT_FRACTION:
+            break
+    tried = _tried(pair, transform, step, held, domain_um)
+    if tried is None or tried.chance > MAX_CHANCE or tried.support < MIN_SUPPORT:
+        return None
+    return Piece(tried.fitted.transform, tried.fitted.held_out, tried.measured, transform, part)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """One step of fitting a part, and what the held-out half of its blocks says of it.
+
+    Attributes:
+        measured: its blocks.
+        fitted: the maps through them.
+        chance: that they agree as well as they do by chance.
+        support: share of them that agree.
+        left_um: 90th percentile of their distances from the map; nan where too few show a clear peak.
+    """
+
+    measured: Measured
+    fitted: Fitted
+    chance: float
+    support: float
+    left_um: float
+
+
+def _tried(pair: Pair, transform: Transform, step: Step, held: NuclearImage, domain_um: Floats) -> _Tried | None:
+    """Return what a step makes of a part; None where no block of it can be held out."""
+    measured = measure(pair.sparse, pair.dense, transform, step, held)
+    if not measured.odd.any():
+        return None
+    fitted = extended(transform, measured, step, domain_um)
+    found, within_um = Correspondences.of(measured, transform, measured.odd), step.reach_um * SUPPORT_FRACTION
+    chance = found.chance(fitted.held_out, within_um, step.independent)
+    support, left = found.support(fitted.held_out, within_um), found.residual(fitted.held_out)
+    return _Tried(measured, fitted, chance, support, left.p90_um)
 
 
 def labelled(pair: Pair, rest: Transform, pieces: Sequence[Piece], blocks: TissueBlocks) -> LabelGrid:

@@ -7,8 +7,10 @@ search is repeated with the dense slide taken for larger and smaller, which need
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.registration import affine as affine_step
 from pipeline.registration import coarse
@@ -52,13 +54,24 @@ def other_scales(sparse: NuclearImage, dense: NuclearImage) -> list[ScaledPose]:
     return sorted(candidates, key=lambda candidate: -candidate.margin)
 
 
-def scale_between(sparse_um: Floats, dense_um: Floats) -> float | None:
+def scale_between(sparse_um: Floats, dense_um: Floats, parts: NDArray[Any] | None = None) -> float | None:
     """Return the true um per stated dense um, from correspondences (N, 2); None where they share one place.
 
     By how far the points lie from their centre on either side, which is the scale of the similarity between them and
     asks nothing of their layout: blocks of a narrow strip may all stand in one column.
+
+    Args:
+        sparse_um: (N, 2).
+        dense_um: (N, 2).
+        parts: (N,) the part of the tissue that each belongs to, with a centre of its own: how far parts moved from each
+            other is no scale. None for one part.
     """
-    spreads = [float(np.linalg.norm(points - points.mean(0))) for points in (sparse_um, dense_um)]
+    _, group = np.unique(np.zeros(len(sparse_um)) if parts is None else parts, return_inverse=True)
+    count = np.maximum(np.bincount(group), 1)
+    spreads = []
+    for points in (sparse_um, dense_um):
+        centre = np.stack([np.bincount(group, points[:, axis]) / count for axis in (0, 1)], axis=1)
+        spreads.append(float(np.linalg.norm(points - centre[group])))
     return spreads[0] / spreads[1] if min(spreads) > 0 else None
 
 

@@ -8,6 +8,7 @@ as its significance does, so that a small overlap competes with a large one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,12 +80,13 @@ class _Frame:
         return cls(moving, diagonal, shape, spectra[0], spectra[1])
 
 
-def search(sparse: NuclearImage, dense: NuclearImage) -> list[Candidate]:
+def search(sparse: NuclearImage, dense: NuclearImage, mirrors: Sequence[bool] = (False, True)) -> list[Candidate]:
     """Return the best poses, best first, each another mirror, rotation or place; empty where a side is blank.
 
     Args:
         sparse: overview of the tissue of the H&E slide.
         dense: of that of the dense slide.
+        mirrors: whether the H&E may be as it is, flipped, or both.
     """
     extents = [max(image.inside.shape) * image.mpp for image in (sparse, dense)]
     mpp = max(min(extents) / _SMALLER_PX, max(extents) / _LARGER_PX, _LEAST_MPP, sparse.mpp, dense.mpp)
@@ -96,7 +98,7 @@ def search(sparse: NuclearImage, dense: NuclearImage) -> list[Candidate]:
     frame = _Frame.of(fixed, moving)
     found = [
         candidate
-        for mirrored in (False, True)
+        for mirrored in mirrors
         for degrees in np.arange(-180, 180, step)
         for candidate in _peaks(fixed, frame, mirrored, float(degrees), _PEAKS_PER_TURN)
     ]

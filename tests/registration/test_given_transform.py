@@ -213,6 +213,8 @@ def test_a_map_that_does_not_lead_back_is_no_pass(drawn: SyntheticPair) -> None:
         ("right", None),
         ("turned round", "seems to carry dense points to sparse points:"),
         ("in pixels", "seems to be in level-0 pixels"),
+        ("in millimetres", "seems to be in millimetres"),
+        ("rows of the H&E", "seems to be in the order row, column on the H&E alone"),
         ("elsewhere", None),
     ],
 )
@@ -224,6 +226,8 @@ def test_a_mistaken_frame_is_found_and_named(drawn: SyntheticPair, tmp_path: Pat
         "right": right,
         "turned round": np.linalg.inv(right),
         "in pixels": np.linalg.inv(to_um[1]) @ right @ to_um[0],
+        "in millimetres": np.diag([1e-3, 1e-3, 1]) @ right @ np.diag([1e3, 1e3, 1]),
+        "rows of the H&E": right @ np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]]),
         "elsewhere": right + np.array([[0, 0, 300.0], [0, 0, 250.0], [0, 0, 0]]),
     }[reading]
     np.savetxt(tmp_path / "m.csv", matrix, delimiter=",")

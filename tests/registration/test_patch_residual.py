@@ -12,7 +12,7 @@ import tifffile
 from synthetic_pair import SyntheticPair, Truth, synthetic_pair
 
 from pipeline.errors import StatedError
-from pipeline.registration.patch_residual import PatchResidual, patch_residual
+from pipeline.registration.patch_residual import PatchResidual, overlap_correlation, patch_residual
 from pipeline.registration.stain import hematoxylin, nuclear_channel
 
 PATCH_PX = 256
@@ -86,6 +86,29 @@ def test_shifted_patches_are_told_from_aligned_ones_on_a_real_section(real_data:
             )
     for shift_um, least in ((2.0, 0.98), (4.0, 0.99)):
         assert np.mean([[b > a for a in residuals[0.0]] for b in residuals[shift_um]]) >= least
+
+
+def test_correlation_at_each_shift_is_that_of_what_both_share() -> None:
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(size=(2, 21, 24)).astype(np.float32)
+    scores = overlap_correlation(first, second, 5)
+    for down, across in ((0, 0), (5, -5), (-3, 4), (2, 0)):
+        here = first[max(0, -down) : 21 - max(0, down), max(0, -across) : 24 - max(0, across)]
+        there = second[max(0, down) : 21 + min(0, down), max(0, across) : 24 + min(0, across)]
+        expected = (here * there).sum() / np.sqrt((here**2).sum() * (there**2).sum())
+        assert scores[down + 5, across + 5] == pytest.approx(expected, abs=1e-5)
+
+
+def test_nuclei_along_the_edge_of_a_patch_tell_its_shift() -> None:
+    drawn = synthetic_pair(13, deformation_um=0.0, mpp=(1.0, 1.0), side_um=512, whole_shift=True)
+    side, rim = 96, 24
+    place = np.rint(drawn.truth(np.array([[200.0, 200.0]]))[0]).astype(int) + np.array([3, -2])
+    rgb = drawn.sparse.read_region(0, (200, 200), (side, side)).copy()
+    dense = drawn.dense.read_region(0, (int(place[0]), int(place[1])), (side, side), [1])[..., 0].copy()
+    rgb[rim:-rim, rim:-rim] = np.median(rgb, axis=(0, 1))
+    dense[rim:-rim, rim:-rim] = np.median(dense)
+    found = patch_residual(rgb, dense, 1.0)
+    np.testing.assert_allclose(found.shift_um, (-3, 2), atol=0.5)
 
 
 def test_unrelated_patches_are_not_believed(pair: SyntheticPair) -> None:

@@ -68,6 +68,32 @@ def test_both_sides_of_a_tear_are_right(drawn: SyntheticPair) -> None:
     assert quality.steps[-1].name == "pieces"
 
 
+@pytest.mark.parametrize("degrees", [90.0, 180.0])
+def test_a_fragment_is_found_however_it_turned(drawn: SyntheticPair, degrees: float) -> None:
+    """The right part has come off, turned, and lies below the rest."""
+    whole = _whole(drawn)
+    height, width = whole.shape[:2]
+    cut = int(drawn.truth(np.array([[SIDE_UM * 0.58, SIDE_UM / 2]]))[0, 0])
+    stack = cv2.copyMakeBorder(whole, 0, height, 0, 0, cv2.BORDER_CONSTANT, value=(100, 200))
+    middle = ((cut + width) / 2, height / 2)
+    move = cv2.getRotationMatrix2D(middle, degrees, 1.0) + np.array([[0, 0, width / 2 - middle[0]], [0, 0, height]])
+    came_off = np.arange(width) >= cut
+    part = np.where(came_off[None, :, None], stack, 0)
+    covered = cv2.warpAffine(np.tile(came_off.astype(np.float32), (height, 1)), move, (width, 2 * height)) > 0.5
+    stack[:, cut:] = (100, 200)
+    stack = np.where(covered[..., None], cv2.warpAffine(part, move, (width, 2 * height)), stack).astype(np.uint16)
+    transform, quality = align(_changed(drawn, stack), RegisterSettings())
+    there = drawn.truth(drawn.nuclei_um)
+    clear, moved = np.abs(there[:, 0] - cut) > 60, there[:, 0] >= cut
+    there[moved] = there[moved] @ move[:, :2].T + move[:, 2]
+    error = np.linalg.norm(transform.to_dense(drawn.nuclei_um) - there, axis=1)
+    assert np.mean(error[clear & ~moved] < 4) > 0.9
+    assert np.mean(error[clear & moved] < 4) > 0.9
+    assert quality.verdict == "warn"
+    assert abs(abs(quality.pieces[0].degrees) - degrees) < 1
+    assert quality.areas == ()
+
+
 @pytest.mark.parametrize("noise", [0.0, 1.0], ids=["flat", "camera noise"])
 def test_lost_tissue_is_named_with_its_share_and_place(drawn: SyntheticPair, noise: float) -> None:
     stack = _whole(drawn).copy()

@@ -135,6 +135,14 @@ def test_scale_is_told_whatever_the_turn_and_the_layout(factor: float, columns: 
     assert scale_between(points, points @ turn.T / factor + 30) == pytest.approx(factor)
 
 
+def test_parts_that_moved_apart_are_no_other_scale() -> None:
+    points = np.random.default_rng(5).uniform(0, 4000, (200, 2))
+    parts = (points[:, 0] > 2500).astype(int)
+    there = np.where(parts[:, None] == 1, points[:, ::-1] * [1, -1] + [300, 9000], points) / 1.02
+    assert scale_between(points, there, parts) == pytest.approx(1.02)
+    assert abs(scale_between(points, there) - 1) > 0.1
+
+
 def test_one_block_tells_no_scale_and_is_no_error() -> None:
     """A neighbouring section hardly larger than a block, which the search alone places."""
     side = ArraySlide(np.full((520, 770, 3), 200, np.uint8), mpp=1.0)

@@ -30,6 +30,7 @@ def _moved(points: Floats) -> Floats:
 
 POINTS = np.random.default_rng(0).uniform((0, 0), EXTENT_UM[1], (12, 2))
 DENSE = _moved(POINTS)
+UM = "sparse_x_um,sparse_y_um,dense_x_um,dense_y_um"
 
 
 def _table(columns: str, sparse: Floats, dense: Floats, separator: str = ",", decimal: str = ".") -> str:
@@ -48,6 +49,11 @@ def _bigwarp() -> str:
     return "\n".join([*lines, '"Pt-99","false","Infinity","0","1","2"']) + "\n"
 
 
+def _quoted() -> str:
+    rows = np.hstack([POINTS, DENSE]).tolist()
+    return "\n".join([UM, *(",".join(f'"{value:.6f}"'.replace(".", ",") for value in row) for row in rows)]) + "\n"
+
+
 def _elastix(kind: str, parameters: Any, centre: str = "0 0", initial: str = "NoInitialTransform") -> str:
     return (
         f'// written for a test\n(Transform "{kind}")\n(NumberOfParameters {len(parameters)})\n'
@@ -58,7 +64,6 @@ def _elastix(kind: str, parameters: Any, centre: str = "0 0", initial: str = "No
 
 
 ABOUT = np.array([700.0, 300.0])
-UM = "sparse_x_um,sparse_y_um,dense_x_um,dense_y_um"
 QUPATH = {f"m{row}{column}": IN_PX[row, column] for row in range(2) for column in range(3)}
 SPATIALDATA = {"type": "affine", "affine": MATRIX.tolist(), "input": {"name": "xy"}, "output": {"name": "global"}}
 YX = {"axes": [{"name": "y"}, {"name": "x"}]}
@@ -92,6 +97,16 @@ FILES = {
     "pairs_mixed.csv": _table("sparse_x_um,sparse_y_um,dense_x_px,dense_y_px", POINTS, DENSE / MPP.dense),
     "keypoints.csv": _table("fixedX,fixedY,alignmentX,alignmentY", DENSE / MPP.dense, POINTS / MPP.sparse),
     "bigwarp.csv": _bigwarp(),
+    "decimal_comma_matrix.csv": _rows(MATRIX, ";").replace(".", ","),
+    "decimal_comma_matrix.txt": _rows(MATRIX, "\t").replace(".", ","),
+    "scientific.csv": "\n".join(",".join(f"{value:.12E}" for value in row) for row in MATRIX),
+    "windows.csv": "\ufeff# a comment\r\n" + _rows(MATRIX).replace("\n", "\r\n"),
+    "windows_pairs.csv": "\ufeff" + _table(UM, POINTS, DENSE).replace("\n", "\r\n"),
+    "decimal_comma.tsv": _table(UM, POINTS, DENSE, "\t", ","),
+    "quoted.csv": _quoted(),
+    "words.csv": _table("Sparse X (µm),Sparse Y (µm),Dense X [microns],Dense Y [um]", POINTS, DENSE),
+    "pairs_mm.csv": _table(UM.replace("_um", "_mm"), POINTS / 1e3, DENSE / 1e3),
+    "pairs_nm.csv": _table("sparse_x_um,sparse_y_um,dense_x_nm,dense_y_nm", POINTS, DENSE * 1e3),
 }
 
 
