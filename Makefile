@@ -32,7 +32,7 @@ benchmarks: .venv/ready
 
 docs: .venv/ready
 	$(bin)/pip install --quiet --constraint envs/constraints.txt --editable ".[docs]"
-	$(bin)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet --strict
 	@echo "The pages are in site/index.html."
 
 lint: .venv/ready

@@ -12,6 +12,8 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 if TYPE_CHECKING:
     from pipeline.tools.running.narration import Narration
 
+_COLUMNS = 80
+
 # Snakemake imports every installed plugin, asked for or not. So `pipeline` is imported where the handler is made:
 # the Snakefile of another checkout would otherwise find this one's package in place of its own.
 
@@ -65,7 +67,8 @@ class LogHandler(LogHandlerBase):
         """Show on a terminal what runs at the moment; the next line takes its place."""
         running = ", ".join(job.title for job in self._narration.running.values())
         if self._is_terminal:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            # A terminal that does not know its size says 0.
+            width = (os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS) - 1
             sys.stderr.write(f"\r\x1b[K{f'… {running}'[:width] if running else ''}")
             sys.stderr.flush()
 

@@ -24,12 +24,17 @@ def run(parsed: argparse.Namespace) -> None:
     from pipeline.errors import StatedError
     from pipeline.settings import load
     from pipeline.sheet import read_sheet
+    from pipeline.tools.running.command import cohorts_in
     from pipeline.tools.status.stages import stages_of, verdicts_of
     from pipeline.tools.status.tasks import tasks_of
     from pipeline.tools.status.words import Status, as_json, as_lines
 
-    if not parsed.cohort.is_dir():
-        raise StatedError(file=parsed.cohort, expected="the folder of a cohort", found="none")
+    if not (parsed.cohort / "config/config.yaml").is_file():
+        cohorts = ", ".join(map(str, cohorts_in(parsed.cohort)))
+        there = f"in it: {cohorts}" if cohorts else "mfl init writes one"
+        raise StatedError(
+            file=parsed.cohort, expected=f"the folder of a cohort ({there})", found="no config/config.yaml"
+        )
     with contextlib.chdir(parsed.cohort):
         settings = load(Path("config/config.yaml"))
         rows = read_sheet(Path(settings.slides))

@@ -61,11 +61,13 @@ class PatchColours:
     Attributes:
         rgba: (h, w, 4) uint8, transparent where there is no patch.
         places: where the pixels lie on the slide.
+        scores: (N, 3) float32, the components that the colours show, in the store's order.
         outside: share of the patches outside the range of the encoder's training; None where that is not known.
     """
 
     rgba: NDArray[np.uint8]
     places: PatchPlaces
+    scores: NDArray[np.float32]
     outside: float | None
 
 
@@ -110,6 +112,7 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
     if places is None:
         return None
     rgba = np.zeros((*places.shape, 4), np.uint8)
+    scores = np.zeros((len(position), COMPONENTS), np.float32)
     # Colours have 216 shades: single precision is enough, and twice as fast.
     axes, middle = components.axes.T.astype(np.float32), components.axes @ components.centre
     with _opened(slide, path) as file:
@@ -119,13 +122,13 @@ def patch_colours(slide: str, path: Path, store: PatchStore, components: Compone
             raise StatedError(slide=slide, file=path, expected=expected, found=difference(coords, position))
         for start in range(0, len(position), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            scores = np.asarray(file["features"][part], dtype=np.float32) @ axes - middle
+            scores[part] = np.asarray(file["features"][part], dtype=np.float32) @ axes - middle
             spread = np.where(components.high > components.low, components.high - components.low, 1)
-            shade = np.clip((scores - components.low) / spread, 0, 1)
+            shade = np.clip((scores[part] - components.low) / spread, 0, 1)
             rgba[places.row[part], places.column[part], :3] = np.rint(30 + shade * 215)
             rgba[places.row[part], places.column[part], 3] = 255
         outside = outside_share(np.asarray(file["distance"])) if "distance" in file else None
-    return PatchColours(rgba, places, outside)
+    return PatchColours(rgba, places, scores, outside)
 
 
 def slide_map(path: Path, slides: list[str]) -> tuple[list[str], Floats, Floats] | None:

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import numpy as np
 from markupsafe import Markup
 
 from pipeline.report.figures import Floats, ForestRow, LabelPoint, thinned
 
+# Of all maps of a page, so that it stays one that opens at once: some 4 MB.
+MOST_MAP_VALUES = 500_000
 # What a data URI may hold as it is, beside letters, digits and -._~; all else is escaped.
 _PLAIN = ",:;()/"
 
@@ -30,6 +33,30 @@ class Plot:
     picture: Markup
     file_name: str
     csv: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers of a picture that is no SVG: `csv` is their data URI, saved under `file_name`."""
+
+    file_name: str
+    csv: str
+
+
+def map_numbers(file_name: str, position_um: Floats, values: Mapping[str, Floats], most_values: int) -> Numbers | None:
+    """Return a map with a line per patch: its row in the store, its place, and what the map shows of it.
+
+    Args:
+        file_name: without its ending.
+        position_um: (N, 2) x and y of the patches' upper-left pixels.
+        values: (N,) of each column by its title; nan where nothing is shown.
+        most_values: of a map that has more, nothing is returned.
+    """
+    if len(position_um) * len(values) > most_values:
+        return None
+    lines = np.column_stack([position_um, *values.values()]).tolist()
+    rows = [(str(row), *line) for row, line in enumerate(lines)]
+    return Numbers(f"{file_name}.csv", _csv(("row", "x_um", "y_um", *values), rows))
 
 
 def forest_plot(picture: Markup, file_name: str, rows: Sequence[ForestRow], value: str) -> Plot:
@@ -75,11 +102,15 @@ def scatter_plot(picture: Markup, file_name: str, points: Mapping[str, Floats]) 
 
 
 def _plot(picture: Markup, file_name: str, columns: Sequence[str], lines: Iterable[Sequence[str | float]]) -> Plot:
+    return Plot(picture, f"{file_name}.csv", _csv(columns, lines))
+
+
+def _csv(columns: Sequence[str], lines: Iterable[Sequence[str | float]]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([_cell(value) for value in line] for line in lines)
-    return Plot(picture, f"{file_name}.csv", f"data:text/csv;charset=utf-8,{quote(stream.getvalue(), safe=_PLAIN)}")
+    return f"data:text/csv;charset=utf-8,{quote(stream.getvalue(), safe=_PLAIN)}"
 
 
 def _cell(value: str | float) -> str:

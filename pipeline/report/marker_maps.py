@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.json_file import MISFIT, read_json
 from pipeline.prediction.choice import MOST_DRAWN, by_reason, listed
 from pipeline.prediction.colours import TABLE, shades
 from pipeline.prediction.out_of_range import scored_on
-from pipeline.prediction.table import read_values
+from pipeline.prediction.table import PREFIX, read_values
 from pipeline.report.figures import signed
 from pipeline.report.pictures import Picture, palette
 from pipeline.report.results import Results, SlideResults
@@ -64,6 +64,7 @@ class MarkerMaps:
         fitted_on: whether the probe was fitted on this slide.
         range: how much of the slide is unlike what the probe was fitted on, in a sentence.
         places: where the patches lie on the slide.
+        values: (N,) per patch in the store's order, of each thing that is drawn, by its title.
     """
 
     shown: tuple[MarkerMap, ...]
@@ -71,6 +72,7 @@ class MarkerMaps:
     fitted_on: bool
     range: str
     places: PatchPlaces
+    values: Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,18 @@ def marker_maps(slide: SlideResults, results: Results, most: int) -> MarkerMaps 
     if len(values) != len(places.row):
         expected = f"predictions of the store's {len(places.row)} patches"
         raise StatedError(slide=slide.slide, file=folder, expected=expected, found=str(len(values)))
+    measured = {item.marker: _measured(slide, item.marker) for item in shown}
     return MarkerMaps(
         shown=tuple(
-            _map(item, values[:, column], places, _measured(slide, item.marker, places))
+            _map(item, values[:, column], places, _measured_picture(measured[item.marker], places))
             for column, item in enumerate(shown)
         ),
         others=listed([item.marker for item in markers[most:]]),
         fitted_on=predictions.fitted_on,
         range=predictions.range,
         places=places,
+        values={f"{PREFIX}{item.marker}": values[:, column].astype(np.float64) for column, item in enumerate(shown)}
+        | {f"measured {marker}": known for marker, known in measured.items() if known is not None},
     )
 
 
@@ -191,8 +196,11 @@ def _map(marker: MarkerProbe, values: NDArray[np.float32], places: PatchPlaces, 
     return MarkerMap(marker.marker, marker.scored(), scored_on(marker), colours, measured, *ends)
 
 
-def _measured(slide: SlideResults, marker: str, places: PatchPlaces) -> Picture | None:
-    """Return what the dense side shows of a marker on the pairs of a held-out slide, from 2nd to 98th percentile."""
+def _measured(slide: SlideResults, marker: str) -> NDArray[np.float64] | None:
+    """Return what the dense side shows of a marker on the pairs of a held-out slide, (N,); nan where there is no pair.
+
+    None where no held-out pair shows the marker, or all alike.
+    """
     store = slide.store
     if store is None or not store.has_dense or slide.folds != (HELD_OUT_FOLD,):
         return None
@@ -203,9 +211,14 @@ def _measured(slide: SlideResults, marker: str, places: PatchPlaces) -> Picture 
     values = comparable(means, store.attributes.dense_kind)[:, 0]
     values[store.table.pair_quality <= 0] = np.nan
     known = values[np.isfinite(values)]
-    if not len(known) or known.min() == known.max():
+    return values if len(known) and known.min() < known.max() else None
+
+
+def _measured_picture(values: NDArray[np.float64] | None, places: PatchPlaces) -> Picture | None:
+    """Return what was measured from its 2nd to its 98th percentile."""
+    if values is None:
         return None
-    low, high = np.percentile(known, _MEASURED_PERCENTILES)
+    low, high = np.percentile(values[np.isfinite(values)], _MEASURED_PERCENTILES)
     return _picture(np.clip((values - low) / max(high - low, 1e-300), 0, 1), places)
 
 

@@ -64,13 +64,22 @@ def _row(item: CheckedMarker) -> PanelRow:
     r = item.autofluorescence_r
     return PanelRow(
         marker=item.marker,
-        background=f"{item.background:.4g}",
-        median=f"{item.percentiles['50']:.4g}",
-        high=f"{item.percentiles['99.9']:.4g}",
+        background=_level(item.background),
+        median=_level(item.percentiles["50"]),
+        high=_level(item.percentiles["99.9"]),
         saturated=f"{item.saturated:.2%}",
         structure=f"{item.structure:.2f}",
-        autofluorescence=NONE if r is None else f"{r:.2f}",
-        closest=f"{item.closest} {item.closest_r:.2f}" if item.closest else NONE,
+        autofluorescence=NONE if r is None else _signed(r),
+        closest=f"{item.closest} {_signed(item.closest_r)}" if item.closest else NONE,
         seam=f"{item.seam:.1%} every {item.seam_um:.0f} µm" if item.seam else NONE,
         finding=", ".join(dict.fromkeys(finding.what for finding in item.findings)) or NONE,
     )
+
+
+def _level(value: float) -> str:
+    """Return a brightness, in whole numbers where four figures would need an exponent."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.report.composite import Ink
 from pipeline.report.embedding_maps import Components, patch_colours
+from pipeline.report.figure_numbers import MOST_MAP_VALUES, Numbers, map_numbers
 from pipeline.report.marker_maps import MarkerMaps, marker_maps
 from pipeline.report.mosaic import sparse_picture
 from pipeline.report.pairs import PairView, pair_view
@@ -28,7 +29,10 @@ _SMALL = 0.6  # maps stand two or three beside each other
 
 @dataclass(frozen=True)
 class MapView:
-    """The embedding over the H&E of one slide, patch by patch; `outside` is what the caption tells of its range."""
+    """The embedding over the H&E of one slide, patch by patch; `outside` is what the caption tells of its range.
+
+    `numbers` are those behind the colours; None of a cohort that has too many.
+    """
 
     slide: str
     patient: str
@@ -37,11 +41,12 @@ class MapView:
     place: str
     outside: str
     trained: bool
+    numbers: Numbers | None
 
 
 @dataclass(frozen=True)
 class MarkersView:
-    """The predicted markers of one slide, over its H&E."""
+    """The predicted markers of one slide, over its H&E; `numbers` as of `MapView`."""
 
     slide: str
     patient: str
@@ -49,6 +54,7 @@ class MarkersView:
     place: str
     maps: MarkerMaps
     trained: bool
+    numbers: Numbers | None
 
     @property
     def measured(self) -> bool:
@@ -90,7 +96,7 @@ def slide_views(
         most_markers: predicted markers that are drawn at most.
         inks: of the markers of its multiplex that are drawn in colour.
     """
-    store = slide.store
+    store, most_values = slide.store, MOST_MAP_VALUES // max(1, 2 * len(results.slides))
     if store is None:
         return SlideViews(slide.slide, pair_view(slide, None, side_px), None, None, None)
     trained = slide.patient in results.trained_patients
@@ -113,13 +119,26 @@ def slide_views(
             placed(colours.places),
             "" if colours.outside is None else f"{colours.outside:.0%}",
             trained,
+            map_numbers(f"embedding-map-{slide.slide}", store.table.position_um, _titled(colours.scores), most_values),
         )
         if colours and thumbnail
         else None,
-        markers=MarkersView(slide.slide, slide.patient, thumbnail, placed(maps.places), maps, trained)
+        markers=MarkersView(
+            slide.slide,
+            slide.patient,
+            thumbnail,
+            placed(maps.places),
+            maps,
+            trained,
+            map_numbers(f"predicted-map-{slide.slide}", store.table.position_um, maps.values, most_values),
+        )
         if maps and thumbnail
         else None,
     )
+
+
+def _titled(scores: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+    return {f"component {number}": column for number, column in enumerate(scores.T.astype(np.float64), 1)}
 
 
 def placed(places: PatchPlaces) -> str:

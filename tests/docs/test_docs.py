@@ -234,7 +234,21 @@ def test_the_site_lists_every_page_once() -> None:
     site = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
     first, *groups = site["nav"]
     listed = [first, *(path for group in groups for paths in group.values() for path in paths)]
-    assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+    hook = ast.parse((DOCS / "site_pages.py").read_text(encoding="utf-8"))
+    (outside,) = (
+        ast.literal_eval(node.value)
+        for node in hook.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "OUTSIDE"
+    )
+    assert all((REPOSITORY / path).is_file() for path in outside)
+    pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    assert sorted(listed) == sorted([*pages, *outside.values()])
+
+
+def test_pictures_of_the_pages_are_small() -> None:
+    pictures = [path for path in DOCS.rglob("*") if path.suffix in (".jpg", ".png")]
+    assert len(pictures) >= 4
+    assert sum(path.stat().st_size for path in pictures) < 400_000
 
 
 def test_the_page_on_architecture_names_modules_that_exist() -> None:

@@ -44,6 +44,7 @@ from pipeline.provenance import file_digest
 from pipeline.registration.overlay_text import FIELD_KEY
 from pipeline.report.embedding_maps import fit_components, patch_colours, slide_map
 from pipeline.report.evidence_views import evidence_parts, evidence_rows, listed_targets
+from pipeline.report.figure_numbers import map_numbers
 from pipeline.report.figures import (
     COLOURS,
     MOST_LABELS,
@@ -147,6 +148,14 @@ def draw_predictions(drawn: DrawnResults) -> None:
         assert main(["predict", *words, "--settings", '{"markers": ["DAPI", "Pan-CK"]}']) == 0
 
 
+def test_numbers_of_maps_are_left_out_of_a_page_that_they_would_make_large() -> None:
+    position_um, values = np.zeros((50, 2)), {"a": np.zeros(50), "b": np.zeros(50)}
+    assert map_numbers("x", position_um, values, most_values=99) is None
+    numbers = map_numbers("x", position_um, values, most_values=100)
+    assert numbers is not None
+    assert numbers.csv.count("%0A") == 1 + 50
+
+
 @pytest.fixture(scope="module")
 def document(written: Path) -> Document:
     return Document(written.read_text(encoding="utf-8"))
@@ -211,7 +220,9 @@ def saved(document: Document) -> dict[str, pd.DataFrame]:
 def test_the_numbers_behind_every_drawn_figure_can_be_saved(written: Path, document: Document) -> None:
     tables = saved(document)
     figures = [item for item in document.all("svg") if item.get("role") == "img"]
-    assert len(tables) == len(figures)
+    maps = {name: table for name, table in tables.items() if "-map-" in name}
+    assert len(maps) == 5 + 5, "embedding and predicted markers of each slide"
+    assert len(tables) - len(maps) == len(figures)
     summary = pd.read_csv(written.parents[1] / "evaluate/summary.tsv", sep="\t").set_index(["probe", "run", "target"])
     for probe in ("ridge", "knn"):
         for name, columns in (
@@ -240,6 +251,14 @@ def test_the_numbers_behind_every_drawn_figure_can_be_saved(written: Path, docum
     table = tables["embedding-patches.csv"].query("slide == 'b1'")
     np.testing.assert_allclose(table.iloc[:, 1:], components.points["b1"], rtol=1e-5)
     assert len(tables["embedding-slides.csv"]) == 5
+    store = PatchStore.open(written.parents[1] / "tile/b1.zarr")
+    table = tables["embedding-map-b1.csv"]
+    np.testing.assert_allclose(table[["x_um", "y_um"]], store.table.position_um, rtol=1e-5)
+    values = read_values(written.parents[1] / "predict/distilled/b1/patches.parquet", ["DAPI"])
+    np.testing.assert_allclose(tables["predicted-map-b1.csv"]["predicted DAPI"], values[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        table.loc[components.rows["b1"], ["component 1", "component 2"]], components.points["b1"], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_long_cohort_has_a_box_to_look_for_slides(tmp_path: Path, document: Document) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,10 @@ def test_a_forgotten_directory_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StatedError, match="mfl init writes one"):
         snakemake_command(None, [], verbose=False)
+    write_cohort(tmp_path / "yours", [], {})
+    with pytest.raises(StatedError, match=r"it is one of yours\)"):
+        snakemake_command(None, [], verbose=False)
+    shutil.rmtree(tmp_path / "yours")
     # The folder of the demo, and a cohort in it.
     monkeypatch.setattr("pipeline.tools.running.command.SOURCE_ROOT", tmp_path)
     write_cohort(tmp_path, [], {})
@@ -129,6 +134,16 @@ def test_what_failed_comes_at_the_end_with_its_line_and_the_command(
     ]
 
 
+def test_what_ctrl_c_has_ended_did_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.log").write_text("tile: 3/9 patches\ninterrupted\n")
+    told = Told()
+    told.begin(1, "tile", ["results/tile/a.zarr"], ["a.log"], slide="a")
+    told.narration.failed_job(1)
+    told.narration.end()
+    assert told.lines == ["interrupted: tile a; the same command goes on from here"]
+
+
 def test_snakemakes_own_errors_are_told_and_its_repetitions_are_not() -> None:
     told = Told()
     told.narration.message("WorkflowError:\nno rule makes it", is_error=True, is_warning=False)
@@ -184,6 +199,7 @@ def test_ctrl_c_reaches_snakemake_which_unlocks_the_folder(cohort: Path) -> None
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=120)
     assert process.returncode != 0, told
+    assert "FAILED" not in told
     assert not list((cohort / ".snakemake" / "locks").glob("*"))
 
 

@@ -63,13 +63,19 @@ def _is_short(argument: str) -> bool:
 
 
 def _check_cohort(folder: Path, *, given: bool) -> None:
+    cohorts = cohorts_in(folder)
     if not (folder / _CONFIGURATION).is_file():
-        expected = "the configuration of a cohort (--directory says where it lies, mfl init writes one)"
+        where = f"it is one of {', '.join(map(str, cohorts))}" if cohorts else "mfl init writes one"
+        expected = f"the configuration of a cohort (--directory says where it lies; {where})"
         raise StatedError(file=folder / _CONFIGURATION, expected=expected, found="none")
     if given or folder.resolve() != SOURCE_ROOT:
         return
-    cohorts = sorted(path.parents[1].name for path in folder.glob(f"*/{_CONFIGURATION}"))
-    cohorts = [name for name in cohorts if not name.startswith(".")]
     if cohorts:
-        expected = f"--directory with the cohort to run ({', '.join(cohorts)}; . is the demo)"
+        expected = f"--directory with the cohort to run ({', '.join(map(str, cohorts))}; . is the demo)"
         raise StatedError(expected=expected, found="none, in the folder of the demo")
+
+
+def cohorts_in(folder: Path) -> list[Path]:
+    """Return the folders of cohorts that lie in a folder, hidden ones aside."""
+    found = (path.parents[1] for path in folder.glob(f"*/{_CONFIGURATION}"))
+    return sorted(path for path in found if not path.name.startswith("."))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.stage_log import last_error
+from pipeline.stage_log import last_error, was_interrupted
 
 # Rules that only gather what others made.
 _GATHER = "_all"
@@ -83,6 +83,7 @@ class Narration:
     cohort: str = "."
     running: dict[int, Job] = field(default_factory=dict)
     failed: dict[str, tuple[Job, str]] = field(default_factory=dict)
+    _interrupted: list[str] = field(default_factory=list)
     _done: int = 0
     _total: int = 0
     _is_complete: bool = False
@@ -120,6 +121,9 @@ class Narration:
         job = self.running.pop(number, None)
         if job is None:
             return
+        if any(was_interrupted(Path(log)) for log in job.logs):
+            self._interrupted.append(job.title)
+            return
         reason = next(filter(None, (last_error(Path(log)) for log in job.logs)), "")
         reason = reason or (f"see {Path(self.cohort) / job.logs[0]}" if job.logs else "no log says why")
         self.failed[job.title] = (job, reason)
@@ -137,6 +141,8 @@ class Narration:
 
     def end(self) -> None:
         """Tell what failed and how to try again, and where the report and Snakemake's log are."""
+        if self._interrupted:
+            self.say(f"interrupted: {', '.join(self._interrupted)}; the same command goes on from here")
         if self.failed:
             self.say(f"{len(self.failed)} failed; what rests on them was not run:")
         for title, (job, reason) in self.failed.items():
