@@ -52,7 +52,7 @@ format: .venv/ready
 .venv/ready: pyproject.toml envs/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, found " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(bin)/pip install --quiet --constraint envs/constraints.txt --editable ".[workflow,slurm,distributed,test,onnx,fuzz]"
+	$(bin)/pip install --quiet --constraint envs/constraints.txt --editable ".[workflow,slurm,distributed,remote,test,onnx,fuzz]"
 	touch $@
 
 # numpy below 2, which valis asks for, has no wheels for Python 3.13.

@@ -22,6 +22,7 @@ VERBS = {
     "status": "say how far a cohort is: done, failed, running, left and about how long",
     "demo": "draw one synthetic slide pair with known truth",
     "inspect": "read size, resolution, levels and channels of a slide pair",
+    "stage": "fetch a slide that lies elsewhere, as far as it is not here yet",
     "panel": "check every channel of a dense slide: dead, saturated, bleeding",
     "register": "find the transform between a sparse slide and its dense partner",
     "verdicts": "print what register found of each pair: its verdict and the first reason",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from pipeline.elsewhere.address import address_faults, is_elsewhere, is_zarr_address
 from pipeline.errors import StatedError
 from pipeline.patients import look_alike, patient_name
 from pipeline.sheet_columns import column_faults, separator_fault
@@ -32,8 +33,8 @@ class SheetRow:
     Attributes:
         slide: unique name.
         patient: patient ID, spelled as `patient_name` spells it.
-        sparse: path of the H&E slide.
-        dense: path of its dense partner; empty where there is none.
+        sparse: path of the H&E slide, or its address where it lies elsewhere.
+        dense: path or address of its dense partner; empty where there is none.
         transform: empty (to be registered), `identity`, or the path of a transform.
         sparse_mpp: um per pixel of the sparse slide, which overrules what the file says; None where not given.
         dense_mpp: the same of the dense slide; of a table of points um per unit of their positions.
@@ -58,6 +59,11 @@ class SheetRow:
     classes: str = ""
     sparse_image: str = ""
     dense_image: str = ""
+
+    @property
+    def staged(self) -> bool:
+        """Whether some image of the row has to be fetched; OME-Zarr is read where it lies."""
+        return any(is_elsewhere(place) and not is_zarr_address(place) for place in (self.sparse, self.dense))
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -135,6 +141,12 @@ def _row_faults(values: Mapping[str, str], extra: Sequence[str]) -> Iterator[str
     for name in ("transform", "dense_mpp", "markers", "dense_kind", "dense_image"):
         if values[name] and not values["dense"]:
             yield f"{name} is given without a dense slide"
+    for name in ("sparse", "dense"):
+        if is_elsewhere(values[name]):
+            yield from (f"{name}: expected {fault}" for fault in address_faults(values[name]))
+    for name in ("transform", "markers", "tissue", "classes"):
+        if is_elsewhere(values[name]):
+            yield f"{name} must be a path, not an address"
     if values["dense_kind"] and values["dense_kind"] not in DENSE_KINDS:
         yield f"dense_kind must be {', '.join(DENSE_KINDS)} or empty, not {values['dense_kind']!r}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,5 +25,11 @@ def reading_zarr() -> Iterator[None]:
     """
     try:
         yield
-    except _RAISED_BY_ZARR as error:
+    except _raised() as error:
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from None
+
+
+def _raised() -> tuple[type[Exception], ...]:
+    """Return what zarr raises, and the libraries of stores elsewhere, of those that are in use."""
+    roots = (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError"))
+    return _RAISED_BY_ZARR + tuple(getattr(sys.modules[name], root) for name, root in roots if name in sys.modules)

@@ -76,6 +76,8 @@ def run(parsed: argparse.Namespace) -> None:
         packages += kind.packages
     if "zarr" in (inspected.sparse.reader, inspected.dense.reader if inspected.dense else ""):
         packages += ("zarr",)
+    if "tiffslide" in (inspected.sparse.reader, inspected.dense.reader if inspected.dense else ""):
+        packages += ("fsspec", "tiffslide")
     write_json(parsed.out, to_mapping(inspected) | {"provenance": record("inspect", settings, inputs, packages)})
 
 

@@ -10,6 +10,7 @@ from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
 from pipeline.settings.report import ReportSettings
 from pipeline.settings.split import SplitSettings
+from pipeline.settings.staging import StagingSettings
 from pipeline.settings.tile import TileSettings
 from pipeline.settings.train import RunSettings
 
@@ -28,6 +29,7 @@ __all__ = [
     "RunSettings",
     "Settings",
     "SplitSettings",
+    "StagingSettings",
     "TileSettings",
     "build",
     "load",

@@ -27,6 +27,7 @@ from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
 from pipeline.settings.report import ReportSettings
 from pipeline.settings.split import SplitSettings
+from pipeline.settings.staging import StagingSettings
 from pipeline.settings.tile import TileSettings
 from pipeline.settings.train import RunSettings
 from pipeline.text_file import read_text
@@ -41,6 +42,7 @@ class Settings:
 
     slides: str = Field(default="config/slides.tsv", description="the sheet of slides")
     inspect: InspectSettings = field(default_factory=InspectSettings)
+    staging: StagingSettings = field(default_factory=StagingSettings)
     register: RegisterSettings = field(default_factory=RegisterSettings)
     tile: TileSettings = field(default_factory=TileSettings)
     split: SplitSettings = field(default_factory=SplitSettings)

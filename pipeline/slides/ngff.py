@@ -74,7 +74,7 @@ def own_attributes(attributes: Attributes) -> Attributes:
     return inner if isinstance(inner, dict) else attributes
 
 
-def images_of_group(attributes: Attributes, file: Path) -> list[NgffImage]:
+def images_of_group(attributes: Attributes, file: Path | str) -> list[NgffImage]:
     """Return the multiscale images of a group's attributes.
 
     Raises:
@@ -87,7 +87,7 @@ def images_of_group(attributes: Attributes, file: Path) -> list[NgffImage]:
     return [_image(item, own, file) for item in found]
 
 
-def _image(multiscale: Attributes, own: Attributes, file: Path) -> NgffImage:
+def _image(multiscale: Attributes, own: Attributes, file: Path | str) -> NgffImage:
     version = multiscale.get("version", own.get("version"))
     axes = multiscale.get("axes")
     if not isinstance(axes, list) or not all(isinstance(axis, dict) and axis.get("name") for axis in axes):
@@ -107,7 +107,7 @@ def _image(multiscale: Attributes, own: Attributes, file: Path) -> NgffImage:
     return NgffImage(name, "".join(letters), (units["x"], units["y"]), levels, _channels(own))
 
 
-def _level(dataset: object, index: int, common: object, axes: Sequence[str], file: Path) -> NgffLevel:
+def _level(dataset: object, index: int, common: object, axes: Sequence[str], file: Path | str) -> NgffLevel:
     """Return one level with its own transformations and then those of all levels."""
     if not isinstance(dataset, dict) or not isinstance(dataset.get("path"), str):
         raise StatedError(file=file, expected=f"the path of dataset {index}", found=_short(dataset))
@@ -134,7 +134,7 @@ def _level(dataset: object, index: int, common: object, axes: Sequence[str], fil
     return NgffLevel(dataset["path"], (scale[x], scale[y]), (translation[x], translation[y]))
 
 
-def _numbers(step: Attributes, kind: str, count: int, where: str, file: Path) -> list[float]:
+def _numbers(step: Attributes, kind: str, count: int, where: str, file: Path | str) -> list[float]:
     values = step.get(kind)
     given = values if isinstance(values, list) else []
     numbers = [float(x) for x in given if type(x) in (int, float) and abs(x) < _LARGEST]

@@ -11,6 +11,7 @@ import numpy as np
 from openslide import OpenSlide
 from tifffile import TiffFile
 
+from pipeline.elsewhere.address import is_elsewhere, is_zarr_address
 from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.base import Level, Shows, Slide
 from pipeline.slides.kinds import kind_named
@@ -31,12 +32,13 @@ _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 
 
 def open_slide(
-    path: Path, *, slide: str = "", image: str = "", levels: Sequence[Level] = (), shows: Shows = "file"
+    path: Path | str, *, slide: str = "", image: str = "", levels: Sequence[Level] = (), shows: Shows = "file"
 ) -> Slide:
     """Open any supported file.
 
     Args:
-        path: an SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, QPTIFF, inForm or other TIFF file, or an OME-Zarr folder.
+        path: an SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, QPTIFF, inForm or other TIFF file, an OME-Zarr folder,
+            or the address of such a folder elsewhere.
         slide: name of the slide, for errors.
         image: name or number of the image, where the file holds several; empty takes the largest.
         levels: as inspected; empty finds them.
@@ -61,7 +63,7 @@ def open_side(side: SideRecord, *, slide: str = "") -> Slide:
     Raises:
         StatedError: if it cannot be opened or is no longer what was inspected.
     """
-    path = Path(side.path)
+    path = side.path if is_elsewhere(side.path) else Path(side.path)
     shows = kind_named(side.kind).shows
     opened = open_slide(path, slide=slide, image=side.image, levels=side.levels, shows=shows)
     header = opened.header
@@ -74,8 +76,14 @@ def open_side(side: SideRecord, *, slide: str = "") -> Slide:
     return opened
 
 
-def _open(path: Path, slide: str, image: str, levels: Sequence[Level], shows: Shows) -> Slide:
+def _open(path: Path | str, slide: str, image: str, levels: Sequence[Level], shows: Shows) -> Slide:
     opened: Slide
+    if isinstance(path, str):
+        if not is_zarr_address(path):
+            raise StatedError(expected="a slide that is here: stage fetches it", found="an address")
+        opened = _open_zarr(path, slide, image, levels, shows)
+        _check_size(opened)
+        return opened
     if path.is_dir():
         opened = _open_folder(path, slide, image, levels, shows)
         _check_size(opened)
@@ -124,6 +132,10 @@ def _open_folder(path: Path, slide: str, image: str, levels: Sequence[Level], sh
     """Open an OME-Zarr folder; the package zarr is imported for it only, for the VALIS engine runs without."""
     if not is_zarr(path):
         raise StatedError(expected="a slide file or an OME-Zarr folder (zarr.json or .zattrs in it)", found="a folder")
+    return _open_zarr(path, slide, image, levels, shows)
+
+
+def _open_zarr(path: Path | str, slide: str, image: str, levels: Sequence[Level], shows: Shows) -> Slide:
     try:
         from pipeline.slides.zarr_reader import ZarrSlide
     except ModuleNotFoundError as error:

@@ -18,18 +18,20 @@ class SideRecord:
     """One image of a slide, sparse or dense, as inspected.
 
     Attributes:
-        path: the file, or the folder of OME-Zarr, relative to the working directory or absolute.
-        reader: `openslide`, `tifffile` or `zarr`; of a table of points what reads it.
+        path: the file, or the folder of OME-Zarr, relative to the working directory or absolute; or its address.
+        reader: `openslide`, `tifffile` or `zarr`, `tiffslide` of one elsewhere; of a table of points what reads it.
         mpp: um per level-0 pixel, never missing here; of a table of points per unit of their positions.
         mpp_source: `file` or `sheet`.
         levels: finest first; none of a table of points.
         channels: names, `("R", "G", "B")`, the markers or the genes.
         dtype: numpy name of the pixel type.
-        sha256: hash of the file (of all files where a slide is several; of metadata and list of chunks of OME-Zarr).
+        sha256: hash of the file (of address and state where it lies elsewhere;
+            of all files where a slide is several; of metadata and list of chunks of OME-Zarr).
         kind: what the image shows, see `pipeline.slides.kinds`; an H&E is `brightfield`.
         classes: of a mask: label and name of each class; with one channel per class, labels are their numbers from 1.
         bounds_xy: upper-left level-0 pixel of the scanned part, from which QuPath counts; (0, 0) where none is stated.
         image: name or number of the image that the sheet chooses among several of the file; empty: the largest.
+        state: of a file elsewhere, its size and version as its server states them; empty of one that is here.
         columns: of a table, those that hold the first of `channels`, under the file's own names; empty: all of it.
     """
 
@@ -46,6 +48,7 @@ class SideRecord:
     image: str = ""
     bounds_xy: tuple[int, int] = (0, 0)
     columns: tuple[str, ...] = ()
+    state: str = ""
 
     @property
     def size_xy(self) -> tuple[int, int]:
@@ -121,4 +124,6 @@ def _side_mapping(side: SideRecord) -> dict[str, Any]:
         "image": side.image,
         "bounds_xy": list(side.bounds_xy),
         "columns": list(side.columns),
+        # Only where there is one, so that records of files that are here stay as they were.
+        **({"state": side.state} if side.state else {}),
     }

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.elsewhere.address import is_elsewhere
 from pipeline.errors import StatedError
 from pipeline.progress import say
 from pipeline.provenance import file_digest
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
-from pipeline.slides.base import Shows, SlideHeader
+from pipeline.slides.base import Shows, Slide, SlideHeader
 from pipeline.slides.brightness import is_on_black, is_on_white, sampled_pixels
+from pipeline.slides.chosen_mpp import MPP_RANGE, Tell, chosen_mpp
 from pipeline.slides.companions import slide_files_of
 from pipeline.slides.kinds import kind_named, point_kinds
 from pipeline.slides.kinds.base import DenseKind, Described, PointKind, needs_transform
 from pipeline.slides.kinds.mask import LARGEST_LABEL
 from pipeline.slides.opening import open_slide
 from pipeline.slides.record import SideRecord, SlideRecord
+from pipeline.slides.remote_header import Unread, unread
 from pipeline.slides.tenx_files import dense_file, is_tenx
 from pipeline.slides.zarr_folder import folder_digest, is_zarr
-
-MPP_RANGE = (0.05, 50.0)
-
-# Takes one line that the user should know, though nothing fails.
-Tell = Callable[[str], None]
 
 
 def inspect_slide(row: SheetRow, settings: InspectSettings, *, hashed: bool = True, tell: Tell = say) -> SlideRecord:
@@ -88,42 +86,56 @@ def source_digest(path: Path) -> str:
 
 
 def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, hashed: bool) -> SideRecord:
-    path = Path(row.sparse) if side == "sparse" else _dense_file(row)
+    place = row.sparse if side == "sparse" else _dense_place(row)
     sheet_mpp = row.sparse_mpp if side == "sparse" else row.dense_mpp
     told_kind = "brightfield" if side == "sparse" else row.dense_kind
     image = row.sparse_image if side == "sparse" else row.dense_image
     shows: Shows = kind_named(told_kind).shows if told_kind else "file"
-    with open_slide(path, slide=row.slide, image=image, shows=shows) as opened:
-        header = opened.header
-        for index, level in enumerate(header.levels):
-            # One pixel of every plane: a missing codec or plane shows now and not hours later.
-            opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
+    away = unread(place, slide=row.slide, image=image, shows=shows)
+    header = away.header if away else _read(place, row.slide, image, shows)
     for note in header.notes:
-        tell(f"slide {row.slide}, file {path}: {note}")
+        tell(f"slide {row.slide}, file {place}: {note}")
     if side == "sparse" or not row.dense_kind:
-        _check_light(row, header, side, image)
-    mpp, source = _mpp(header, sheet_mpp, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
+        _check_light(row, header, side, image, away)
+    mpp, source = chosen_mpp(place, header, sheet_mpp, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
     kind = kind_named(told_kind or ("brightfield" if header.is_rgb else "fluorescence"))
     described = Described(header.channels) if side == "sparse" else _described(row, header, kind)
     return SideRecord(
-        path=str(path),
+        path=place,
         reader=header.reader,
         mpp=mpp,
         mpp_source=source,
         levels=header.levels,
         channels=described.channels,
         dtype=header.dtype,
-        sha256=source_digest(path) if hashed else "",
+        sha256=(away.digest if away else source_digest(Path(place))) if hashed else "",
         kind=kind.name,
         classes=described.classes,
         image=image,
         bounds_xy=header.bounds_xy,
+        state=away.state if away else "",
     )
 
 
-def _check_light(row: SheetRow, header: SlideHeader, side: str, image: str) -> None:
+def _read(place: str, slide: str, image: str, shows: Shows) -> SlideHeader:
+    with open_slide(Path(place), slide=slide, image=image, shows=shows) as opened:
+        check_planes(opened)
+        return opened.header
+
+
+def check_planes(opened: Slide) -> None:
+    """Read one pixel of every plane: a codec that is missing, or a plane, shall be told now and not hours later."""
+    for index, level in enumerate(opened.header.levels):
+        opened.read_region(index, (level.size_xy[0] // 2, level.size_xy[1] // 2), (1, 1))
+
+
+def _check_light(row: SheetRow, header: SlideHeader, side: str, image: str, away: Unread | None) -> None:
     """Refuse fluorescence taken for a stain, and a stain stored as planes taken for fluorescence."""
     if len(header.channels) != 3 or header.dtype != "uint8":
+        return
+    if away is not None:
+        if away.overview is not None and is_on_black(away.overview.reshape(-1, 3)):
+            raise _on_black(row, side)
         return
     # Without alpha, which would turn dark colours white; a colour table has no other view.
     with open_slide(header.path, slide=row.slide, image=image, levels=header.levels, shows="channels") as opened:
@@ -131,11 +143,7 @@ def _check_light(row: SheetRow, header: SlideHeader, side: str, image: str) -> N
     if pixels is None:
         return
     if header.is_rgb and is_on_black(pixels):
-        expected = "an H&E image, on bright glass" if side == "sparse" else "dense_kind in the sheet"
-        found = "an RGB image on black: fluorescence?"
-        if side == "dense":
-            expected += " (fluorescence takes the colours as channels, brightfield as a stain)"
-        raise StatedError(slide=row.slide, file=header.path, expected=expected, found=found)
+        raise _on_black(row, side)
     if not header.is_rgb and is_on_white(pixels):
         with open_slide(header.path, slide=row.slide, image=image, levels=header.levels, shows="colours") as opened:
             is_either = opened.header.is_rgb
@@ -146,6 +154,14 @@ def _check_light(row: SheetRow, header: SlideHeader, side: str, image: str) -> N
                 expected="dense_kind in the sheet (brightfield or fluorescence)",
                 found=f"three bright channels without markers ({', '.join(header.channels)}), which could be either",
             )
+
+
+def _on_black(row: SheetRow, side: str) -> StatedError:
+    expected = "an H&E image, on bright glass" if side == "sparse" else "dense_kind in the sheet"
+    if side == "dense":
+        expected += " (fluorescence takes the colours as channels, brightfield as a stain)"
+    file = row.sparse if side == "sparse" else row.dense
+    return StatedError(slide=row.slide, file=file, expected=expected, found="an RGB image on black: fluorescence?")
 
 
 def _described(row: SheetRow, header: SlideHeader, kind: DenseKind) -> Described:
@@ -179,6 +195,9 @@ def _point_kind(row: SheetRow) -> PointKind | None:
         expected = "dense_kind in the sheet, for a folder of Xenium or Visium (counts; of Xenium fluorescence or cells)"
         raise StatedError(slide=row.slide, file=row.dense, expected=expected, found="none")
     if isinstance(declared, PointKind):
+        if is_elsewhere(row.dense):
+            expected = "the path of a table, which is read from here: fetch it first"
+            raise StatedError(slide=row.slide, file=row.dense, expected=expected, found="an address")
         return declared
     name = Path(row.dense).name.lower()
     possible = [kind.name for kind in point_kinds() if name.endswith(kind.endings)]
@@ -190,6 +209,10 @@ def _point_kind(row: SheetRow) -> PointKind | None:
             found=row.dense_kind or "none",
         )
     return None
+
+
+def _dense_place(row: SheetRow) -> str:
+    return row.dense if is_elsewhere(row.dense) else str(_dense_file(row))
 
 
 def _dense_file(row: SheetRow) -> Path:
@@ -234,34 +257,3 @@ def _points(row: SheetRow, kind: PointKind, tolerance: float, tell: Tell, *, has
         kind=kind.name,
         columns=chosen.columns,
     )
-
-
-def _mpp(
-    header: SlideHeader, sheet_mpp: float | None, column: str, tolerance: float, slide: str, tell: Tell
-) -> tuple[float, str]:
-    """Return the um per pixel to use and who states it: the sheet where it does, since a person wrote it for that file.
-
-    A contradicting value of the file is reported, not refused: tags are wrong more often than people.
-    """
-    where = f"slide {slide}, file {header.path}"
-    if sheet_mpp is None:
-        if header.mpp is None:
-            raise StatedError(
-                slide=slide,
-                file=header.path,
-                expected=f"um per pixel in the file or as {column} in the sheet",
-                found=header.mpp_remark or "neither",
-            )
-        if header.mpp_remark:
-            tell(f"{where}: {header.mpp_remark}")
-    elif header.mpp is None:
-        if header.mpp_remark:
-            tell(f"{where}: {header.mpp_remark}; takes {column} {sheet_mpp:g} of the sheet")
-    elif abs(sheet_mpp - header.mpp) > tolerance * header.mpp:
-        tell(f"{where}: {header.mpp:.6g} um/px in the file; takes {column} {sheet_mpp:g} of the sheet")
-    mpp, source = (sheet_mpp, "sheet") if sheet_mpp is not None else (header.mpp, "file")
-    if mpp is None or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
-        raise StatedError(
-            slide=slide, file=header.path, expected="0.05 to 50 um per pixel", found=f"{mpp} (from the {source})"
-        )
-    return mpp, source

@@ -82,7 +82,7 @@ class TiffSlide(WithoutJpegTiles):
             images = images_of(self._tif, path)
             chosen = chosen_image(images, image, path)
             series = chosen.series
-            _check_kind(series, path)
+            check_kind(series, path)
             self._segments = SegmentSet(path, slide, set_files(series, path))
             same = [x for x in images if size_of(x.series) == size_of(series)]
             names = apart_channels(self._tif, [x.series for x in same], path) if len(same) > 1 and not image else None
@@ -163,7 +163,7 @@ class TiffSlide(WithoutJpegTiles):
         stored = [stored_level(item[0], is_level=is_level) for item, is_level in candidates]
         compare = self._compare([item[0] for item, _ in candidates])
         kept = recorded_levels(stored, known) or kept_levels(stored, compare)
-        channels, channel_notes = _channels(self._tif, group, names, path, shows)
+        channels, channel_notes = channels_of(self._tif, group, names, path, shows)
         notes = (*channel_notes, *(() if known else notes_on_levels(stored, kept)))
         levels = tuple(level for _, level in kept)
         mpp = chosen.mpp
@@ -198,7 +198,7 @@ class TiffSlide(WithoutJpegTiles):
             return self._planes[level]
 
 
-def _channels(
+def channels_of(
     tif: TiffFile, group: list[TiffPageSeries], names: tuple[str, ...], path: Path, shows: Shows
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what the channels are called, and what to tell of them."""
@@ -241,7 +241,7 @@ def _colour_table(page: TiffPage) -> Pixels:
     return np.vstack([eight_bits, np.full((1, 3), 255)]).astype(np.uint8)
 
 
-def _check_kind(series: TiffPageSeries, path: Path) -> None:
+def check_kind(series: TiffPageSeries, path: Path) -> None:
     """Refuse what cannot be read as planes of channels."""
     page = series.keyframe
     axes = dict(zip(series.axes, series.shape, strict=True))

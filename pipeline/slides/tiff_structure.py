@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS, _SUB_IFDS = 273, 279, 324, 325, 330
 _READ = {256, 257, 273, 279, 322, 323, 324, 325, 330}
 _MAX_DIRECTORIES = 100_000
+
+Stream = BinaryIO | io.RawIOBase
 
 # OpenSlide ends the whole process where it cannot allocate a tile, so absurd sizes must not reach it.
 MAX_SIDE_PX = 1_000_000
@@ -47,7 +50,12 @@ class _Form:
 def is_tiff(path: Path) -> bool:
     """Return whether the file begins as a TIFF or BigTIFF does."""
     with path.open("rb") as stream:
-        return _form(stream) is not None
+        return is_tiff_stream(stream)
+
+
+def is_tiff_stream(stream: Stream) -> bool:
+    """Return whether a stream, read from where it is, begins as a TIFF or BigTIFF does."""
+    return _form(stream) is not None
 
 
 def check_whole(path: Path) -> None:
@@ -58,27 +66,30 @@ def check_whole(path: Path) -> None:
     Raises:
         StatedError: if something lies beyond the end, so the file was cut off, or a size is absurd.
     """
-    size = path.stat().st_size
     with path.open("rb") as stream:
-        form = _form(stream)
-        if form is None:
-            raise StatedError(file=path, expected="a TIFF file", found=f"{size} bytes that do not begin as one")
-        if size >= 2**32 and not form.big:
-            return
-        try:
-            first = _first(stream, form)
-            pending, seen = [first], set[int]()
-            while pending:
-                offset = pending.pop()
-                if offset and offset not in seen:
-                    seen.add(offset)
-                    pending += _directory(stream, form, offset, size, is_first=offset == first)
-                if len(seen) > _MAX_DIRECTORIES:
-                    raise _BrokenError(f"more than {_MAX_DIRECTORIES} directories")
-        except _BrokenError as error:
-            raise StatedError(
-                file=path, expected="a whole TIFF file", found=f"{error} (file of {size} bytes)"
-            ) from None
+        check_whole_stream(stream, path.stat().st_size, path)
+
+
+def check_whole_stream(stream: Stream, size: int, path: Path) -> None:
+    """Check a TIFF of `size` bytes by its stream; `path` is for errors. See `check_whole`."""
+    stream.seek(0)
+    form = _form(stream)
+    if form is None:
+        raise StatedError(file=path, expected="a TIFF file", found=f"{size} bytes that do not begin as one")
+    if size >= 2**32 and not form.big:
+        return
+    try:
+        first = _first(stream, form)
+        pending, seen = [first], set[int]()
+        while pending:
+            offset = pending.pop()
+            if offset and offset not in seen:
+                seen.add(offset)
+                pending += _directory(stream, form, offset, size, is_first=offset == first)
+            if len(seen) > _MAX_DIRECTORIES:
+                raise _BrokenError(f"more than {_MAX_DIRECTORIES} directories")
+    except _BrokenError as error:
+        raise StatedError(file=path, expected="a whole TIFF file", found=f"{error} (file of {size} bytes)") from None
     if not seen:
         raise StatedError(file=path, expected="a TIFF file with an image", found="none: it was not written to its end")
 
@@ -87,8 +98,8 @@ class _BrokenError(Exception):
     """What the file says of itself cannot be."""
 
 
-def _form(stream: BinaryIO) -> _Form | None:
-    magic = stream.read(4)
+def _form(stream: Stream) -> _Form | None:
+    magic = stream.read(4) or b""
     order = {b"II": "<", b"MM": ">"}.get(magic[:2])
     if order is None or len(magic) < 4:
         return None
@@ -96,12 +107,12 @@ def _form(stream: BinaryIO) -> _Form | None:
     return _Form(order, version == 43) if version in (42, 43) else None
 
 
-def _first(stream: BinaryIO, form: _Form) -> int:
+def _first(stream: Stream, form: _Form) -> int:
     stream.seek(8 if form.big else 4)
     return int(struct.unpack(form.pointer, _take(stream, struct.calcsize(form.pointer), "the header"))[0])
 
 
-def _directory(stream: BinaryIO, form: _Form, offset: int, size: int, *, is_first: bool) -> list[int]:
+def _directory(stream: Stream, form: _Form, offset: int, size: int, *, is_first: bool) -> list[int]:
     """Check one directory; returns where the ones lie that it points to."""
     what = f"a directory at byte {offset}"
     if offset >= size:
@@ -125,7 +136,7 @@ def _directory(stream: BinaryIO, form: _Form, offset: int, size: int, *, is_firs
     return [following, *([] if sub is None else (int(x) for x in sub))]
 
 
-def _integers(stream: BinaryIO, form: _Form, entry: np.void, size: int) -> NDArray[np.uint64] | None:
+def _integers(stream: Stream, form: _Form, entry: np.void, size: int) -> NDArray[np.uint64] | None:
     """Return values of a tag that points into the file; of all others only the extent is checked."""
     tag, kind, count = int(entry["tag"]), int(entry["type"]), int(entry["count"])
     length = _TYPE_BYTES.get(kind, 1) * count
@@ -175,8 +186,8 @@ def _check_segments(
         raise _BrokenError(f"{beyond} of {len(ends)} tiles or strips of {what} beyond the end, up to byte {worst}")
 
 
-def _take(stream: BinaryIO, count: int, what: str) -> bytes:
-    data = stream.read(count)
+def _take(stream: Stream, count: int, what: str) -> bytes:
+    data = stream.read(count) or b""
     if len(data) < count:
         raise _BrokenError(f"{what} that is cut off")
     return data

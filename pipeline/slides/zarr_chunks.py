@@ -51,7 +51,7 @@ class ChunkReader:
         slide: name of the slide, for errors.
     """
 
-    def __init__(self, levels: Sequence[LevelArray], path: Path, slide: str = "") -> None:
+    def __init__(self, levels: Sequence[LevelArray], path: Path | str, slide: str = "") -> None:
         self._levels, self._path, self._slide = levels, path, slide
         self._blocks: OrderedDict[_Block, None] = OrderedDict()
         self._holders: dict[Key, _Block] = {}

@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore
 
+from pipeline.elsewhere.address import expanded
+from pipeline.elsewhere.source import check_packages, options_of
 from pipeline.errors import StatedError
 from pipeline.limits import MAX_MARKERS
 from pipeline.slides.base import DTYPES, MAX_SEGMENT_BYTES, Pixels
@@ -25,6 +29,8 @@ _MOST_IMAGES = 1000
 _MOST_CHUNKS = 2**24
 
 Box = tuple[slice, slice, slice]
+# A folder here, or the address of one elsewhere.
+Place = Path | str
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +120,7 @@ class ZarrImage:
         return self.area >= RIVAL_AREA * other.area
 
 
-def images_of(path: Path) -> list[ZarrImage]:
+def images_of(path: Place) -> list[ZarrImage]:
     """Return the images of a folder: of its group, or of the groups 0, 1, … in it, as bioformats2raw writes them.
 
     Raises:
@@ -122,7 +128,7 @@ def images_of(path: Path) -> list[ZarrImage]:
     """
     try:
         with reading_zarr():
-            root = zarr.open(path, mode="r")
+            root = zarr.open(opened_store(path), mode="r")
             attributes = root.attrs.asdict()
     except ValueError as error:
         raise StatedError(file=path, expected="a Zarr group that can be opened", found=str(error)) from None
@@ -153,7 +159,20 @@ def images_of(path: Path) -> list[ZarrImage]:
     return found
 
 
-def chosen_image(images: Sequence[ZarrImage], wanted: str, file: Path) -> ZarrImage:
+def opened_store(path: Place) -> Path | Store:
+    """Return what zarr reads a folder from: its path, or a store of fsspec for one elsewhere.
+
+    Raises:
+        StatedError: if an address names a variable that is not set, or a package is missing.
+    """
+    if isinstance(path, Path):
+        return path
+    url = expanded(path)
+    check_packages(path, url)
+    return FsspecStore.from_url(url, storage_options=options_of(url), read_only=True)
+
+
+def chosen_image(images: Sequence[ZarrImage], wanted: str, file: Place) -> ZarrImage:
     """Return the image that the sheet names, by name or number, or else the largest one.
 
     Raises:
@@ -172,18 +191,18 @@ def chosen_image(images: Sequence[ZarrImage], wanted: str, file: Path) -> ZarrIm
     return largest
 
 
-def _images(group: zarr.Group, prefix: str, path: Path, first: int) -> list[ZarrImage]:
+def _images(group: zarr.Group, prefix: str, path: Place, first: int) -> list[ZarrImage]:
     with reading_zarr():
         attributes = group.attrs.asdict()
     found = []
-    for index, described in enumerate(images_of_group(attributes, path / prefix), start=first):
+    for index, described in enumerate(images_of_group(attributes, f"{path}/{prefix}" if prefix else path), start=first):
         levels = tuple(_level(group, level.path, prefix, described.axes, path) for level in described.levels)
         _check_order(levels, described, path)
         found.append(ZarrImage(index, described, levels, _labels(group, path)))
     return found
 
 
-def _level(group: zarr.Group, name: str, prefix: str, axes: str, path: Path) -> LevelArray:
+def _level(group: zarr.Group, name: str, prefix: str, axes: str, path: Place) -> LevelArray:
     array = _member(group, name, path)
     name = f"{prefix}{name}"
     if not isinstance(array, zarr.Array):
@@ -215,7 +234,7 @@ def _level(group: zarr.Group, name: str, prefix: str, axes: str, path: Path) -> 
     return replace(level, array=checked(array))
 
 
-def _member(group: zarr.Group, name: str, path: Path) -> object:
+def _member(group: zarr.Group, name: str, path: Place) -> object:
     """Return an array or group of a group; None where there is none of that name."""
     try:
         with reading_zarr():
@@ -224,7 +243,7 @@ def _member(group: zarr.Group, name: str, path: Path) -> object:
         raise StatedError(file=path, expected=f"{name} to be an array or group of Zarr", found=str(error)) from None
 
 
-def _labels(group: zarr.Group, path: Path) -> tuple[str, ...]:
+def _labels(group: zarr.Group, path: Place) -> tuple[str, ...]:
     labels = _member(group, "labels", path)
     if not isinstance(labels, zarr.Group):
         return ()
@@ -232,7 +251,7 @@ def _labels(group: zarr.Group, path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in listed) if isinstance(listed, list) else ()
 
 
-def _check_order(levels: Sequence[LevelArray], described: NgffImage, path: Path) -> None:
+def _check_order(levels: Sequence[LevelArray], described: NgffImage, path: Place) -> None:
     """Refuse levels of which a later one is finer, by its size or its scale, or has other channels or pixels."""
     for i in range(1, len(levels)):
         finer, level = levels[i - 1], levels[i]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.elsewhere.address import file_name
 from pipeline.slides.base import DTYPES, RGB, Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import WithoutJpegTiles
 from pipeline.slides.colour_names import may_be_colours
@@ -19,7 +20,7 @@ from pipeline.slides.pyramid import StoredLevel, kept_levels, notes_on_levels, r
 from pipeline.slides.window import clip_window
 from pipeline.slides.zarr_chunks import ChunkReader
 from pipeline.slides.zarr_folder import stored_chunks
-from pipeline.slides.zarr_images import LevelArray, ZarrImage, chosen_image, images_of
+from pipeline.slides.zarr_images import LevelArray, Place, ZarrImage, chosen_image, images_of
 
 # Of a pixel of the level: translations are rounded, and pixels picked 2 apart lie a quarter from averaged ones.
 _LARGEST_SHIFT = 0.1
@@ -32,7 +33,7 @@ class ZarrSlide(WithoutJpegTiles):
     """One image, with its pyramid, of an OME-Zarr folder.
 
     Args:
-        path: the folder.
+        path: the folder, or the address of one elsewhere.
         slide: name of the slide, for errors.
         image: name or number of the image, where the folder holds several; empty takes the largest.
         levels: as found before, so that they need not be judged anew; empty judges them, and counts stored chunks.
@@ -43,7 +44,7 @@ class ZarrSlide(WithoutJpegTiles):
     """
 
     def __init__(
-        self, path: Path, slide: str = "", image: str = "", levels: Sequence[Level] = (), shows: Shows = "file"
+        self, path: Place, slide: str = "", image: str = "", levels: Sequence[Level] = (), shows: Shows = "file"
     ) -> None:
         images = images_of(path)
         chosen = chosen_image(images, image, path)
@@ -59,10 +60,13 @@ class ZarrSlide(WithoutJpegTiles):
         if not levels:
             shown = [arrays[index] for index in self._indices]
             notes += notes_on_levels(stored, kept) + _notes_on_scales(stored, kept)
-            notes += _notes_on_chunks(shown, path) + _notes_on_others(images, chosen)
+            notes += (_notes_on_chunks(shown, path) if isinstance(path, Path) else ()) + _notes_on_others(
+                images, chosen
+            )
         mpp = chosen.described.mpp
         found = tuple(level for _, level in kept)
-        self.header = SlideHeader(path, "zarr", mpp.um, found, channels, arrays[0].dtype, mpp.remark, notes)
+        name = path if isinstance(path, Path) else Path(file_name(path))
+        self.header = SlideHeader(name, "zarr", mpp.um, found, channels, arrays[0].dtype, mpp.remark, notes)
 
     def read_region(
         self,

@@ -88,7 +88,8 @@ def test_every_dependency_is_pinned_and_imported_somewhere() -> None:
     constraints = _constraints()
     assert not (wanted | tools) - set(constraints)
     used = set(_pip_pins("slides")) | set(_pip_pins("torch"))
-    assert wanted == used
+    # Under conda and in containers slides elsewhere are read as well.
+    assert wanted | {_canonical(re.split(r"[<>=!~\[]", item)[0]) for item in extras["remote"]} == used
 
 
 @pytest.mark.parametrize("file", sorted({*CONSTRAINTS_OF.values(), "peers.txt"}))

@@ -70,7 +70,8 @@ def test_the_smallest_cohort_takes_every_rule(tmp_path: Path) -> None:
     (tmp_path / "config").symlink_to(REPOSITORY / ".test" / "config")
     rules = {path.stem for path in (REPOSITORY / "workflow" / "rules").glob("*.smk")}
     jobs = planned(snakemake(tmp_path, "-n").stdout)
-    assert rules - {"common", "internals", "artefacts"} <= jobs.keys()
+    # Nothing of it lies elsewhere.
+    assert rules - {"common", "internals", "artefacts", "stage"} <= jobs.keys()
 
 
 def test_an_encoder_from_elsewhere_needs_no_training_and_no_dense_slide(tmp_path: Path) -> None:
@@ -292,3 +293,18 @@ def test_the_demo_sheet_is_the_cohort_that_the_demo_draws() -> None:
     for plan in COHORT:
         assert rows[plan.name].patient == plan.patient
         assert bool(rows[plan.name].dense) == (plan.dense is not None)
+
+
+def test_only_slides_elsewhere_are_fetched_and_only_for_the_stages_that_read_all_their_tissue(tmp_path: Path) -> None:
+    rows = _slides(tmp_path)
+    rows[0] |= {"sparse": "https://host/a.svs", "dense": "s3://bucket/a.ome.tif"}
+    # OME-Zarr is read where it lies.
+    rows[1]["dense"] = "https://host/b.ome.zarr"
+    write_cohort(tmp_path, rows, {"runs": RUNS})
+    done = snakemake(tmp_path, "-n", "-p")
+    assert done.returncode == 0, done.stdout
+    assert planned(done.stdout)["stage"] == 1
+    assert done.stdout.count("--record resources/staged/a/record.json") == 3
+    assert "--record results/inspect/b.json" in done.stdout
+    assert "Would remove temporary output resources/staged/a" in done.stdout
+    assert "stage" not in planned(snakemake(tmp_path, "-n", "inspect_all").stdout)

@@ -73,6 +73,8 @@ if FROM_ELSEWHERE and (
     )
 
 SLIDES = list(SHEET)
+# Where slides that lie elsewhere are fetched to.
+STAGED = outside("resources/staged/{slide}")
 PAIRED = [name for name, row in SHEET.items() if row.dense and not FROM_ELSEWHERE]
 
 # Those whose dense side is fluorescence or may be: of the others the sheet says that there is no panel to check.
@@ -110,6 +112,22 @@ def dense_image(row):
         return str(dense_file(Path(row.dense), row.dense_kind)) if row.dense else ""
     except StatedError:
         return row.dense
+
+
+def staged(wildcards):
+    """Return the folder of a slide that has to be fetched; nothing of one that is here or is read where it lies."""
+    return STAGED.format(slide=wildcards.slide) if is_staged(wildcards.slide) else []
+
+
+def is_staged(slide):
+    """Return whether some image of a slide has to be fetched; the dense one is not asked for by an encoder alone."""
+    row = SHEET[slide]
+    return (replace(row, dense="") if FROM_ELSEWHERE else row).staged
+
+
+def record_of(wildcards, input):
+    """Return the record that a stage reads: that of inspect, or of the fetched files."""
+    return f"{input.staged}/record.json" if is_staged(wildcards.slide) else input.record
 
 
 def given_transform(wildcards):

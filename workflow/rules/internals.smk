@@ -70,6 +70,11 @@ def processes_per_run():
     return max(1, value) if isinstance(value, int) else 1
 
 
+# Slides that are fetched at once, unless `--resources staging=N` says otherwise.
+if "staging" not in workflow.global_resources:
+    workflow.register_resource("staging", 2)
+
+
 def _script(python):
     """Return the command that starts a stage with an interpreter."""
     script = workflow_root() / "workflow" / "stage.sh"

@@ -3,7 +3,8 @@
 
 rule panel:
     input:
-        "<results>/inspect/{slide}.json",
+        record="<results>/inspect/{slide}.json",
+        staged=staged,
     output:
         "<results>/panel/{slide}.json",
     log:
@@ -19,11 +20,12 @@ rule panel:
         mem_mb=per_attempt(2000),
         runtime=60,
     params:
+        record=record_of,
         settings=to_json(SETTINGS.panel, only=CHECK_KEYS),
         stage=stage,
         code=code_digest("panel"),
     shell:
-        "{params.stage} {log:q} panel --record {input:q} --out {output:q}"
+        "{params.stage} {log:q} panel --record {params.record:q} --out {output:q}"
         " --threads {threads} --settings {params.settings:q}"
 
 

@@ -1,6 +1,7 @@
 rule register:
     input:
         record="<results>/inspect/{slide}.json",
+        staged=staged,
         transform=given_transform,
     output:
         transform=directory("<results>/register/{slide}/transform.zarr"),
@@ -32,11 +33,12 @@ rule register:
         mem_mb=per_attempt(6000),
         runtime=60,
     params:
+        record=record_of,
         settings=to_json(SETTINGS.register),
         stage=stage_of_register,
         code=code_digest("register"),
     shell:
-        "{params.stage} {log:q} register --record {input.record:q} --out-transform {output.transform:q}"
+        "{params.stage} {log:q} register --record {params.record:q} --out-transform {output.transform:q}"
         " --out-itk {output.itk:q} --out-qc {output.qc:q} --out-overlay {output.overlay:q}"
         " --out-checkerboard {output.checkerboard:q} --out-residual {output.residual:q}"
         " --out-deformation {output.deformation:q} --settings {params.settings:q}"

@@ -4,6 +4,7 @@ rule tile:
         given_tissue,
         background=background_check,
         record="<results>/inspect/{slide}.json",
+        staged=staged,
     output:
         store=directory("<results>/tile/{slide}.zarr"),
         outlines="<results>/tile/{slide}.geojson",
@@ -20,6 +21,7 @@ rule tile:
         mem_mb=per_attempt(3000),
         runtime=240,
     params:
+        record=record_of,
         pair=lambda wildcards, input: (
             f"--transform {shlex.quote(input.transform)} --qc {shlex.quote(input.qc)}"
             if wildcards.slide in PAIRED
@@ -39,7 +41,7 @@ rule tile:
         stage=stage,
         code=code_digest("tile"),
     shell:
-        "{params.stage} {log:q} tile --record {input.record:q} {params.pair} {params.tissue} {params.background}"
+        "{params.stage} {log:q} tile --record {params.record:q} {params.pair} {params.tissue} {params.background}"
         " --out {output.store:q} --outlines {output.outlines:q}"
         " --threads {threads} --settings {params.settings:q}"
 

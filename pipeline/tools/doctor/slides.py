@@ -12,10 +12,11 @@ from pipeline.marker_names import Aliases, check_overlap, panel_of, respelt
 from pipeline.registration.stain import channel_named, nuclear_channel
 from pipeline.settings import Settings
 from pipeline.sheet import SheetRow
+from pipeline.slides.chosen_mpp import Tell
 from pipeline.slides.kinds import kind_named
 from pipeline.slides.kinds.base import PointKind
 from pipeline.slides.record import SlideRecord
-from pipeline.slides.stage import Tell, inspect_slide
+from pipeline.slides.stage import inspect_slide
 from pipeline.tiling.annotations import read_annotations
 from pipeline.tiling.stage import FINER_TOLERANCE, qupath_origin
 from pipeline.tools.doctor.findings import Finding, ok, problem, warning

@@ -15,8 +15,8 @@ from pipeline.errors import StatedError
 from pipeline.registration.stain import shows_nuclei
 from pipeline.slides.base import SlideHeader
 from pipeline.slides.brightness import is_on_black, sampled_pixels
+from pipeline.slides.chosen_mpp import MPP_RANGE
 from pipeline.slides.opening import open_slide
-from pipeline.slides.stage import MPP_RANGE
 
 Side = Literal["sparse", "dense"]
 
