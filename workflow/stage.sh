@@ -23,7 +23,7 @@ if [[ $python == */* ]]; then
     PATH=$(dirname -- "$python"):$PATH
 fi
 if [[ -n ${MFL_QUIET:-} ]]; then
-    # `mfl run` tells of each stage in a line of its own.
+    # `mfl run` prints a line per stage.
     "$python" -P -m pipeline "$@" >"$log" 2>&1
 else
     "$python" -P -m pipeline "$@" 2>&1 | tee -- "$log"
