@@ -85,11 +85,16 @@ def test_digest_of_a_folder_follows_names_and_contents_but_not_snakemakes_dotfil
     assert file_digest(tmp_path) != first
 
 
+def _forget_code() -> None:
+    provenance.code_digest.cache_clear()
+    provenance._code_of.cache_clear()
+
+
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout in small: the stages one and two, of which only one imports a shared module."""
     monkeypatch.setattr(provenance, "SOURCE_ROOT", tmp_path)
-    provenance.code_digest.cache_clear()
+    _forget_code()
     stages = tmp_path / "pipeline" / "commands"
     stages.mkdir(parents=True)
     (tmp_path / "pipeline" / "__init__.py").write_text("")
@@ -102,9 +107,9 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _digests() -> tuple[str, str]:
-    provenance.code_digest.cache_clear()
+    _forget_code()
     found = provenance.code_digest("one"), provenance.code_digest("two")
-    provenance.code_digest.cache_clear()
+    _forget_code()
     return found
 
 
@@ -130,7 +135,7 @@ def test_code_digest_changes_with_a_file_that_the_code_names(sources: Path) -> N
 
 def test_the_look_of_the_report_is_part_of_its_code() -> None:
     tree = ast.parse((provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py").read_text())
-    beside = provenance._named_beside(tree, provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py")
+    beside = provenance._named_beside(ast.walk(tree), provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py")
     assert [path.name for path in beside] == ["script.js", "style.css", "template.html"]
 
 
