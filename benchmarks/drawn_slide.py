@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,8 @@ from statistics import median
 import cv2
 import numpy as np
 import tifffile
-from imagecodecs import jpeg8_encode
+from imagecodecs import jpeg8_decode, jpeg8_encode
+from numpy.typing import NDArray
 
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
@@ -38,16 +39,14 @@ def jpeg_tiles(quality: int = 85) -> list[bytes]:
 
 
 def write_slide(path: Path, side_px: int, mpp: float, tiles: list[bytes]) -> SlideRecord:
-    """Return a square slide, inspected.
-
-    Its levels are 4 and 16 times smaller, as Aperio's, and show tiles of their own.
-    """
-    rng = np.random.default_rng(1)
+    """Return a square slide, inspected; its levels are 4 and 16 times smaller, as Aperio's."""
+    across = -(-side_px // TILE_PX)
+    numbers = np.random.default_rng(1).integers(0, len(tiles), across**2).reshape(across, across)
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for level in range(3):
             side = side_px >> 2 * level
             writer.write(
-                (tiles[number] for number in rng.integers(0, len(tiles), (-(-side // TILE_PX)) ** 2)),
+                _reduced(tiles, numbers, 4**level) if level else (tiles[number] for number in numbers.flat),
                 shape=(side, side, 3),
                 dtype="uint8",
                 photometric="ycbcr",
@@ -60,6 +59,22 @@ def write_slide(path: Path, side_px: int, mpp: float, tiles: list[bytes]) -> Sli
                 metadata=None,
             )
     return inspect_slide(SheetRow("drawn", "p", str(path)), InspectSettings())
+
+
+def _reduced(tiles: list[bytes], numbers: NDArray[np.int64], factor: int) -> Iterator[bytes]:
+    """Yield the tiles of a level, row by row, from the numbers (n, n) of those of level 0.
+
+    A level that did not show the slide would be left out of it, and overviews read from level 0.
+    """
+    side = TILE_PX // factor
+    small = np.stack([cv2.resize(jpeg8_decode(tile), (side, side), interpolation=cv2.INTER_AREA) for tile in tiles])
+    missing = -len(numbers) % factor
+    padded = np.pad(numbers, (0, missing), mode="edge")
+    for top in range(0, len(padded), factor):
+        for left in range(0, len(padded), factor):
+            parts = small[padded[top : top + factor, left : left + factor]]
+            pixels = parts.transpose(0, 2, 1, 3, 4).reshape(TILE_PX, TILE_PX, 3)
+            yield jpeg8_encode(np.ascontiguousarray(pixels), level=85, subsampling="420")
 
 
 @dataclass(frozen=True)

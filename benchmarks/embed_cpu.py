@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from drawn_slide import interleaved, jpeg_tiles, judged, versions
 
-from pipeline.embedding.encoder import Encoder, EncoderDescription
+from pipeline.embedding.encoder import Encoder
+from pipeline.embedding.encoder_description import EncoderDescription
 from pipeline.embedding.stage import embed
 from pipeline.settings import EmbedSettings
 from pipeline.store.patch_store import PatchStore, PatchTable, StoreAttributes

@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from openslide import OpenSlide
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -28,8 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from drawn_slide import TILE_PX, interleaved, jpeg_tiles, judged, versions, write_slide
 
 from pipeline.settings import TileSettings
+from pipeline.slides.jpeg_tiles import YCBCR, JpegTiles, decode_strictly
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
+from pipeline.store.blosc_encoding import BloscEncoding
 from pipeline.store.patch_store import PatchStore
 from pipeline.store.writer import StoreWriter
 from pipeline.tiling.grid import lattice
@@ -44,7 +47,12 @@ LATTICE_GOALS = [
     ("copy", "openslide into zarr", 200.0),
     ("copy", "cp", 0.5),
 ]
+# What no exact tiling at 0.5 um of these pixels can do without, and all that a patch of the limit is: four tiles are
+# decoded, one patch is compressed.
+EXACT_LIMIT = "four tiles and zstd alone"
 EXACT_GOALS = [
+    ("tile stage, exact 0.5 um", EXACT_LIMIT, 0.7),
+    ("tile stage, exact 0.497 um", EXACT_LIMIT, 0.6),
     ("tile stage, exact 0.5 um", "openslide into zarr, 0.5 um", 4.0),
     ("tile stage, exact 0.497 um", "openslide into zarr, 0.5 um", 4.0),
 ]
@@ -90,6 +98,7 @@ def empty(folder: Path) -> None:
 def works(large: SlideRecord, small: SlideRecord, folder: Path, threads: int) -> dict[str, Callable[[], int]]:
     """Return all that is timed."""
     out = folder / "out.zarr"
+    four, patch = four_tiles_and_patch(small)
     return {
         "cp": lambda: cp(large, folder / "copy.tif"),
         "copy": lambda: copy(large, out, threads),
@@ -98,6 +107,7 @@ def works(large: SlideRecord, small: SlideRecord, folder: Path, threads: int) ->
         "tile stage, exact 0.5 um": lambda: stage(small, out, threads, TileSettings(min_tissue=0.0, mpp=0.5)),
         # As of a scanner whose pixels are not 0.25 um: 1.988 of them make one, so that patches are interpolated.
         "tile stage, exact 0.497 um": lambda: stage(small, out, threads, TileSettings(min_tissue=0.0, mpp=0.497)),
+        EXACT_LIMIT: lambda: four_tiles_and_zstd(four, patch, threads),
         "pyvips dzsave": lambda: dzsave(small, folder / "dz"),
         "openslide into zarr": lambda: openslide_into_zarr(small, out, 1),
         "openslide into zarr, 0.5 um": lambda: openslide_into_zarr(small, out, 2),
@@ -159,6 +169,35 @@ def stage(record: SlideRecord, out: Path, threads: int, settings: TileSettings) 
     """Return the stage tile."""
     tile(record, None, settings, out, threads=threads, provenance={})
     return len(PatchStore.open(out))
+
+
+def four_tiles_and_patch(record: SlideRecord) -> tuple[list[bytes], NDArray[np.uint8]]:
+    """Return the streams of four tiles that meet, and the patch of means of 2 x 2 of their pixels."""
+    tiles = JpegTiles.open(Path(record.sparse.path), record.sparse.size_xy)
+    if tiles is None:
+        raise SystemExit("the drawn slide has no JPEG tiles")
+    with tiles:
+        streams = [tiles.stream(number, YCBCR) for number in (0, 1, tiles.across, tiles.across + 1)]
+    quarters = [
+        cv2.resize(decode_strictly(stream), (TILE_PX // 2,) * 2, interpolation=cv2.INTER_AREA) for stream in streams
+    ]
+    return streams, np.vstack([np.hstack(quarters[:2]), np.hstack(quarters[2:])])
+
+
+def four_tiles_and_zstd(streams: list[bytes], patch: NDArray[np.uint8], threads: int) -> int:
+    """Decode four tiles and compress a patch as the store does, as often as the small slide has patches of 0.5 um."""
+    count, codec = (SMALL_PX // TILE_PX // 2) ** 2, BloscEncoding(1, "noshuffle", 1)
+
+    def some(numbers: range) -> None:
+        pixels = np.empty((TILE_PX, TILE_PX, 3), dtype=np.uint8)
+        for _ in numbers:
+            for stream in streams:
+                decode_strictly(stream, pixels)
+            codec.encode(patch)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(some, [range(first, count, threads) for first in range(threads)]))
+    return count
 
 
 def dzsave(record: SlideRecord, out: Path) -> int:

@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     from pipeline.progress import say
     from pipeline.provenance import file_digest, record
-    from pipeline.training.encoders import WEIGHTS_NAME
+    from pipeline.training.encoder_folder import WEIGHTS_NAME
     from pipeline.training.processes import joined
     from pipeline.training.rows import labelled_rows, read_training_rows, without_class
     from pipeline.training.stage import TrainingOutputs, store_digests, train

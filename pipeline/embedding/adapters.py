@@ -22,12 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from pipeline.embedding.encoder import Encoder, EncoderDescription, read_description
+from pipeline.embedding.encoder import Encoder
+from pipeline.embedding.encoder_description import EncoderDescription, read_description
 from pipeline.embedding.exporting import TOLERANCE, check_out_folder, check_patches
 from pipeline.errors import StatedError
 from pipeline.json_file import MISFIT, read_json
 from pipeline.provenance import file_digest, finished
-from pipeline.training.encoders import CONFIG_NAME, WEIGHTS_NAME
+from pipeline.training.encoder_folder import CONFIG_NAME, WEIGHTS_NAME
 from pipeline.training.export import CARD_NAME
 from pipeline.training.feature_range import RANGE_NAME, read_range
 from pipeline.training.pretrained import read_start

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embedding.encoder import EncoderDescription
+from pipeline.embedding.encoder_description import EncoderDescription
 from pipeline.errors import StatedError
 from pipeline.hdf5_file import HDF5_ERRORS, dataset
 from pipeline.slides.base import Slide

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -14,50 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from pipeline.embedding.encoder_description import AN_ENCODER, EncoderDescription, read_description
 from pipeline.embedding.fused import fused_in_bf16
 from pipeline.errors import StatedError
-from pipeline.json_file import MISFIT, read_json
-from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES
 from pipeline.provenance import file_digest
-from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA, WEIGHTS_NAME, build_encoder
+from pipeline.training.encoder_folder import WEIGHTS_NAME
+from pipeline.training.encoders import build_encoder
 from pipeline.training.feature_range import RANGE_NAME, FeatureRange, read_range
-from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.precision import Precision, autocast, best_device, resolve_precision
 
 SMALLEST_BF16_COSINE = 0.999
-
-_EXPECTED = "an encoder folder as train writes it"
-
-
-@dataclass(frozen=True)
-class EncoderDescription:
-    """What an encoder's config.json says.
-
-    Attributes:
-        run: name of the run that made it.
-        architecture: timm name.
-        model_args: what the network has other than timm's architecture of that name.
-        mean: of R, G, B on the scale 0 to 1.
-        std: of the same.
-        patch_px: side of the patches of its training.
-        input_px: side of the central part that the encoder sees.
-        mpp: um per pixel of those patches.
-        feature_dim: length of a feature vector.
-        bf16_cosine: smallest cosine between bfloat16 and float32 features that train measured.
-        sha256: hash of the weights.
-    """
-
-    run: str
-    architecture: str
-    model_args: ModelArguments
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    patch_px: int
-    input_px: int
-    mpp: float
-    feature_dim: int
-    bf16_cosine: float
-    sha256: str
 
 
 class Encoder:
@@ -97,7 +62,7 @@ class Encoder:
         description = read_description(folder)
         path = folder / WEIGHTS_NAME
         if not path.is_file():
-            raise StatedError(file=folder, expected=_EXPECTED, found=f"no {WEIGHTS_NAME}")
+            raise StatedError(file=folder, expected=AN_ENCODER, found=f"no {WEIGHTS_NAME}")
         found = file_digest(path)
         if found != description.sha256:
             raise StatedError(file=path, expected=f"weights of SHA-256 {description.sha256}", found=found)
@@ -176,49 +141,3 @@ class Encoder:
                 with autocast(precision, self._device):
                     features = self._network(pixels)
         return np.asarray(features.float().cpu().numpy(), dtype=np.float32)
-
-
-def read_description(folder: Path) -> EncoderDescription:
-    """Return what the folder's config.json says.
-
-    Raises:
-        StatedError: if there is none, or it is not one that train wrote.
-    """
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise StatedError(file=folder, expected=_EXPECTED, found=f"no {CONFIG_NAME}")
-    try:
-        config: Any = read_json(path)
-        own = config["more_from_less"]
-        if own["schema"] != CONFIG_SCHEMA:
-            raise StatedError(file=path, expected=f"schema {CONFIG_SCHEMA}", found=f"schema {own['schema']}")
-        found = EncoderDescription(
-            run=str(own["run"]),
-            architecture=str(config["architecture"]),
-            model_args=checked_model_arguments(config),
-            mean=tuple(float(value) for value in config["pretrained_cfg"]["mean"]),
-            std=tuple(float(value) for value in config["pretrained_cfg"]["std"]),
-            patch_px=int(own["patch"]["size_px"]),
-            input_px=int(own["patch"]["input_px"]),
-            mpp=float(own["patch"]["mpp"]),
-            feature_dim=int(own["feature_dim"]),
-            bf16_cosine=float(own["bf16_cosine"]),
-            sha256=str(own["weights_sha256"]),
-        )
-    except (OSError, *MISFIT) as error:
-        raise StatedError(file=path, expected=_EXPECTED, found=repr(error)) from None
-    _check(found, path)
-    return found
-
-
-def _check(found: EncoderDescription, path: Path) -> None:
-    """Refuse sizes that no training has, before a network for them is built."""
-    wrong = ""
-    if not 1 <= found.input_px <= found.patch_px <= LARGEST_PATCH_PX:
-        wrong = f"patches of {found.patch_px} px, of which {found.input_px} are seen"
-    elif not 1 <= found.feature_dim <= MAX_FEATURES or not found.mpp > 0:
-        wrong = f"{found.feature_dim} features at {found.mpp} um/px"
-    elif len(found.mean) != 3 or len(found.std) != 3 or min(found.std) <= 0:
-        wrong = f"a normalisation by {found.mean} and {found.std}"
-    if wrong:
-        raise StatedError(file=path, expected=_EXPECTED, found=wrong)

@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.embedding.encoder import Encoder, EncoderDescription
+from pipeline.embedding.encoder import Encoder
+from pipeline.embedding.encoder_description import EncoderDescription
 from pipeline.errors import StatedError
 from pipeline.provenance import finished
-from pipeline.training.encoders import CONFIG_NAME, WEIGHTS_NAME
+from pipeline.training.encoder_folder import CONFIG_NAME, WEIGHTS_NAME
 from pipeline.training.export import CARD_NAME
 from pipeline.training.feature_range import RANGE_NAME
 

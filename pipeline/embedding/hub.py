@@ -12,7 +12,7 @@ from pipeline.embedding.encoder import Encoder
 from pipeline.embedding.exporting import check_out_folder, check_timm_folder
 from pipeline.json_file import read_json
 from pipeline.provenance import finished
-from pipeline.training.encoders import CONFIG_NAME, WEIGHTS_NAME
+from pipeline.training.encoder_folder import CONFIG_NAME, WEIGHTS_NAME
 from pipeline.training.export import CARD_NAME
 from pipeline.training.feature_range import RANGE_NAME
 

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.embedding.ahead import as_attribute
 from pipeline.embedding.coordinates import CutAttributes, LocatedPatches
-from pipeline.embedding.encoder import Encoder, EncoderDescription
+from pipeline.embedding.encoder import Encoder
+from pipeline.embedding.encoder_description import EncoderDescription
 from pipeline.embedding.features_file import check_finite
 from pipeline.errors import StatedError
 from pipeline.hdf5_file import checked_hdf5
@@ -22,7 +24,7 @@ from pipeline.progress import progress, say
 from pipeline.provenance import finished
 from pipeline.settings import EmbedSettings
 from pipeline.store.patch_store import PatchStore, StoreAttributes
-from pipeline.training.feature_range import RANGE_NAME, UNKNOWN, outside_in_words
+from pipeline.training.feature_range import embedded_in_words
 
 SCHEMA_VERSION = 1
 MPP_TOLERANCE = 0.05
@@ -93,20 +95,12 @@ def embed(
                 "schema": SCHEMA_VERSION,
                 "encoder": encoder.description.sha256,
                 "precision": precision,
-                "provenance": json.dumps(provenance, sort_keys=True),
+                "provenance": as_attribute(provenance),
             }
         )
         if encoder.fitted is not None:
             file.create_dataset("distance", data=distance)
-    say(_told_of_range(known.slide, encoder, distance))
-
-
-def _told_of_range(slide: str, encoder: Encoder, distance: NDArray[np.float32]) -> str:
-    """Return how much of the slide is unlike the encoder's training, for the log."""
-    what = f"the encoder {encoder.description.run}"
-    if encoder.fitted is None:
-        return f"embed {slide}: no {RANGE_NAME} beside {what}: {UNKNOWN}"
-    return f"embed {slide}: {outside_in_words(distance, encoder.fitted, what)}"
+    say(embedded_in_words(known.slide, encoder.description.run, encoder.fitted, distance))
 
 
 def check_patches(store: Patches, trained: EncoderDescription) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from pipeline.registration.areas import Area
 from pipeline.registration.coarse import Pose
@@ -185,6 +184,9 @@ class Correspondences:
         """
         distances = self.distances_um(transform)[self.trusted]
         agreeing, count = np.count_nonzero(distances <= within_um), len(distances)
+        # Importing it takes longer than many of the stages that use the rest of this module.
+        from scipy.stats import binom
+
         return float(binom.sf(np.floor(agreeing * independent) - 1, np.ceil(count * independent), CHANCE_AGREEMENT))
 
     def support(self, transform: Transform, within_um: float) -> float:

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -25,6 +24,10 @@ from pipeline.hdf5_file import HDF5_ERRORS
 from pipeline.json_file import read_json
 from pipeline.slides.spots import MAX_SPOTS, checked_places, sparse_counts
 from pipeline.slides.tenx_files import TenxFiles, tenx_files
+
+if TYPE_CHECKING:
+    # Importing it takes half a second of a processor, which slides of all other kinds need not wait for.
+    import pandas as pd
 
 # Others are controls.
 _GENES = "Gene Expression"
@@ -53,6 +56,8 @@ def read_tenx_places(folder: Path) -> TenxPlaces:
     Raises:
         StatedError: if a file is missing or not as 10x writes it, or a barcode of the matrix has no place.
     """
+    import pandas as pd
+
     files = tenx_files(folder)
     mpp = _mpp(files)
     with _matrix(files.matrix) as matrix:
@@ -114,6 +119,8 @@ def _mpp(files: TenxFiles) -> float:
 
 def _place_table(files: TenxFiles) -> pd.DataFrame:
     """Return x and y by barcode."""
+    import pandas as pd
+
     columns = ["x_centroid", "y_centroid"] if files.is_xenium else ["pxl_col_in_fullres", "pxl_row_in_fullres"]
     name = "cell_id" if files.is_xenium else "barcode"
     try:

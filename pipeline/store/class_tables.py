@@ -16,15 +16,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from pipeline.errors import StatedError
 from pipeline.store.targets import NO_CLASS
+
+if TYPE_CHECKING:
+    # It and scipy.spatial take half a second of a processor to import; patches without classes need neither.
+    import pandas as pd
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -114,6 +116,8 @@ class _ClassTable:
         return self._of_squares(corners, size, names)
 
     def _table(self) -> pd.DataFrame:
+        import pandas as pd
+
         try:
             with self.path.open(encoding="utf-8-sig") as stream:
                 separator = "\t" if "\t" in stream.readline() else ","
@@ -131,6 +135,8 @@ class _ClassTable:
         return table
 
     def _numbers(self, table: pd.DataFrame, column: str) -> Floats:
+        import pandas as pd
+
         values = np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -149,6 +155,8 @@ class _ClassTable:
         return by_row[self.patches.rows]
 
     def _of_squares(self, corners: Floats, size: Floats, names: Names) -> Names:
+        from scipy.spatial import cKDTree
+
         centres = self.patches.centre_um
         found = np.full(len(centres), NO_NAME, dtype=names.dtype)
         taken = np.zeros(len(centres), dtype=np.bool_)

@@ -23,6 +23,8 @@ from pipeline.store.shards import Piece, ShardWriter, shard_path
 SHARD_ROWS = 1536
 _BLOCK_BYTES = 64 * 2**20
 _BLOCK_ROWS = 512
+# Of copied patches these are some 1.5 MB, which a core's own cache holds while they are read, checked and written.
+_COPIED_BLOCK_ROWS = 128
 # What zarr reads where a file of the table was lost, by kind of dtype: with its own 0 it would pass for a measurement.
 _LOST: dict[str, float] = {"i": -1, "f": math.nan}
 
@@ -40,14 +42,13 @@ class JpegEncoding:
     subsampling: str
 
 
-def rows_per_block(size_px: int, dense_bytes: int) -> int:
+def rows_per_block(size_px: int, dense_bytes: int, copied: bool = False) -> int:
     """Return patches that are handed to a writer at once, so that its memory is bounded; a divisor of `SHARD_ROWS`.
 
-    At most 64 MiB of pixels of either side and 512 patches. Of copied patches these are some 3 MB, which the
-    processor's cache holds while they are read, checked and written: larger blocks took longer.
+    At most 64 MiB of pixels of either side and 512 patches, or 128 that are only copied.
     """
     patch_bytes = max(3 * size_px * size_px, dense_bytes)
-    most = min(_BLOCK_ROWS, _BLOCK_BYTES // patch_bytes)
+    most = min(_COPIED_BLOCK_ROWS if copied and not dense_bytes else _BLOCK_ROWS, _BLOCK_BYTES // patch_bytes)
     return max(rows for rows in range(1, SHARD_ROWS // 2 + 1) if SHARD_ROWS % rows == 0 and rows <= max(1, most))
 
 
@@ -82,7 +83,7 @@ class StoreWriter:
         dtype = np.dtype(dense_dtype)
         dense_side = size_px if dense_size_px is None else dense_size_px
         dense_shape = (patches, dense_channels, dense_side, dense_side)
-        self.block_rows = rows_per_block(size_px, math.prod(dense_shape[1:]) * dtype.itemsize)
+        self.block_rows = rows_per_block(size_px, math.prod(dense_shape[1:]) * dtype.itemsize, copied)
         # Level 1: pixels that were JPEG hardly get smaller, and level 3 takes four times as long for 3 %.
         self._sparse_codec = None if copied or jpeg else BloscEncoding(1, "noshuffle", 1)
         self._dense_codec = dense_encoding(dtype)

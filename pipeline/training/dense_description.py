@@ -13,7 +13,7 @@ from pipeline.limits import LARGEST_PATCH_PX, MAX_FEATURES, MAX_MARKERS
 from pipeline.settings.branches import read_branches
 from pipeline.training.components import Components
 from pipeline.training.dense_kinds import dense_kind
-from pipeline.training.encoders import CONFIG_NAME, CONFIG_SCHEMA
+from pipeline.training.encoder_folder import CONFIG_NAME, CONFIG_SCHEMA
 from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics
 from pipeline.training.parts import Link, links_of

@@ -12,10 +12,6 @@ from torch import nn
 from pipeline.errors import StatedError
 from pipeline.training.model_arguments import AS_NAMED, ModelArguments
 
-# The files of an encoder folder, and the version of what config.json holds.
-WEIGHTS_NAME = "model.safetensors"
-CONFIG_NAME = "config.json"
-CONFIG_SCHEMA = 1
 # Of the encoder of gene counts, which are not an image.
 GENE_FEATURES = 512
 _GENE_LAYERS = 2

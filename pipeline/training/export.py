@@ -15,13 +15,8 @@ from torch import nn
 from pipeline.provenance import file_digest, finished
 from pipeline.settings import RunSettings
 from pipeline.training.card import card
-from pipeline.training.encoders import (
-    CONFIG_NAME,
-    CONFIG_SCHEMA,
-    WEIGHTS_NAME,
-    architecture_arguments,
-    feature_width,
-)
+from pipeline.training.encoder_folder import CONFIG_NAME, CONFIG_SCHEMA, WEIGHTS_NAME
+from pipeline.training.encoders import architecture_arguments, feature_width
 from pipeline.training.feature_range import RANGE_NAME, FeatureRange
 from pipeline.training.model_arguments import ModelArguments
 from pipeline.training.normalisation import ColourStatistics, MarkerStatistics

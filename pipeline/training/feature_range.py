@@ -215,6 +215,14 @@ def outside_in_words(distance: Features, fitted: FeatureRange, what: str) -> str
     )
 
 
+def embedded_in_words(slide: str, run: str, fitted: FeatureRange | None, distance: Features) -> str:
+    """Return how much of a slide is unlike an encoder's training, for the log of embed."""
+    what = f"the encoder {run}"
+    if fitted is None:
+        return f"embed {slide}: no {RANGE_NAME} beside {what}: {UNKNOWN}"
+    return f"embed {slide}: {outside_in_words(distance, fitted, what)}"
+
+
 def named(names: Sequence[str], one: str, many: str, most: int = 5) -> str:
     """Return names after what they are; of many the first few."""
     shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

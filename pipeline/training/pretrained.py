@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import StatedError
 from pipeline.json_file import checked_as, read_json
-from pipeline.training.encoders import CONFIG_NAME, WEIGHTS_NAME
+from pipeline.training.encoder_folder import CONFIG_NAME, WEIGHTS_NAME
 from pipeline.training.model_arguments import ModelArguments, checked_model_arguments
 from pipeline.training.normalisation import ColourStatistics
 

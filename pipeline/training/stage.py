@@ -18,7 +18,7 @@ from pipeline.provenance import file_digest, finished
 from pipeline.settings import RunSettings
 from pipeline.training.branch_checkpoint import BRANCHES_NAME, write_branches
 from pipeline.training.data import TrainingData, read_data
-from pipeline.training.encoders import WEIGHTS_NAME
+from pipeline.training.encoder_folder import WEIGHTS_NAME
 from pipeline.training.export import TrainedEncoder, write_encoder
 from pipeline.training.features import encoder_range, pixel_batches
 from pipeline.training.loop import Trainer

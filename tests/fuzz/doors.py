@@ -87,7 +87,7 @@ def _record() -> Door:
 
 
 def _encoder() -> Door:
-    from pipeline.embedding.encoder import read_description
+    from pipeline.embedding.encoder_description import read_description
 
     patch = {"size_px": 32, "input_px": 32, "mpp": 1.0}
     own = {"schema": 1, "run": "r", "patch": patch, "feature_dim": 8, "bf16_cosine": 1.0, "weights_sha256": "0"}

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from slide_files import channels_image, smooth_rgb, write_ome, write_rgb
 
 from pipeline.cli import main
-from pipeline.embedding.encoder import Encoder, read_description
+from pipeline.embedding.encoder import Encoder
+from pipeline.embedding.encoder_description import read_description
 from pipeline.embedding.features_file import open_features
 from pipeline.errors import StatedError
 from pipeline.provenance import file_digest

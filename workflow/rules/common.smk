@@ -12,8 +12,6 @@ from pipeline.errors import StatedError
 from pipeline.provenance import code_digest, file_digest
 from pipeline.settings import CHECK_KEYS, NAME_KEYS, PROBE_KEYS, to_json
 from pipeline.sheet import read_sheet
-from pipeline.slides.companions import slide_files_of
-from pipeline.slides.tenx_files import dense_file
 
 try:
     # Snakemake has read these files already, but of a key that is given twice it took the last without a word.
@@ -50,15 +48,6 @@ for name, row in SHEET.items():
 # Where neither is true, no encoder is configured: slides can be inspected, registered and tiled, but not embedded.
 TRAINED = SETTINGS.embed.encoder in SETTINGS.runs
 FROM_ELSEWHERE = not TRAINED and Path(SETTINGS.embed.encoder).is_dir()
-# Columns that speak of the dense side, which nothing asks for where the encoder comes from elsewhere.
-DENSE_COLUMNS = (
-    "dense",
-    "transform",
-    "dense_mpp",
-    "markers",
-    "dense_kind",
-    "dense_image",
-)
 # A run's results have its name. Those of an encoder from elsewhere name its run and hash: never in another one's place.
 EMBEDDING = (
     results_name(Path(SETTINGS.embed.encoder))
@@ -82,36 +71,6 @@ CHECKED = [name for name in PAIRED if SHEET[name].dense_kind in ("", "fluorescen
 
 # What one process of a training asks a cluster for; `--set-threads train=N` says otherwise.
 CLUSTER_THREADS = 8
-
-
-def slide_files(wildcards):
-    """Return the files of a slide that exist or can be drawn, with all that belong to an image beside it.
-
-    Of an OME-Zarr folder these are its metadata: the time of a folder says nothing of what lies deeper in it. Inspect
-    says of the others what is wrong with them.
-    """
-    row = SHEET[wildcards.slide]
-    images = [row.sparse, *([] if FROM_ELSEWHERE else [dense_image(row)])]
-    named = [*images, *([] if FROM_ELSEWHERE else [row.markers])]
-    there = [path for path in named if path and (Path(path).exists() or is_demo(path))]
-    beside = [
-        str(path)
-        for image in images
-        if image in there
-        for path in slide_files_of(Path(image))
-        if path != Path(image) and not set("{}") & set(str(path))
-    ]
-    # Of a folder its files are the inputs.
-    files = [path for path in there if not Path(path).is_dir()]
-    return [outside(path) for path in dict.fromkeys([*files, *beside])]
-
-
-def dense_image(row):
-    """Return the file of the dense side, which the sheet may name by its folder; inspect says so where there is none."""
-    try:
-        return str(dense_file(Path(row.dense), row.dense_kind)) if row.dense else ""
-    except StatedError:
-        return row.dense
 
 
 def staged(wildcards):
@@ -147,17 +106,6 @@ def given_tissue(wildcards):
 def class_tables():
     """The table of classes of each pair for which the sheet names one."""
     return {name: SHEET[name].classes for name in PAIRED if SHEET[name].classes}
-
-
-def sheet_value(column):
-    """A function that looks one column of the sheet up; the dense side is hidden from an encoder from elsewhere."""
-
-    def value(wildcards):
-        hidden = column in DENSE_COLUMNS and FROM_ELSEWHERE
-        found = getattr(SHEET[wildcards.slide], column)
-        return "" if hidden or found is None else str(found)
-
-    return value
 
 
 def pair_files(wildcards):
@@ -304,11 +252,6 @@ def learned_classes(wildcards):
             f"{wildcards.run} is label, found none"
         )
     return class_tables() if run.learns_labels else {}
-
-
-def is_demo(path):
-    """Whether the rule `demo` can draw this file."""
-    return Path(path).parts[:2] == ("resources", "demo")
 
 
 def one_of(names):

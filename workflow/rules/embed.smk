@@ -1,3 +1,23 @@
+"""Features by slide. A job embeds small slides of its block ahead, and their jobs take those over: see docs/stages/embed.md."""
+
+# So many names make a command of a kilobyte; half a minute is enough for fewer slides than that or for very small ones.
+BLOCK = 64
+
+
+def neighbours(wildcards, output):
+    """Return the slides of the same block that this encoder embeds too, those after this one first."""
+    slides = SLIDES if wildcards.name == EMBEDDING else PAIRED
+    place = place_of(wildcards.name == EMBEDDING)[wildcards.slide]
+    start = place - place % BLOCK
+    return slides[place + 1 : start + BLOCK] + slides[start:place]
+
+
+@cache
+def place_of(of_all):
+    """Return the place of each slide among all, or among the pairs."""
+    return {slide: place for place, slide in enumerate(SLIDES if of_all else PAIRED)}
+
+
 rule embed:
     input:
         store="<results>/tile/{slide}.zarr",
@@ -19,11 +39,12 @@ rule embed:
     params:
         settings=to_json(SETTINGS.embed, without=("encoder",)),
         encoder=encoder_hash,
+        neighbours=neighbours,
         stage=stage,
         code=code_digest("embed"),
     shell:
         "{params.stage} {log:q} embed --store {input.store:q} --encoder={input.encoder:q} --out {output:q}"
-        " --threads {threads} --settings {params.settings:q}"
+        " --threads {threads} --neighbours {params.neighbours} --settings {params.settings:q}"
 
 
 rule embed_slides:

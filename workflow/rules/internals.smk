@@ -1,13 +1,18 @@
 """What the workflow uses of Snakemake beyond its documented language; nothing else touches it."""
 
+import gc
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
 from pipeline import provenance
 from pipeline.installation import workflow_root
+
+# A plan makes millions of objects that stay to its end; looking through them for garbage takes a seventh of its time.
+gc.set_threshold(200_000, 20, 50)
 
 WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 WITH_CONTAINERS = (
@@ -75,6 +80,7 @@ if "staging" not in workflow.global_resources:
     workflow.register_resource("staging", 2)
 
 
+@cache
 def _script(python):
     """Return the command that starts a stage with an interpreter."""
     script = workflow_root() / "workflow" / "stage.sh"

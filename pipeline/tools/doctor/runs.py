@@ -119,7 +119,7 @@ def examine_probe(settings: Settings) -> Iterator[Finding]:
     if not folder:
         return
     try:
-        from pipeline.embedding.encoder import read_description
+        from pipeline.embedding.encoder_description import read_description
         from pipeline.evaluation.probe_file import Probe
         from pipeline.prediction.choice import choose
     except ImportError:

@@ -30,7 +30,7 @@ from pipeline.tools.init.recognise import Recognised, recognise
 from pipeline.tools.init.sheet import Row, rows_of, sheet_text
 
 if TYPE_CHECKING:
-    from pipeline.embedding.encoder import EncoderDescription
+    from pipeline.embedding.encoder_description import EncoderDescription
 
 SHEET, CONFIGURATION = Path("config/slides.tsv"), Path("config/config.yaml")
 # Opening waits for the disk more than for the processor.
@@ -103,7 +103,7 @@ def init(folder: Path, wishes: Wishes) -> Iterator[Finding]:
 
 def _description(encoder: Path) -> EncoderDescription:
     # Brings torch along, which a cohort that trains does not ask for yet.
-    from pipeline.embedding.encoder import read_description
+    from pipeline.embedding.encoder_description import read_description
 
     return read_description(encoder)
 
