@@ -124,7 +124,7 @@ def test_an_encoder_trained_as_a_whole_has_no_adapters(
 ) -> None:
     _train(cohort, "whole")
     assert _export(cohort, tmp_path / "never", run="whole") == 1
-    assert "expected an encoder trained with low_rank, found one trained without" in capsys.readouterr().err
+    assert "expected an encoder trained with low_rank, found low_rank 0" in capsys.readouterr().err
     assert main(["export", "--encoder", str(cohort / "whole" / "encoder"), "--to", "adapters"]) == 1
     assert "found no --base" in capsys.readouterr().err
 

@@ -260,7 +260,7 @@ def test_repeated_channel_names_are_refused_unless_markers_resolve_them(
     ("name", "content", "told"),
     [
         ("s.svs", b"", "an empty file"),
-        ("s.svs", b"This is the text of a letter.\n", "another kind, which begins with b'This is the text'"),
+        ("s.svs", b"This is the text of a letter.\n", "a file that begins with b'This is the text'"),
         ("s.tif", b"II*\0", "cut off"),
         ("s.tif", b"II*\0\x08\0\0\0\0\0\0\0\0\0", "a TIFF with an image"),
         ("s.tif", b"II*\0\xff\xff\0\0", "beyond the end"),

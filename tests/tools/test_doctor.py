@@ -111,7 +111,7 @@ def test_everything_that_is_wrong_is_said_in_one_go(
     for words in (
         ("slide b:", "nowhere.svs", "no such file"),
         ("slide b:", "b.ome.tif", "a whole TIFF file"),
-        ("slide text:", "of another kind"),
+        ("slide text:", "a file that begins with"),
         ("slide blank:", "nuclear channel"),
         ("slide small:", "smaller than one patch"),
         ("run one:", "resnet19"),

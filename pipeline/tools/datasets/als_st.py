@@ -120,7 +120,7 @@ def read_counts(path: Path) -> pd.DataFrame:
     Raises:
         StatedError: if it is no such table, or holds what is not a count.
     """
-    expected = "counts, a line per gene and a column x_y per spot"
+    expected = "whole counts from 0, a line per gene and a column x_y per spot"
     try:
         table = pd.read_csv(path, sep="\t", index_col=0)
     except _UNREADABLE as error:
