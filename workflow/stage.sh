@@ -24,7 +24,7 @@ if [[ $python == */* ]]; then
 fi
 status=0
 if [[ -n ${MFL_QUIET:-} ]]; then
-    # `mfl run` tells of each stage in a line of its own. The braces: bash's words on a killed stage go to the log too.
+    # `mfl run` prints a line per stage. The braces: bash's words on a killed stage go to the log too.
     { "$python" -P -m pipeline "$@"; } >"$log" 2>&1 || status=$?
 else
     "$python" -P -m pipeline "$@" 2>&1 | tee -- "$log" || status=$?

@@ -25,7 +25,7 @@ def stop(message):
 
 
 def check_configuration(path):
-    """Stop with one line where there is no configuration; a workflow that uses this one as a module may bring its own."""
+    """Stop with one line where there is no configuration; a workflow that uses this one as a module may have another."""
     if not workflow.modifier.skip_configfile and not Path(path).is_file():
         stop(f"file {Path(path).absolute()}: expected the configuration, found none")
 
