@@ -16,7 +16,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +32,7 @@ _HERE, _EXCHANGE = -100, 2
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What Snakemake leaves in a folder that a rule made.
 _TIMESTAMP = ".snakemake_timestamp"
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 SOURCE_ROOT = Path(pipeline.__file__).parents[1]
 
 # Doors and bookkeeping: what they decide reaches a stage as a parameter, so their code is no reason to rerun it.
@@ -72,11 +73,11 @@ def code_digest(stage: str) -> str:
         if name in seen or path is None:
             continue
         seen.add(name)
-        tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
-        digest.update(f"{name}\n{_as_text(tree)}\n".encode())
-        for beside in _named_beside(tree, path):
+        code = _code_of(path.read_text(encoding="utf-8"))
+        digest.update(f"{name}\n{code.text}\n".encode())
+        for beside in _named_beside(code, path):
             digest.update(f"{beside.name}\n{file_digest(beside)}\n".encode())
-        pending += sorted(_imports(tree), reverse=True)
+        pending += sorted((name for name in code.imports if name.startswith("pipeline")), reverse=True)
     return digest.hexdigest()[:16]
 
 
@@ -217,45 +218,47 @@ def _source_of(module: str) -> Path | None:
     return None
 
 
-def _named_beside(tree: ast.AST, module: Path) -> list[Path]:
+@dataclass(frozen=True)
+class _Code:
+    """A module: its syntax tree as text, the modules it may import, and the texts in it; docstrings left out."""
+
+    text: str
+    imports: frozenset[str]
+    texts: frozenset[str]
+
+
+# Stages share most modules, and a plan needs the hashes of all stages: each module is parsed and walked once.
+@cache
+def _code_of(source: str) -> _Code:
+    imports: set[str] = set()
+    texts: set[str] = set()
+    text = _as_text(ast.parse(source), imports, texts)
+    return _Code(text, frozenset(imports), frozenset(texts))
+
+
+def _named_beside(code: _Code, module: Path) -> list[Path]:
     """Return files in the folder of a module whose names stand in it as they are."""
-    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return sorted(item for item in module.parent.iterdir() if item.name in texts and item.is_file())
+    return sorted(item for item in module.parent.iterdir() if item.name in code.texts and item.is_file())
 
 
-def _imports(tree: ast.AST) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.startswith("pipeline")}
-
-
-def _as_text(node: object) -> str:
-    """Return a syntax tree as text, without what is empty.
+def _as_text(node: object, imports: set[str], texts: set[str]) -> str:
+    """Return a syntax tree as text, without docstrings and what is empty; adds to the modules and texts met.
 
     Each Python knows more fields, which `ast.dump` would name.
     """
     if isinstance(node, ast.AST):
-        fields = (
-            f"{name}={_as_text(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []
-        )
+        if isinstance(node, ast.Import):
+            imports.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.add(node.value)
+        elif isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        values = ((name, getattr(node, name, None)) for name in node._fields)
+        there = ((name, value) for name, value in values if value is not None and value != [])
+        fields = [f"{name}={_as_text(value, imports, texts)}" for name, value in there]
         return f"{type(node).__name__}({','.join(fields)})"
     if isinstance(node, list):
-        return f"[{','.join(map(_as_text, node))}]"
+        return f"[{','.join([_as_text(item, imports, texts) for item in node])}]"
     return repr(node)
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
-    return tree
