@@ -103,6 +103,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _digests() -> tuple[str, str]:
     provenance.code_digest.cache_clear()
+    provenance._code_of.cache_clear()
     found = provenance.code_digest("one"), provenance.code_digest("two")
     provenance.code_digest.cache_clear()
     return found
@@ -129,8 +130,8 @@ def test_code_digest_changes_with_a_file_that_the_code_names(sources: Path) -> N
 
 
 def test_the_look_of_the_report_is_part_of_its_code() -> None:
-    tree = ast.parse((provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py").read_text())
-    beside = provenance._named_beside(tree, provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py")
+    module = provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py"
+    beside = provenance._named_beside(provenance._code_of(module.read_text()), module)
     assert [path.name for path in beside] == ["script.js", "style.css", "template.html"]
 
 
