@@ -18,7 +18,7 @@ class SplitSettings:
     by: Literal["auto", "patient", "slide", "block"] = Field(
         default="auto",
         description="what stays together: auto is patient where two or more have pairs, otherwise block; "
-        "slide and block let a patient appear in several folds, and the result says so",
+        "slide and block let a patient appear in several folds, which the result states",
     )
     folds: int = Field(default=4, ge=2, description="number of folds; fold 0 is held out for evaluation")
     test: tuple[str, ...] = Field(
