@@ -32,7 +32,7 @@ MIN_SPEAKERS = 3
 # A neighbourhood is settled where one shift is shown by this share of what a typical clear patch has around it.
 SETTLED_SHARE = 0.75
 # Share of good pairs that may be taken for wrong because they show nothing in spite of their nuclei.
-FALSE_ALARMS = 0.005
+FALSE_ALARMS = 0.01
 
 
 @dataclass(frozen=True, eq=False)
