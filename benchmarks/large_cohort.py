@@ -1,9 +1,9 @@
 """`init` and `status` of a large cohort: seconds and memory.
 
 Usage: python benchmarks/large_cohort.py [--slides N] [--check]. Draws a pair of small slides and links it N times under
-names of its own, so that both files of each slide are opened; lets init write the cohort, and for comparison only reads
+separate names, so that both files of each slide are opened; lets init write the cohort, and for comparison only reads
 the headers; then leaves the results, logs and benchmark files of a run that is half done, with failed slides, and asks
-for its status. Each in a process of its own. Prints a table; the last line is JSON. With --check the exit code is 1
+for its status. Each in a separate process. Prints a table; the last line is JSON. With --check the exit code is 1
 where a goal is missed.
 """
 

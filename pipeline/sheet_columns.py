@@ -1,4 +1,4 @@
-"""What is wrong with the names of a sheet's columns and what stands between its cells, with the remedy."""
+"""Describe the faults in a sheet's column names and between its cells, with the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that a person wrote, read so that a wrong encoding or a path of another machine is told with its remedy."""
+"""Read text that a person wrote; a wrong encoding or a path of another machine is reported with its remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all sections share: unknown keys, NaN and infinity are refused."""
+"""Share the rule of all sections: unknown keys, NaN and infinity are refused."""
 
 from __future__ import annotations
 

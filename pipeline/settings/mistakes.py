@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words that name the key, what was found and what to write."""
+"""Describe the mistakes in a configuration: the key, what was found and what to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an encoder or a probe was fitted on: where the features of its patches lie, and of which patients they are.
+"""Describe the patches that an encoder or a probe was fitted on: the range of their features, and their patients.
 
 Features far from those of the training say little: a linear probe extrapolates without limit. So each encoder and probe
 has a `range.safetensors`: a covariance of the features in a few directions, and a limit from held-out tissue. The

@@ -1,4 +1,4 @@
-"""What an encoder's config.json may change of the architecture that timm builds by its name: `model_args`.
+"""Check what an encoder's config.json may change of the architecture that timm builds by its name: `model_args`.
 
 Foundation models are often a known architecture with layer scale, another depth or register tokens. Only numbers that
 change the network are taken, within bounds, because the file comes from anywhere and a network is built by it.

@@ -326,7 +326,7 @@ print("refused", refused)
 
 
 def test_damaged_slides_neither_crash_nor_surprise_the_readers(tmp_path: Path) -> None:
-    """In a process of its own, for OpenSlide and the codecs are native code that could take this one with them."""
+    """In a separate process, since OpenSlide and the codecs are native code that could take this one with them."""
     write_rgb(tmp_path / "valid1.tif", [smooth_rgb(130, 120), smooth_rgb(65, 60)])
     write_ome(tmp_path / "valid2.ome.tif", [channels_image(2, 130, 120)], ["DAPI", "CD3"])
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}

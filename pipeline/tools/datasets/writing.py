@@ -1,4 +1,4 @@
-"""From a published set to a store: the same arrays and attributes as of a slide, so that every later stage takes it.
+"""Write a published set to a store with the arrays and attributes of a slide, so that every later stage takes it.
 
 Nobody tells where on which slide the images of such a set lay. They are laid on a square in the order of their files, a
 slide that never was: positions say which squares were one image, and nothing of distances beyond it.
