@@ -167,7 +167,11 @@ def _patient_faults(patients: Sequence[tuple[int, str]]) -> Iterator[str]:
     for number, name in patients:
         earlier = first.setdefault(look_alike(name), (number, name))
         if earlier[1] != name:
-            how = "by case" if earlier[1].casefold() == name.casefold() else "by signs that look alike"
+            how = (
+                "by case"
+                if earlier[1].casefold() == name.casefold()
+                else "by zeros, separators or signs that look alike"
+            )
             yield (
                 f"line {number}: patient {name!r} differs only {how} from {earlier[1]!r} of line {earlier[0]}: "
                 "write one patient alike, for a split keeps together what has one name"

@@ -215,6 +215,29 @@ def test_patients_that_look_alike_are_refused(tmp_path: Path, other: str) -> Non
         read_sheet(path)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1", "01"), ("1", "001"), ("1", "1.0"), ("12", "12,00"), ("P1", "P01"), ("P1", "P-01"), ("P1", "P 1"),
+        ("P_1", "P-1"), ("CRC.007.a", "crc-7-a"), ("P1", "\u04201"), ("P1", '"P1"'), ("P1", "'P1"), ("P1", "P1."),
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_patients_apart_by_zeros_and_separators_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    path = write(tmp_path, "slide\tpatient\tsparse", f"a\t{one}\ta.svs", f"b\t{other}\tb.svs")
+    with pytest.raises(StatedError, match=r"line 3: patient .* differs only by"):
+        read_sheet(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1", "10"), ("1", "100"), ("0", "1"), ("P1", "P11"), ("1-1", "11"), ("a-b", "ab"), ("P1a", "P1b"), ("1.5", "15")],
+)
+def test_patients_of_other_numbers_are_two(tmp_path: Path, one: str, other: str) -> None:
+    path = write(tmp_path, "slide\tpatient\tsparse", f"a\t{one}\ta.svs", f"b\t{other}\tb.svs")
+    assert [row.patient for row in read_sheet(path)] == [one, other]
+
+
 def test_a_patient_of_white_space_only_is_empty(tmp_path: Path) -> None:
     path = write(tmp_path, "slide\tpatient\tsparse", "a\t\u200b\u00a0\ta.svs")
     with pytest.raises(StatedError, match="patient is empty"):
