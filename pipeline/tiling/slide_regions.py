@@ -12,6 +12,7 @@ from pipeline.slides.base import Slide
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.annotations import GivenRegions
 from pipeline.tiling.regions import GLASS, PEN, TISSUE, Regions, find_regions
+from pipeline.tissue.fill import with_white_fill
 from pipeline.tissue.focus import blur_mask
 from pipeline.tissue.glass import stained, with_white_glass
 from pipeline.tissue.mask import Overview, tissue_mask
@@ -26,7 +27,7 @@ def regions_of(
     record: SlideRecord, settings: TileSettings, sparse: Slide, overview: Overview, given: GivenRegions | None
 ) -> Regions:
     """Return what each part of the slide is: as found, as given, or as found with what is given laid over it."""
-    overview = with_white_glass(overview)
+    overview = with_white_glass(with_white_fill(overview))
     if given is not None and given.decides_tissue:
         found = np.full(overview.rgb.shape[:2], GLASS, dtype=np.uint8)
     else:
@@ -49,7 +50,7 @@ def check_annotated(record: SlideRecord, overview: Overview, regions: Regions, g
     """Refuse annotated tissue that lies on bare glass, as where a file counts from another corner of the slide."""
     if given is None or not given.decides_tissue or not (regions == TISSUE).any():
         return
-    mask = stained(overview)
+    mask = stained(with_white_fill(overview))
     if _share_within(mask, regions) >= LEAST_STAINED:
         return
     origin_px, bounds_px = given.origin_px, record.sparse.bounds_xy

@@ -19,6 +19,8 @@ from pipeline.slides.opening import open_slide
 from pipeline.slides.record import to_mapping
 from pipeline.slides.stage import inspect_slide
 from pipeline.store.patch_store import PatchStore
+from pipeline.tissue.artefacts import pen_mask
+from pipeline.tissue.fill import with_white_fill
 from pipeline.tissue.glass import stained, with_white_glass
 from pipeline.tissue.mask import Overview, read_overview, tissue_mask
 
@@ -84,6 +86,31 @@ def test_grey_fill_beside_white_glass_is_not_its_colour() -> None:
     filled[:, SIDE:] = overview.rgb
     mask = tissue_mask(with_white_glass(Overview(filled, 8.0)))
     assert _overlap(mask[:, SIDE + 10 :], truth[:, 10:]) > 0.93
+
+
+@pytest.mark.parametrize("fill", [0, 40, 128, 200])
+@pytest.mark.parametrize("glass", [(243, 242, 244), *TINTS[:2]])
+def test_what_was_filled_in_around_the_scan_is_no_tissue(fill: int, glass: tuple[int, int, int]) -> None:
+    overview, truth = _slide(glass)
+    # The scan begins within a pixel of the overview, which is part fill then.
+    rgb = overview.rgb.copy()
+    rgb[:70] = rgb[:, :90] = fill
+    rgb[70] = rgb[70] // 2 + fill // 2
+    scanned = truth.copy()
+    scanned[:70] = scanned[:, :90] = False
+    filled = with_white_fill(Overview(rgb, overview.mpp))
+    mask = tissue_mask(with_white_glass(filled))
+    assert not mask[:69].any()
+    assert not mask[:, :88].any()
+    assert _overlap(mask, scanned) > 0.9
+    assert not pen_mask(filled).any()
+
+
+def test_tissue_of_one_drawn_colour_and_a_slide_without_fill_stay() -> None:
+    flat = Overview(np.full((100, 100, 3), (200, 130, 180), np.uint8), 8.0)
+    assert with_white_fill(flat) is flat
+    overview, _ = _slide((243, 242, 244))
+    assert with_white_fill(overview) is overview
 
 
 @pytest.mark.parametrize("glass", [(243, 242, 244), *TINTS])

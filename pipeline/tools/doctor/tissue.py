@@ -10,6 +10,7 @@ from pipeline.errors import StatedError
 from pipeline.slides.opening import open_side
 from pipeline.slides.record import SlideRecord
 from pipeline.tiling.slide_regions import MOST_TISSUE
+from pipeline.tissue.fill import with_white_fill
 from pipeline.tissue.glass import with_white_glass
 from pipeline.tissue.mask import read_overview, tissue_mask
 from pipeline.tools.doctor.findings import Finding, warning
@@ -27,7 +28,8 @@ def tissue_share(record: SlideRecord) -> float | None:
         return None
     try:
         with open_side(side, slide=record.slide) as opened:
-            return float(tissue_mask(with_white_glass(read_overview(opened, side.mpp))).mean())
+            overview = with_white_fill(read_overview(opened, side.mpp))
+            return float(tissue_mask(with_white_glass(overview)).mean())
     except StatedError:
         # What is wrong with the pixels is for tile to say.
         return None
