@@ -174,10 +174,18 @@ def write_scn(path: Path, image: Image, corner_xy: tuple[int, int], sheet_px: in
     return path
 
 
-def write_dicom(path: Path, series: str, *, delimited: bool = False, implicit: bool = False) -> Path:
-    """Write the header of a DICOM slide of 1536 x 1280 px in frames of 512 x 256 at 0.5 um, without pixels.
+def write_dicom(
+    path: Path,
+    series: str,
+    *,
+    delimited: bool = False,
+    implicit: bool = False,
+    photometric: str = "YBR_FULL_422",
+    frame: bytes = b"",
+) -> Path:
+    """Write the header of a DICOM slide of 1536 x 1280 px in frames of 512 x 256 at 0.5 um, and its first frame.
 
-    A sequence before the series names another series, as references do.
+    A sequence before the series names another series, as references do. Without a frame the header ends the file.
     """
 
     def element(tag: tuple[int, int], kind: bytes, value: bytes, *, short: bool = False) -> bytes:
@@ -206,11 +214,16 @@ def write_dicom(path: Path, series: str, *, delimited: bool = False, implicit: b
         element((0x0008, 0x0008), b"CS", b"ORIGINAL\\PRIMARY\\VOLUME\\NONE"),
         sequence((0x0008, 0x1115), element((0x0020, 0x000E), b"UI", b"9.9.9")),
         element((0x0020, 0x000E), b"UI", series.encode()),
+        element((0x0028, 0x0004), b"CS", photometric.encode()),
         number((0x0028, 0x0010), b"US", 256),
         number((0x0028, 0x0011), b"US", 512),
         number((0x0048, 0x0006), b"UL", 1536),
         number((0x0048, 0x0007), b"UL", 1280),
         sequence((0x5200, 0x9229), spacing),
     ]
+    if frame:
+        item = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+        head = struct.pack("<HH", 0x7FE0, 0x0010) + b"OB\0\0" + b"\xff" * 4
+        parts.append(head + item + struct.pack("<HHI", 0xFFFE, 0xE000, len(frame)) + frame)
     path.write_bytes(bytes(128) + b"DICM" + b"".join(parts))
     return path

@@ -16,6 +16,7 @@ _SERIES_BYTES, _HEADER_BYTES = 32 * 2**10, 8 * 2**20
 _SYNTAX, _IMPLICIT = (0x0002, 0x0010), "1.2.840.10008.1.2"
 _SERIES = (0x0020, 0x000E)
 _IMAGE_TYPE = (0x0008, 0x0008)
+_PHOTOMETRIC = (0x0028, 0x0004)
 _ROWS, _COLUMNS = (0x0028, 0x0010), (0x0028, 0x0011)
 _TOTAL_COLUMNS, _TOTAL_ROWS = (0x0048, 0x0006), (0x0048, 0x0007)
 _SPACING = (0x0028, 0x0030)
@@ -24,7 +25,7 @@ _PER_FRAME, _PIXELS = (0x5200, 0x9230), (0x7FE0, 0x0010)
 _META, _DELIMITERS = 0x0002, 0xFFFE
 _ITEM, _SEQUENCE_END = (_DELIMITERS, 0xE000), (_DELIMITERS, 0xE0DD)
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-_WANTED = {_SYNTAX, _SERIES, _IMAGE_TYPE, _ROWS, _COLUMNS, _TOTAL_COLUMNS, _TOTAL_ROWS, _SPACING}
+_WANTED = {_SYNTAX, _SERIES, _IMAGE_TYPE, _PHOTOMETRIC, _ROWS, _COLUMNS, _TOTAL_COLUMNS, _TOTAL_ROWS, _SPACING}
 _UNDEFINED = 0xFFFFFFFF
 
 Tag = tuple[int, int]
@@ -40,6 +41,7 @@ class DicomHeader:
         size_xy: width and height in pixels of the whole image.
         tile_xy: of a frame.
         spacing_um: um per pixel from left to right; None where it is not stated.
+        photometric: such as RGB, YBR_FULL_422, MONOCHROME2; empty where it is not stated.
     """
 
     series: str
@@ -47,6 +49,12 @@ class DicomHeader:
     size_xy: tuple[int, int]
     tile_xy: tuple[int, int]
     spacing_um: float | None
+    photometric: str = ""
+
+    @property
+    def is_level(self) -> bool:
+        """Whether the file holds a level of the slide, and no picture of its label or glass."""
+        return not {"LABEL", "OVERVIEW", "THUMBNAIL"} & set(self.image_type[2:3])
 
 
 def dicom_series(path: Path) -> str:
@@ -71,6 +79,7 @@ def dicom_header(path: Path) -> DicomHeader | None:
         size_xy=(_number(found, _TOTAL_COLUMNS), _number(found, _TOTAL_ROWS)),
         tile_xy=(_number(found, _COLUMNS), _number(found, _ROWS)),
         spacing_um=spacing_um,
+        photometric=_text(found, _PHOTOMETRIC),
     )
 
 

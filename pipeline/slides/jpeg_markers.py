@@ -43,6 +43,7 @@ def stated_transform(stream: bytes) -> int | None:
     """Return what a stream of three components says of its colours: `RGB`, `YCBCR`, or None where it says nothing.
 
     JFIF knows no RGB, Adobe's marker names the transform, and libjpeg calls the components of RGB by their letters.
+    Where none of them is there, a second component of fewer samples than the first is a colour difference.
     Markers that contradict each other say nothing. Only the stream's own markers count, as for libjpeg: those of
     shared tables describe the tables.
 
@@ -57,6 +58,9 @@ def stated_transform(stream: bytes) -> int | None:
         elif marker == ADOBE and segment[4:9] == b"Adobe" and len(segment) >= 16:
             stated.add(RGB if segment[15] == 0 else YCBCR)
     if not stated:
-        letters = [segment[10::3][:3] for marker, segment in found if marker in FRAMES]
-        return RGB if letters == [b"RGB"] else None
+        frames = [segment for marker, segment in found if marker in FRAMES]
+        if [frame[10::3][:3] for frame in frames] == [b"RGB"]:
+            return RGB
+        sampling = [tuple(frame[11::3][:3]) for frame in frames]
+        return YCBCR if any(len(factors) == 3 and factors[1] < factors[0] for factors in sampling) else None
     return stated.pop() if len(stated) == 1 else None

@@ -21,6 +21,7 @@ from pipeline.slides.tiff_plane import BROKEN_TIFF, Plane
 from pipeline.slides.tiff_segments import SegmentReader
 
 Size = tuple[int, int]
+_SIZES_ONLY = ("aperio", "leica")
 
 
 def stored_levels(slide: OpenSlide, path: Path, vendor: str) -> list[StoredLevel]:
@@ -36,7 +37,8 @@ def stored_levels(slide: OpenSlide, path: Path, vendor: str) -> list[StoredLevel
     if vendor == "dicom":
         stated = _dicom(path)
         return [StoredLevel(size, *stated.get(size, (None, None))) for size in sizes]
-    downsamples = slide.level_downsamples
+    # Of these OpenSlide knows sizes only, and reports the mean of both ratios.
+    downsamples = [None] * len(sizes) if vendor in _SIZES_ONLY else list(slide.level_downsamples)
     return [StoredLevel(size, _tile(slide, i), stated_downsample=downsamples[i]) for i, size in enumerate(sizes)]
 
 
@@ -112,5 +114,4 @@ def _pages(path: Path) -> dict[Size, tuple[Size | None, float | None]]:
 def _dicom(path: Path) -> dict[Size, tuple[Size | None, float | None]]:
     """Return frame and pixel spacing of the files of a DICOM slide that hold levels, by the size of the level."""
     headers = [header for file in slide_files_of(path) if (header := dicom_header(file)) is not None]
-    levels = [header for header in headers if not {"LABEL", "OVERVIEW", "THUMBNAIL"} & set(header.image_type[2:3])]
-    return {header.size_xy: (header.tile_xy, header.spacing_um) for header in levels}
+    return {header.size_xy: (header.tile_xy, header.spacing_um) for header in headers if header.is_level}

@@ -19,6 +19,8 @@ from pipeline.errors import StatedError, reraise_bug
 from pipeline.slides.alpha import LEFT_OUT, STRAIGHT, alpha_of, on_white
 from pipeline.slides.base import RGB, CorruptTileError, Level, Pixels, Shows, SlideHeader
 from pipeline.slides.closing import Closing
+from pipeline.slides.companions import slide_files_of
+from pipeline.slides.dicom_colours import refuse_contradicting_frames
 from pipeline.slides.jpeg_level import JpegLevel
 from pipeline.slides.openslide_levels import comparison, stored_levels
 from pipeline.slides.openslide_properties import (
@@ -100,6 +102,8 @@ class OpenSlideSlide(Closing):
         self._lock = threading.Lock()
         if vendor in _PLACED_TIFF:
             refuse_other_colours(path, slide)
+        if vendor == "dicom":
+            refuse_contradicting_frames(slide_files_of(path), slide)
         if self._is_plain or vendor in _PADDED_TIFF:
             self._exact, exactness = self._planes_read_exactly()
             self._segments = SegmentReader(path, slide) if self._exact else None

@@ -69,9 +69,12 @@ def tag_mpp(page: TiffPage) -> StatedMpp:
 
 
 def tag_um(page: TiffPage) -> float | None:
-    """Return the length of a pixel by the resolution tags, plausible or not; only ratios of it mean something."""
-    unit = {2: INCH_UM, 3: 1e4}.get(page.tags.valueof("ResolutionUnit"), 1.0)
-    return _per_unit(page, unit)[0]
+    """Return the um per pixel by the resolution tags, plausible or not; None where they name no unit.
+
+    Writers that know nothing give one pixel per nothing, which beside a page with a unit is no scale.
+    """
+    unit = {2: INCH_UM, 3: 1e4}.get(page.tags.valueof("ResolutionUnit"))
+    return None if unit is None else _per_unit(page, unit)[0]
 
 
 def channel_names(

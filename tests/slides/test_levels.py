@@ -141,6 +141,29 @@ def test_a_label_picture_of_a_fitting_size_is_no_level(tmp_path: Path, tags: str
         assert slide.header.levels == record.sparse.levels
 
 
+def test_a_picture_of_half_the_size_whose_tags_name_no_unit_is_no_level(tmp_path: Path) -> None:
+    # One pixel per nothing, as writers say that know nothing, is no scale beside 0.5 um: the pixels must decide.
+    path, other = tmp_path / "s.tif", np.ascontiguousarray(textured_rgb(512, 512)[::-1])
+    with tifffile.TiffWriter(path) as writer:
+        options: dict[str, Any] = {"tile": (TILE, TILE), "photometric": "rgb", "metadata": None}
+        writer.write(textured_rgb(1024, 1024), resolution=(2e4, 2e4), resolutionunit="CENTIMETER", **options)
+        writer.write(other, subfiletype=1, **options)
+    with open_slide(path) as slide:
+        assert slide.header.levels == (Level((1024, 1024), 1.0),)
+        assert any("512 x 512 px, which is not a level" in note for note in slide.header.notes)
+
+
+def test_a_tiled_picture_of_other_shape_in_an_svs_is_no_level(tmp_path: Path) -> None:
+    path, text = tmp_path / "s.svs", "Aperio Image Library v12.0\r\n1024x768|AppMag = 20|MPP = 0.5"
+    image = textured_rgb(1024, 768)
+    with tifffile.TiffWriter(path) as writer:
+        for level in (image, halved(halved(image)), textured_rgb(192, 128)):
+            writer.write(level, tile=(TILE, TILE), photometric="rgb", description=text, metadata=None, software=False)
+    with open_slide(path) as slide:
+        assert [level.downsample for level in slide.header.levels] == [1, 4]
+        assert any("192 x 128 px" in note for note in slide.header.notes)
+
+
 def test_levels_of_a_plain_tiff_without_own_tags_stay(tmp_path: Path) -> None:
     path = write_padded(tmp_path / "s.tif", pyramid(smooth_rgb(400, 300), 3), tags="copied")
     with open_slide(path) as slide:
@@ -298,9 +321,9 @@ def test_ome_images_without_um_that_fit_are_levels_of_older_writers(tmp_path: Pa
 
 @pytest.mark.realdata
 def test_a_padded_level_of_a_dicom_slide_goes_by_its_pixel_spacing(real_data: Path, tmp_path: Path) -> None:
-    """The real slide, its colours named as OpenSlide wants them, with a copy that claims to be its padded half."""
+    """The real slide, its colours named as its frames have them, with a copy that claims to be its padded half."""
     for file in (real_data / "formats" / "CMU-1-Small-Region-dicom").iterdir():
-        content = file.read_bytes().replace(b"CS\x08\x00YBR_FULL", b"CS\x0c\x00YBR_FULL_422", 1)
+        content = file.read_bytes().replace(b"CS\x08\x00YBR_FULL", b"CS\x04\x00RGB ", 1)
         (tmp_path / file.name).write_bytes(content)
         if b"VOLUME\\NONE" not in content[:2000]:
             continue

@@ -10,13 +10,14 @@ import pytest
 import tifffile
 from imagecodecs import jpeg8_decode, jpeg8_encode
 from numpy.typing import NDArray
-from slide_files import channels_image, halved, smooth_rgb, write_scn
+from slide_files import channels_image, halved, smooth_rgb, write_dicom, write_scn
 
 from pipeline.cli import main
 from pipeline.errors import StatedError
 from pipeline.provenance import write_json
 from pipeline.settings import InspectSettings
 from pipeline.sheet import SheetRow
+from pipeline.slides.dicom_colours import refuse_contradicting_frames
 from pipeline.slides.opening import open_side, open_slide
 from pipeline.slides.record import to_mapping
 from pipeline.slides.stage import inspect_slide
@@ -121,6 +122,8 @@ def _truth(space: str, subsampling: str, image: NDArray[np.uint8], shown_as: str
         ("YCBCR", "420", JFIF, "YCBCR"),
         ("YCBCR", "420", ADOBE["YCBCR"], "YCBCR"),
         ("RGB", "444", ADOBE["RGB"], "RGB"),
+        # Fewer samples of two components than of the first: differences of colour.
+        ("YCBCR", "420", b"", "YCBCR"),
         ("YCBCR", "444", b"", None),
         ("RGB", "444", b"", None),
         # These contradict each other, so that the tag decides.
@@ -141,6 +144,34 @@ def test_jpeg_tiles_show_the_colours_that_they_state_or_else_the_tag(
         assert slide.header.reader == ("tifffile" if name == "s.ome.tif" else "openslide")
     _, told = _inspect(SheetRow("s", "p", str(tmp_path / name)))
     assert any("the tiles are believed" in line for line in told) == (states not in (None, tagged))
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422", "YBR_FULL"])
+@pytest.mark.parametrize(
+    ("space", "subsampling", "markers", "states"),
+    [
+        ("YCBCR", "422", JFIF, "YCBCR"),
+        ("YCBCR", "422", b"", "YCBCR"),
+        ("YCBCR", "444", b"", None),
+        ("RGB", "444", ADOBE["RGB"], "RGB"),
+    ],
+)
+def test_frames_of_a_dicom_slide_that_contradict_its_header_are_refused(
+    tmp_path: Path, photometric: str, space: str, subsampling: str, markers: bytes, states: str | None
+) -> None:
+    coded = jpeg8_encode(_noisy()[:64, :64], colorspace="RGB", outcolorspace=space, subsampling=subsampling)
+    frame = b"\xff\xd8" + markers + _without_markers(coded)[2:]
+    path = write_dicom(tmp_path / "1.dcm", "1.2.3", photometric=photometric, frame=frame)
+    if states is None or (states == "RGB") == (photometric == "RGB"):
+        refuse_contradicting_frames([path], "s")
+        return
+    with pytest.raises(StatedError, match=f"frames of {photometric}"):
+        refuse_contradicting_frames([path], "s")
+
+
+def test_frames_of_other_codecs_and_headers_alone_say_nothing_of_their_colours(tmp_path: Path) -> None:
+    one = write_dicom(tmp_path / "1.dcm", "1.2.3", photometric="YBR_ICT", frame=b"\xff\x4f\xff\x51" + bytes(40))
+    refuse_contradicting_frames([one, write_dicom(tmp_path / "2.dcm", "1.2.3", photometric="RGB")], "s")
 
 
 @pytest.mark.parametrize("name", ["s.tif", "s.svs", "s.ome.tif"])
