@@ -80,7 +80,7 @@ def _opened(side: SideRecord, slide: str) -> Source:
         raise StatedError(slide=slide, file=side.path, expected=error.expected, found=error.found) from None
     if str(source.state) != side.state:
         expected = f"the file as inspected, {side.state}"
-        found = f"{source.state}: it changed, inspect it again (mfl run --forcerun inspect)"
+        found = f"{source.state}: it changed; delete the record of inspect to inspect it again"
         raise StatedError(slide=slide, file=side.path, expected=expected, found=found)
     return source
 
