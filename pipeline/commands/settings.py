@@ -28,7 +28,7 @@ The sheet, `slides` (a TSV; `#` starts a comment line):
 |---|---|
 | `slide` | unique name, whatever its case: letters, digits, `_`, `-` |
 | `patient` | patient ID, spelled identically on all slides of a patient; a split never parts a patient |
-| `sparse` | path of the H&E slide: a file, or a folder of OME-Zarr; or its address where it lies elsewhere ([stage](../docs/stages/stage.md)) |
+| `sparse` | path of the H&E slide: a file, or a folder of OME-Zarr; or its address elsewhere (docs/stages/stage.md) |
 | `dense` | path of its multiplex partner, a file or a folder (docs/formats.md), or empty |
 | `transform` | empty: register; `identity`: already registered; or the path of a transform (docs/transforms.md) |
 | `sparse_mpp`, `dense_mpp` | um per pixel, where the file does not say or is wrong: the sheet has the last word. \

@@ -97,7 +97,9 @@ def _side(row: SheetRow, settings: InspectSettings, side: str, tell: Tell, *, ha
         tell(f"slide {row.slide}, file {place}: {note}")
     if side == "sparse" or not row.dense_kind:
         _check_light(row, header, side, image, away)
-    mpp, source = chosen_mpp(place, header, sheet_mpp, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell)
+    mpp, source = chosen_mpp(
+        place if away else Path(place), header, sheet_mpp, f"{side}_mpp", settings.mpp_tolerance, row.slide, tell
+    )
     kind = kind_named(told_kind or ("brightfield" if header.is_rgb else "fluorescence"))
     described = Described(header.channels) if side == "sparse" else _described(row, header, kind)
     return SideRecord(
@@ -160,7 +162,8 @@ def _on_black(row: SheetRow, side: str) -> StatedError:
     expected = "an H&E image, on bright glass" if side == "sparse" else "dense_kind in the sheet"
     if side == "dense":
         expected += " (fluorescence takes the colours as channels, brightfield as a stain)"
-    file = row.sparse if side == "sparse" else row.dense
+    place = row.sparse if side == "sparse" else row.dense
+    file = place if is_elsewhere(place) else Path(place)
     return StatedError(slide=row.slide, file=file, expected=expected, found="an RGB image on black: fluorescence?")
 
 
