@@ -1,4 +1,4 @@
-"""Features made ahead: under a hidden name beside their own, until the slide's own job takes them over.
+"""Keep features made ahead under a hidden name beside their own, until the slide's own job takes them over.
 
 Importing torch and timm takes a processor longer than many a slide. So a job that has done so embeds the slides after
 its own as well (`neighbours.py`), and their jobs, which need neither, find their features made. Whether these are the

@@ -1,4 +1,4 @@
-"""What an encoder's config.json says, read without torch."""
+"""Read what an encoder's config.json says, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of the files in an encoder's folder, for those who read it without torch."""
+"""Name the files of an encoder's folder, for those who read it without torch."""
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"

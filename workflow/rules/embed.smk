@@ -7,15 +7,15 @@ BLOCK = 64
 def neighbours(wildcards, output):
     """Return the slides of the same block that this encoder embeds too, those after this one first."""
     slides = SLIDES if wildcards.name == EMBEDDING else PAIRED
-    place = place_of(wildcards.name == EMBEDDING)[wildcards.slide]
-    start = place - place % BLOCK
-    return slides[place + 1 : start + BLOCK] + slides[start:place]
+    index = index_of(wildcards.name == EMBEDDING)[wildcards.slide]
+    start = index - index % BLOCK
+    return slides[index + 1 : start + BLOCK] + slides[start:index]
 
 
 @cache
-def place_of(of_all):
-    """Return the place of each slide among all, or among the pairs."""
-    return {slide: place for place, slide in enumerate(SLIDES if of_all else PAIRED)}
+def index_of(of_all):
+    """Return the index of each slide among all, or among the pairs."""
+    return {slide: index for index, slide in enumerate(SLIDES if of_all else PAIRED)}
 
 
 rule embed:
