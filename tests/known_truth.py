@@ -34,7 +34,7 @@ class Outcome:
         off: share of the tissue that is over 10 um off or has no partner.
         partnerless: share of the tissue without a partner.
         kept_wrong: share of the pairs that are over 10 um off or have no partner; 0 where there are no pairs.
-        kept_good: share of the patches with an error of 4 um or less that are pairs.
+        kept_good: share of the patches with an error of 4 um or less all over that are pairs.
         pairs: how many pairs there are.
     """
 
@@ -87,9 +87,13 @@ def outcome(
     has_partner = np.isfinite(there_um).all(axis=1)
     error = np.where(has_partner, error, np.inf)
     half_um = PATCH_PX * PATCH_MPP / 2
-    away, nearest = cKDTree(points_um).query(table.position_um + half_um)
+    tree = cKDTree(points_um)
+    away, nearest = tree.query(table.position_um + half_um)
     near, patch_error, pairs = away < half_um, error[nearest], table.pair_quality > 0
-    kept, good = near & pairs, near & (patch_error <= GOOD_UM)
+    # A patch that reaches over the edge of the dense slide, or of what is left of the tissue, is no good one.
+    held = tree.query_ball_point(table.position_um + half_um, half_um, p=np.inf)
+    whole = np.array([np.max(error[points], initial=0.0) <= GOOD_UM for points in held], np.bool_)
+    kept, good = near & pairs, near & whole & (patch_error <= GOOD_UM)
     median, p90 = np.percentile(error[has_partner], (50, 90)) if has_partner.any() else (np.nan, np.nan)
     return Outcome(
         verdict=quality["verdict"],
