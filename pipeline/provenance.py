@@ -73,7 +73,7 @@ def code_digest(stage: str) -> str:
         if name in seen or path is None:
             continue
         seen.add(name)
-        code = _code_of(path.read_text(encoding="utf-8"))
+        code = _code_of(path)
         digest.update(f"{name}\n{code.text}\n".encode())
         for beside in _named_beside(code, path):
             digest.update(f"{beside.name}\n{file_digest(beside)}\n".encode())
@@ -227,12 +227,12 @@ class _Code:
     texts: frozenset[str]
 
 
-# Stages share most modules, and a plan needs the hashes of all stages: each module is parsed and walked once.
+# Stages share most modules, and a plan needs the hashes of all stages: each module is read, parsed and walked once.
 @cache
-def _code_of(source: str) -> _Code:
+def _code_of(path: Path) -> _Code:
     imports: set[str] = set()
     texts: set[str] = set()
-    text = _as_text(ast.parse(source), imports, texts)
+    text = _as_text(ast.parse(path.read_text(encoding="utf-8")), imports, texts)
     return _Code(text, frozenset(imports), frozenset(texts))
 
 

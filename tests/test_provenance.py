@@ -131,7 +131,7 @@ def test_code_digest_changes_with_a_file_that_the_code_names(sources: Path) -> N
 
 def test_the_look_of_the_report_is_part_of_its_code() -> None:
     module = provenance.SOURCE_ROOT / "pipeline" / "report" / "stage.py"
-    beside = provenance._named_beside(provenance._code_of(module.read_text()), module)
+    beside = provenance._named_beside(provenance._code_of(module), module)
     assert [path.name for path in beside] == ["script.js", "style.css", "template.html"]
 
 
