@@ -3,8 +3,8 @@
     python benchmarks/remote.py --check
 
 Draws an SVS of about a gigabyte, whose levels hold JPEG tiles as a scanner writes them, and gives it by a web server on
-loopback that answers each request after 20 ms. A plain download is one request, read by the standard library and written
-to disk; both are measured in turns.
+loopback that answers each request after 20 ms. A plain download is one request, read by the standard library and
+written to disk; both are measured in turns.
 """
 
 from __future__ import annotations
