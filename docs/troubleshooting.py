@@ -7,7 +7,19 @@ import re
 import sys
 from pathlib import Path
 
-_STAGES = ("inspect", "panel", "register", "tile", "split", "train", "embed", "evaluate", "predict", "report")
+_STAGES = (
+    "inspect",
+    "panel",
+    "register",
+    "tile",
+    "split",
+    "train",
+    "embed",
+    "evaluate",
+    "predict",
+    "outcomes",
+    "report",
+)
 _HEAD = """# Messages and what to do
 
 A failed stage ends with one line: slide, file, what was expected, what was found. Look for what was expected below.

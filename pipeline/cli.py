@@ -39,6 +39,7 @@ VERBS = {
     "evaluate": "probe frozen features on held-out patches and compare the runs",
     "evaluate-probe": "keep the ridge probe of one run, with its held-out scores, for use on other slides",
     "predict": "draw the marker intensities that a probe predicts over one slide, from H&E features alone",
+    "outcomes": "ask slide vectors and patches for what is known of patients",
     "report": "build the self-contained HTML report of a cohort",
     "doctor": "say what will fail before a long run does",
     "trace": "print the whole ancestry of a result, and what of it has changed",

@@ -164,7 +164,9 @@ def _values(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
-        return f"list of {_values(schema['items'])}"
+        # A list of a fixed length names each of its entries.
+        entry = schema["items"] if "items" in schema else schema["prefixItems"][0]
+        return f"list of {_values(entry)}"
     if schema["type"] == "object":
         return f"name: {_values(schema['additionalProperties'])}"
     type_names = {

@@ -96,6 +96,7 @@ def _lost_of_cohort(embedding: str, logs: Path) -> Iterator[tuple[str, _Missing]
     embedded = f"embed_slides/{embedding}.log"
     yield cohort, _Missing("embed-slides", f"embed/{embedding}/slides.parquet", embedded)
     yield cohort, _Missing("evaluate", "evaluate/summary.tsv", "evaluate.log")
+    yield cohort, _Missing("outcomes", "outcomes/summary.tsv", "outcomes.log")
     for log in sorted((logs / "evaluate" / "probes").glob("*.log")):
         result, log_name = f"evaluate/probes/{log.stem}", f"evaluate/probes/{log.name}"
         yield f"run {log.stem}", _Missing("evaluate-probe", result, log_name)

@@ -12,6 +12,7 @@ from pipeline.report.failures import Failure
 from pipeline.report.figure_numbers import Plot
 from pipeline.report.headline import Headline
 from pipeline.report.label_curves import LabelCurve
+from pipeline.report.outcome_views import OutcomeView
 from pipeline.report.panel_tables import PanelTable
 from pipeline.report.patch_map import PatchMap
 from pipeline.report.pictures import Picture
@@ -50,6 +51,9 @@ class Page:
     evidence_rows: list[evidence_views.ScoreView]
     evidence_missing: list[str]
     label_curves: list[LabelCurve]
+    outcomes: list[OutcomeView]
+    outcome_baseline: str
+    outcome_runs: Legend
     retrieval: str
     pairs: list[pairs.PairView]
     drop_reasons: list[tuple[int, str]]
@@ -114,6 +118,7 @@ class Page:
         present = (
             ("cohort", "Cohort", True),
             ("evidence", "Evidence", self.evidence),
+            ("outcomes", "Patients", self.outcomes),
             ("panel", "Panel", self.panels),
             ("registration", "Registration", self.pairs),
             ("tiles", "Patches", self.tiles),

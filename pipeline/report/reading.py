@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.errors import StatedError
 from pipeline.evaluation.evidence_row import read_summary
 from pipeline.json_file import read_json, read_json_as
+from pipeline.outcomes.row import read_outcome_rows
 from pipeline.panel.panel_file import read_panel_check
 from pipeline.report.results import PICTURES, FoldSummary, Registration, Results, SlideResults
 from pipeline.sheet import SheetRow, read_sheet
@@ -61,6 +62,7 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
     names = [row.slide for row in rows]
     vectors = embedded / "slides.parquet"
     summary = results / "evaluate" / "summary.tsv"
+    answers = results / "outcomes" / "summary.tsv"
     tested = _tested(results / "evaluate" / "details.json")
     return Results(
         slides=tuple(_slide(results, row, pairs, folds) for row in rows),
@@ -68,6 +70,8 @@ def read_results(results: Path, sheet: Path, embedding: str) -> Results:
         curves=_curves(results / "train"),
         evidence=read_summary(summary) if summary.is_file() else (),
         baseline=_baseline(results / "evaluate" / "details.json"),
+        outcomes=read_outcome_rows(answers) if answers.is_file() else (),
+        outcome_baseline=_baseline(results / "outcomes" / "details.json"),
         features={name: path for name in names if (path := embedded / f"{name}.h5").is_file()},
         vectors=vectors if vectors.is_file() else None,
         predictions={

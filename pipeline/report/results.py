@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.evidence_row import EvidenceRow
+from pipeline.outcomes.row import OutcomeRow
 from pipeline.panel.panel_file import PanelCheck
 from pipeline.slides.record import SlideRecord
 from pipeline.store.patch_store import PatchStore
@@ -95,6 +96,8 @@ class Results:
         blocks: of tissue in the held-out slides, which the intervals rest on; 0 where nothing tells.
         patients: held-out ones that were scored; 0 where nothing tells.
         embedding: the run or encoder that the page is about.
+        outcomes: rows of the summary of outcomes, in its order.
+        outcome_baseline: the run that these are compared with; empty where there is none.
         controls: runs that were not trained on true pairs, and how they were paired, by what their encoders say.
     """
 
@@ -108,6 +111,8 @@ class Results:
     predictions: Mapping[str, Path] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls: Mapping[str, str] = field(default_factory=dict)
+    outcomes: tuple[OutcomeRow, ...] = ()
+    outcome_baseline: str = ""
     blocks: int = 0
     patients: int = 0
     embedding: str = ""

@@ -26,6 +26,7 @@ from pipeline.report.figures import COLOURS, Floats, line_swatch, scatter, shape
 from pipeline.report.headline import HEADLINE_PROBE, SIZES_EXPLAINED, headline, runs_explained
 from pipeline.report.label_curves import label_curves
 from pipeline.report.marker_maps import left_out_markers, marker_switch, most_markers, slides_out_of_range
+from pipeline.report.outcome_views import outcome_views
 from pipeline.report.page import Legend, Page
 from pipeline.report.panel_tables import panel_tables, subtracted_slides
 from pipeline.report.patch_map import PatchMap, patch_map
@@ -113,6 +114,9 @@ def build_page(
         ),
         evidence_rows=evidence_views.evidence_rows(evidence_views.listed_targets(results.evidence)),
         label_curves=label_curves(results, series),
+        outcomes=outcome_views(results, series),
+        outcome_baseline=results.outcome_baseline,
+        outcome_runs=_legend({row.run: series[row.run] for row in results.outcomes}),
         evidence_missing=words.missing(results),
         retrieval=words.retrieval(results),
         pairs=pairs.by_urgency(view.pair for view in slides if view.pair),
@@ -197,8 +201,9 @@ def _nuclear(results: Results) -> frozenset[str]:
 
 
 def _series(results: Results) -> dict[str, int]:
-    """Return a number per run, the same in every figure: in the order of the evidence, then of the trainings."""
-    runs = dict.fromkeys([*(row.run for row in results.evidence), *results.curves])
+    """Return a number per run, the same in every figure: in the order of evidence, of outcomes, then of trainings."""
+    asked = [*(row.run for row in results.evidence), *(row.run for row in results.outcomes)]
+    runs = dict.fromkeys([*asked, *results.curves])
     return {run: index for index, run in enumerate(runs)}
 
 
@@ -220,6 +225,7 @@ def _sources(folder: Path, sheet: Path, results: Results, embedding: str) -> dic
     # An encoder's description says whether its run is a control, and so what the page calls it.
     names += [path.relative_to(folder).as_posix() for path in sorted(folder.glob("train/*/encoder/config.json"))]
     names += ["evaluate/summary.tsv", "evaluate/details.json", f"embed/{embedding}/slides.parquet"]
+    names += ["outcomes/summary.tsv", "outcomes/details.json"]
     names += [f"predict/{embedding}/{item.slide}/markers.json" for item in results.slides]
     found = {"sheet": file_digest(sheet)}
     found |= {name: file_digest(folder / name) for name in names if (folder / name).is_file()}

@@ -5,6 +5,7 @@ from pipeline.settings.containers import ContainerSettings
 from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import PROBE_KEYS, EvaluateSettings
 from pipeline.settings.inspect import InspectSettings
+from pipeline.settings.outcomes import OutcomesSettings
 from pipeline.settings.panel import CHECK_KEYS, NAME_KEYS, PanelSettings
 from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
@@ -22,6 +23,7 @@ __all__ = [
     "EmbedSettings",
     "EvaluateSettings",
     "InspectSettings",
+    "OutcomesSettings",
     "PanelSettings",
     "PredictSettings",
     "RegisterSettings",

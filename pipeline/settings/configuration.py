@@ -22,6 +22,7 @@ from pipeline.settings.embed import EmbedSettings
 from pipeline.settings.evaluate import EvaluateSettings, baseline_of
 from pipeline.settings.inspect import InspectSettings
 from pipeline.settings.mistakes import mistakes, no_mapping, yaml_mistake
+from pipeline.settings.outcomes import OutcomesSettings
 from pipeline.settings.panel import PanelSettings
 from pipeline.settings.predict import PredictSettings
 from pipeline.settings.register import RegisterSettings
@@ -51,6 +52,7 @@ class Settings:
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
+    outcomes: OutcomesSettings = field(default_factory=OutcomesSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     containers: ContainerSettings = field(default_factory=ContainerSettings)
 

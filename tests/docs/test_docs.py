@@ -29,7 +29,19 @@ from pipeline.registration.transform import Transform, write_transform
 from pipeline.registration.transform_file import read_transform
 
 DOCS = REPOSITORY / "docs"
-STAGES = ("inspect", "panel", "register", "tile", "split", "train", "embed", "evaluate", "predict", "report")
+STAGES = (
+    "inspect",
+    "panel",
+    "register",
+    "tile",
+    "split",
+    "train",
+    "embed",
+    "evaluate",
+    "predict",
+    "outcomes",
+    "report",
+)
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "config" / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 

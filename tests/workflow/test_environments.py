@@ -19,7 +19,7 @@ from pipeline.provenance import SOURCE_ROOT
 ENVIRONMENT_OF = {
     "slides": ("demo", "panel", "inspect", "register", "tile", "split", "warp_points"),
     "valis": ("register",),
-    "torch": ("train", "embed", "embed_slides", "evaluate", "evaluate_probe", "predict", "report"),
+    "torch": ("train", "embed", "embed_slides", "evaluate", "evaluate_probe", "predict", "outcomes", "report"),
 }
 
 

@@ -230,6 +230,39 @@ def test_a_mistake_in_the_configuration_stops_before_any_job(
     assert "Traceback" not in done.stdout
 
 
+def _with_patients(folder: Path, rows: str, **outcomes: object) -> None:
+    write_cohort(folder, _slides(folder), {"runs": RUNS, "outcomes": {"table": "patients.csv"} | outcomes})
+    (folder / "patients.csv").write_text(f"patient,label\n{rows}")
+
+
+def test_a_table_of_patients_adds_what_asks_for_it_and_the_slides_that_it_asks_of(tmp_path: Path) -> None:
+    _with_patients(tmp_path, "p1,x\np2,x\np3,y\n")
+    assert "two or more patients of each class" in snakemake(tmp_path, "-n").stdout
+    _with_patients(tmp_path, "p1,1\np2,2\np3,\n", classes=[], numbers=["label"])
+    done = snakemake(tmp_path, "-n", "-p")
+    jobs = planned(done.stdout)
+    # Each run embeds the slide without a dense partner too, and has its own table of slide vectors.
+    assert (jobs["outcomes"], jobs["embed"], jobs["embed_slides"]) == (1, 6, 2)
+    assert "--baseline=sparse-only --table=patients.csv" in done.stdout
+    assert "outcomes" not in planned(snakemake(tmp_path, "-n", "evaluate_all").stdout)
+
+
+@pytest.mark.parametrize("rows", ["p1,1\np1,2\np2,3\np3,4\n", "p1,1\np2,2\np3,3\np4,4\n", "p1,1\np2,2\np3,NaN\n"])
+def test_a_mistake_in_the_table_of_patients_stops_before_any_job(tmp_path: Path, rows: str) -> None:
+    _with_patients(tmp_path, rows, classes=[], numbers=["label"])
+    done = snakemake(tmp_path, "-n", "train_all")
+    assert done.returncode == 1
+    assert "patients.csv: expected" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_outcomes_without_a_table_are_told_in_one_line(tmp_path: Path) -> None:
+    write_cohort(tmp_path, _slides(tmp_path), {"runs": RUNS})
+    done = snakemake(tmp_path, "-n", "outcomes_all")
+    assert done.returncode == 1
+    assert "outcomes.table: expected" in done.stdout
+
+
 def test_a_slide_named_twice_stops_before_any_job(tmp_path: Path) -> None:
     rows = _slides(tmp_path)
     write_cohort(tmp_path, [*rows, rows[0]], {"runs": RUNS})

@@ -70,3 +70,11 @@ def predictions(wildcards):
     if not TRAINED and not SETTINGS.predict.probe:
         return []
     return [f"<results>/predict/{EMBEDDING}/{slide}" for slide in SLIDES]
+
+
+def answers(wildcards):
+    """Return what slide vectors and patches tell of patients, where there is a table of them."""
+    if not SETTINGS.outcomes.table or not (TRAINED or FROM_ELSEWHERE):
+        return []
+    names = ("summary.tsv", "details.json", "predictions.tsv")
+    return collect("<results>/outcomes/{file}", file=names)

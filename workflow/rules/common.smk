@@ -9,8 +9,10 @@ from snakemake.exceptions import WorkflowError
 from pipeline import settings as configuration
 from pipeline.embedding.given_encoder import encoder_digest, results_name
 from pipeline.errors import StatedError
+from pipeline.outcomes.table import read_outcomes
 from pipeline.provenance import code_digest, file_digest
 from pipeline.settings import CHECK_KEYS, NAME_KEYS, PROBE_KEYS, to_json
+from pipeline.settings.evaluate import baseline_of
 from pipeline.sheet import read_sheet
 
 try:
@@ -21,6 +23,13 @@ try:
         configuration.Settings, config, source="configuration"
     )
     SHEET = {row.slide: row for row in read_sheet(Path(SETTINGS.slides))}
+    if SETTINGS.outcomes.table:
+        # Before any slide is read: the stage itself comes last.
+        read_outcomes(
+            Path(SETTINGS.outcomes.table),
+            SETTINGS.outcomes,
+            {row.patient for row in SHEET.values()},
+        )
 except StatedError as error:
     raise WorkflowError(str(error)) from None
 
@@ -68,6 +77,9 @@ PAIRED = [name for name, row in SHEET.items() if row.dense and not FROM_ELSEWHER
 
 # Those whose dense side is fluorescence or may be: of the others the sheet says that there is no panel to check.
 CHECKED = [name for name in PAIRED if SHEET[name].dense_kind in ("", "fluorescence")]
+
+# The embeddings whose slide vectors are asked for what is known of patients.
+OUTCOME_RUNS = list(SETTINGS.runs) if TRAINED else [EMBEDDING]
 
 # What one process of a training asks a cluster for; `--set-threads train=N` says otherwise.
 CLUSTER_THREADS = 8
@@ -170,6 +182,20 @@ def probe_hash(wildcards):
     """Return the hash of a probe from elsewhere."""
     folder = Path(SETTINGS.predict.probe or ".")
     return file_digest(folder) if SETTINGS.predict.probe and folder.is_dir() else ""
+
+
+def patient_table(wildcards):
+    """Return the table of patients that outcomes reads."""
+    if not SETTINGS.outcomes.table:
+        stop("outcomes.table: expected the table of patients, found none")
+    check_encoder()
+    return outside(SETTINGS.outcomes.table)
+
+
+def outcome_baseline():
+    """Return the run that slide vectors of the others are compared with; empty for none."""
+    single = [name for name, run in SETTINGS.runs.items() if not run.repeats]
+    return baseline_of(SETTINGS.evaluate.baseline, single) if TRAINED else ""
 
 
 def check_encoder():

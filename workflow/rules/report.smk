@@ -9,6 +9,7 @@ rule report:
         encoders=trainings,
         evidence=scores,
         predictions=predictions,
+        answers=answers,
     output:
         report(
             "<results>/report/index.html",

@@ -22,6 +22,7 @@ STAGES = (
     "evaluate",
     "evaluate-probe",
     "predict",
+    "outcomes",
     "report",
 )
 COHORT = "the cohort"
@@ -57,6 +58,7 @@ def tasks_of(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Task]:
     runs = list(settings.runs) if pairs and not elsewhere else []
     name = results_name(Path(settings.embed.encoder)) if elsewhere else settings.embed.encoder
     embeds = bool(trains and pairs) or elsewhere
+    asked = embeds and bool(settings.outcomes.table)
     for slide in slides:
         yield Task("inspect", slide, f"inspect/{slide}.json", f"inspect/{slide}.log")
     for row in paired:
@@ -72,10 +74,10 @@ def tasks_of(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Task]:
     for run in runs:
         yield Task("train", run, f"train/{run}/encoder", f"train/{run}.log")
     for run in dict.fromkeys((*runs, *([name] if embeds else []))):
-        for slide in slides if run == name else pairs:
+        for slide in slides if run == name or asked else pairs:
             yield Task("embed", f"{slide} by {run}", f"embed/{run}/{slide}.h5", f"embed/{run}/{slide}.log")
-    if embeds:
-        yield Task("embed-slides", COHORT, f"embed/{name}/slides.parquet", f"embed_slides/{name}.log")
+    for run in dict.fromkeys((*(runs if asked and trains else ()), *([name] if embeds else ()))):
+        yield Task("embed-slides", run, f"embed/{run}/slides.parquet", f"embed_slides/{run}.log")
     if runs:
         yield Task("evaluate", COHORT, "evaluate/summary.tsv", "evaluate.log")
     if trains and runs:
@@ -83,5 +85,7 @@ def tasks_of(rows: Sequence[SheetRow], settings: Settings) -> Iterator[Task]:
     if embeds and (trains or settings.predict.probe):
         for slide in slides:
             yield Task("predict", slide, f"predict/{name}/{slide}", f"predict/{name}/{slide}.log")
+    if asked:
+        yield Task("outcomes", COHORT, "outcomes/summary.tsv", "outcomes.log")
     if embeds:
         yield Task("report", COHORT, "report/index.html", "report.log")

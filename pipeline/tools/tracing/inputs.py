@@ -172,8 +172,8 @@ def _by_path(stage: str) -> Finder:
         root = results_folder(result, stage)
         for name, wanted in named.items():
             path = root / ("split/patches.tsv" if name == "patches.tsv" else name)
-            # The sheet has the paths of tables of classes, the result their hashes only.
-            is_leaf = name == "sheet" or name.startswith("classes/")
+            # The sheet and the configuration have the paths of tables, the result their hashes only.
+            is_leaf = name in ("sheet", "table") or name.startswith("classes/")
             digest = _described if path.suffix == ".zarr" else file_digest
             yield Input(name, wanted, None if is_leaf else path, digest, leaf=is_leaf)
 
@@ -207,5 +207,6 @@ _FINDERS: Mapping[str, Finder] = {
     "evaluate": _by_path("evaluate"),
     "evaluate_probe": _by_path("evaluate_probe"),
     "predict": _of_predict,
+    "outcomes": _by_path("outcomes"),
     "report": _by_path("report"),
 }
