@@ -85,22 +85,6 @@ OUTCOME_RUNS = list(SETTINGS.runs) if TRAINED else [EMBEDDING]
 CLUSTER_THREADS = 8
 
 
-def staged(wildcards):
-    """Return the folder of a slide that has to be fetched; nothing of one that is here or is read where it lies."""
-    return STAGED.format(slide=wildcards.slide) if is_staged(wildcards.slide) else []
-
-
-def is_staged(slide):
-    """Return whether some image of a slide has to be fetched; the dense one is not asked for by an encoder alone."""
-    row = SHEET[slide]
-    return (replace(row, dense="") if FROM_ELSEWHERE else row).staged
-
-
-def record_of(wildcards, input):
-    """Return the record that a stage reads: that of inspect, or of the fetched files."""
-    return f"{input.staged}/record.json" if is_staged(wildcards.slide) else input.record
-
-
 def given_transform(wildcards):
     """The transform that the sheet names for a slide, if it is a file."""
     path = "" if FROM_ELSEWHERE else SHEET[wildcards.slide].transform

@@ -1,23 +1,4 @@
-"""Features by slide. A job embeds small slides of its block ahead, and their jobs take those over: see docs/stages/embed.md."""
-
-# So many names make a command of a kilobyte; half a minute is enough for fewer slides than that or for very small ones.
-BLOCK = 64
-
-
-def neighbours(wildcards, output):
-    """Return the slides of the same block that this encoder embeds too, those after this one first."""
-    slides = SLIDES if wildcards.name == EMBEDDING else PAIRED
-    index = index_of(wildcards.name == EMBEDDING)[wildcards.slide]
-    start = index - index % BLOCK
-    return slides[index + 1 : start + BLOCK] + slides[start:index]
-
-
-@cache
-def index_of(of_all):
-    """Return the index of each slide among all, or among the pairs."""
-    return {slide: index for index, slide in enumerate(SLIDES if of_all else PAIRED)}
-
-
+# A job embeds small slides of its block ahead, and their jobs take those over: see docs/stages/embed.md.
 rule embed:
     input:
         store="<results>/tile/{slide}.zarr",

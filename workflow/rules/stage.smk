@@ -1,11 +1,4 @@
 # Slides that lie elsewhere are fetched for the stages that read all their tissue, and removed once those are done.
-
-
-def staging_settings(wildcards, output):
-    """Return the settings as JSON; since they depend on the output, other ones fetch nothing again."""
-    return to_json(SETTINGS.staging, without=("keep",))
-
-
 rule stage:
     input:
         record="<results>/inspect/{slide}.json",

@@ -66,7 +66,7 @@ def examine_slides(rows: Sequence[SheetRow], settings: Settings) -> Examined:
 
 
 def _is_drawn_first(row: SheetRow) -> bool:
-    """Return whether the rule demo makes the slide's missing files (see is_demo in workflow/rules/common.smk)."""
+    """Return whether the rule demo makes the slide's missing files (see is_demo in workflow/rules/sheet.smk)."""
     missing = [Path(path) for path in (row.sparse, row.dense) if path and not Path(path).exists()]
     return bool(missing) and all(path.parts[:2] == ("resources", "demo") for path in missing)
 
