@@ -78,9 +78,9 @@ def _written(values: Any, item: Mapping[str, Any]) -> tuple[str, ...]:
     for part in item["loc"]:
         if _has(values, part):
             values = values[part]
-        elif item["type"] != "missing":
-            break
-        keys.append(str(part))
+            keys.append(str(part))
+    if item["type"] == "missing":
+        keys.append(str(item["loc"][-1]))
     return tuple(keys)
 
 
