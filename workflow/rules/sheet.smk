@@ -103,9 +103,15 @@ def staging_settings(wildcards, output):
 
 
 def neighbours(wildcards, output):
-    """Return the slides of the same block that this encoder embeds too, those after this one first."""
-    slides = SLIDES if wildcards.name == EMBEDDING else PAIRED
-    index = index_of(wildcards.name == EMBEDDING)[wildcards.slide]
+    """Return the slides of the same block that this encoder embeds too, those after this one first.
+
+    A run that only evaluate asks for embeds pairs alone; a slide without a partner that someone names has no neighbours.
+    """
+    of_all = wildcards.name == EMBEDDING or bool(SETTINGS.outcomes.table)
+    slides = SLIDES if of_all else PAIRED
+    index = index_of(of_all).get(wildcards.slide)
+    if index is None:
+        return []
     start = index - index % BLOCK
     return slides[index + 1 : start + BLOCK] + slides[start:index]
 
