@@ -22,6 +22,9 @@ _PATCH_REACH_UM = 24.0
 _PATCH_REACH_FRACTION = 0.3
 _PATCH_MPP = 1.0
 _PATCH_MIN_CONFIDENCE = 0.1
+# Least correlation of the middle, as a share of that of the whole patch: where tissue was torn off, one side of a patch
+# may match alone. Where the middle shows no nuclei, the neighbours of the patch decide.
+_MIDDLE_SHARE = 0.5
 _NO_POWER = 1e-6
 
 
@@ -50,7 +53,7 @@ def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mp
     """Return the shift that is left between an H&E patch and the dense nuclear patch already resampled onto it.
 
     The two are compared up to 24 um or 0.3 of the side apart, at each shift by all that they then share: the middle of
-    the H&E patch alone would leave out most of its nuclei.
+    the H&E patch alone would leave out most of its nuclei. The middle has to agree as well.
 
     Args:
         sparse_rgb: uint8 (P, P, 3).
@@ -70,12 +73,27 @@ def patch_residual(sparse_rgb: NDArray[np.uint8], dense_nuclei: NDArray[Any], mp
     unknown = PatchResidual(nothing, 0.0, contrast)
     if min(float(first.std()), float(second.std())) < 1e-6:
         return unknown
-    scores = overlap_correlation(nuclear_band(first, step_um), nuclear_band(second, step_um), reach)
+    first, second = nuclear_band(first, step_um), nuclear_band(second, step_um)
+    scores = overlap_correlation(first, second, reach)
     shift, peak, rival = peak_of(scores, 1.5 * NUCLEAR_COARSE_UM / step_um)
     confidence = float(peak_confidence(peak, rival))
     if confidence < _PATCH_MIN_CONFIDENCE or np.abs(shift).max() >= reach:
         return unknown
+    if not _middle_agrees(first, second, shift, reach, peak):
+        return unknown
     return PatchResidual((float(shift[0]) * step_um, float(shift[1]) * step_um), confidence, contrast)
+
+
+def _middle_agrees(
+    first: NDArray[np.float32], second: NDArray[np.float32], shift: NDArray[np.float64], reach: int, peak: float
+) -> bool:
+    """Return whether the middle of the first image correlates with what lies at a shift from it on the second."""
+    right, down = (round(float(value)) for value in shift)
+    middle = first[reach:-reach, reach:-reach]
+    height, width = middle.shape
+    there = second[reach + down : reach + down + height, reach + right : reach + right + width]
+    power = float(np.square(middle).sum()) * float(np.square(there).sum())
+    return power > _NO_POWER and float((middle * there).sum()) >= _MIDDLE_SHARE * peak * float(np.sqrt(power))
 
 
 def overlap_correlation(first: NDArray[np.float32], second: NDArray[np.float32], reach: int) -> NDArray[np.float32]:

@@ -134,10 +134,12 @@ class _EachKeyOnce(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return the mapping as written, before `<<` brings in others, whose keys it may well repeat."""
         node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.MarkedYAMLError(problem=f"twice the key {', '.join(twice)}", problem_mark=node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"twice the key {key.value}", problem_mark=key.start_mark)
+                seen.add(key.value)
         return node
 
 

@@ -304,7 +304,7 @@ def test_a_key_given_twice_in_a_file_that_snakemake_reads_stops_before_any_job(t
     path.write_text("tile: {size_px: 128}\nruns: {mine: {}}\nembed: {encoder: mine}\ntile: {mpp: 0.5}\n")
     done = snakemake(tmp_path, "-n", *(("--configfile", str(path)) if named else ()))
     assert done.returncode == 1
-    assert f"{path.name}: expected valid YAML, found twice the key tile" in done.stdout
+    assert f"{path.name}: expected valid YAML, found in line 4, column 1: twice the key tile" in done.stdout
     assert "Traceback" not in done.stdout
 
 
