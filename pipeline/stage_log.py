@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 _ERROR = "error: "
-_INTERRUPTED = "interrupted"
+# What a stage says of Ctrl-C, and what Python does while the stage is still being imported.
+_INTERRUPTED = ("interrupted", "KeyboardInterrupt")
 _MOST_LETTERS = 400
 _LAST_BYTES = 2**16
 
@@ -21,7 +22,7 @@ def last_error(log: Path) -> str:
 
 def was_interrupted(log: Path) -> bool:
     """Return whether a stage was ended by Ctrl-C, of which it is no fault."""
-    return _last_lines(log)[-1:] == [_INTERRUPTED]
+    return any(line in _INTERRUPTED for line in _last_lines(log)[-1:])
 
 
 def _last_lines(log: Path) -> list[str]:

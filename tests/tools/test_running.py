@@ -134,9 +134,13 @@ def test_what_failed_comes_at_the_end_with_its_line_and_the_command(
     ]
 
 
-def test_what_ctrl_c_has_ended_did_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "log",
+    ["tile: 3/9 patches\ninterrupted\n", 'Traceback (most recent call last):\n  File "a.py"\nKeyboardInterrupt\n'],
+)
+def test_what_ctrl_c_has_ended_did_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("a.log").write_text("tile: 3/9 patches\ninterrupted\n")
+    Path("a.log").write_text(log)
     told = Told()
     told.begin(1, "tile", ["results/tile/a.zarr"], ["a.log"], slide="a")
     told.narration.failed_job(1)
