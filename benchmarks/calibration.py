@@ -14,7 +14,7 @@ counts as not told apart; the share of such pairs is given.
 The last line is JSON. With --check the exit code is 1 where a rate of equal runs, as it was found, leaves 0.05 +- 0.02.
 Of 2,000 pairs its standard error is 0.005 for a mean and 0.003 for markers, which are independent of each other. Too
 few false verdicts are the lesser fault: with several seeds, which all have to agree, on 8 blocks, where 12 of 256 flips
-are let pass, and on `smooth` tissue, which counts as few blocks, a rate may be lower. On 4 blocks there is no verdict.
+are let pass, and on `smooth` tissue, which counts as few blocks, a rate may be lower. Evaluate gives no verdict on 4.
 `smooth` on 8 blocks is shown only: a slide of 1 x 2 mm is hardly wider than what is alike on it.
 """
 

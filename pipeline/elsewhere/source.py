@@ -51,12 +51,12 @@ class Source(Protocol):
         """Return the bytes of a range that lies within the file.
 
         Raises:
-            StatedError: if it cannot be read, or if the file is no longer the one that was opened.
+            StatedError: if it cannot be read, or if the file changed since it was opened.
         """
         ...
 
     def check_unchanged(self) -> None:
-        """Raise StatedError if the file is no longer the one that was opened."""
+        """Raise StatedError if the file changed since it was opened."""
         ...
 
 
@@ -95,7 +95,7 @@ def options_of(url: str) -> dict[str, Any]:
     if scheme not in ("http", "https"):
         return {}
     options: dict[str, Any] = {"client_kwargs": {"trust_env": True}}
-    # A block of its own size: the default read-ahead fetches five megabytes for a header.
+    # Sets the block size: the default read-ahead fetches five megabytes for a header.
     return {scheme: options | {"block_size": 2**18}} if "::" in url else options
 
 

@@ -75,7 +75,7 @@ class StoreSource:
 
 
 def _errors_of(url: str) -> tuple[type[Exception], ...]:
-    """Return what the libraries of an address raise; those of clouds have roots of their own."""
+    """Return the exceptions that the libraries of an address raise, those of cloud libraries included."""
     found: list[type[Exception]] = [OSError, ValueError, KeyError, RuntimeError]
     roots = (("s3://", "botocore.exceptions", "BotoCoreError"), ("gs://", "google.auth.exceptions", "GoogleAuthError"))
     for scheme, module, name in roots:

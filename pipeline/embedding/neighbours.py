@@ -26,7 +26,7 @@ SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A slide that has a job of its own.
+    """A slide that another job embeds.
 
     Attributes:
         store: its patches.
